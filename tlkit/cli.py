@@ -1,0 +1,181 @@
+"""The command line: one thin function for each command, imported only when it is called."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
+
+import typer
+
+from tlkit import options as declared
+from tlkit.errors import DONE, TlkitError
+from tlkit.options import Options, flag_of
+
+Declared = TypeVar("Declared", bound=Options)
+
+app = typer.Typer(
+    name="tlkit",
+    help="Turn a folder of images into a classifier: transfer learning from the shell.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; errors become one line on standard error and an exit status."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    prefix = f"tlkit {command}" if command in registered_commands() else "tlkit"
+    try:
+        return app(arguments, standalone_mode=False) or DONE
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.TyperException as error:
+        subject, problem = describe_usage_error(error)
+        print(f"{prefix}: {subject}: {problem}", f"Try '{prefix} --help'.", sep="\n", file=sys.stderr)
+        return error.exit_code
+    except TlkitError as error:
+        if "--debug" in arguments:
+            raise
+        print(f"{prefix}: {error}", *error.hint.splitlines(), sep="\n", file=sys.stderr)
+        return error.exit_code
+
+
+def registered_commands() -> set[str]:
+    """The names of all commands."""
+    return {command.name for command in app.registered_commands if command.name}
+
+
+def describe_usage_error(error: typer.TyperException) -> tuple[str, str]:
+    """The flag that is wrong, and what is wrong with it."""
+    parameter = getattr(error, "param", None)
+    if parameter is None:
+        return "usage", error.format_message()
+    subject = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.human_readable_name
+    return subject, error.message or "is missing"
+
+
+def command(kind: type[Declared], name: str | None = None) -> Callable[[Callable[[Declared], int]], Any]:
+    """Register a function of one options object as a command whose flags are the object's fields."""
+
+    def register(function: Callable[[Declared], int]) -> Callable[[Declared], int]:
+        def call(**values: Any) -> int:
+            return function(kind(**values))
+
+        call.__doc__ = function.__doc__
+        call.__signature__ = inspect.Signature(parameters_of(kind))  # type: ignore[attr-defined]
+        app.command(name or function.__name__)(call)
+        return function
+
+    return register
+
+
+def parameters_of(kind: type[Options]) -> list[inspect.Parameter]:
+    """A command's parameters as typer reads them, derived from the dataclass: arguments first."""
+    hints = get_type_hints(kind)
+    fields = sorted(dataclasses.fields(kind), key=lambda field: (not field.metadata.get("positional"), field.name == "debug"))
+    return [parameter_of(field, hints[field.name]) for field in fields]
+
+
+def parameter_of(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
+    """One dataclass field as one typer parameter."""
+    declared_as = field.metadata
+    if declared_as.get("positional"):
+        about = typer.Argument(help=declared_as["help"], metavar=declared_as["metavar"] or field.name.upper())
+    else:
+        names = [flag_of(field.name)] + ([declared_as["short"]] if declared_as["short"] else [])
+        about = typer.Option(
+            *names,
+            help=declared_as["help"],
+            min=declared_as["min"],
+            max=declared_as["max"],
+            metavar=declared_as["metavar"],
+            show_default=field.default not in (None, False),
+        )
+    default = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    if default is dataclasses.MISSING:
+        default = inspect.Parameter.empty
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, about]
+    )
+
+
+@app.callback(invoke_without_command=True)
+def tlkit(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Turn a folder of images into a classifier: transfer learning from the shell."""
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(f"tlkit {version_of('tlkit')}")
+        raise typer.Exit
+
+
+@command(declared.FinetuneOptions)
+def finetune(options: declared.FinetuneOptions) -> int:
+    """Train a new head on a pretrained backbone; prints the path of the finished model."""
+    from tlkit.commands.finetune import finetune
+
+    return finetune(options)
+
+
+@command(declared.ResumeOptions)
+def resume(options: declared.ResumeOptions) -> int:
+    """Go on exactly where a run stopped; prints the path of the finished model."""
+    from tlkit.commands.resume import resume
+
+    return resume(options)
+
+
+@command(declared.PredictOptions)
+def predict(options: declared.PredictOptions) -> int:
+    """Label images: one record for each, in the order given."""
+    from tlkit.commands.predict import predict
+
+    return predict(options)
+
+
+@command(declared.EvaluateOptions)
+def evaluate(options: declared.EvaluateOptions) -> int:
+    """Measure a model on labelled images: accuracy, figures for each class, confusion, calibration."""
+    from tlkit.commands.evaluate import evaluate
+
+    return evaluate(options)
+
+
+@command(declared.ExportOptions)
+def export(options: declared.ExportOptions) -> int:
+    """Write the model in another format, and read it back before saying so; prints the path."""
+    from tlkit.commands.export import export
+
+    return export(options)
+
+
+@command(declared.BackbonesOptions)
+def backbones(options: declared.BackbonesOptions) -> int:
+    """List the backbones that can be loaded."""
+    from tlkit.commands.backbones import backbones
+
+    return backbones(options)
+
+
+@command(declared.SummaryOptions)
+def summary(options: declared.SummaryOptions) -> int:
+    """Show layers, parameters frozen and trainable, and multiply-adds."""
+    from tlkit.commands.summary import summary
+
+    return summary(options)

@@ -1,0 +1,80 @@
+"""Every error that is the user's to mend, each kind with its exit code."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TlkitError(Exception):
+    """A problem a person can act on.
+
+    subject: the file, folder or flag it is about. problem: what was found and what was expected.
+    hint: what to do, on the lines after the first. The first line a user sees is
+    ``tlkit COMMAND: SUBJECT: PROBLEM``.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, subject: str, problem: str, hint: str = "") -> None:
+        super().__init__(f"{subject}: {problem}")
+        self.subject = subject
+        self.problem = problem
+        self.hint = hint
+
+
+class UsageError(TlkitError):
+    """Flags that are wrong, or do not go together."""
+
+    exit_code = 2
+
+
+class DataError(TlkitError):
+    """Images, folders or files whose content is bad; a loss that is no longer a number."""
+
+    exit_code = 65
+
+
+class MissingInputError(TlkitError):
+    """A named input that is not there or cannot be read."""
+
+    exit_code = 66
+
+
+class UnavailableError(TlkitError):
+    """Weights or a device that cannot be had here."""
+
+    exit_code = 69
+
+
+class ResourceError(TlkitError):
+    """Out of memory, or a worker that died."""
+
+    exit_code = 71
+
+
+class OutputError(TlkitError):
+    """An output that cannot be created, or a run folder that is in use."""
+
+    exit_code = 73
+
+
+class StorageError(TlkitError):
+    """An input/output error while working: a full disk, a failing device."""
+
+    exit_code = 74
+
+
+class UnsafeError(TlkitError):
+    """A file that would run code if it were opened."""
+
+    exit_code = 77
+
+
+class MismatchError(TlkitError):
+    """A checkpoint that does not fit the options, the weights or this version."""
+
+    exit_code = 78
+
+
+DONE = 0
+SOME_INPUTS_FAILED = 3

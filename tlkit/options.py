@@ -1,0 +1,270 @@
+"""The options of every command, each declared once: its type, default, bounds and help.
+
+The command line derives its flags from these dataclasses, and combinations that make no sense are refused here,
+before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from tlkit.errors import UsageError
+
+DEFAULT_BACKBONE = "timm/vit_small_patch14_dinov2.lvd142m"
+
+
+def argument(help: str, *, default: Any = dataclasses.MISSING, metavar: str | None = None) -> Any:
+    """Declare a positional argument; without a default it must be given."""
+    metadata = {"help": help, "positional": True, "metavar": metavar}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    short: str | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """Declare a flag: ``learning_rate`` becomes ``--learning-rate``. Bounds are inclusive."""
+    metadata = {"help": help, "short": short, "min": minimum, "max": maximum, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag_of(name: str) -> str:
+    """learning_rate -> --learning-rate"""
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command takes, and the checks that derive from the declarations."""
+
+    debug: bool = option(False, "Show the traceback of an error.")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            smallest, largest = field.metadata.get("min"), field.metadata.get("max")
+            if not isinstance(value, (int, float)):
+                continue
+            if smallest is not None and not value >= smallest:
+                raise UsageError(flag_of(field.name), f"{value} is too small; the smallest is {smallest}")
+            if largest is not None and not value <= largest:
+                raise UsageError(flag_of(field.name), f"{value} is too large; the largest is {largest}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option with its value, as plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of to_dict; names this version does not know are left out."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(Options):
+    """tlkit finetune"""
+
+    data: str = argument(
+        "Folder of images: DATA/<class>/..., or DATA/train/<class>/... with DATA/val/<class>/..."
+    )
+    backbone: str = option(
+        DEFAULT_BACKBONE,
+        "Pretrained model: timm/NAME, torchvision/NAME, or a bare NAME looked up in that order "
+        "(see `tlkit backbones`).",
+        metavar="NAME",
+    )
+    weights: str = option(
+        "pretrained",
+        "pretrained (downloaded), none (random), or a .safetensors or .pth file.",
+        metavar="pretrained|none|FILE",
+    )
+    out: str | None = option(
+        None, "Run folder. Default: runs/<data>-<backbone>, numbered when taken.", metavar="DIR"
+    )
+    epochs: int = option(30, "Passes over the training images.", minimum=1)
+    batch_size: int = option(32, "Images per optimizer step.", minimum=1)
+    learning_rate: float = option(1e-3, "Highest learning rate of the schedule.", minimum=0)
+    weight_decay: float = option(1e-2, "Decoupled for adamw, L2 for sgd; biases are left out.", minimum=0)
+    optimizer: Literal["adamw", "sgd"] = option("adamw", "How the head is trained.")
+    schedule: Literal["cosine", "constant", "step"] = option(
+        "cosine", "Learning rate over the run: down to 0, constant, or divided by 10 after each third."
+    )
+    label_smoothing: float = option(
+        0.0, "Share of each label spread over all classes.", minimum=0, maximum=0.99
+    )
+    class_weights: Literal["none", "balanced"] = option(
+        "none", "balanced: weigh each class by the inverse of its number of training images."
+    )
+    val: str = option(
+        "0.2",
+        "Share of each class kept for validation, or a folder of class folders.",
+        metavar="FRACTION|DIR",
+    )
+    image_size: int | None = option(
+        None, "Side of the square input in pixels. Default: the backbone's own.", minimum=16
+    )
+    augment: Literal["none", "light", "strong"] = option(
+        "none", "Fresh augmentation each epoch: light crops and flips, strong also turns and recolours."
+    )
+    unfreeze: str | None = option(
+        None,
+        "Modules of the backbone to train too: names or prefixes with commas between, or all.",
+        metavar="NAMES",
+    )
+    head: Literal["linear", "mlp", "stack"] = option(
+        "linear",
+        "New classifier: linear or mlp in place of the backbone's own; stack: a linear layer on its "
+        "pretrained class outputs.",
+    )
+    hidden: int | None = option(None, "Width of --head mlp. Default: 512.", minimum=1)
+    metric: Literal["accuracy", "loss", "macro_f1"] = option("accuracy", "Decides which epoch is best.")
+    patience: int | None = option(None, "Stop after so many epochs without a better --metric.", minimum=1)
+    keep: int = option(3, "Newest checkpoints kept, beside the last and the best.", minimum=1)
+    seed: int = option(0, "Decides the split, the order, the augmentation and the new head.", minimum=0)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    workers: int | None = option(
+        None, "Threads that read images. Default: one for each core; 0: none.", minimum=0
+    )
+    skip_bad: bool = option(False, "Go on without images that cannot be read; ends with exit status 3.")
+    no_cache: bool = option(False, "Run the backbone every epoch instead of once for each image.")
+    deterministic: bool = option(False, "Bit-exact on a GPU too, at some cost in speed.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden is not None and self.head != "mlp":
+            raise UsageError("--hidden", f"needs --head mlp, but --head is {self.head}")
+        if self.head == "stack" and self.weights == "none":
+            raise UsageError(
+                "--head stack", "needs the class outputs of pretrained weights, but --weights is none"
+            )
+        self.validation_fraction()
+
+    def validation_fraction(self) -> float | str:
+        """The share kept for validation, or the folder that holds the validation images.
+
+        Raises UsageError for a number that is no share.
+        """
+        try:
+            fraction = float(self.val)
+        except ValueError:
+            return self.val
+        if not 0 < fraction < 1:
+            raise UsageError("--val", f"{self.val} is not between 0 and 1; give a share such as 0.2, or a folder")
+        return fraction
+
+    def feeds_images(self) -> bool:
+        """Whether the backbone must run every epoch: its output for an image is not always the same."""
+        return self.no_cache or self.augment != "none" or self.unfreeze is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeOptions(Options):
+    """tlkit resume"""
+
+    checkpoint: str = argument("Run folder, or a checkpoint of one.", metavar="CKPT_OR_RUN")
+    epochs: int | None = option(None, "Extend (or shorten) the run to so many epochs in all.", minimum=1)
+    out: str | None = option(
+        None, "Go on in a new run folder, leaving the old one as it is.", metavar="DIR"
+    )
+    data: str | None = option(None, "Where the images are now, if they have moved.", metavar="DIR")
+    weights: str | None = option(
+        None, "Where the backbone's weights file is now, if it has moved.", metavar="FILE"
+    )
+    device: str | None = option(None, "auto, cpu, cuda or cuda:N. Default: as before.")
+    workers: int | None = option(None, "Threads that read images. Default: as before.", minimum=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Options):
+    """tlkit predict"""
+
+    model: str = argument("Run folder, checkpoint, model.pt or exported file.")
+    paths: list[str] = argument(
+        "Images, folders of images, or - for a list of paths on standard input.", default=[], metavar="[PATH]..."
+    )
+    null: bool = option(False, "Paths on standard input end with a NUL byte, not a newline.", short="-0")
+    format: Literal["tsv", "csv", "jsonl"] = option("tsv", "How records are written.")
+    top_k: int | None = option(
+        None, "Labels for each image, best first; adds a rank column. Default: the best only.", minimum=1
+    )
+    batch_size: int = option(32, "Images that pass the model together at most.", minimum=1)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    workers: int | None = option(None, "Threads that read images. Default: one for each core.", minimum=0)
+    weights: str | None = option(
+        None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    """tlkit evaluate"""
+
+    model: str = argument("Run folder, checkpoint, model.pt or exported file.")
+    data: str = argument("Folder of class folders; its test (or val) folder is used where it has one.")
+    split: Literal["auto", "train", "val", "test", "all"] = option(
+        "auto",
+        "Which images: a folder of that name, or the part of the run's own split. "
+        "auto: test, else val, else all.",
+    )
+    format: Literal["text", "json"] = option("text", "For people, or for programs.")
+    batch_size: int = option(32, "Images that pass the model together.", minimum=1)
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    workers: int | None = option(None, "Threads that read images. Default: one for each core.", minimum=0)
+    skip_bad: bool = option(False, "Go on without images that cannot be read; ends with exit status 3.")
+    weights: str | None = option(
+        None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Options):
+    """tlkit export"""
+
+    model: str = argument("Run folder, checkpoint or model.pt.")
+    format: Literal["state_dict", "full", "safetensors", "timm"] = option(
+        "state_dict", "What to write (see the README for what opens each)."
+    )
+    output: str | None = option(None, "File to write; for timm a folder.", short="-o", metavar="PATH")
+    overwrite: bool = option(False, "Replace what is there.")
+    weights: str | None = option(
+        None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output is None:
+            raise UsageError("--output", "is missing; name the file to write")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackbonesOptions(Options):
+    """tlkit backbones"""
+
+    pattern: str | None = argument("Part of a name, with * and ? as in a shell.", default=None)
+    sizes: bool = option(False, "Also parameters and input size (builds each model: slow for many).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryOptions(Options):
+    """tlkit summary"""
+
+    model: str = argument("Backbone name, run folder, checkpoint or model.pt.", metavar="NAME_OR_MODEL")
+    depth: int = option(2, "How deep modules are listed.", minimum=1)
+    image_size: int | None = option(None, "Side of the square input in pixels, for a NAME.", minimum=16)
+
+
+def worker_count(workers: int | None) -> int:
+    """Threads that read images: what was asked for, or one for each core this process may use."""
+    return len(os.sched_getaffinity(0)) if workers is None else workers
