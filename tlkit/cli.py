@@ -61,8 +61,9 @@ def describe_usage_error(error: typer.TyperException) -> tuple[str, str]:
     parameter = getattr(error, "param", None)
     if parameter is None:
         return "usage", error.format_message()
-    subject = max(parameter.opts, key=len) if parameter.param_type_name == "option" else parameter.human_readable_name
-    return subject, error.message or "is missing"
+    is_option = parameter.param_type_name == "option"
+    subject = max(parameter.opts, key=len) if is_option else parameter.display_name_raw
+    return subject, error.message.removeprefix("Value error, ") or "is missing"
 
 
 def command(kind: type[Declared], name: str | None = None) -> Callable[[Callable[[Declared], int]], Any]:

@@ -1,0 +1,104 @@
+"""A dict of tensors and plain values as one file with a checksum; the one place where torch files are opened.
+
+Nothing is ever unpickled as code: files open with torch.load(weights_only=True) and an empty allow-list, and there
+is no fallback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tlkit.errors import DataError, MismatchError, MissingInputError, UnsafeError
+from tlkit.run_folder import write_atomically
+
+VERSION = 1
+
+
+def write_artifact(path: str, kind: str, content: Mapping[str, Any]) -> None:
+    """Commit content (tensors and plain types only) as a file of the given kind, such as "tlkit-checkpoint"."""
+    artifact = {"format": kind, "version": VERSION, **content}
+    artifact["checksum"] = digest(artifact)
+    write_atomically(path, lambda file: torch.save(artifact, file))
+
+
+def read_artifact(path: str, *kinds: str) -> dict[str, Any]:
+    """Open a file that write_artifact wrote, tensors on the CPU.
+
+    Raises MissingInputError, DataError (not such a file, or damaged), UnsafeError (it holds code) or
+    MismatchError (written by a newer tlkit).
+    """
+    artifact = load_safely(path)
+    if not isinstance(artifact, dict) or artifact.get("format") not in kinds:
+        found = artifact.get("format") if isinstance(artifact, dict) else type(artifact).__name__
+        detail = f"a file of format {found!r}" if found else "a torch file that tlkit did not write"
+        raise DataError(path, f"is {detail}; expected {' or '.join(kinds)}")
+    if not isinstance(artifact["version"], int) or artifact["version"] > VERSION:
+        raise MismatchError(
+            path,
+            f"has format version {artifact['version']}, but this tlkit reads up to {VERSION}",
+            "Update tlkit to read it.",
+        )
+    if artifact.pop("checksum", None) != digest(artifact):
+        raise DataError(path, "is damaged: its content does not match its checksum")
+    return artifact
+
+
+def load_safely(path: str) -> Any:
+    """torch.load without ever running code from the file, tensors on the CPU.
+
+    Raises MissingInputError (no such file, or unreadable), UnsafeError (it needs code) or DataError (no torch
+    file, or cut short).
+    """
+    if os.path.isdir(path):
+        raise DataError(path, "is a folder; expected a file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise MissingInputError(path, "no such file") from None
+    except PermissionError:
+        raise MissingInputError(path, "cannot be read: permission denied") from None
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise UnsafeError(
+                path, "refused: opening it would run code it contains", "Ask for a state_dict or safetensors file."
+            ) from None
+        raise DataError(path, "is not a torch file, or is damaged") from None
+    except Exception as error:  # torch raises many kinds for damaged files, none of them documented
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DataError(path, f"is not a torch file, or is damaged ({first_line[:120]})") from None
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of nested dicts, lists, plain values and tensors: types, shapes and bytes, independent of the file.
+
+    Raises TypeError for anything else, so that nothing but plain types is ever written.
+    """
+    sha256 = hashlib.sha256()
+    _feed(sha256, value)
+    return sha256.hexdigest()
+
+
+def _feed(sha256: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach().cpu().contiguous()
+        sha256.update(f"tensor {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        sha256.update(f"dict {len(value)}".encode())
+        for key, item in value.items():
+            _feed(sha256, key)
+            _feed(sha256, item)
+    elif isinstance(value, (list, tuple)):
+        sha256.update(f"{type(value).__name__} {len(value)}".encode())
+        for item in value:
+            _feed(sha256, item)
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        sha256.update(f"{type(value).__name__} {value!r}\0".encode("utf-8", "surrogatepass"))
+    else:
+        raise TypeError(f"{type(value).__name__} is not a plain type")

@@ -1,0 +1,42 @@
+"""The optimizer over what trains, and the learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+Schedule = Callable[[float], float]
+
+# Each schedule maps the share of the run that is done, from 0 to 1, to a factor of the highest learning rate.
+SCHEDULES: dict[str, Schedule] = {
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+    "constant": lambda done: 1.0,
+    "step": lambda done: 0.1 ** math.floor(3 * done),
+}
+
+OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, object]]], torch.optim.Optimizer]] = {
+    "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.0),
+    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True),
+}
+
+
+def learning_rate_at(step: int, total_steps: int, highest: float, schedule: str) -> float:
+    """The learning rate of a step, counted from 0. A function of nothing else, so there is nothing to resume."""
+    return highest * SCHEDULES[schedule](min(step / max(total_steps, 1), 1.0))
+
+
+def build_optimizer(module: nn.Module, name: str, weight_decay: float) -> torch.optim.Optimizer:
+    """An optimizer over the parameters that require gradients; biases and norms (one axis) are not decayed.
+
+    The learning rate is set before every step, from learning_rate_at.
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return OPTIMIZERS[name](
+        [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    )

@@ -1,0 +1,66 @@
+"""TrainingState: everything that resume restores, in one visible list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from tlkit.training.metrics import Tally
+
+
+class Trainable(Protocol):
+    """The part of a classifier that a checkpoint holds."""
+
+    def trainable_state(self) -> dict[str, torch.Tensor]: ...
+
+    def load_trainable_state(self, state: Mapping[str, torch.Tensor]) -> None: ...
+
+
+@dataclass
+class TrainingState:
+    """Where training stands. Order, augmentation, dropout and learning rate follow from the step.
+
+    epoch: whole epochs done. step: optimizer steps done. step_in_epoch and tally: how far into the next epoch,
+    and what its steps added up to; 0 and None between epochs.
+    history: a row for each whole epoch. best: the row of the best epoch so far.
+    """
+
+    model: Trainable
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0
+    step: int = 0
+    step_in_epoch: int = 0
+    tally: Tally | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+    def epochs_since_best(self) -> int:
+        """Whole epochs since the best one."""
+        return self.epoch - (self.best["epoch"] if self.best else 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Tensors and plain types, as a checkpoint holds them."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "model_state_dict": self.model.trainable_state(),
+            "optimizer_state_dict": self.optimizer.state_dict(),
+            "progress": {
+                "step_in_epoch": self.step_in_epoch,
+                "tally": self.tally.to_dict() if self.tally else None,
+                "history": self.history,
+                "best": self.best,
+            },
+        }
+
+    def load(self, values: Mapping[str, Any]) -> None:
+        """Stand where a checkpoint stood."""
+        self.model.load_trainable_state(values["model_state_dict"])
+        self.optimizer.load_state_dict(values["optimizer_state_dict"])
+        progress = values["progress"]
+        self.epoch, self.step, self.step_in_epoch = values["epoch"], values["step"], progress["step_in_epoch"]
+        self.tally = Tally.from_dict(progress["tally"]) if progress["tally"] else None
+        self.history, self.best = list(progress["history"]), progress["best"]
