@@ -66,7 +66,9 @@ def load_safely(path: str) -> Any:
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise UnsafeError(
-                path, "refused: opening it would run code it contains", "Ask for a state_dict or safetensors file."
+                path,
+                "refused: opening it would run code it contains",
+                "Ask for a state_dict or safetensors file.",
             ) from None
         raise DataError(path, "is not a torch file, or is damaged") from None
     except Exception as error:  # torch raises many kinds for damaged files, none of them documented

@@ -84,7 +84,10 @@ def command(kind: type[Declared], name: str | None = None) -> Callable[[Callable
 def parameters_of(kind: type[Options]) -> list[inspect.Parameter]:
     """A command's parameters as typer reads them, derived from the dataclass: arguments first."""
     hints = get_type_hints(kind)
-    fields = sorted(dataclasses.fields(kind), key=lambda field: (not field.metadata.get("positional"), field.name == "debug"))
+    fields = sorted(
+        dataclasses.fields(kind),
+        key=lambda field: (not field.metadata.get("positional"), field.name == "debug"),
+    )
     return [parameter_of(field, hints[field.name]) for field in fields]
 
 

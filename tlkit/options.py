@@ -76,9 +76,7 @@ class Options:
 class FinetuneOptions(Options):
     """tlkit finetune"""
 
-    data: str = argument(
-        "Folder of images: DATA/<class>/..., or DATA/train/<class>/... with DATA/val/<class>/..."
-    )
+    data: str = argument("Folder of images: DATA/<class>/..., or DATA/train/<class>/... with DATA/val/<class>/...")
     backbone: str = option(
         DEFAULT_BACKBONE,
         "Pretrained model: timm/NAME, torchvision/NAME, or a bare NAME looked up in that order "
@@ -90,9 +88,7 @@ class FinetuneOptions(Options):
         "pretrained (downloaded), none (random), or a .safetensors or .pth file.",
         metavar="pretrained|none|FILE",
     )
-    out: str | None = option(
-        None, "Run folder. Default: runs/<data>-<backbone>, numbered when taken.", metavar="DIR"
-    )
+    out: str | None = option(None, "Run folder. Default: runs/<data>-<backbone>, numbered when taken.", metavar="DIR")
     epochs: int = option(30, "Passes over the training images.", minimum=1)
     batch_size: int = option(32, "Images per optimizer step.", minimum=1)
     learning_rate: float = option(1e-3, "Highest learning rate of the schedule.", minimum=0)
@@ -101,9 +97,7 @@ class FinetuneOptions(Options):
     schedule: Literal["cosine", "constant", "step"] = option(
         "cosine", "Learning rate over the run: down to 0, constant, or divided by 10 after each third."
     )
-    label_smoothing: float = option(
-        0.0, "Share of each label spread over all classes.", minimum=0, maximum=0.99
-    )
+    label_smoothing: float = option(0.0, "Share of each label spread over all classes.", minimum=0, maximum=0.99)
     class_weights: Literal["none", "balanced"] = option(
         "none", "balanced: weigh each class by the inverse of its number of training images."
     )
@@ -134,9 +128,7 @@ class FinetuneOptions(Options):
     keep: int = option(3, "Newest checkpoints kept, beside the last and the best.", minimum=1)
     seed: int = option(0, "Decides the split, the order, the augmentation and the new head.", minimum=0)
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    workers: int | None = option(
-        None, "Threads that read images. Default: one for each core; 0: none.", minimum=0
-    )
+    workers: int | None = option(None, "Threads that read images. Default: one for each core; 0: none.", minimum=0)
     skip_bad: bool = option(False, "Go on without images that cannot be read; ends with exit status 3.")
     no_cache: bool = option(False, "Run the backbone every epoch instead of once for each image.")
     deterministic: bool = option(False, "Bit-exact on a GPU too, at some cost in speed.")
@@ -146,9 +138,7 @@ class FinetuneOptions(Options):
         if self.hidden is not None and self.head != "mlp":
             raise UsageError("--hidden", f"needs --head mlp, but --head is {self.head}")
         if self.head == "stack" and self.weights == "none":
-            raise UsageError(
-                "--head stack", "needs the class outputs of pretrained weights, but --weights is none"
-            )
+            raise UsageError("--head stack", "needs the class outputs of pretrained weights, but --weights is none")
         self.validation_fraction()
 
     def validation_fraction(self) -> float | str:
@@ -175,13 +165,9 @@ class ResumeOptions(Options):
 
     checkpoint: str = argument("Run folder, or a checkpoint of one.", metavar="CKPT_OR_RUN")
     epochs: int | None = option(None, "Extend (or shorten) the run to so many epochs in all.", minimum=1)
-    out: str | None = option(
-        None, "Go on in a new run folder, leaving the old one as it is.", metavar="DIR"
-    )
+    out: str | None = option(None, "Go on in a new run folder, leaving the old one as it is.", metavar="DIR")
     data: str | None = option(None, "Where the images are now, if they have moved.", metavar="DIR")
-    weights: str | None = option(
-        None, "Where the backbone's weights file is now, if it has moved.", metavar="FILE"
-    )
+    weights: str | None = option(None, "Where the backbone's weights file is now, if it has moved.", metavar="FILE")
     device: str | None = option(None, "auto, cpu, cuda or cuda:N. Default: as before.")
     workers: int | None = option(None, "Threads that read images. Default: as before.", minimum=0)
 
@@ -192,7 +178,9 @@ class PredictOptions(Options):
 
     model: str = argument("Run folder, checkpoint, model.pt or exported file.")
     paths: list[str] = argument(
-        "Images, folders of images, or - for a list of paths on standard input.", default=[], metavar="[PATH]..."
+        "Images, folders of images, or - for a list of paths on standard input.",
+        default=[],
+        metavar="[PATH]...",
     )
     null: bool = option(False, "Paths on standard input end with a NUL byte, not a newline.", short="-0")
     format: Literal["tsv", "csv", "jsonl"] = option("tsv", "How records are written.")
@@ -215,8 +203,7 @@ class EvaluateOptions(Options):
     data: str = argument("Folder of class folders; its test (or val) folder is used where it has one.")
     split: Literal["auto", "train", "val", "test", "all"] = option(
         "auto",
-        "Which images: a folder of that name, or the part of the run's own split. "
-        "auto: test, else val, else all.",
+        "Which images: a folder of that name, or the part of the run's own split. auto: test, else val, else all.",
     )
     format: Literal["text", "json"] = option("text", "For people, or for programs.")
     batch_size: int = option(32, "Images that pass the model together.", minimum=1)

@@ -218,7 +218,11 @@ def new_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
     try:
         with run.locked():
             if os.path.exists(run.options_file):
-                raise OutputError(folder, "holds a run already", f"Go on with `tlkit resume {folder}`, or choose another --out.")
+                raise OutputError(
+                    folder,
+                    "holds a run already",
+                    f"Go on with `tlkit resume {folder}`, or choose another --out.",
+                )
             os.makedirs(run.checkpoints, exist_ok=True)
             run.remove_leftovers()
             yield run
@@ -247,7 +251,9 @@ def claim_folder(folder: str) -> tuple[str, bool]:
     except OSError as error:
         raise OutputError(folder, f"cannot be created: {error.strerror}") from error
     ours = {"options.json", ".lock", "checkpoints", "split.json", "status.json"}
-    strangers = [name for name in sorted(os.listdir(folder)) if name not in ours and not name.endswith(TEMPORARY_SUFFIX)]
+    strangers = [
+        name for name in sorted(os.listdir(folder)) if name not in ours and not name.endswith(TEMPORARY_SUFFIX)
+    ]
     if strangers and not os.path.exists(os.path.join(folder, "options.json")):
         raise OutputError(folder, f"is not empty (it holds {strangers[0]}); expected a new or empty folder")
     return folder, False
@@ -264,4 +270,6 @@ def claim_numbered_folder(default: str) -> tuple[str, bool]:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise OutputError(folder, f"cannot be created: {error.strerror}", "Choose another place with --out.") from error
+            raise OutputError(
+                folder, f"cannot be created: {error.strerror}", "Choose another place with --out."
+            ) from error

@@ -21,7 +21,15 @@ def progress(items: Iterable[Item], label: str, total: int, unit: str = "image")
 
     The bar shows images per second and the time left; it is drawn on a terminal only.
     """
-    with tqdm(total=total, desc=f"{label:<9}", unit=unit, file=sys.stderr, disable=None, leave=False, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=total,
+        desc=f"{label:<9}",
+        unit=unit,
+        file=sys.stderr,
+        disable=None,
+        leave=False,
+        dynamic_ncols=True,
+    ) as bar:
         for item in items:
             yield item
             bar.update(len(item[0]) if isinstance(item, tuple) else 1)

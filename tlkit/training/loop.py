@@ -40,16 +40,8 @@ class Recipe:
     seed: int
 
 
-@dataclass(frozen=True)
-class Watcher:
-    """What happens around training, so that the loop knows neither files nor terminals.
-
-    after_step: called when a step is done; may raise to stop. after_epoch: called with the state when an epoch
-    is done, and whether it is the best so far.
-    """
-
-    after_step: Callable[[TrainingState], None]
-    after_epoch: Callable[[TrainingState, bool], None]
+AfterEpoch = Callable[[TrainingState, bool], None]
+"""What happens when an epoch is done: given the state, and whether the epoch is the best so far."""
 
 
 def train(
@@ -60,26 +52,30 @@ def train(
     recipe: Recipe,
     class_weights: Tensor,
     device: torch.device,
-    watcher: Watcher,
+    after_epoch: AfterEpoch,
 ) -> None:
     """Train from where the state stands until the epochs are done or patience is at its end.
 
-    class_weights [C]: factors of each class in the training loss. Raises DataError when the loss stops being a
-    number.
+    class_weights [C]: factors of each class in the training loss. Batches may raise to stop: between two of
+    them the state is whole. Raises DataError when the loss stops being a number.
     """
     class_weights = class_weights.to(device)
     while not finished(state, recipe):
         started = time.monotonic()
-        trained = train_epoch(module, state, train_batches, recipe, class_weights, device, watcher)
+        trained = train_epoch(module, state, train_batches, recipe, class_weights, device)
         measured = evaluate(module, val_batches, len(class_weights), device)
         complete_epoch(state, recipe, trained, measured, time.monotonic() - started, train_batches.steps_per_epoch)
-        watcher.after_epoch(state, state.best is state.history[-1])
+        after_epoch(state, state.best is state.history[-1])
 
 
 def finished(state: TrainingState, recipe: Recipe) -> bool:
     """Whether no epoch is left to train."""
-    exhausted = recipe.patience is not None and state.epochs_since_best() >= recipe.patience
-    return state.epoch >= recipe.epochs or exhausted
+    return is_over(state.epoch, state.best["epoch"] if state.best else 0, recipe.epochs, recipe.patience)
+
+
+def is_over(epoch: int, best_epoch: int, epochs: int, patience: int | None) -> bool:
+    """Whether all epochs are done, or `patience` of them have passed since the best one."""
+    return epoch >= epochs or (patience is not None and epoch - best_epoch >= patience)
 
 
 def train_epoch(
@@ -89,7 +85,6 @@ def train_epoch(
     recipe: Recipe,
     class_weights: Tensor,
     device: torch.device,
-    watcher: Watcher,
 ) -> Tally:
     """Train the rest of the epoch that the state is in."""
     module.train()
@@ -118,7 +113,6 @@ def train_epoch(
         state.tally.add(logits, labels, value)
         state.step += 1
         state.step_in_epoch += 1
-        watcher.after_step(state)
     return state.tally
 
 
@@ -144,7 +138,12 @@ def evaluate(module: nn.Module, batches: Batches, classes: int, device: torch.de
 
 
 def complete_epoch(
-    state: TrainingState, recipe: Recipe, trained: Tally, measured: Tally, seconds: float, steps_per_epoch: int
+    state: TrainingState,
+    recipe: Recipe,
+    trained: Tally,
+    measured: Tally,
+    seconds: float,
+    steps_per_epoch: int,
 ) -> None:
     """Write the epoch's row into the state, and step over to the next epoch."""
     done, figures = trained.figures(), measured.figures()

@@ -135,9 +135,7 @@ def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) ->
     )
 
 
-def expected_calibration_error(
-    confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 15
-) -> float:
+def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 15) -> float:
     """The mean distance between confidence and accuracy over equal-width bins, weighted by their samples.
 
     confidence [N]: the probability of the predicted class; correct [N]. Guo et al., "On Calibration of Modern

@@ -37,10 +37,6 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
 
-    def epochs_since_best(self) -> int:
-        """Whole epochs since the best one."""
-        return self.epoch - (self.best["epoch"] if self.best else 0)
-
     def to_dict(self) -> dict[str, Any]:
         """Tensors and plain types, as a checkpoint holds them."""
         return {

@@ -1,0 +1,93 @@
+"""From options to a classifier: the network built, its weights found, the new head put on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tlkit.errors import MismatchError
+from tlkit.model.backbones import (
+    BackboneName,
+    build_network,
+    classifier_layers,
+    download_weights,
+    find_backbone,
+    preferred_image_size,
+    preprocessing_of,
+    pretrained_classes,
+)
+from tlkit.model.classifier import DEFAULT_HIDDEN, Classifier, build_classifier
+from tlkit.model.files import ModelDescription
+from tlkit.model.weights import load_weights, read_weights_file, weights_sha256
+from tlkit.options import FinetuneOptions
+
+
+def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classifier, ModelDescription]:
+    """A classifier with the backbone's weights and a new head, and what it says about itself.
+
+    Everything random in it is a function of the seed.
+    """
+    backbone = find_backbone(options.backbone)
+    image_size = options.image_size or preferred_image_size(backbone)
+    state = None if options.weights in ("pretrained", "none") else read_weights_file(options.weights)
+    outputs = outputs_of(backbone, options, state, len(classes))
+    torch.manual_seed(options.seed)
+    network = build_network(backbone, outputs, image_size)
+    layers = classifier_layers(backbone, network, outputs)
+    head_names = () if options.head == "stack" else (*layers.leaves, *layers.auxiliary)
+    if options.weights == "pretrained":
+        load_weights(network, backbone, download_weights(backbone, network), str(backbone), head_names)
+    elif state is not None:
+        load_weights(network, backbone, state, options.weights, head_names)
+    torch.manual_seed(options.seed)
+    classifier = build_classifier(backbone, network, len(classes), options.head, options.hidden, options.unfreeze)
+    description = ModelDescription(
+        backbone=backbone,
+        weights=os.path.basename(options.weights),
+        sha256=weights_sha256(network, head_names),
+        image_size=image_size,
+        backbone_classes=outputs if options.head == "stack" else None,
+        head=options.head,
+        hidden=(options.hidden or DEFAULT_HIDDEN) if options.head == "mlp" else None,
+        classes=classes,
+        preprocessing=preprocessing_of(backbone, network, image_size),
+    )
+    return classifier, description
+
+
+def outputs_of(
+    backbone: BackboneName, options: FinetuneOptions, state: Mapping[str, torch.Tensor] | None, classes: int
+) -> int:
+    """The class outputs that the network itself is built with: ours, or under a stacked head those of its weights."""
+    if options.head != "stack":
+        return classes
+    if state is None:
+        return pretrained_classes(backbone)
+    layers = classifier_layers(backbone, build_network(backbone, pretrained_classes(backbone)), None)
+    weight = state.get(f"{layers.leaves[0]}.weight")
+    if weight is None:
+        raise MismatchError(
+            options.weights, f"has no class outputs ({layers.leaves[0]}.weight) for --head stack to build on"
+        )
+    return weight.shape[0]
+
+
+def require_same_backbone(description: ModelDescription, checkpoint: Mapping[str, Any], origin: str) -> None:
+    """Raises MismatchError if the weights found are not those a checkpoint was trained on."""
+    recorded = checkpoint["backbone"]
+    if description.sha256 != recorded["sha256"]:
+        raise MismatchError(
+            origin,
+            f"was trained on other weights of {recorded['source']}/{recorded['name']} ({recorded['weights']}, "
+            f"sha256 {recorded['sha256'][:12]}) than those found ({description.weights}, "
+            f"sha256 {description.sha256[:12]})",
+            "Name the right file with --weights FILE.",
+        )
+    if list(description.classes) != list(checkpoint["classes"]):
+        raise MismatchError(
+            origin,
+            f"has {len(checkpoint['classes'])} classes, but the images have {len(description.classes)} others",
+        )

@@ -1,0 +1,139 @@
+"""tlkit evaluate: a model measured on labelled images."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import torch
+
+from tlkit.commands.devices import choose_device
+from tlkit.commands.images import labels_of, readable_batches
+from tlkit.commands.models import open_model
+from tlkit.data.decode import ImageError
+from tlkit.data.folder import Dataset, Sample, find_evaluation_folder, read_labelled
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError
+from tlkit.model.features import extract_features
+from tlkit.options import EvaluateOptions, worker_count
+from tlkit.run_folder import RunFolder
+from tlkit.terminal import count, say
+from tlkit.training.metrics import Evaluation, evaluate_logits
+
+
+def evaluate(options: EvaluateOptions) -> int:
+    """Print the figures of a model on a folder of class folders. Returns the exit status."""
+    device = choose_device(options.device)
+    model = open_model(options.model, options.weights).to(device)
+    samples, what = choose_samples(options, model.classes)
+    say("data", f"{what}: {count(len(samples), 'image')}")
+    bad: list[ImageError] = []
+    images = readable_batches(
+        samples, model.preprocessing, worker_count(options.workers), "evaluate", bad, options.batch_size
+    )
+    logits = list(extract_features(model.network, images, device))
+    if bad and not options.skip_bad:
+        listing = "\n".join(f"  {error.path}: {error.message}" for error in bad)
+        raise DataError(
+            options.data,
+            f"{count(len(bad), 'image')} cannot be read",
+            f"{listing}\nGo on without them by --skip-bad.",
+        )
+    if not logits:
+        raise DataError(options.data, "no readable image to evaluate on")
+    unreadable = {error.path for error in bad}
+    readable = [sample for sample in samples if sample.path not in unreadable]
+    result = evaluate_logits(torch.cat(logits), labels_of(readable), model.classes)
+    sys.stdout.write(FORMATS[options.format](result, [error.path for error in bad]))
+    return SOME_INPUTS_FAILED if bad else DONE
+
+
+def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[list[Sample], str]:
+    """The images to evaluate on, and what they are, for people."""
+    run = RunFolder.containing(options.model)
+    if options.split in ("auto", "train", "val") and run is not None and os.path.exists(run.split_file):
+        data = run.read_json(run.options_file)["resolved"]["data"]
+        if os.path.realpath(data) == os.path.realpath(options.data) and not has_test_folder(options):
+            dataset = Dataset.from_split(run.read_json(run.split_file), options.data)
+            if options.split == "train":
+                return dataset.train, f"{options.data}, the images the run was trained on"
+            return dataset.val, f"{options.data}, the images the run was validated on"
+    folder = options.data
+    if options.split == "auto":
+        folder = find_evaluation_folder(options.data)
+    elif options.split != "all":
+        folder = os.path.join(options.data, options.split)
+        if not os.path.isdir(folder):
+            raise MissingInputError(folder, f"no such folder, but --split is {options.split}")
+    return read_labelled(folder, classes), folder
+
+
+def has_test_folder(options: EvaluateOptions) -> bool:
+    """Whether a folder of test images goes before the run's own validation images."""
+    return options.split == "auto" and os.path.isdir(os.path.join(options.data, "test"))
+
+
+def as_text(result: Evaluation, skipped: list[str]) -> str:
+    """The figures for people: a table of classes, the totals, and the confusions that occur."""
+    width = max(len("class"), *(len(name) for name in result.classes))
+    lines = [f"{'class':<{width}}  precision  recall      F1  support"]
+    rows = zip(result.classes, result.precision, result.recall, result.f1, result.support, strict=True)
+    lines += [f"{name:<{width}}  {p:9.4f}  {r:6.4f}  {f1:6.4f}  {support:7d}" for name, p, r, f1, support in rows]
+    lines += [
+        "",
+        f"accuracy {result.accuracy:.4f}  macro F1 {result.macro_f1:.4f}  loss {result.loss:.4f}  "
+        f"calibration error {result.calibration_error:.4f}  images {result.samples}",
+        "",
+        *confusion_lines(result),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def confusion_lines(result: Evaluation, largest: int = 20) -> list[str]:
+    """The confusion matrix where it fits a terminal, else its largest entries off the diagonal."""
+    if len(result.classes) <= largest:
+        cells = max(len(str(result.confusion.max())), 3)
+        width = max(len(f"{number} {name}") for number, name in enumerate(result.classes))
+        head = "  ".join(f"{number:>{cells}}" for number in range(len(result.classes)))
+        return [f"{'true \\ predicted':<{width}}  {head}"] + [
+            f"{f'{number} {name}':<{max(width, 16)}}  " + "  ".join(f"{value:>{cells}}" for value in row)
+            for number, (name, row) in enumerate(zip(result.classes, result.confusion, strict=True))
+        ]
+    wrong = result.confusion.copy()
+    wrong[range(len(wrong)), range(len(wrong))] = 0
+    order = wrong.ravel().argsort()[::-1][:largest]
+    pairs = [(int(index) // len(wrong), int(index) % len(wrong)) for index in order]
+    return ["most frequent confusions"] + [
+        f"{wrong[true, guess]:>6}  {result.classes[true]} taken for {result.classes[guess]}"
+        for true, guess in pairs
+        if wrong[true, guess]
+    ]
+
+
+def as_json(result: Evaluation, skipped: list[str]) -> str:
+    """The figures for programs."""
+    rows = zip(result.classes, result.precision, result.recall, result.f1, result.support, strict=True)
+    value: dict[str, Any] = {
+        "images": result.samples,
+        "accuracy": result.accuracy,
+        "macro_f1": result.macro_f1,
+        "loss": result.loss,
+        "calibration_error": result.calibration_error,
+        "classes": [
+            {
+                "label": name,
+                "precision": float(p),
+                "recall": float(r),
+                "f1": float(f1),
+                "support": int(support),
+            }
+            for name, p, r, f1, support in rows
+        ],
+        "confusion": result.confusion.tolist(),
+        "skipped": skipped,
+    }
+    return json.dumps(value, indent=2) + "\n"
+
+
+FORMATS = {"text": as_text, "json": as_json}

@@ -1,0 +1,210 @@
+"""tlkit finetune: a folder of images becomes a classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tlkit import artifact, interruption
+from tlkit.commands.assembly import assemble, require_same_backbone
+from tlkit.commands.checkpoints import Checkpointer, read_checkpoint
+from tlkit.commands.devices import choose_device, make_deterministic
+from tlkit.commands.images import PreparedBatches, check_images, prepare_batches
+from tlkit.data.folder import Dataset, read_dataset
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, TlkitError
+from tlkit.interruption import Interrupted, Interruption
+from tlkit.model.backbones import find_backbone, preferred_image_size
+from tlkit.model.classifier import Classifier
+from tlkit.model.files import LoadedModel, ModelDescription, write_model
+from tlkit.options import FinetuneOptions
+from tlkit.run_folder import RunFolder, new_run_folder, write_json_atomically
+from tlkit.terminal import compact, count, say
+from tlkit.training.loop import Recipe, train
+from tlkit.training.optimizer import build_optimizer
+from tlkit.training.state import TrainingState
+
+
+def finetune(options: FinetuneOptions) -> int:
+    """Train a new run. Prints the path of its model; returns the exit status."""
+    dataset = read_dataset(options.data, val=options.validation_fraction(), seed=options.seed)
+    say_dataset(dataset)
+    with new_run_folder(options.out, default_run_folder(options)) as run, interruption.handled() as signals:
+        resolved = resolve(options)
+        dataset = check_images(run, resolved, dataset)
+        return train_run(run, options, resolved, dataset, None, signals)
+
+
+def default_run_folder(options: FinetuneOptions) -> str:
+    """runs/<data>-<backbone>"""
+    data = os.path.basename(os.path.abspath(options.data))
+    return os.path.join("runs", f"{data}-{options.backbone.rpartition('/')[2]}")
+
+
+def resolve(options: FinetuneOptions) -> FinetuneOptions:
+    """The options with names looked up and paths that mean the same from any folder."""
+    is_file = options.weights not in ("pretrained", "none")
+    is_folder = isinstance(options.validation_fraction(), str)
+    backbone = find_backbone(options.backbone)
+    return dataclasses.replace(
+        options,
+        data=os.path.abspath(options.data),
+        backbone=str(backbone),
+        image_size=options.image_size or preferred_image_size(backbone),
+        weights=os.path.abspath(options.weights) if is_file else options.weights,
+        val=os.path.abspath(options.val) if is_folder else options.val,
+    )
+
+
+def say_dataset(dataset: Dataset) -> None:
+    """What was found, for people."""
+    train, val = count(len(dataset.train), "training image"), count(len(dataset.val), "validation image")
+    say(
+        "data",
+        f"{dataset.root}: {count(len(dataset.classes), 'class', 'classes')}, {train}, {val} ({dataset.shape})",
+    )
+    for warning in dataset.warnings:
+        say("warning", warning)
+
+
+def train_run(
+    run: RunFolder,
+    given: FinetuneOptions,
+    options: FinetuneOptions,
+    dataset: Dataset,
+    checkpoint: Mapping[str, Any] | None,
+    signals: Interruption,
+) -> int:
+    """Train a run from its start, or from a checkpoint of it, until its model is written.
+
+    given: the options as typed, which checkpoints show; options: the same, resolved.
+    """
+    make_deterministic(options.deterministic)
+    device = choose_device(options.device)
+    classifier, description = assemble(options, dataset.classes)
+    if checkpoint is not None:
+        require_same_backbone(description, checkpoint, run.path)
+    classifier.to(device)
+    say_model(options, description, classifier)
+    write_json_atomically(run.options_file, {"given": given.to_dict(), "resolved": options.to_dict()})
+    try:
+        run.write_status("running")
+        images = prepare_batches(
+            run, options, dataset, classifier, description.preprocessing, device, checkpoint is None, signals
+        )
+        split = images.dataset.to_split()
+        write_json_atomically(run.split_file, split)
+        state = TrainingState(classifier, build_optimizer(classifier, options.optimizer, options.weight_decay))
+        if checkpoint is not None:
+            state.load(checkpoint)
+            say("resume", f"from epoch {state.epoch}, step {state.step}")
+        checkpointer = Checkpointer(
+            run, given.to_dict(), description, artifact.digest(split), options.metric, options.keep
+        )
+        train_to_the_end(run, options, images, state, checkpointer, device, signals)
+        finish(run, classifier, description, state)
+    except TlkitError as error:
+        run.write_status("failed", exit_code=error.exit_code, error=str(error))
+        raise
+    except Interrupted as interrupted:
+        run.write_status("interrupted", exit_code=128 + interrupted.number)
+        say("stopped", f"go on with: tlkit resume {run.path}")
+        raise
+    print(run.model_file)
+    return SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
+
+
+def say_model(options: FinetuneOptions, description: ModelDescription, classifier: Classifier) -> None:
+    """What is trained, for people."""
+    frozen = sum(p.numel() for p in classifier.parameters() if not p.requires_grad)
+    trained = sum(p.numel() for p in classifier.parameters() if p.requires_grad)
+    height, width = description.preprocessing.image_size
+    say(
+        "backbone",
+        f"{description.backbone} at {width}x{height} px, weights: {description.weights}, "
+        f"{compact(frozen)} parameters frozen",
+    )
+    say("head", f"{options.head}, {compact(trained)} parameters to train")
+
+
+def train_to_the_end(
+    run: RunFolder,
+    options: FinetuneOptions,
+    images: PreparedBatches,
+    state: TrainingState,
+    checkpointer: Checkpointer,
+    device: torch.device,
+    signals: Interruption,
+) -> None:
+    """Run the training loop; every epoch is committed and said, a signal ends it with a checkpoint."""
+
+    def after_epoch(state: TrainingState, is_best: bool) -> None:
+        checkpointer.commit_epoch(state, is_best)
+        run.write_status("running", epoch=state.epoch, step=state.step, best=state.best)
+        say_epoch(state, options.epochs, is_best)
+
+    recipe = Recipe(
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        schedule=options.schedule,
+        label_smoothing=options.label_smoothing,
+        metric=options.metric,
+        patience=options.patience,
+        seed=options.seed,
+    )
+    with signals.deferred():
+        try:
+            train(
+                images.module,
+                state,
+                images.train,
+                images.val,
+                recipe,
+                class_weights(options.class_weights, images.dataset),
+                device,
+                after_epoch,
+            )
+        except Interrupted:
+            checkpointer.commit_last(state)
+            raise
+
+
+def class_weights(kind: str, dataset: Dataset) -> torch.Tensor:
+    """Factors [C] of each class in the training loss: ones, or inverse to its images, one on average over images."""
+    counts = torch.bincount(torch.tensor([s.label for s in dataset.train]), minlength=len(dataset.classes))
+    if kind == "none":
+        return torch.ones(len(counts))
+    return len(dataset.train) / (len(counts) * counts.clamp_min(1).float())
+
+
+def say_epoch(state: TrainingState, epochs: int, is_best: bool) -> None:
+    """One line for an epoch."""
+    row = state.history[-1]
+    figures = (
+        f"train loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
+        f"accuracy {row['val_accuracy']:.4f}  macro F1 {row['val_macro_f1']:.4f}"
+    )
+    say("epoch", f"{row['epoch']:>{len(str(epochs))}}/{epochs}  {figures}{'  best' if is_best else ''}")
+
+
+def finish(run: RunFolder, classifier: Classifier, description: ModelDescription, state: TrainingState) -> None:
+    """Write the model of the best epoch, and say what came out."""
+    assert state.best is not None, "a run has at least one epoch"
+    best = read_checkpoint(run.best_checkpoint)
+    classifier.load_trainable_state(best["model_state_dict"])
+    write_model(run.model_file, LoadedModel(classifier.shipped(), description), state.best)
+    run.write_status("finished", exit_code=DONE, epoch=state.epoch, step=state.step, best=state.best)
+    say(
+        "best",
+        f"epoch {state.best['epoch']}: accuracy {state.best['val_accuracy']:.4f}, "
+        f"macro F1 {state.best['val_macro_f1']:.4f}, loss {state.best['val_loss']:.4f} on the validation images",
+    )
+    say(
+        "next",
+        f"tlkit predict {run.path} IMAGE...",
+    )
+    sys.stderr.flush()

@@ -1,0 +1,236 @@
+"""The images of a run: found readable, decoded, and divided into the batches that the training loop eats."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tlkit.data.augmentation import augment
+from tlkit.data.batches import ImageBatches, VectorBatches, map_in_order, normalise
+from tlkit.data.decode import ImageError, check_image
+from tlkit.data.folder import Dataset, Sample
+from tlkit.data.preprocessing import Preprocessing
+from tlkit.errors import DataError
+from tlkit.interruption import Interruption
+from tlkit.model.classifier import Classifier
+from tlkit.model.features import extract_features, feature_statistics
+from tlkit.options import FinetuneOptions, worker_count
+from tlkit.run_folder import RunFolder, write_atomically
+from tlkit.terminal import count, progress, say
+from tlkit.training.loop import Batches
+
+EXTRACTION_BATCH = 32
+"""Images that pass a frozen backbone together. Fixed, so that every run computes the same bits."""
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PreparedBatches:
+    """What the loop trains: module is the head over vectors, or the whole classifier over images."""
+
+    dataset: Dataset
+    module: nn.Module
+    train: Batches
+    val: Batches
+
+
+def check_images(run: RunFolder, options: FinetuneOptions, dataset: Dataset) -> Dataset:
+    """Look at the header and the end of every file before any long work; returns the readable images.
+
+    Raises DataError naming all bad files, unless they may be skipped.
+    """
+    samples = dataset.train + dataset.val
+    outcomes = map_in_order(find_problem, (s.path for s in samples), workers=worker_count(options.workers), ahead=256)
+    bad = [problem for problem in progress(outcomes, "checking", len(samples)) if problem is not None]
+    return without_bad(run, options, dataset, bad)
+
+
+def find_problem(path: str) -> ImageError | None:
+    """Why an image cannot be used, or None."""
+    try:
+        check_image(path)
+    except ImageError as error:
+        return error
+    return None
+
+
+def without_bad(run: RunFolder, options: FinetuneOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
+    """The data without its bad images, which are listed in skipped.jsonl. Raises DataError if they may not be."""
+    if not bad:
+        return dataset
+    found = f"{count(len(bad), 'image')} of {len(dataset.train) + len(dataset.val)} cannot be read"
+    listing = "\n".join(f"  {error.path}: {error.message}" for error in bad)
+    if not options.skip_bad:
+        raise DataError(options.data, found, f"{listing}\nMend or remove them, or go on without them by --skip-bad.")
+    say("warning", f"{found} and {'is' if len(bad) == 1 else 'are'} left out\n{listing}")
+    rows = [json.dumps({"path": e.path, "code": e.code, "message": e.message}) + "\n" for e in bad]
+    write_atomically(run.skipped_file, lambda file: file.write("".join(rows).encode()))
+    names = {error.path for error in bad}
+    kept = dataclasses.replace(
+        dataset,
+        train=[s for s in dataset.train if s.path not in names],
+        val=[s for s in dataset.val if s.path not in names],
+    )
+    lost = set(range(len(dataset.classes))) - {s.label for s in kept.train}
+    if lost or not kept.val:
+        empty = ", ".join(dataset.classes[label] for label in sorted(lost)) or "the validation images"
+        raise DataError(options.data, f"nothing readable is left of {empty}", listing)
+    return kept
+
+
+def prepare_batches(
+    run: RunFolder,
+    options: FinetuneOptions,
+    dataset: Dataset,
+    classifier: Classifier,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    fresh: bool,
+    signals: Interruption,
+) -> PreparedBatches:
+    """Batches of vectors where the backbone gives the same vector every time, else batches of images.
+
+    fresh: the run starts here, so the head takes its standardisation from the training features.
+    """
+    prepare = image_batches if options.feeds_images() else vector_batches
+    return prepare(run, options, dataset, classifier, preprocessing, device, fresh, signals)
+
+
+def vector_batches(
+    run: RunFolder,
+    options: FinetuneOptions,
+    dataset: Dataset,
+    classifier: Classifier,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    fresh: bool,
+    signals: Interruption,
+) -> PreparedBatches:
+    """Run the backbone once over every image; the head then trains on the vectors."""
+    bad: list[ImageError] = []
+
+    def vectors_of(samples: list[Sample], label: str) -> Tensor:
+        images = readable_batches(samples, preprocessing, worker_count(options.workers), label, bad)
+        features = list(extract_features(classifier.backbone, images, device))
+        return torch.cat(features) if features else torch.empty(0)
+
+    train, val = vectors_of(dataset.train, "features"), vectors_of(dataset.val, "validation")
+    dataset = without_bad(run, options, dataset, bad)
+    if fresh:
+        classifier.head.set_standardisation(*feature_statistics(train.split(4096)))
+    return PreparedBatches(
+        dataset,
+        classifier.head,
+        Stoppable(VectorBatches(train, labels_of(dataset.train), options.batch_size, options.seed), signals),
+        Stoppable(VectorBatches(val, labels_of(dataset.val), 4096, None), signals),
+    )
+
+
+def image_batches(
+    run: RunFolder,
+    options: FinetuneOptions,
+    dataset: Dataset,
+    classifier: Classifier,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    fresh: bool,
+    signals: Interruption,
+) -> PreparedBatches:
+    """Feed images to the whole classifier in every epoch, augmented afresh if asked for."""
+    workers = worker_count(options.workers)
+    if fresh:
+        bad: list[ImageError] = []
+        images = readable_batches(dataset.train, preprocessing, workers, "features", bad)
+        statistics = feature_statistics(extract_features(classifier.backbone, images, device))
+        classifier.head.set_standardisation(*statistics)
+        dataset = without_bad(run, options, dataset, bad)
+
+    def load_training(index: int, epoch: int) -> Pixels:
+        path = dataset.train[index].path
+        if options.augment == "none":
+            return or_data_error(preprocessing.load, path)
+        return or_data_error(lambda p: augment(p, preprocessing, options.augment, options.seed, epoch, index), path)
+
+    def load_validation(index: int, epoch: int) -> Pixels:
+        return or_data_error(preprocessing.load, dataset.val[index].path)
+
+    train = ImageBatches(
+        load_training, labels_of(dataset.train), preprocessing, options.batch_size, options.seed, workers
+    )
+    val = ImageBatches(load_validation, labels_of(dataset.val), preprocessing, EXTRACTION_BATCH, None, workers)
+    return PreparedBatches(
+        dataset, classifier, Stoppable(train, signals, "training"), Stoppable(val, signals, "validation")
+    )
+
+
+def readable_batches(
+    samples: list[Sample],
+    preprocessing: Preprocessing,
+    workers: int,
+    label: str,
+    bad: list[ImageError],
+    batch_size: int = EXTRACTION_BATCH,
+) -> Iterator[Tensor]:
+    """Normalised images [B, 3, H, W] in order. Unreadable ones are added to `bad`, and do not shift what follows
+    in any other way than if they had not been there."""
+
+    def load(sample: Sample) -> Pixels | ImageError:
+        try:
+            return preprocessing.load(sample.path)
+        except ImageError as error:
+            return error
+
+    loaded = map_in_order(load, samples, workers=workers, ahead=2 * batch_size)
+    batch: list[Pixels] = []
+    for pixels in progress(loaded, label, len(samples)):
+        if isinstance(pixels, ImageError):
+            bad.append(pixels)
+            continue
+        batch.append(pixels)
+        if len(batch) == batch_size:
+            yield normalise(torch.from_numpy(np.stack(batch)), preprocessing)
+            batch = []
+    if batch:
+        yield normalise(torch.from_numpy(np.stack(batch)), preprocessing)
+
+
+def or_data_error(load: Callable[[str], Pixels], path: str) -> Pixels:
+    """Load an image that was readable before; if it no longer is, training cannot go on."""
+    try:
+        return load(path)
+    except ImageError as error:
+        raise DataError(path, error.message, "It was readable when the run began.") from error
+
+
+def labels_of(samples: Sequence[Sample]) -> Tensor:
+    """[N] int64"""
+    return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+
+
+class Stoppable:
+    """Batches that end between two of them when a signal has come; with a label, also a progress bar."""
+
+    def __init__(self, batches: Batches, signals: Interruption, label: str | None = None) -> None:
+        self.batches = batches
+        self.signals = signals
+        self.label = label
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.batches.steps_per_epoch
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """As the batches themselves. Raises Interrupted."""
+        batches = self.batches.epoch(epoch, first_step)
+        steps = self.steps_per_epoch - first_step
+        for batch in progress(batches, self.label, steps, "batch") if self.label else batches:
+            self.signals.raise_if_requested()
+            yield batch

@@ -1,0 +1,189 @@
+"""tlkit predict: paths in, one record out for each, in order, as soon as it can be given."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tlkit.commands.devices import choose_device
+from tlkit.commands.models import open_model
+from tlkit.data.batches import normalise
+from tlkit.data.decode import ImageError
+from tlkit.data.folder import find_images
+from tlkit.data.preprocessing import Preprocessing
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, StorageError, UsageError
+from tlkit.interruption import die_by
+from tlkit.model.files import LoadedModel
+from tlkit.options import PredictOptions, worker_count
+from tlkit.output.predictions import WRITERS, Prediction
+
+IDLE_SECONDS = 0.05
+"""How long a batch waits for more images before it is answered as it is."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An input on its way: its pixels uint8 [H, W, 3], or why there are none."""
+
+    index: int
+    path: str
+    pixels: NDArray[np.uint8] | ImageError
+
+
+def predict(options: PredictOptions) -> int:
+    """Write a record for each path. Returns the exit status: 3 if some inputs failed."""
+    if not options.paths and sys.stdin.isatty():
+        raise UsageError("PATH", "is missing; name images or folders, or pipe a list of paths in")
+    paths = read_paths(options.paths or ["-"], sys.stdin.buffer, options.null)
+    device = choose_device(options.device)
+    model = open_model(options.model, options.weights).to(device)
+    ranked = options.top_k is not None
+    writer = WRITERS[options.format]
+    failures = 0
+    emit(writer.header(ranked))
+    for batch in load_batches(paths, model.preprocessing, options.batch_size, worker_count(options.workers)):
+        predictions = label_batch(model, batch, options.top_k or 1, device)
+        for prediction in predictions:
+            if prediction.error:
+                failures += 1
+                if options.format != "jsonl":
+                    printable = (
+                        prediction.path.encode("unicode_escape", "surrogateescape").decode("ascii", "replace")
+                        if not prediction.path.isprintable()
+                        else prediction.path
+                    )
+                    print(f"tlkit predict: {printable}: {prediction.error[1]}", file=sys.stderr)
+        emit(b"".join(writer.record(prediction, ranked) for prediction in predictions))
+    return SOME_INPUTS_FAILED if failures else DONE
+
+
+def read_paths(arguments: list[str], stdin: BinaryIO, null: bool) -> Iterator[str]:
+    """The inputs in order: files as named, the images of folders, and for - the list on standard input."""
+    for argument in arguments:
+        if argument == "-":
+            yield from read_list(stdin, b"\0" if null else b"\n")
+        elif os.path.isdir(argument):
+            yield from find_images(argument)
+        else:
+            yield argument
+
+
+def read_list(stream: BinaryIO, end: bytes) -> Iterator[str]:
+    """Names that each end with `end` (the last one may lack it), given as soon as they are whole."""
+    rest = b""
+    while chunk := os.read(stream.fileno(), 1 << 16):
+        *names, rest = (rest + chunk).split(end)
+        yield from map(os.fsdecode, names)
+    if rest:
+        yield os.fsdecode(rest)
+
+
+def load_batches(paths: Iterator[str], preprocessing: Preprocessing, size: int, workers: int) -> Iterator[list[Loaded]]:
+    """Read images ahead in threads; give them in order, `size` together or fewer when no more come soon."""
+
+    def load(index: int, path: str) -> Loaded:
+        try:
+            return Loaded(index, path, preprocessing.load(path))
+        except ImageError as error:
+            return Loaded(index, path, error)
+
+    coming: queue.Queue[Future[Loaded] | BaseException | None] = queue.Queue(maxsize=2 * size)
+    stopping = threading.Event()
+
+    def submit_all() -> None:
+        try:
+            for index, path in enumerate(paths):
+                put(coming, pool.submit(load, index, path), stopping)
+                if stopping.is_set():
+                    return
+            put(coming, None, stopping)
+        except BaseException as error:  # shown by the thread that consumes
+            put(coming, error, stopping)
+
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        threading.Thread(target=submit_all, daemon=True).start()
+        try:
+            yield from gather(coming, size)
+        finally:
+            stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def put(
+    coming: queue.Queue[Future[Loaded] | BaseException | None],
+    item: Future[Loaded] | BaseException | None,
+    stopping: threading.Event,
+) -> None:
+    """Put an item, waiting while the queue is full, unless nobody takes any more."""
+    while not stopping.is_set():
+        with contextlib.suppress(queue.Full):
+            coming.put(item, timeout=0.2)
+            return
+
+
+def gather(coming: queue.Queue[Future[Loaded] | BaseException | None], size: int) -> Iterator[list[Loaded]]:
+    """Batches of `size`; a smaller one when nothing has come for IDLE_SECONDS, and at the end."""
+    batch: list[Loaded] = []
+    while True:
+        try:
+            item = coming.get(timeout=IDLE_SECONDS if batch else None)
+        except queue.Empty:
+            yield batch
+            batch = []
+            continue
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            if batch:
+                yield batch
+            return
+        batch.append(item.result())
+        if len(batch) == size:
+            yield batch
+            batch = []
+
+
+@torch.inference_mode()
+def label_batch(model: LoadedModel, batch: list[Loaded], top_k: int, device: torch.device) -> list[Prediction]:
+    """Predictions for a batch in its order; images that could not be read become failures."""
+    readable = [item.pixels for item in batch if not isinstance(item.pixels, ImageError)]
+    tops: Iterator[tuple[tuple[str, float], ...]] = iter(())
+    if readable:
+        pixels = torch.from_numpy(np.stack(readable)).to(device)  # [B, H, W, 3]
+        logits = model.network(normalise(pixels, model.preprocessing))  # [B, C]
+        best = torch.softmax(logits.float(), dim=1).topk(min(top_k, len(model.classes)), dim=1)
+        tops = iter(
+            tuple((model.classes[label], probability) for label, probability in zip(labels, values, strict=True))
+            for labels, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        )
+    return [
+        Prediction(item.index, item.path, error=(item.pixels.code, item.pixels.message))
+        if isinstance(item.pixels, ImageError)
+        else Prediction(item.index, item.path, top=next(tops))
+        for item in batch
+    ]
+
+
+def emit(data: bytes) -> None:
+    """Write to standard output now. A reader that has left ends this process by SIGPIPE, as any filter."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        die_by(signal.SIGPIPE)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise StorageError("standard output", f"cannot be written: {error.strerror}") from error

@@ -1,0 +1,116 @@
+"""Indices -> batches [B, ...]: order, look-ahead, and normalisation."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tlkit.data.preprocessing import Preprocessing
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], bit for bit as torchvision's ToTensor and Normalize."""
+    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=pixels.device).view(3, 1, 1)
+    images = pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
+    return images.sub_(mean).div_(std)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """A permutation of range(count), [count] int64: a function of (seed, epoch) and nothing else."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(count, generator=generator)
+
+
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
+) -> Iterator[Result]:
+    """The results of function over items, in order, computed by threads up to `ahead` items early.
+
+    Threads, as decoding and resizing leave Python free meanwhile. An exception is raised in its item's place.
+    workers=0 computes each result when it is asked for.
+    """
+    if workers == 0:
+        yield from map(function, items)
+        return
+    pending: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def batch_indices(count: int, batch_size: int, seed: int | None, epoch: int, first_step: int) -> Iterator[Tensor]:
+    """The indices of each batch of an epoch from first_step on; in order without a seed, else shuffled."""
+    order = torch.arange(count) if seed is None else epoch_order(count, seed, epoch)
+    return iter(order[first_step * batch_size :].split(batch_size)) if first_step * batch_size < count else iter(())
+
+
+class VectorBatches:
+    """Batches of vectors in memory. vectors [N, ...], labels [N]; shuffled by seed in each epoch if there is one."""
+
+    def __init__(self, vectors: Tensor, labels: Tensor, batch_size: int, seed: int | None) -> None:
+        self.vectors = vectors
+        self.labels = labels
+        self.batch_size = batch_size
+        self.seed = seed
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """(vectors [B, ...], labels [B]) of each step; the last batch may be short."""
+        for chosen in batch_indices(len(self.labels), self.batch_size, self.seed, epoch, first_step):
+            yield self.vectors[chosen], self.labels[chosen]
+
+
+class ImageBatches:
+    """Batches of images, loaded ahead by threads. load(index, epoch) -> uint8 [H, W, 3]; labels [N]."""
+
+    def __init__(
+        self,
+        load: Callable[[int, int], NDArray[np.uint8]],
+        labels: Tensor,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        seed: int | None,
+        workers: int,
+    ) -> None:
+        self.load = load
+        self.labels = labels
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self.seed = seed
+        self.workers = workers
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.labels) // self.batch_size)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images [B, 3, H, W], labels [B]) of each step; the last batch may be short."""
+        steps = list(batch_indices(len(self.labels), self.batch_size, self.seed, epoch, first_step))
+        indices = (index for chosen in steps for index in chosen.tolist())
+        pixels = map_in_order(
+            lambda index: self.load(index, epoch), indices, workers=self.workers, ahead=2 * self.batch_size
+        )
+        for chosen in steps:
+            stacked = torch.from_numpy(np.stack([next(pixels) for _ in range(len(chosen))]))
+            yield normalise(stacked, self.preprocessing), self.labels[chosen]

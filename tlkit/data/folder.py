@@ -1,0 +1,264 @@
+"""A folder of images becomes samples (path, label), classes, and a deterministic split."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+from tlkit.data.decode import has_image_signature
+from tlkit.errors import DataError, MissingInputError
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+VALIDATION_NAMES = ("val", "valid", "validation")
+LAYOUT = "expected DATA/<class>/image, or DATA/train/<class>/image with DATA/val/<class>/image"
+
+
+class Sample(NamedTuple):
+    """An image file and the index of its class."""
+
+    path: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images, divided. classes are the folder names in byte order.
+
+    shape: how the division came about, for people. warnings: what is odd but no error.
+    """
+
+    root: str
+    classes: tuple[str, ...]
+    train: list[Sample]
+    val: list[Sample]
+    shape: str
+    warnings: tuple[str, ...] = ()
+
+    def to_split(self) -> dict[str, Any]:
+        """What split.json holds: classes, and for each class its files in train and in val.
+
+        Files under the root are named relative to it, others (from --val DIR) by their absolute path.
+        """
+        return {
+            "classes": list(self.classes),
+            "train": self._names_by_class(self.train),
+            "val": self._names_by_class(self.val),
+        }
+
+    def _names_by_class(self, samples: list[Sample]) -> dict[str, list[str]]:
+        names: dict[str, list[str]] = {name: [] for name in self.classes}
+        inside = os.path.join(self.root, "")
+        for path, label in samples:
+            name = path.removeprefix(inside) if path.startswith(inside) else os.path.abspath(path)
+            names[self.classes[label]].append(name)
+        return names
+
+    @classmethod
+    def from_split(cls, split: Mapping[str, Any], root: str) -> Self:
+        """The inverse of to_split, for images that now lie under root."""
+        labels = {name: label for label, name in enumerate(split["classes"])}
+
+        def samples(part: Mapping[str, list[str]]) -> list[Sample]:
+            return [Sample(os.path.join(root, name), labels[c]) for c, names in part.items() for name in names]
+
+        return cls(root, tuple(split["classes"]), samples(split["train"]), samples(split["val"]), "as the run began")
+
+
+def read_dataset(root: str, *, val: float | str = 0.2, seed: int = 0) -> Dataset:
+    """Find the images of a folder, in either of the two shapes, and divide them into train and validation.
+
+    val: the share of each class that is kept for validation, or a folder of class folders.
+    Raises MissingInputError for a folder that is not there, DataError for one whose content cannot be trained on.
+    """
+    require_folder(root)
+    train_folder = os.path.join(root, "train")
+    val_folder = val if isinstance(val, str) else validation_folder(root)
+    if isinstance(val, str):
+        require_folder(val)
+    has_parts = os.path.isdir(train_folder) and set(subfolders(root)) <= {"train", "test", *VALIDATION_NAMES}
+    source = train_folder if has_parts else root
+    classes, samples = read_classes(source)
+    if isinstance(val, str) or (has_parts and val_folder):
+        assert isinstance(val_folder, str)
+        val_samples = read_labelled(val_folder, classes, exactly=True)
+        shape = f"train from {source}, validation from {val_folder}"
+        return Dataset(root, classes, samples, val_samples, shape)
+    return divide(root, source, classes, samples, float(val), seed)
+
+
+def divide(
+    root: str, source: str, classes: tuple[str, ...], samples: list[Sample], fraction: float, seed: int
+) -> Dataset:
+    """Keep a share of each class for validation: the images whose hash of (seed, class, name) is smallest.
+
+    An image's place depends on no other image, except where the share is cut off.
+    """
+    by_class: list[list[Sample]] = [[] for _ in classes]
+    for sample in samples:
+        by_class[sample.label].append(sample)
+    val: set[str] = set()
+    warnings = []
+    for name, members in zip(classes, by_class, strict=True):
+        if len(members) == 1:
+            warnings.append(f"class {name!r} has one image, so none to validate on")
+            continue
+        kept = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        ranked = sorted(members, key=lambda s: split_rank(seed, name, os.path.relpath(s.path, source)))
+        val.update(sample.path for sample in ranked[:kept])
+    if not val:
+        raise DataError(root, "no class has two images, so none can be kept for validation")
+    return Dataset(
+        root,
+        classes,
+        [sample for sample in samples if sample.path not in val],
+        [sample for sample in samples if sample.path in val],
+        f"{fraction:.0%} of each class kept for validation, seed {seed}",
+        tuple(warnings),
+    )
+
+
+def split_rank(seed: int, class_name: str, name: str) -> bytes:
+    """Where an image stands in the order from which validation images are taken."""
+    return hashlib.sha256(os.fsencode(f"{seed}\0{class_name}\0{name}")).digest()
+
+
+def read_classes(folder: str) -> tuple[tuple[str, ...], list[Sample]]:
+    """Class folders and their images. Raises DataError unless there are two classes, each with an image."""
+    classes = tuple(subfolders(folder))
+    if len(classes) < 2:
+        raise DataError(folder, describe_no_classes(folder, classes))
+    samples = [
+        Sample(path, label) for label, name in enumerate(classes) for path in find_images(os.path.join(folder, name))
+    ]
+    require_images(folder, classes, samples)
+    return classes, samples
+
+
+def describe_no_classes(folder: str, classes: tuple[str, ...]) -> str:
+    """What is there instead of two class folders."""
+    loose = next(iter(find_images(folder, deep=False)), None)
+    if not classes:
+        found = (
+            f"its images (such as {os.path.basename(loose)}) are not in class folders" if loose else "holds no images"
+        )
+    else:
+        found = f"holds one class folder only, {classes[0]!r}; a classifier needs two classes"
+    return f"{found}; {LAYOUT}"
+
+
+def require_images(folder: str, classes: Sequence[str], samples: list[Sample]) -> None:
+    """Raises DataError naming the classes that have no image."""
+    present = {sample.label for sample in samples}
+    empty = [repr(name) for label, name in enumerate(classes) if label not in present]
+    if empty:
+        names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
+        raise DataError(folder, f"no image in class {names}; {LAYOUT}", "Add images to it, or remove the folder.")
+
+
+def read_labelled(folder: str, classes: Sequence[str], *, exactly: bool = False) -> list[Sample]:
+    """The images of a folder of class folders, labelled by known classes.
+
+    exactly: every known class must have an image. Raises DataError for a class that is not known.
+    """
+    require_folder(folder)
+    found = subfolders(folder)
+    labels = {name: label for label, name in enumerate(classes)}
+    strange = [name for name in found if name not in labels]
+    missing = [name for name in classes if name not in found] if exactly else []
+    if strange or missing or not found:
+        differences = [f"unknown here: {', '.join(map(repr, strange[:5]))}"] if strange else []
+        differences += [f"missing here: {', '.join(map(repr, missing[:5]))}"] if missing else []
+        expected = f"expected class folders named as {', '.join(map(repr, classes[:5]))}"
+        raise DataError(folder, f"{'; '.join(differences) or 'holds no class folders'}; {expected}")
+    samples = [Sample(path, labels[name]) for name in found for path in find_images(os.path.join(folder, name))]
+    if exactly:
+        require_images(folder, classes, samples)
+    if not samples:
+        raise DataError(folder, f"holds no images; {expected_layout(classes)}")
+    return samples
+
+
+def expected_layout(classes: Sequence[str]) -> str:
+    """The layout that evaluation expects, in words."""
+    return f"expected {classes[0]}/image and so on"
+
+
+def find_evaluation_folder(root: str) -> str:
+    """The part of a folder that is meant for evaluation: test, else validation, else the folder itself."""
+    test = os.path.join(root, "test")
+    return test if os.path.isdir(test) else validation_folder(root) or root
+
+
+def validation_folder(root: str) -> str | None:
+    """The folder of validation images beside train, if there is one."""
+    return next((f for name in VALIDATION_NAMES if os.path.isdir(f := os.path.join(root, name))), None)
+
+
+def require_folder(folder: str) -> None:
+    """Raises MissingInputError unless a folder can be listed."""
+    try:
+        os.scandir(folder).close()
+    except NotADirectoryError:
+        raise MissingInputError(folder, "is a file; expected a folder of images") from None
+    except OSError as error:
+        raise MissingInputError(folder, f"cannot be read: {error.strerror}") from error
+
+
+def subfolders(folder: str) -> list[str]:
+    """Names of the folders in a folder, hidden ones left out, in byte order."""
+    with os.scandir(folder) as entries:
+        return sorted((e.name for e in entries if not is_hidden(e.name) and e.is_dir()), key=os.fsencode)
+
+
+def is_hidden(name: str) -> bool:
+    """Names that are never meant as data: .git, .ipynb_checkpoints, ._x.jpg, Thumbs.db."""
+    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
+
+
+def find_images(folder: str, *, deep: bool = True) -> Iterator[str]:
+    """Image files below a folder in byte order: each real file and each real folder once, hidden ones never.
+
+    A file counts by its suffix, or else by its first bytes. Symbolic links are followed, loops are not.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def walk(current: str) -> Iterator[str]:
+        with os.scandir(current) as listing:
+            entries = sorted((e for e in listing if not is_hidden(e.name)), key=lambda e: os.fsencode(e.name))
+        for entry in entries:
+            if entry.is_dir():
+                if deep and is_new(entry):
+                    yield from walk(entry.path)
+            elif looks_like_image(entry) and (not entry.is_symlink() or is_new(entry)):
+                yield entry.path
+
+    def is_new(entry: os.DirEntry[str]) -> bool:
+        try:
+            status = entry.stat()
+        except OSError:  # a link that leads nowhere is found, and reported, where images are opened
+            return True
+        identity = (status.st_dev, status.st_ino)
+        if identity in seen:
+            return False
+        seen.add(identity)
+        return True
+
+    root = os.stat(folder)
+    seen.add((root.st_dev, root.st_ino))
+    return walk(folder)
+
+
+def looks_like_image(entry: os.DirEntry[str]) -> bool:
+    """Whether a file is meant as an image: named like one, or beginning like one."""
+    if entry.name.lower().endswith(SUFFIXES):
+        return True
+    if not entry.is_file():
+        return False
+    try:
+        with open(entry.path, "rb") as file:
+            return has_image_signature(file.read(16))
+    except OSError:
+        return False

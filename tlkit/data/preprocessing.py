@@ -1,0 +1,143 @@
+"""Pixels as a backbone wants them: the arithmetic of timm's and torchvision's evaluation transforms, exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tlkit.data.decode import decode_image
+
+Pixels = NDArray[np.uint8]
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "hamming": Image.Resampling.HAMMING,
+    "box": Image.Resampling.BOX,
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, crop, normalise.
+
+    image_size: (height, width) of the result. resize: (height, width) to resize to before the crop.
+    crop_mode: "center" keeps the shape (the shorter side becomes resize), "squash" does not, "border" fits the
+    longer side and pads with the mean. mean, std: of each channel, pixels counted from 0 to 1.
+    """
+
+    image_size: tuple[int, int]
+    resize: tuple[int, int]
+    crop_mode: str
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def from_timm_config(cls, config: Mapping[str, Any]) -> Self:
+        """From what timm.data.resolve_model_data_config returns; see timm.data.transforms_factory."""
+        _, height, width = config["input_size"]
+        interpolation = config["interpolation"]
+        return cls(
+            image_size=(height, width),
+            resize=(math.floor(height / config["crop_pct"]), math.floor(width / config["crop_pct"])),
+            crop_mode=config["crop_mode"],
+            interpolation="bilinear" if interpolation == "random" else interpolation,
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+        )
+
+    @classmethod
+    def from_torchvision_transforms(cls, preset: Any) -> Self:
+        """From the transforms of torchvision weights (torchvision.transforms._presets.ImageClassification)."""
+        crop, resize = preset.crop_size[0], preset.resize_size[0]
+        return cls(
+            image_size=(crop, crop),
+            resize=(resize, resize),
+            crop_mode="center",
+            interpolation=preset.interpolation.value,
+            mean=tuple(preset.mean),
+            std=tuple(preset.std),
+        )
+
+    def with_image_size(self, side: int) -> Self:
+        """The same for a square input of another size; the share that is cropped away stays."""
+        share = self.resize[0] / self.image_size[0]
+        resize = math.floor(side * share + 0.5)
+        return dataclasses.replace(self, image_size=(side, side), resize=(resize, resize))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of to_dict."""
+        return cls(**{name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in values.items()})
+
+    @property
+    def shortest_side(self) -> int:
+        """How small the shorter side of a reduced JPEG may be: twice what it is resized to."""
+        return 2 * max(self.resize)
+
+    def load(self, path: str) -> Pixels:
+        """A file as the backbone's input: uint8 [H, W, 3]. Raises ImageError."""
+        return self(decode_image(path, self.shortest_side))
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """Resize and crop an RGB image: uint8 [H, W, 3]."""
+        if self.crop_mode == "center":
+            image = without_far_ends(image)
+        resample = INTERPOLATIONS[self.interpolation]
+        image = image.resize(self._resized(image.width, image.height), resample)
+        fill = tuple(round(255 * value) for value in self.mean) if self.crop_mode == "border" else (0, 0, 0)
+        return np.asarray(centre_crop(image, self.image_size, fill))
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) to resize an image of that size to."""
+        target_height, target_width = self.resize
+        if self.crop_mode == "squash":
+            return target_width, target_height
+        if self.crop_mode == "border" or target_height != target_width:
+            ratios = height / target_height, width / target_width
+            # timm rounds here where torchvision, below, cuts off.
+            ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
+        if width <= height:
+            return target_width, int(target_width * height / width)
+        return int(target_height * width / height), target_height
+
+
+def without_far_ends(image: Image.Image, longest: int = 16) -> Image.Image:
+    """Cut a very long image to `longest` times its shorter side, around its middle.
+
+    The crop would remove the ends anyway, but resizing 1 x 5000 pixels by their shorter side comes first and
+    would make millions.
+    """
+    limit = longest * min(image.size)
+    width, height = min(image.width, limit), min(image.height, limit)
+    if (width, height) == image.size:
+        return image
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def centre_crop(image: Image.Image, size: tuple[int, int], fill: tuple[int, ...]) -> Image.Image:
+    """Cut (height, width) from the middle, padding what is smaller, with torchvision's rounding."""
+    height, width = size
+    if image.width < width or image.height < height:
+        padded = Image.new("RGB", (max(image.width, width), max(image.height, height)), fill)
+        padded.paste(image, (max(0, width - image.width) // 2, max(0, height - image.height) // 2))
+        image = padded
+    left = int(round((image.width - width) / 2.0))
+    top = int(round((image.height - height) / 2.0))
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,272 @@
+"""Backbone and head: features taken before a network's own classifier, a new head on them, and back to one network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from tlkit.errors import UsageError
+from tlkit.model.backbones import BackboneName, ClassifierLayers, build_network, classifier_layers
+
+DEFAULT_HIDDEN = 512
+
+
+class Backbone(nn.Module):
+    """A plain network seen as a source of features: what enters its classifier, or (stack) its class outputs."""
+
+    def __init__(self, name: BackboneName, network: nn.Module, layers: ClassifierLayers | None) -> None:
+        """layers: the classifier whose input is the feature; None for the network's outputs."""
+        super().__init__()
+        self.name = name
+        self.network = network
+        self.layers = layers
+        self._entering: dict[str, Tensor] = {}
+        for leaf in layers.leaves if layers else ():
+            network.get_submodule(leaf).register_forward_pre_hook(partial(self._keep, leaf))
+
+    def _keep(self, leaf: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._entering[leaf] = inputs[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> features [B, D], or [B, P, D] where the classifier looks at P positions."""
+        outputs: Tensor = self.network(images)
+        if self.layers is None:
+            return outputs
+        parts = [as_rows(self._entering.pop(leaf)) for leaf in self.layers.leaves]
+        return torch.cat(parts, dim=-1)
+
+    def width(self) -> int:
+        """Features in a row, D."""
+        assert self.layers is not None
+        layers = [self.network.get_submodule(leaf) for leaf in self.layers.leaves]
+        return sum(layer.weight.shape[1] for layer in layers if isinstance(layer, (nn.Linear, nn.Conv2d)))
+
+    def head_names(self) -> tuple[str, ...]:
+        """The layers of the network that its weights file need not hold."""
+        return (*self.layers.leaves, *self.layers.auxiliary) if self.layers else ()
+
+
+def as_rows(entering: Tensor) -> Tensor:
+    """What enters a classifier, as rows of features: [B, D], or [B, P, D] for maps and token sequences."""
+    if entering.ndim == 4:
+        rows = entering.flatten(2).transpose(1, 2)  # [B, D, H, W] -> [B, P, D]
+        return rows[:, 0] if rows.shape[1] == 1 else rows
+    return entering
+
+
+class Head(nn.Module):
+    """A new classifier on features. It standardises them first, so one learning rate suits every backbone.
+
+    Where features have positions, each position is classified and the positive parts are averaged, as SqueezeNet
+    does with its own classifier.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: int, classes: int, hidden: int | None, positions: bool) -> None:
+        """hidden: width of an MLP; None for a linear head."""
+        super().__init__()
+        self.positions = positions
+        self.layers: nn.Module
+        if hidden is None:
+            self.layers = nn.Linear(features, classes)
+            # Zero is where regularised linear regression starts. A unit bias keeps the ReLU over positions alive.
+            nn.init.zeros_(self.layers.weight)
+            nn.init.constant_(self.layers.bias, 1.0 if positions else 0.0)
+        else:
+            self.layers = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, classes))
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+
+    def set_standardisation(self, mean: Tensor, std: Tensor) -> None:
+        """mean, std [D] of the training features. A feature that never varies is left unscaled."""
+        constant = std <= 1e-6 * mean.abs().clamp_min(1e-6)
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] or [B, P, D] -> logits [B, C]"""
+        logits: Tensor = self.layers((features.float() - self.mean) / self.std)
+        return logits.relu().mean(dim=1) if self.positions else logits
+
+    def folded(self) -> nn.Module:
+        """The layers as they act on features that are not standardised; computed in float64."""
+        layers = copy.deepcopy(self.layers)
+        first = layers[0] if isinstance(layers, nn.Sequential) else layers
+        assert isinstance(first, nn.Linear)
+        weight = first.weight.detach().double() / self.std.double()
+        bias = first.bias.detach().double() - weight @ self.mean.double()
+        first.weight = nn.Parameter(weight.float())
+        first.bias = nn.Parameter(bias.float())
+        return layers
+
+
+class Classifier(nn.Module):
+    """Backbone and head. Only the head trains, and modules of the backbone that are named to be unfrozen."""
+
+    def __init__(self, backbone: Backbone, head: Head, unfreeze: str | None = None) -> None:
+        """unfreeze: module names or prefixes of names with commas between, or "all".
+
+        Raises UsageError for a name that fits no module.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.unfrozen = unfrozen_modules(backbone, unfreeze)
+        backbone.requires_grad_(False)
+        for name in self.unfrozen:
+            for key, parameter in backbone.network.get_submodule(name).named_parameters(prefix=name):
+                parameter.requires_grad_(not key.startswith(tuple(f"{leaf}." for leaf in backbone.head_names())))
+        self.train()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> logits [B, C]"""
+        logits: Tensor = self.head(self.backbone(images))
+        return logits
+
+    def train(self, mode: bool = True) -> Classifier:
+        """As for any module, but what is frozen stays in eval mode: BatchNorm buffers and dropout do not move."""
+        super().train(mode)
+        self.backbone.eval()
+        for name in self.unfrozen:
+            self.backbone.network.get_submodule(name).train(mode)
+        return self
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """What trains and nothing else: the head, and parameters and buffers of unfrozen modules."""
+        state = {f"head.{key}": tensor for key, tensor in self.head.state_dict().items()}
+        for key, tensor in self.backbone.network.state_dict().items():
+            if self._trains(key):
+                state[f"backbone.{key}"] = tensor
+        return state
+
+    def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of trainable_state. Raises RuntimeError for other keys or shapes."""
+        self.head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
+        rest = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
+        expected = {key for key in self.backbone.network.state_dict() if self._trains(key)}
+        if rest.keys() != expected:
+            raise RuntimeError(f"{len(rest.keys() ^ expected)} keys of the backbone differ from what is unfrozen")
+        self.backbone.network.load_state_dict(rest, strict=False)
+
+    def _trains(self, key: str) -> bool:
+        inside = any(not name or key.startswith(f"{name}.") for name in self.unfrozen)
+        return inside and not key.startswith(tuple(f"{leaf}." for leaf in self.backbone.head_names()))
+
+    def shipped(self) -> nn.Module:
+        """The same function as one plain network: the head, with its standardisation folded in, at its place.
+
+        For a linear head it is exactly what timm or torchvision builds with that many classes. Frozen tensors
+        are shared with this classifier, not copied.
+        """
+        layers = self.head.folded()
+        # Told that it has copied them already, deepcopy shares the tensors; and the hooks' backbone, left out below.
+        shared: dict[int, object] = {id(self.backbone): self.backbone}
+        shared |= {id(t): t for t in (*self.backbone.network.parameters(), *self.backbone.network.buffers())}
+        network = copy.deepcopy(self.backbone.network, shared)
+        for leaf in self.backbone.head_names():
+            network.get_submodule(leaf)._forward_pre_hooks.clear()
+        return put_head(network, layers, self.backbone.layers).eval().requires_grad_(False)
+
+
+def unfrozen_modules(backbone: Backbone, unfreeze: str | None) -> tuple[str, ...]:
+    """The modules that the names mean; "" is the whole network."""
+    if unfreeze is None:
+        return ()
+    if unfreeze == "all":
+        return ("",)
+    modules = [name for name, _ in backbone.network.named_modules() if name]
+    chosen: list[str] = []
+    for wanted in unfreeze.split(","):
+        found = [wanted] if wanted in modules else [n for n in modules if n.startswith(wanted) and wanted]
+        if not found:
+            top = ", ".join(name for name in modules if "." not in name)
+            raise UsageError("--unfreeze", f"{backbone.name} has no module {wanted!r}", f"At the top it has: {top}.")
+        chosen += [name for name in found if not any(name.startswith(f"{c}.") for c in chosen)]
+    return tuple(chosen)
+
+
+def put_head(network: nn.Module, layers: nn.Module, where: ClassifierLayers | None) -> nn.Module:
+    """Put trained layers at the classifier of a plain network; on top of its outputs where `where` is None."""
+    if where is None:
+        return nn.Sequential(network, layers)
+    for name in where.auxiliary:
+        auxiliary = network.get_submodule(name)
+        for key, parameter in list(auxiliary.named_parameters()):
+            setattr(auxiliary, key, nn.Parameter(torch.zeros_like(parameter)))
+    if isinstance(layers, nn.Linear):
+        share_among_leaves(network, layers, where.leaves)
+    else:
+        put_mlp(network, layers, where.leaves)
+    return network
+
+
+def share_among_leaves(network: nn.Module, linear: nn.Linear, leaves: tuple[str, ...]) -> None:
+    """Give each leaf its part of a joint linear layer. Their outputs are averaged, so each part is scaled up."""
+    start = 0
+    for name in leaves:
+        leaf = network.get_submodule(name)
+        assert isinstance(leaf, (nn.Linear, nn.Conv2d))
+        width = leaf.weight.shape[1]
+        weight = linear.weight.detach()[:, start : start + width] * len(leaves)
+        leaf.weight = nn.Parameter(weight.reshape(leaf.weight.shape).clone())
+        leaf.bias = nn.Parameter(linear.bias.detach().clone())
+        start += width
+
+
+def put_mlp(network: nn.Module, layers: nn.Module, leaves: tuple[str, ...]) -> None:
+    """Replace the classifier layer itself by an MLP."""
+    assert isinstance(layers, nn.Sequential)
+    leaf = network.get_submodule(leaves[0])
+    flatten = [nn.Flatten(1)] if isinstance(leaf, nn.Conv2d) else []
+    network.set_submodule(leaves[0], nn.Sequential(*flatten, *layers))
+
+
+def build_classifier(
+    name: BackboneName, network: nn.Module, classes: int, head: str, hidden: int | None, unfreeze: str | None
+) -> Classifier:
+    """A new head on a plain network that was built for `classes` classes, or for its own under a stacked head.
+
+    Raises UsageError for a head that this network cannot take.
+    """
+    if head == "stack":
+        outputs = own_classes(name, network)
+        return Classifier(Backbone(name, network, None), Head(outputs, classes, None, False), unfreeze)
+    backbone = Backbone(name, network, classifier_layers(name, network, classes))
+    positions = type(network).__name__ == "SqueezeNet"
+    if head == "linear":
+        return Classifier(backbone, Head(backbone.width(), classes, None, positions), unfreeze)
+    assert backbone.layers is not None
+    if positions or len(backbone.layers.leaves) > 1:
+        raise UsageError("--head mlp", f"does not fit {name}, whose classifier is not a single linear layer")
+    return Classifier(backbone, Head(backbone.width(), classes, hidden or DEFAULT_HIDDEN, False), unfreeze)
+
+
+def own_classes(name: BackboneName, network: nn.Module) -> int:
+    """How many class outputs a plain network has."""
+    layer = network.get_submodule(classifier_layers(name, network, None).leaves[0])
+    assert isinstance(layer, (nn.Linear, nn.Conv2d))
+    return layer.weight.shape[0]
+
+
+def build_shipped(
+    name: BackboneName,
+    classes: int,
+    head: str,
+    hidden: int | None,
+    image_size: int | None,
+    backbone_classes: int | None,
+) -> nn.Module:
+    """A network with the structure of Classifier.shipped, to load its state dict into.
+
+    backbone_classes: the class outputs of the backbone itself, under a stacked head.
+    """
+    network = build_network(name, backbone_classes or classes, image_size)
+    if head == "linear":
+        return network
+    return build_classifier(name, network, classes, head, hidden, None).shipped()

@@ -1,0 +1,105 @@
+"""A prediction, and its writers: tsv, csv, jsonl. A record is whole lines of bytes; file names are kept as they are."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What became of one input.
+
+    index: its place in the input. top: (label, probability), best first; empty for a failure.
+    error: (code, message) of a failure, else None.
+    """
+
+    index: int
+    path: str
+    top: tuple[tuple[str, float], ...] = ()
+    error: tuple[str, str] | None = None
+
+
+class Writer(Protocol):
+    """A format. ranked: several labels for each image, so rows carry their rank."""
+
+    def header(self, ranked: bool) -> bytes: ...
+
+    def record(self, prediction: Prediction, ranked: bool) -> bytes: ...
+
+
+class TsvWriter:
+    r"""path, label, probability, and with several labels the rank. No header.
+
+    Backslash, tab, newline and carriage return in a name are written as \\ \t \n \r, so a record is one line
+    and every name can be told.
+    """
+
+    ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+
+    def header(self, ranked: bool) -> bytes:
+        return b""
+
+    def record(self, prediction: Prediction, ranked: bool) -> bytes:
+        rows = ["\t".join(cell.translate(self.ESCAPES) for cell in cells) for cells in table_rows(prediction, ranked)]
+        return "".join(row + "\n" for row in rows).encode("utf-8", "surrogateescape")
+
+
+class CsvWriter:
+    """The columns of tsv with a header, quoted as RFC 4180 says (lines end with a newline alone)."""
+
+    def header(self, ranked: bool) -> bytes:
+        return self._lines([["path", "label", "probability"] + ["rank"] * ranked])
+
+    def record(self, prediction: Prediction, ranked: bool) -> bytes:
+        return self._lines(table_rows(prediction, ranked))
+
+    def _lines(self, rows: list[list[str]]) -> bytes:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+class JsonlWriter:
+    """One JSON object for each input, failures included. A name that is not UTF-8 is path_bytes in base64."""
+
+    def header(self, ranked: bool) -> bytes:
+        return b""
+
+    def record(self, prediction: Prediction, ranked: bool) -> bytes:
+        record: dict[str, Any] = {"v": RECORD_VERSION, "i": prediction.index, **path_fields(prediction.path)}
+        if prediction.error:
+            code, message = prediction.error
+            message = message.encode("utf-8", "replace").decode()
+            record |= {"status": "error", "error": {"code": code, "message": message}}
+        else:
+            top = [{"label": label, "probability": probability} for label, probability in prediction.top]
+            record |= {"status": "ok", **top[0], "top": top}
+        return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogateescape")
+
+
+WRITERS: dict[str, Writer] = {"tsv": TsvWriter(), "csv": CsvWriter(), "jsonl": JsonlWriter()}
+
+
+def table_rows(prediction: Prediction, ranked: bool) -> list[list[str]]:
+    """The rows of one input: none for a failure, else one for each label."""
+    return [
+        [prediction.path, label, f"{probability:.6f}"] + [str(rank)] * ranked
+        for rank, (label, probability) in enumerate(prediction.top, start=1)
+    ]
+
+
+def path_fields(path: str) -> dict[str, str]:
+    """The path as JSON can say it: text, or base64 of its bytes."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return {"path_bytes": base64.b64encode(os.fsencode(path)).decode()}
+    return {"path": path}
