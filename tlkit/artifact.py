@@ -1,7 +1,7 @@
 """A dict of tensors and plain values as one file with a checksum; the one place where torch files are opened.
 
-Nothing is ever unpickled as code: files open with torch.load(weights_only=True) and an empty allow-list, and there
-is no fallback.
+Nothing from outside is ever unpickled as code: files open with torch.load(weights_only=True) and an empty
+allow-list, and there is no fallback.
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ def load_safely(path: str) -> Any:
     except Exception as error:  # torch raises many kinds for damaged files, none of them documented
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(path, f"is not a torch file, or is damaged ({first_line[:120]})") from None
+
+
+def load_our_own_code(path: str) -> Any:
+    """Open a pickled module that this very process has just written. The only place that may unpickle code."""
+    return torch.load(path, map_location="cpu", weights_only=False)
 
 
 def digest(value: Any) -> str:

@@ -106,11 +106,7 @@ def parameter_of(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
             metavar=declared_as["metavar"],
             show_default=field.default not in (None, False),
         )
-    default = field.default
-    if field.default_factory is not dataclasses.MISSING:
-        default = field.default_factory()
-    if default is dataclasses.MISSING:
-        default = inspect.Parameter.empty
+    default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, about]
     )

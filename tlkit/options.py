@@ -20,8 +20,6 @@ DEFAULT_BACKBONE = "timm/vit_small_patch14_dinov2.lvd142m"
 def argument(help: str, *, default: Any = dataclasses.MISSING, metavar: str | None = None) -> Any:
     """Declare a positional argument; without a default it must be given."""
     metadata = {"help": help, "positional": True, "metavar": metavar}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -177,10 +175,8 @@ class PredictOptions(Options):
     """tlkit predict"""
 
     model: str = argument("Run folder, checkpoint, model.pt or exported file.")
-    paths: list[str] = argument(
-        "Images, folders of images, or - for a list of paths on standard input.",
-        default=[],
-        metavar="[PATH]...",
+    paths: list[str] | None = argument(
+        "Images, folders of images, or - for a list of paths on standard input.", default=None, metavar="[PATH]..."
     )
     null: bool = option(False, "Paths on standard input end with a NUL byte, not a newline.", short="-0")
     format: Literal["tsv", "csv", "jsonl"] = option("tsv", "How records are written.")
@@ -233,6 +229,11 @@ class ExportOptions(Options):
         super().__post_init__()
         if self.output is None:
             raise UsageError("--output", "is missing; name the file to write")
+        if self.format in ("state_dict", "full") and self.output.endswith(".safetensors"):
+            raise UsageError(
+                f"--format {self.format}",
+                f"does not fit --output {self.output}; use --format safetensors, or name it .pt",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

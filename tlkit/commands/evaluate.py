@@ -94,10 +94,10 @@ def confusion_lines(result: Evaluation, largest: int = 20) -> list[str]:
     """The confusion matrix where it fits a terminal, else its largest entries off the diagonal."""
     if len(result.classes) <= largest:
         cells = max(len(str(result.confusion.max())), 3)
-        width = max(len(f"{number} {name}") for number, name in enumerate(result.classes))
+        width = max(10, *(len(f"{number} {name}") for number, name in enumerate(result.classes)))
         head = "  ".join(f"{number:>{cells}}" for number in range(len(result.classes)))
-        return [f"{'true \\ predicted':<{width}}  {head}"] + [
-            f"{f'{number} {name}':<{max(width, 16)}}  " + "  ".join(f"{value:>{cells}}" for value in row)
+        return [f"{'true, down':<{width}}  {head}  predicted, across"] + [
+            f"{f'{number} {name}':<{width}}  " + "  ".join(f"{value:>{cells}}" for value in row)
             for number, (name, row) in enumerate(zip(result.classes, result.confusion, strict=True))
         ]
     wrong = result.confusion.copy()

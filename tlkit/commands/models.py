@@ -21,10 +21,8 @@ from tlkit.model.files import (
 )
 from tlkit.model.weights import read_safetensors
 from tlkit.options import FinetuneOptions
+from tlkit.output.exporters import DESCRIPTION_KEY
 from tlkit.run_folder import RunFolder
-
-DESCRIPTION_KEY = "tlkit"
-"""Where exported files keep what the model says about itself."""
 
 
 def open_model(path: str, weights: str | None = None) -> LoadedModel:

@@ -1,0 +1,35 @@
+"""tlkit backbones: what can be loaded."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from tlkit.errors import DONE, MissingInputError, TlkitError
+from tlkit.model.backbones import BackboneName, build_network, list_backbones, preferred_image_size, preprocessing_of
+from tlkit.options import BackbonesOptions
+from tlkit.terminal import compact, count, say
+
+
+def backbones(options: BackbonesOptions) -> int:
+    """Print a name on each line, with --sizes also parameters and input size. Returns the exit status."""
+    found = list_backbones(options.pattern)
+    if not found:
+        raise MissingInputError(f"{options.pattern}", "no backbone has a name like this")
+    for backbone in found:
+        sys.stdout.write("\t".join([str(backbone), *(sizes(backbone) if options.sizes else [])]) + "\n")
+    say("found", count(len(found), "backbone"))
+    return DONE
+
+
+def sizes(backbone: BackboneName) -> list[str]:
+    """Parameters of the backbone and its input size; a dash where it cannot be built."""
+    size = preferred_image_size(backbone)
+    try:
+        with torch.device("meta"):
+            network = build_network(backbone, 1000, size)
+        height, width = preprocessing_of(backbone, network, size).image_size
+    except TlkitError:
+        return ["-", "-"]
+    return [compact(sum(p.numel() for p in network.parameters())), f"{width}x{height}"]

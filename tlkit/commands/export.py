@@ -1,0 +1,85 @@
+"""tlkit export: the model in another format, read back and compared before the command says done."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from tlkit.commands.models import open_model
+from tlkit.errors import DataError, OutputError
+from tlkit.model.classifier import build_shipped
+from tlkit.model.files import LoadedModel
+from tlkit.options import ExportOptions
+from tlkit.output.exporters import EXPORTERS, Exportable
+from tlkit.terminal import say
+
+TOLERANCE = 1e-4
+BATCH_SIZES = (1, 7)
+
+
+def export(options: ExportOptions) -> int:
+    """Write, read back, compare. Prints the path; returns the exit status."""
+    exporter = EXPORTERS[options.format]
+    output = os.path.abspath(options.output or "")
+    require_free(output, options.overwrite)
+    model = open_model(options.model, options.weights)
+    exportable = as_exportable(model)
+    exporter.write(exportable, output)
+    difference = compare(model, exporter.read(exportable, output), output)
+    say("export", f"{options.format}, read back and compared: logits differ by {difference:.1g} at most")
+    say("open", exporter.how_to_open(exportable, options.output or ""))
+    print(options.output)
+    return 0
+
+
+def require_free(output: str, overwrite: bool) -> None:
+    """Raises OutputError if something is there already, or the folder it goes to is not."""
+    if os.path.lexists(output) and not overwrite:
+        raise OutputError(output, "exists already", "Choose another --output, or replace it by --overwrite.")
+    folder = os.path.dirname(output)
+    if not os.path.isdir(folder):
+        raise OutputError(output, f"cannot be created: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(output, "cannot be created: permission denied")
+
+
+def as_exportable(model: LoadedModel) -> Exportable:
+    """A model as exporters see it."""
+    description = model.description
+    return Exportable(
+        network=model.network,
+        rebuild=lambda: build_shipped(
+            description.backbone,
+            len(description.classes),
+            description.head,
+            description.hidden,
+            description.image_size,
+            description.backbone_classes,
+        ),
+        description=description.to_dict(),
+        source=description.backbone.source,
+        name=description.backbone.name,
+        head=description.head,
+        classes=description.classes,
+        image_size=description.preprocessing.image_size,
+    )
+
+
+@torch.inference_mode()
+def compare(model: LoadedModel, reread: torch.nn.Module, output: str) -> float:
+    """The largest difference between the logits of both on random images.
+
+    Raises DataError if it is more than rounding.
+    """
+    largest = 0.0
+    height, width = model.preprocessing.image_size
+    generator = torch.Generator().manual_seed(0)
+    for size in BATCH_SIZES:
+        images = torch.randn(size, 3, height, width, generator=generator)
+        expected, found = model.network(images), reread.eval()(images)
+        difference = (expected - found).abs().max().item()
+        if not difference <= TOLERANCE * max(1.0, expected.abs().max().item()):
+            raise DataError(output, f"reads back with logits that differ by {difference:.3g}; do not use it")
+        largest = max(largest, difference)
+    return largest

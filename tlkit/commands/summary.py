@@ -1,0 +1,103 @@
+"""tlkit summary: layers, parameters frozen and trainable, multiply-adds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tlkit.commands.models import open_model
+from tlkit.errors import DONE
+from tlkit.model.backbones import (
+    build_network,
+    classifier_layers,
+    find_backbone,
+    preferred_image_size,
+    preprocessing_of,
+)
+from tlkit.options import SummaryOptions
+from tlkit.terminal import compact
+
+
+@dataclass(frozen=True)
+class Row:
+    """A module and what is in it, its own modules included."""
+
+    name: str
+    kind: str
+    parameters: int
+    multiply_adds: int
+
+
+def summary(options: SummaryOptions) -> int:
+    """Print a table of modules and the totals. Returns the exit status."""
+    if os.path.exists(options.model):
+        model = open_model(options.model)
+        title, network = str(model.description.backbone), model.network
+        size = model.preprocessing.image_size
+        trained = head_parameters(network, len(model.classes), model.description.head, title)
+    else:
+        backbone = find_backbone(options.model)
+        image_size = options.image_size or preferred_image_size(backbone)
+        network = build_network(backbone, 1000, image_size)
+        title, size = str(backbone), preprocessing_of(backbone, network, image_size).image_size
+        trained = head_parameters(network, 1000, "linear", title)
+    rows = rows_of(network, size, options.depth)
+    total = rows[0]
+    lines = [f"{title} at {size[1]}x{size[0]} px", ""]
+    lines += table(rows[1:])
+    lines += [
+        "",
+        f"parameters     {total.parameters:,} ({compact(total.parameters)})",
+        f"  frozen       {total.parameters - trained:,}",
+        f"  trainable    {trained:,} (the head)",
+        f"multiply-adds  {compact(total.multiply_adds)} for one image",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return DONE
+
+
+def head_parameters(network: nn.Module, classes: int, head: str, title: str) -> int:
+    """Parameters of the layers that tlkit trains by default."""
+    if head == "stack":
+        assert isinstance(network, nn.Sequential)
+        return sum(p.numel() for p in network[-1].parameters())
+    names = classifier_layers(find_backbone(title), network, classes).leaves
+    if head == "mlp":
+        names = (names[0].rpartition(".")[0],)
+    return sum(p.numel() for name in names for p in network.get_submodule(name).parameters())
+
+
+@torch.inference_mode()
+def rows_of(network: nn.Module, size: tuple[int, int], depth: int) -> list[Row]:
+    """The network and its modules down to a depth, in order, with the cost of one image."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        network.eval()(torch.zeros(1, 3, *size))
+    flops = counter.get_flop_counts()
+    root = type(network).__name__
+    rows = []
+    for name, module in network.named_modules():
+        if name and name.count(".") >= depth:
+            continue
+        counts = flops.get(f"{root}.{name}" if name else "Global", {})
+        # The counter counts multiplications and additions; a multiply-add is one of each.
+        cost = sum(counts.values()) // 2
+        rows.append(Row(name, type(module).__name__, sum(p.numel() for p in module.parameters()), cost))
+    return rows
+
+
+def table(rows: list[Row]) -> list[str]:
+    """The rows as aligned text."""
+    names = ["  " * row.name.count(".") + row.name.rpartition(".")[2] for row in rows]
+    width = max([len(name) for name in names] + [6])
+    kinds = max([len(row.kind) for row in rows] + [4])
+    head = f"{'module':<{width}}  {'kind':<{kinds}}  {'parameters':>12}  {'multiply-adds':>13}"
+    return [head] + [
+        f"{name:<{width}}  {row.kind:<{kinds}}  {row.parameters:>12,}  {compact(row.multiply_adds):>13}"
+        for name, row in zip(names, rows, strict=True)
+    ]

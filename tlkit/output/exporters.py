@@ -1,0 +1,191 @@
+"""One export format each: write, load back, and how others open it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tlkit.artifact import load_our_own_code, load_safely
+from tlkit.errors import OutputError, UsageError
+from tlkit.run_folder import storage_error, write_atomically
+
+DESCRIPTION_KEY = "tlkit"
+"""Where exported files keep what the model says about itself."""
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A model as exporters see it.
+
+    network: images [B, 3, H, W] -> logits [B, C]. rebuild: an empty network of the same structure.
+    description: plain JSON types; source, name and head are also given on their own.
+    """
+
+    network: nn.Module
+    rebuild: Callable[[], nn.Module]
+    description: Mapping[str, Any]
+    source: str
+    name: str
+    head: str
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+
+    def state(self) -> dict[str, Tensor]:
+        """The network's tensors, each with memory of its own."""
+        return {key: tensor.contiguous().clone() for key, tensor in self.network.state_dict().items()}
+
+
+class Exporter(Protocol):
+    """A format."""
+
+    def write(self, model: Exportable, path: str) -> None:
+        """Commit the file or folder. Raises UsageError for a model that the format cannot hold."""
+
+    def read(self, model: Exportable, path: str) -> nn.Module:
+        """What was written, as others would load it."""
+
+    def how_to_open(self, model: Exportable, path: str) -> str:
+        """A line of Python for people."""
+
+
+class StateDict:
+    """Tensors alone, named as timm or torchvision names them."""
+
+    def write(self, model: Exportable, path: str) -> None:
+        write_atomically(path, lambda file: torch.save(model.state(), file))
+
+    def read(self, model: Exportable, path: str) -> nn.Module:
+        return with_state(model.rebuild(), load_safely(path))
+
+    def how_to_open(self, model: Exportable, path: str) -> str:
+        return f"{plain_model(model)}.load_state_dict(torch.load({path!r}))"
+
+
+class Safetensors:
+    """Tensors, with the model's description in the file's metadata: tlkit predicts with it."""
+
+    def write(self, model: Exportable, path: str) -> None:
+        from safetensors.torch import save
+
+        metadata = {"format": "pt", DESCRIPTION_KEY: json.dumps(model.description)}
+        content = save(model.state(), metadata)
+        write_atomically(path, lambda file: file.write(content))
+
+    def read(self, model: Exportable, path: str) -> nn.Module:
+        from safetensors.torch import load_file
+
+        return with_state(model.rebuild(), load_file(path))
+
+    def how_to_open(self, model: Exportable, path: str) -> str:
+        return f"{plain_model(model)}.load_state_dict(safetensors.torch.load_file({path!r}))"
+
+
+class FullModel:
+    """The module itself. Loading it runs code, so it is for places that trust where it came from."""
+
+    def write(self, model: Exportable, path: str) -> None:
+        try:
+            write_atomically(path, lambda file: torch.save(model.network, file))
+        except (AttributeError, TypeError) as error:
+            raise UsageError("--format full", f"{model.source}/{model.name} cannot be pickled: {error}") from error
+
+    def read(self, model: Exportable, path: str) -> nn.Module:
+        network = load_our_own_code(path)
+        assert isinstance(network, nn.Module)
+        return network
+
+    def how_to_open(self, model: Exportable, path: str) -> str:
+        return f"torch.load({path!r}, weights_only=False)  # runs code from the file: open only what you trust"
+
+
+class TimmFolder:
+    """A folder for timm.create_model("local-dir:..."), with labels; also what the Hugging Face hub takes."""
+
+    def write(self, model: Exportable, path: str) -> None:
+        if model.source != "timm" or model.head != "linear":
+            raise UsageError(
+                "--format timm",
+                f"holds timm models with a linear head, not {model.source}/{model.name} with head {model.head}",
+                "Use --format safetensors.",
+            )
+        aside = f"{path}.{os.getpid()}.tlkit-tmp"
+        try:
+            self._write_folder(model, aside)
+            if os.path.lexists(path):
+                shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+            os.rename(aside, path)
+        except OSError as error:
+            raise storage_error(path, error) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _write_folder(self, model: Exportable, folder: str) -> None:
+        from timm.models import save_for_hf
+
+        height, width = model.image_size
+        config = {"label_names": list(model.classes), DESCRIPTION_KEY: dict(model.description)}
+        save_for_hf(
+            model.network,
+            folder,
+            model_config=config,
+            safe_serialization=True,
+            data_config={"input_size": (3, height, width), "crop_pct": crop_share(model)},
+        )
+
+    def read(self, model: Exportable, path: str) -> nn.Module:
+        import timm
+
+        network = timm.create_model(f"local-dir:{path}", pretrained=True)
+        if list(network.pretrained_cfg.get("label_names") or ()) != list(model.classes):
+            raise OutputError(path, "reads back without its labels")
+        return network
+
+    def how_to_open(self, model: Exportable, path: str) -> str:
+        return f"timm.create_model({'local-dir:' + path!r}, pretrained=True)"
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "state_dict": StateDict(),
+    "full": FullModel(),
+    "safetensors": Safetensors(),
+    "timm": TimmFolder(),
+}
+
+
+def with_state(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Give a network all of its tensors, and no others."""
+    network.load_state_dict(state, strict=True)
+    return network
+
+
+def crop_share(model: Exportable) -> float:
+    """timm's crop_pct: the share of the resized image that the crop keeps."""
+    preprocessing = model.description["preprocessing"]
+    return float(preprocessing["image_size"][0] / preprocessing["resize"][0])
+
+
+def plain_model(model: Exportable) -> str:
+    """Python that builds the network without tlkit."""
+    classes = len(model.classes)
+    if model.head == "stack":
+        classes = model.description["backbone"]["classes"]
+    if model.source == "timm":
+        size = model.description["backbone"]["image_size"]
+        fixed = f", img_size={size}" if size is not None and hasattr(model.network, "patch_embed") else ""
+        plain = f"timm.create_model({model.name!r}, num_classes={classes}{fixed})"
+    else:
+        no_auxiliary = ", aux_logits=False" if model.name in ("googlenet", "inception_v3") else ""
+        plain = f"torchvision.models.get_model({model.name!r}, num_classes={classes}{no_auxiliary})"
+    around = {
+        "linear": "{}",
+        "mlp": "{} with its classifier replaced by Sequential(Linear, GELU, Linear)",
+        "stack": f"torch.nn.Sequential({{}}, torch.nn.Linear({classes}, {len(model.classes)}))",
+    }
+    return around[model.head].format(plain)
