@@ -87,9 +87,11 @@ class FinetuneOptions(Options):
         metavar="pretrained|none|FILE",
     )
     out: str | None = option(None, "Run folder. Default: runs/<data>-<backbone>, numbered when taken.", metavar="DIR")
-    epochs: int = option(30, "Passes over the training images.", minimum=1)
+    epochs: int = option(60, "Passes over the training images.", minimum=1)
     batch_size: int = option(32, "Images per optimizer step.", minimum=1)
-    learning_rate: float = option(1e-3, "Highest learning rate of the schedule.", minimum=0)
+    learning_rate: float = option(
+        1e-2, "Highest of the schedule, for the head; unfrozen modules learn at a hundredth of it.", minimum=0
+    )
     weight_decay: float = option(1e-2, "Decoupled for adamw, L2 for sgd; biases are left out.", minimum=0)
     optimizer: Literal["adamw", "sgd"] = option("adamw", "How the head is trained.")
     schedule: Literal["cosine", "constant", "step"] = option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from tlkit.commands.checkpoints import Checkpointer, read_checkpoint
 from tlkit.commands.devices import choose_device, make_deterministic
 from tlkit.commands.images import PreparedBatches, check_images, prepare_batches
 from tlkit.data.folder import Dataset, read_dataset
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, TlkitError
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError
 from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone, preferred_image_size
 from tlkit.model.classifier import Classifier
@@ -98,7 +97,8 @@ def train_run(
         )
         split = images.dataset.to_split()
         write_json_atomically(run.split_file, split)
-        state = TrainingState(classifier, build_optimizer(classifier, options.optimizer, options.weight_decay))
+        optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
+        state = TrainingState(classifier, optimizer)
         if checkpoint is not None:
             state.load(checkpoint)
             say("resume", f"from epoch {state.epoch}, step {state.step}")
@@ -106,7 +106,7 @@ def train_run(
             run, given.to_dict(), description, artifact.digest(split), options.metric, options.keep
         )
         train_to_the_end(run, options, images, state, checkpointer, device, signals)
-        finish(run, classifier, description, state)
+        status = finish(run, classifier, description, state)
     except TlkitError as error:
         run.write_status("failed", exit_code=error.exit_code, error=str(error))
         raise
@@ -115,7 +115,7 @@ def train_run(
         say("stopped", f"go on with: tlkit resume {run.path}")
         raise
     print(run.model_file)
-    return SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
+    return status
 
 
 def say_model(options: FinetuneOptions, description: ModelDescription, classifier: Classifier) -> None:
@@ -182,8 +182,10 @@ def class_weights(kind: str, dataset: Dataset) -> torch.Tensor:
 
 
 def say_epoch(state: TrainingState, epochs: int, is_best: bool) -> None:
-    """One line for an epoch."""
+    """One line for an epoch. Of quick epochs, those that are best so far, every tenth and the last are said."""
     row = state.history[-1]
+    if not (is_best or state.epoch % 10 == 0 or state.epoch == epochs or row["seconds"] > 1):
+        return
     figures = (
         f"train loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
         f"accuracy {row['val_accuracy']:.4f}  macro F1 {row['val_macro_f1']:.4f}"
@@ -191,20 +193,18 @@ def say_epoch(state: TrainingState, epochs: int, is_best: bool) -> None:
     say("epoch", f"{row['epoch']:>{len(str(epochs))}}/{epochs}  {figures}{'  best' if is_best else ''}")
 
 
-def finish(run: RunFolder, classifier: Classifier, description: ModelDescription, state: TrainingState) -> None:
-    """Write the model of the best epoch, and say what came out."""
-    assert state.best is not None, "a run has at least one epoch"
-    best = read_checkpoint(run.best_checkpoint)
-    classifier.load_trainable_state(best["model_state_dict"])
+def finish(run: RunFolder, classifier: Classifier, description: ModelDescription, state: TrainingState) -> int:
+    """Write the model of the best epoch, and say what came out. Returns the exit status."""
+    if state.best is None:
+        raise DataError(run.path, "no epoch is left to train, and its best one is not here", "Extend it by --epochs N.")
+    classifier.load_trainable_state(read_checkpoint(run.best_checkpoint)["model_state_dict"])
     write_model(run.model_file, LoadedModel(classifier.shipped(), description), state.best)
-    run.write_status("finished", exit_code=DONE, epoch=state.epoch, step=state.step, best=state.best)
+    status = SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
+    run.write_status("finished", exit_code=status, epoch=state.epoch, step=state.step, best=state.best)
     say(
         "best",
         f"epoch {state.best['epoch']}: accuracy {state.best['val_accuracy']:.4f}, "
         f"macro F1 {state.best['val_macro_f1']:.4f}, loss {state.best['val_loss']:.4f} on the validation images",
     )
-    say(
-        "next",
-        f"tlkit predict {run.path} IMAGE...",
-    )
-    sys.stderr.flush()
+    say("next", f"tlkit predict {run.path} IMAGE...")
+    return status

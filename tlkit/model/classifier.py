@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -84,10 +85,14 @@ class Head(nn.Module):
         self.register_buffer("std", torch.ones(features))
 
     def set_standardisation(self, mean: Tensor, std: Tensor) -> None:
-        """mean, std [D] of the training features. A feature that never varies is left unscaled."""
+        """mean, std [D] of the training features. A feature that never varies is left unscaled.
+
+        Rows come out with a length of 8 on average whatever D is, so that a learning rate means the same for 64
+        features as for 2048.
+        """
         constant = std <= 1e-6 * mean.abs().clamp_min(1e-6)
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(constant, torch.ones_like(std), std))
+        self.std.copy_(torch.where(constant, torch.ones_like(std), std) * math.sqrt(len(std) / 64))
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, D] or [B, P, D] -> logits [B, C]"""

@@ -102,7 +102,7 @@ class FullModel:
         return network
 
     def how_to_open(self, model: Exportable, path: str) -> str:
-        return f"torch.load({path!r}, weights_only=False)  # runs code from the file: open only what you trust"
+        return f"torch.load({path!r}, weights_only=False)  # runs code: only for files you trust"
 
 
 class TimmFolder:
@@ -143,7 +143,8 @@ class TimmFolder:
         import timm
 
         network = timm.create_model(f"local-dir:{path}", pretrained=True)
-        if list(network.pretrained_cfg.get("label_names") or ()) != list(model.classes):
+        labels: Any = network.pretrained_cfg
+        if list(labels.get("label_names") or ()) != list(model.classes):
             raise OutputError(path, "reads back without its labels")
         return network
 

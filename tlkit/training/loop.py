@@ -91,8 +91,9 @@ def train_epoch(
     state.tally = state.tally or Tally(len(class_weights))
     total_steps = recipe.epochs * batches.steps_per_epoch
     for inputs, labels in batches.epoch(state.epoch, state.step_in_epoch):
+        rate = learning_rate_at(state.step, total_steps, recipe.learning_rate, recipe.schedule)
         for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate_at(state.step, total_steps, recipe.learning_rate, recipe.schedule)
+            group["lr"] = rate * group["scale"]
         seed_dropout(recipe.seed, state.step)
         inputs, labels = inputs.to(device), labels.to(device)
         logits = module(inputs)  # [B, ...] -> [B, C]
@@ -104,7 +105,7 @@ def train_epoch(
         if not math.isfinite(value):
             raise DataError(
                 f"epoch {state.epoch + 1}, step {state.step + 1}",
-                f"the loss is {value} at learning rate {state.optimizer.param_groups[0]['lr']:.3g}",
+                f"the loss is {value} at learning rate {rate:.3g}",
                 "The last checkpoint is from before. Try a smaller --learning-rate.",
             )
         state.optimizer.zero_grad()

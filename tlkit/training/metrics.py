@@ -65,7 +65,7 @@ def f1_scores(
     actual: NDArray[np.int64], predicted: NDArray[np.int64], correct: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """F1 = 2 TP / (2 TP + FP + FN) for each class; 0 where a class was neither there nor guessed."""
-    return 2 * correct / np.maximum(actual + predicted, 1)
+    return np.asarray(2 * correct / np.maximum(actual + predicted, 1), dtype=np.float64)
 
 
 def better(metric: str, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
@@ -94,7 +94,7 @@ class Evaluation:
 
     @property
     def support(self) -> NDArray[np.int64]:
-        return self.confusion.sum(axis=1)
+        return np.asarray(self.confusion.sum(axis=1))
 
     @property
     def accuracy(self) -> float:
@@ -103,12 +103,12 @@ class Evaluation:
     @property
     def precision(self) -> NDArray[np.float64]:
         """Of what was called this class, the share that is; 0 where nothing was."""
-        return self.confusion.diagonal() / np.maximum(self.confusion.sum(axis=0), 1)
+        return np.asarray(self.confusion.diagonal() / np.maximum(self.confusion.sum(axis=0), 1))
 
     @property
     def recall(self) -> NDArray[np.float64]:
         """Of this class, the share that was found; 0 where there is none."""
-        return self.confusion.diagonal() / np.maximum(self.support, 1)
+        return np.asarray(self.confusion.diagonal() / np.maximum(self.support, 1))
 
     @property
     def f1(self) -> NDArray[np.float64]:

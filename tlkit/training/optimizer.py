@@ -17,6 +17,9 @@ SCHEDULES: dict[str, Schedule] = {
     "step": lambda done: 0.1 ** math.floor(3 * done),
 }
 
+UNFROZEN_SCALE = 0.01
+"""Pretrained weights need small steps, a new head large ones."""
+
 OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, object]]], torch.optim.Optimizer]] = {
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.0),
     "sgd": lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True),
@@ -28,15 +31,17 @@ def learning_rate_at(step: int, total_steps: int, highest: float, schedule: str)
     return highest * SCHEDULES[schedule](min(step / max(total_steps, 1), 1.0))
 
 
-def build_optimizer(module: nn.Module, name: str, weight_decay: float) -> torch.optim.Optimizer:
+def build_optimizer(head: nn.Module, backbone: nn.Module, name: str, weight_decay: float) -> torch.optim.Optimizer:
     """An optimizer over the parameters that require gradients; biases and norms (one axis) are not decayed.
 
-    The learning rate is set before every step, from learning_rate_at.
+    The learning rate is set before every step: learning_rate_at, times the "scale" of the group.
     """
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return OPTIMIZERS[name](
-        [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    groups: list[dict[str, object]] = []
+    for module, scale in ((head, 1.0), (backbone, UNFROZEN_SCALE)):
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        decayed, plain = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+        groups += [
+            {"params": decayed, "weight_decay": weight_decay, "scale": scale},
+            {"params": plain, "weight_decay": 0.0, "scale": scale},
         ]
-    )
+    return OPTIMIZERS[name]([group for group in groups if group["params"]])

@@ -1,0 +1,49 @@
+# Every target does its own set-up. VENV names the environment: make test VENV=/tmp/other
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SAMPLE := --backbone timm/$(shell cat sample_data/architecture.txt) --weights sample_data/backbone.safetensors
+
+.PHONY: setup demo test check format test-backbones test-kills measure-defaults
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(STAMP)
+
+# A real transfer-learning run on the sample photographs, its figures, and predictions for pictures it never saw.
+demo: setup
+	model=$$($(BIN)/tlkit finetune sample_data/textures $(SAMPLE)) && \
+	$(BIN)/tlkit evaluate "$$model" sample_data/textures && \
+	$(BIN)/tlkit predict "$$model" sample_data/unlabelled && \
+	echo "The model: $$model"
+
+# What is run at every change.
+test: setup
+	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
+
+# Format, lint, types and the architecture.
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_architecture.py tests/test_options.py
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# A new head on every model that torchvision and timm list (about an hour).
+test-backbones: setup
+	$(BIN)/python tests/every_backbone.py
+
+# Runs killed at random instants and resumed until they are done.
+test-kills: setup
+	$(BIN)/python tests/kills.py --runs 20
+
+# The default options against scikit-learn's tuned logistic regression on the same vectors.
+measure-defaults: setup
+	$(BIN)/python benchmarks/defaults.py

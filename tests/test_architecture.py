@@ -1,0 +1,126 @@
+"""Imports go one way only, heavy libraries stay out of light modules, and unsafe calls out of everything."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "tlkit"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# What each part of the package may import from it, beside itself.
+ALLOWED = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "cli": {"options", "errors", "interruption", "commands"},
+    "options": {"errors"},
+    "errors": set(),
+    "interruption": set(),
+    "terminal": set(),
+    "run_folder": {"errors", "options"},
+    "artifact": {"errors", "run_folder"},
+    "data": {"errors"},
+    "model": {"data", "errors", "artifact"},
+    "training": {"errors"},
+    "output": {"errors", "artifact", "run_folder"},
+    "commands": {
+        "data", "model", "training", "output", "options", "errors", "run_folder", "artifact", "terminal", "interruption",
+    },
+}  # fmt: skip
+
+COMMANDS_USED_BY_COMMANDS = {
+    "finetune": {"assembly", "checkpoints", "devices", "images"},
+    "resume": {"checkpoints", "finetune", "images"},
+}
+SHARED_BY_COMMANDS = {"assembly", "checkpoints", "devices", "images", "models"}
+
+WITHOUT_TORCH = [
+    "tlkit.cli", "tlkit.options", "tlkit.errors", "tlkit.run_folder", "tlkit.interruption", "tlkit.terminal",
+    "tlkit.data.folder", "tlkit.data.decode", "tlkit.data.preprocessing", "tlkit.data.augmentation",
+    "tlkit.output.predictions",
+]  # fmt: skip
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    part = part_of(path)
+    for module in imported_modules(ast.parse(path.read_text())):
+        names = module.split(".")
+        if names[0] == "tlkit" and len(names) > 1:
+            assert names[1] in ALLOWED[part] | {part}, f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "commands").glob("*.py")), ids=lambda p: p.stem)
+def test_commands_use_no_other_commands(path: Path) -> None:
+    allowed = COMMANDS_USED_BY_COMMANDS.get(path.stem, SHARED_BY_COMMANDS)
+    for module in imported_modules(ast.parse(path.read_text())):
+        names = module.split(".")
+        if names[:2] == ["tlkit", "commands"]:
+            assert names[2] in allowed, f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_command_line_imports_commands_only_when_they_are_called(path: Path) -> None:
+    if part_of(path) in ("cli", "__main__"):
+        for node in ast.parse(path.read_text()).body:
+            assert not any("tlkit.commands" in module for module in imported_modules(node) if not is_function(node))
+
+
+def is_function(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef)
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_light_modules_load_no_heavy_library(module: str) -> None:
+    code = f"import sys, {module}; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_model_package_imports_torchvision_and_timm_only_inside_functions() -> None:
+    code = "import sys, tlkit.commands.finetune as f; print([m for m in ('torchvision', 'timm') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_nothing_is_unpickled_outside_the_one_gated_function() -> None:
+    unsafe = ("weights_only=False", "pickle.load", "torch.jit.load", "shell=True", " eval(")
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in FILES
+        for line in path.read_text().splitlines()
+        if any(word in line for word in unsafe)
+    ]
+    assert found == [
+        'artifact.py: return torch.load(path, map_location="cpu", weights_only=False)',
+        'exporters.py: return f"torch.load({path!r}, weights_only=False)  # runs code: only for files you trust"',
+    ]
+
+
+def test_files_do_one_job() -> None:
+    for path in FILES:
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 320, f"{path.name} has {len(lines)} lines"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path.name}: {node.name} is long"

@@ -1,0 +1,122 @@
+"""Every option is shown, read by a command, and checked; bad combinations name their flags."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tlkit import options
+from tlkit.errors import UsageError
+from tlkit.options import FinetuneOptions, Options, flag_of
+
+ROOT = Path(__file__).parent.parent
+KINDS = {kind.__name__.removesuffix("Options").lower(): kind for kind in Options.__subclasses__()}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run([sys.executable, "-m", "tlkit", *arguments], capture_output=True, text=True, env=environment)
+
+
+def attributes_read(paths: list[Path]) -> set[str]:
+    trees = [ast.parse(path.read_text()) for path in paths]
+    words = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    # resume copies options by name
+    return words | {
+        n.value for t in trees for n in ast.walk(t) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    }
+
+
+@pytest.mark.parametrize("command", KINDS)
+def test_help_shows_every_option(command: str) -> None:
+    result = run(command, "--help")
+    assert result.returncode == 0
+    for field in dataclasses.fields(KINDS[command]):
+        shown = field.name.upper() if field.metadata.get("positional") else flag_of(field.name)
+        assert (field.metadata.get("metavar") or shown) in result.stdout
+        assert shown in result.stdout or field.metadata.get("positional")
+
+
+@pytest.mark.parametrize("command", KINDS)
+def test_every_option_is_read_by_its_command(command: str) -> None:
+    commands = ROOT / "tlkit" / "commands"
+    files = [
+        commands / f"{command}.py",
+        ROOT / "tlkit" / "options.py",
+        commands / "images.py",
+        commands / "assembly.py",
+    ]
+    read = attributes_read(files) | {"debug"}  # --debug is the command line's own
+    unread = [field.name for field in dataclasses.fields(KINDS[command]) if field.name not in read]
+    assert unread == []
+
+
+@pytest.mark.parametrize("command", KINDS)
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert f"tlkit {command}" in (ROOT / "README.md").read_text()
+
+
+def test_options_survive_json() -> None:
+    given = FinetuneOptions(data="images", epochs=7, head="mlp", hidden=9)
+    assert FinetuneOptions.from_dict({**given.to_dict(), "from_the_future": 1}) == given
+
+
+@pytest.mark.parametrize(
+    ("values", "flags"),
+    [
+        ({"hidden": 8}, ["--hidden", "--head"]),
+        ({"head": "stack", "weights": "none"}, ["--head stack", "--weights"]),
+        ({"val": "1.5"}, ["--val"]),
+        ({"val": "0"}, ["--val"]),
+        ({"val": "nan"}, ["--val"]),
+        ({"epochs": 0}, ["--epochs"]),
+        ({"label_smoothing": 2.0}, ["--label-smoothing"]),
+        ({"learning_rate": float("nan")}, ["--learning-rate"]),
+    ],
+)
+def test_bad_values_are_refused_by_name(values: dict[str, object], flags: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        FinetuneOptions(data="images", **values)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 2
+    assert all(flag in str(caught.value) for flag in flags)
+
+
+def test_a_validation_folder_is_not_a_number() -> None:
+    assert FinetuneOptions(data="images", val="other/val").validation_fraction() == "other/val"
+    assert FinetuneOptions(data="images", val="0.3").validation_fraction() == 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first_line"),
+    [
+        (["finetune"], "tlkit finetune: DATA: is missing"),
+        (["finetune", "x", "--epochs", "many"], "tlkit finetune: --epochs: "),
+        (["finetune", "x", "--epochs", "0"], "tlkit finetune: --epochs: "),
+        (["finetune", "x", "--head", "round"], "tlkit finetune: --head: "),
+        (["finetune", "x", "--no-such-flag"], "tlkit finetune: usage: "),
+        (["fientune", "x"], "tlkit: usage: "),
+    ],
+)
+def test_usage_errors_are_one_clear_line(arguments: list[str], first_line: str) -> None:
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(first_line)
+    assert "Traceback" not in result.stderr
+
+
+def test_help_and_usage_errors_import_no_torch() -> None:
+    for arguments in (["--help"], ["finetune", "--help"], ["finetune", "x", "--epochs", "many"]):
+        code = f"import sys; from tlkit.cli import run; run({arguments!r}); sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_worker_count() -> None:
+    assert options.worker_count(0) == 0
+    assert options.worker_count(None) >= 1
