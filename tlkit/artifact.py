@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,13 +59,15 @@ def load_safely(path: str) -> Any:
     if os.path.isdir(path):
         raise DataError(path, "is a folder; expected a file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on the pickle protocol of files that are refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise MissingInputError(path, "no such file") from None
     except PermissionError:
         raise MissingInputError(path, "cannot be read: permission denied") from None
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if "GLOBAL" in str(error) or "Unsupported class" in str(error) or is_pickle(path):
             raise UnsafeError(
                 path,
                 "refused: opening it would run code it contains",
@@ -74,6 +77,12 @@ def load_safely(path: str) -> Any:
     except Exception as error:  # torch raises many kinds for damaged files, none of them documented
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(path, f"is not a torch file, or is damaged ({first_line[:120]})") from None
+
+
+def is_pickle(path: str) -> bool:
+    """Whether a file is a bare pickle stream: code, in the end."""
+    with open(path, "rb") as file:
+        return file.read(1) == pickle.PROTO
 
 
 def load_our_own_code(path: str) -> Any:

@@ -1,0 +1,176 @@
+"""Stopped runs that go on: the same bits as if they had never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import BACKBONE, Run, command, finetune_arguments, write_image
+from tests.kills import fingerprint
+from tlkit.artifact import read_artifact, write_artifact
+
+
+@pytest.mark.parametrize("more", [[], ["--augment", "light", "--unfreeze", "layer4"]], ids=["vectors", "images"])
+@pytest.mark.parametrize("stop", [1, 4])
+def test_stopped_after_any_epoch(stop: int, more: list[object], images: Path, tmp_path: Path, tlkit: Run) -> None:
+    """The schedule depends on the planned epochs, so the stop is a kill after one of them, not a shorter plan."""
+    assert tlkit(*finetune_arguments(images, tmp_path / "whole", *more)).status == 0
+    assert tlkit(*finetune_arguments(images, tmp_path / "cut", "--keep", 9, *more)).status == 0
+    cut = tmp_path / "cut"
+    go_back_to(cut, stop)
+    resumed = tlkit("resume", cut)
+    assert resumed.status == 0
+    assert resumed.out == f"{cut}/model.pt\n"
+    assert fingerprint(cut) == fingerprint(tmp_path / "whole")
+
+
+def go_back_to(run: Path, epoch: int) -> None:
+    """Leave a finished run as a kill after that epoch would have."""
+    checkpoints = run / "checkpoints"
+    for file in checkpoints.glob("epoch_*"):
+        if int(file.name.split("_")[1]) == epoch:
+            (checkpoints / "last.pt").unlink()
+            os.link(file, checkpoints / "last.pt")
+    best = torch.load(checkpoints / "last.pt", weights_only=True)["progress"]["best"]["epoch"]
+    (checkpoints / "best.pt").unlink()
+    os.link(next(checkpoints.glob(f"epoch_{best:04d}_*")), checkpoints / "best.pt")
+    (run / "model.pt").unlink()
+
+
+def test_a_finished_run_is_left_alone(finished_run: Path, tlkit: Run) -> None:
+    before = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in finished_run.rglob("*") if f.is_file()}
+    result = tlkit("resume", finished_run)
+    assert (result.status, result.out) == (0, f"{finished_run}/model.pt\n")
+    assert before == {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in finished_run.rglob("*") if f.is_file()}
+
+
+def test_epochs_extends_a_run(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    result = tlkit("resume", run, "--epochs", 9)
+    assert result.status == 0
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, 10))
+    assert json.loads((run / "options.json").read_text())["resolved"]["epochs"] == 9
+
+
+def test_a_lone_checkpoint_goes_on_in_a_new_folder(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    shutil.copy(finished_run / "checkpoints" / "last.pt", tmp_path / "ckpt.pt")
+    result = tlkit("resume", tmp_path / "ckpt.pt", "--out", tmp_path / "new", "--epochs", 8)
+    assert result.status == 0
+    assert result.out == f"{tmp_path}/new/model.pt\n"
+    assert len((tmp_path / "new" / "history.jsonl").read_text().splitlines()) == 8
+
+
+def test_an_older_checkpoint_is_not_taken_silently(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    older = next((finished_run / "checkpoints").glob("epoch_0004_*"))
+    refused = tlkit("resume", older)
+    assert refused.status == 78 and "--out" in refused.err
+    branched = tlkit("resume", older, "--out", tmp_path / "branch")
+    assert branched.status == 0
+    assert fingerprint(tmp_path / "branch")["last"] == fingerprint(finished_run)["last"]
+
+
+def test_other_images_or_weights_are_refused(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    assert tlkit(*finetune_arguments(data, tmp_path / "run")).status == 0
+    shutil.copy(tmp_path / "run" / "checkpoints" / "last.pt", tmp_path / "ckpt.pt")
+    write_image(data / "red" / "new.png", (200, 40, 40), 77)
+    changed = tlkit("resume", tmp_path / "ckpt.pt", "--out", tmp_path / "new", "--epochs", 8)
+    assert changed.status == 78 and "added, removed or renamed" in changed.err
+    assert not (tmp_path / "new").exists()
+    content = read_artifact(str(tmp_path / "run" / "checkpoints" / "last.pt"), "tlkit-checkpoint")
+    content["backbone"]["sha256"] = "0" * 64
+    write_artifact(str(tmp_path / "run" / "checkpoints" / "last.pt"), "tlkit-checkpoint", content)
+    other = tlkit("resume", tmp_path / "run", "--epochs", 8)
+    assert other.status == 78 and "other weights" in other.err
+
+
+def test_what_is_no_checkpoint(tmp_path: Path, tlkit: Run) -> None:
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
+    assert tlkit("resume", tmp_path / "missing.pt").status == 66
+    assert tlkit("resume", tmp_path / "text.pt").status == 65
+    assert tlkit("resume", tmp_path / "other.pt").status == 65
+    assert tlkit("resume", tmp_path).status == 65
+    for name in ("text.pt", "other.pt"):
+        assert tlkit("predict", tmp_path / name, tmp_path / "a.png").status == 65
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_signal_leaves_a_checkpoint_and_the_right_status(
+    number: signal.Signals, images: Path, tmp_path: Path, tlkit: Run
+) -> None:
+    run = tmp_path / "run"
+    arguments = finetune_arguments(images, run, "--epochs", 2000)
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    wait_for(run / "history.jsonl")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == -number
+    assert out == b""
+    assert b"saving a checkpoint" in err and b"tlkit resume" in err and b"Traceback" not in err
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("interrupted", 128 + number)
+    stopped = read_artifact(str(run / "checkpoints" / "last.pt"), "tlkit-checkpoint")
+    assert 0 < stopped["step"] < 2000 * 3
+    # Shortening the plan changes the schedule, but going on from the very step must work.
+    assert tlkit("resume", run, "--epochs", stopped["epoch"] + 2).status == 0
+
+
+def test_stopped_inside_an_epoch(images: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal between two steps, at every step of the third epoch."""
+    from tlkit.commands import images as module
+
+    whole = tmp_path / "whole"
+    assert tlkit(*finetune_arguments(images, whole, "--head", "mlp")).status == 0
+    original = module.Stoppable.epoch
+    for step in range(3):
+        run = tmp_path / f"run{step}"
+
+        def epoch(self: module.Stoppable, epoch: int, first_step: int = 0, stop: int = step) -> object:
+            for number, batch in enumerate(original(self, epoch, first_step)):
+                if epoch == 2 and number == stop:
+                    self.signals.requested = signal.SIGUSR1
+                    self.signals.raise_if_requested()
+                yield batch
+
+        monkeypatch.setattr(module.Stoppable, "epoch", epoch)
+        from tlkit.interruption import Interrupted
+
+        with pytest.raises(Interrupted):
+            from tlkit.cli import app
+
+            app(finetune_arguments(images, run, "--head", "mlp"), standalone_mode=False)
+        monkeypatch.setattr(module.Stoppable, "epoch", original)
+        assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] == 6 + step
+        assert tlkit("resume", run).status == 0
+        assert fingerprint(run) == fingerprint(whole)
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def test_two_kills_at_random_instants(images: Path, tmp_path: Path) -> None:
+    """A small sample of `make test-kills`."""
+    from tests.kills import Trial
+
+    trial = Trial(images, ["--backbone", BACKBONE, "--weights", "none", "--epochs", "40", "--batch-size", "8"])
+    expected = trial.uninterrupted(tmp_path / "whole")
+    found, kills = trial.killed(tmp_path / "killed", seed=1, most=2)
+    assert kills >= 1
+    assert found == expected
