@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
@@ -11,7 +12,8 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 import typer
 
 from tlkit import options as declared
-from tlkit.errors import DONE, TlkitError
+from tlkit.errors import DONE, ResourceError, TlkitError
+from tlkit.interruption import Interrupted, die_by
 from tlkit.options import Options, flag_of
 
 Declared = TypeVar("Declared", bound=Options)
@@ -44,11 +46,23 @@ def run(arguments: list[str]) -> int:
         subject, problem = describe_usage_error(error)
         print(f"{prefix}: {subject}: {problem}", f"Try '{prefix} --help'.", sep="\n", file=sys.stderr)
         return error.exit_code
-    except TlkitError as error:
+    except (Interrupted, KeyboardInterrupt) as stop:
+        die_by(stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
+        raise
+    except Exception as error:
         if "--debug" in arguments:
             raise
-        print(f"{prefix}: {error}", *error.hint.splitlines(), sep="\n", file=sys.stderr)
-        return error.exit_code
+        known = error if isinstance(error, TlkitError) else unexpected(error)
+        print(f"{prefix}: {known}", *known.hint.splitlines(), sep="\n", file=sys.stderr)
+        return known.exit_code
+
+
+def unexpected(error: Exception) -> TlkitError:
+    """An exception that no part of tlkit foresaw: memory at its end, or a bug."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size or --image-size.")
+    return TlkitError("unexpected error", f"{type(error).__name__}: {text}", "Run it again with --debug to see where.")
 
 
 def registered_commands() -> set[str]:

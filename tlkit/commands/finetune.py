@@ -107,8 +107,8 @@ def train_run(
         )
         train_to_the_end(run, options, images, state, checkpointer, device, signals)
         status = finish(run, classifier, description, state)
-    except TlkitError as error:
-        run.write_status("failed", exit_code=error.exit_code, error=str(error))
+    except Exception as error:
+        run.write_status("failed", exit_code=getattr(error, "exit_code", TlkitError.exit_code), error=str(error))
         raise
     except Interrupted as interrupted:
         run.write_status("interrupted", exit_code=128 + interrupted.number)

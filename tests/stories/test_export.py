@@ -1,0 +1,132 @@
+"""Exports open in other tools with the same logits; backbones and summary tell what is there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from tests.conftest import Run, finetune_arguments
+from tlkit.commands.models import open_model
+from tlkit.options import ExportOptions
+from tlkit.output.exporters import EXPORTERS
+
+
+def logits_of(network: nn.Module) -> torch.Tensor:
+    """On seven random images."""
+    images = torch.randn(7, 3, 160, 160, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        logits = network.eval()(images)
+    assert isinstance(logits, torch.Tensor)
+    return logits
+
+
+def test_every_exporter_can_be_chosen_and_is_in_the_readme() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for name in EXPORTERS:
+        assert ExportOptions(model="m", format=name, output="out").format == name  # type: ignore[arg-type]
+        assert f"`{name}`" in readme
+
+
+def test_exports_open_elsewhere_with_the_same_logits(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    expected = logits_of(open_model(str(finished_run)).network)
+    paths = {"state_dict": "a.pt", "full": "b.pt", "safetensors": "c.safetensors", "timm": "folder"}
+    assert paths.keys() == EXPORTERS.keys()
+    for name, file in paths.items():
+        result = tlkit("export", finished_run, "--format", name, "--output", tmp_path / file)
+        assert result.status == 0, result.err
+        assert result.out == f"{tmp_path / file}\n"
+    assert "runs code" in tlkit("export", finished_run, "--format", "full", "-o", tmp_path / "again.pt").err
+    plain = timm.create_model("test_resnet", num_classes=3)
+    plain.load_state_dict(torch.load(tmp_path / "a.pt", weights_only=True))
+    assert torch.equal(logits_of(plain), expected)
+    plain = timm.create_model("test_resnet", num_classes=3)
+    plain.load_state_dict(load_file(tmp_path / "c.safetensors"))
+    assert torch.equal(logits_of(plain), expected)
+    assert torch.equal(logits_of(torch.load(tmp_path / "b.pt", weights_only=False)), expected)
+    hub = timm.create_model(f"local-dir:{tmp_path / 'folder'}", pretrained=True)
+    assert torch.equal(logits_of(hub), expected)
+    assert hub.pretrained_cfg["label_names"] == ["blue", "green", "red"]
+
+
+@pytest.mark.parametrize("name", ["safetensors", "timm"])
+def test_self_describing_exports_predict(
+    name: str, finished_run: Path, images: Path, tmp_path: Path, tlkit: Run
+) -> None:
+    out = tmp_path / f"exported.{name}"
+    assert tlkit("export", finished_run, "--format", name, "--output", out).status == 0
+    assert tlkit("predict", out, images).out == tlkit("predict", finished_run, images).out
+
+
+def test_other_heads_export_what_they_can(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    assert tlkit(*finetune_arguments(images, tmp_path / "run", "--head", "mlp", "--hidden", 8)).status == 0
+    expected = logits_of(open_model(str(tmp_path / "run")).network)
+    assert tlkit("export", tmp_path / "run", "--output", tmp_path / "mlp.pt").status == 0
+    plain = timm.create_model("test_resnet", num_classes=3)
+    plain.fc = nn.Sequential(nn.Linear(plain.fc.in_features, 8), nn.GELU(), nn.Linear(8, 3))
+    plain.load_state_dict(torch.load(tmp_path / "mlp.pt", weights_only=True))
+    assert torch.equal(logits_of(plain), expected)
+    refused = tlkit("export", tmp_path / "run", "--format", "timm", "--output", tmp_path / "folder")
+    assert refused.status == 2 and "linear head" in refused.err
+    assert not (tmp_path / "folder").exists()
+
+
+def test_a_stacked_head_on_a_weights_file(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    torch.manual_seed(1)
+    torch.save({"state_dict": timm.create_model("test_resnet", num_classes=11).state_dict()}, tmp_path / "own.pth")
+    arguments = [
+        *finetune_arguments(images, tmp_path / "run", "--head", "stack"),
+        "--weights",
+        str(tmp_path / "own.pth"),
+    ]
+    result = tlkit(*arguments)
+    assert result.status == 0, result.err
+    network = open_model(str(tmp_path / "run")).network
+    assert isinstance(network, nn.Sequential)
+    assert network[-1].weight.shape == (3, 11)
+    assert tlkit("predict", tmp_path / "run", images).out.count("\n") == 30
+
+
+def test_nothing_is_overwritten_unasked(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    (tmp_path / "mine.pt").write_text("mine")
+    refused = tlkit("export", finished_run, "--output", tmp_path / "mine.pt")
+    assert refused.status == 73 and (tmp_path / "mine.pt").read_text() == "mine"
+    assert tlkit("export", finished_run, "--output", tmp_path / "no" / "where.pt").status == 73
+    assert tlkit("export", finished_run, "--output", tmp_path / "mine.pt", "--overwrite").status == 0
+    assert torch.load(tmp_path / "mine.pt", weights_only=True)["fc.weight"].shape[0] == 3
+
+
+def test_a_pickled_model_is_refused(finished_run: Path, images: Path, tmp_path: Path, tlkit: Run) -> None:
+    assert tlkit("export", finished_run, "--format", "full", "--output", tmp_path / "full.pt").status == 0
+    for words in (
+        ["predict", tmp_path / "full.pt", images],
+        ["resume", tmp_path / "full.pt"],
+        ["evaluate", tmp_path / "full.pt", images],
+    ):
+        result = tlkit(*words)
+        assert result.status == 77, result.err
+
+
+def test_backbones_and_summary(finished_run: Path, tlkit: Run) -> None:
+    listed = tlkit("backbones", "resnet18")
+    assert "timm/resnet18" in listed.out.splitlines() and "torchvision/resnet18" in listed.out.splitlines()
+    assert tlkit("backbones", "no-such-*").status == 66
+    sized = tlkit("backbones", "test_resnet", "--sizes")
+    assert sized.out.split("\t")[2] == "160x160\n"
+    text = tlkit("summary", "torchvision/resnet18").out
+    assert "11,689,512" in text and "513,000 (the head)" in text and "1.8 G" in text
+    own = tlkit("summary", finished_run).out
+    assert f"{96 * 3 + 3} (the head)" in own
+
+
+def test_help_is_there_without_torch() -> None:
+    result = subprocess.run([sys.executable, "-m", "tlkit", "--version"], capture_output=True, text=True)
+    assert result.stdout.startswith("tlkit ")
+    assert json.dumps(result.stderr) == '""'
