@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import typer
 
+from tlkit import interruption
 from tlkit import options as declared
 from tlkit.errors import DONE, ResourceError, TlkitError
-from tlkit.interruption import Interrupted, die_by
 from tlkit.options import Options, flag_of
 
 Declared = TypeVar("Declared", bound=Options)
@@ -39,15 +38,16 @@ def run(arguments: list[str]) -> int:
     command = next((word for word in arguments if not word.startswith("-")), "")
     prefix = f"tlkit {command}" if command in registered_commands() else "tlkit"
     try:
-        return app(arguments, standalone_mode=False) or DONE
+        with interruption.handled():
+            return app(arguments, standalone_mode=False) or DONE
     except typer.Exit as stop:
         return stop.exit_code
     except typer.TyperException as error:
         subject, problem = describe_usage_error(error)
         print(f"{prefix}: {subject}: {problem}", f"Try '{prefix} --help'.", sep="\n", file=sys.stderr)
         return error.exit_code
-    except (Interrupted, KeyboardInterrupt) as stop:
-        die_by(stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
+    except interruption.Interrupted as stop:
+        interruption.die_by(stop.number)
         raise
     except Exception as error:
         if "--debug" in arguments:
