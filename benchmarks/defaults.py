@@ -87,7 +87,7 @@ def accuracy_of_defaults(vectors: Vectors) -> float:
         VectorBatches(train_vectors, train_labels, options.batch_size, options.seed),
         VectorBatches(val_vectors, val_labels, 4096, None),
         Recipe(
-            options.epochs,
+            options.planned_epochs(),
             options.learning_rate,
             options.schedule,
             options.label_smoothing,

@@ -74,7 +74,7 @@ PHOTOGRAPHS = (
         "coffee.png",
         "CC0 1.0",
         (56, 70),
-        {"train": (482, 132, 600, 400), "val": (432, 0, 600, 116), "unlabelled": (0, 295, 105, 400)},
+        {"train": (482, 0, 600, 400), "val": (0, 295, 105, 400), "unlabelled": (0, 180, 72, 283)},
     ),
 )
 
@@ -82,7 +82,8 @@ PHOTOGRAPHS = (
 def draw_square(region: Box, sides: tuple[int, int], rng: np.random.Generator) -> tuple[Box, int]:
     """Draw a square inside `region` with room to turn a crop of the returned side in it by any angle."""
     left, top, right, bottom = region
-    side = int(rng.integers(sides[0], sides[1] + 1))
+    room = math.floor((min(right - left, bottom - top) - 2) / math.sqrt(2))
+    side = min(int(rng.integers(sides[0], sides[1] + 1)), room)
     outer = math.ceil(side * math.sqrt(2)) + 2
     x = int(rng.integers(left, right - outer + 1))
     y = int(rng.integers(top, bottom - outer + 1))

@@ -4,8 +4,9 @@
 
 prints one Markdown table. Two sets of images: the sample textures, trained on their training folder or on few images
 of each class drawn from it, and validated on their validation folder; and scikit-learn's 8 x 8 digits rendered as
-images, trained on few images of each class and validated on all the others. Few images are drawn `DRAWS` times. The head is scikit-learn's logistic regression on standardised features, its C chosen by
-cross-validation on the training images alone. Random weights are timm's own initialisation, `--seeds` times.
+images, trained on few images of each class and validated on all the others. Few images are drawn `DRAWS` times. The
+head is scikit-learn's logistic regression on standardised features, its C chosen by cross-validation on the training
+images alone. Random weights are timm's own initialisation, `--seeds` times.
 """
 
 from __future__ import annotations

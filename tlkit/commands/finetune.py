@@ -145,10 +145,10 @@ def train_to_the_end(
     def after_epoch(state: TrainingState, is_best: bool) -> None:
         checkpointer.commit_epoch(state, is_best)
         run.write_status("running", epoch=state.epoch, step=state.step, best=state.best)
-        say_epoch(state, options.epochs, is_best)
+        say_epoch(state, options.planned_epochs(), is_best)
 
     recipe = Recipe(
-        epochs=options.epochs,
+        epochs=options.planned_epochs(),
         learning_rate=options.learning_rate,
         schedule=options.schedule,
         label_smoothing=options.label_smoothing,

@@ -97,7 +97,7 @@ def newest_checkpoint(run: RunFolder, named: str) -> dict[str, Any] | None:
 def nothing_left(checkpoint: dict[str, Any], options: FinetuneOptions) -> bool:
     """Whether a run at this checkpoint has no epoch left to train."""
     best = checkpoint["progress"]["best"]
-    return is_over(checkpoint["epoch"], best["epoch"] if best else 0, options.epochs, options.patience)
+    return is_over(checkpoint["epoch"], best["epoch"] if best else 0, options.planned_epochs(), options.patience)
 
 
 def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
