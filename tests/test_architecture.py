@@ -29,7 +29,8 @@ ALLOWED = {
     "training": {"errors"},
     "output": {"errors", "artifact", "run_folder"},
     "commands": {
-        "data", "model", "training", "output", "options", "errors", "run_folder", "artifact", "terminal", "interruption",
+        "data", "model", "training", "output",
+        "options", "errors", "run_folder", "artifact", "terminal", "interruption",
     },
 }  # fmt: skip
 

@@ -125,7 +125,7 @@ def vector_batches(
     train, val = vectors_of(dataset.train, "features"), vectors_of(dataset.val, "validation")
     dataset = without_bad(run, options, dataset, bad)
     if fresh:
-        classifier.head.set_standardisation(*feature_statistics(train.split(4096)))
+        classifier.head.set_standardisation(*feature_statistics(torch.split(train, 4096)))
     return PreparedBatches(
         dataset,
         classifier.head,

@@ -59,7 +59,7 @@ def map_in_order(
 def batch_indices(count: int, batch_size: int, seed: int | None, epoch: int, first_step: int) -> Iterator[Tensor]:
     """The indices of each batch of an epoch from first_step on; in order without a seed, else shuffled."""
     order = torch.arange(count) if seed is None else epoch_order(count, seed, epoch)
-    return iter(order[first_step * batch_size :].split(batch_size)) if first_step * batch_size < count else iter(())
+    return (order[start : start + batch_size] for start in range(first_step * batch_size, count, batch_size))
 
 
 class VectorBatches:

@@ -82,7 +82,8 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of to_dict."""
-        return cls(**{name: tuple(v) if isinstance(v, (list, tuple)) else v for name, v in values.items()})
+        known: dict[str, Any] = {n: tuple(v) if isinstance(v, (list, tuple)) else v for n, v in values.items()}
+        return cls(**known)
 
     @property
     def shortest_side(self) -> int:

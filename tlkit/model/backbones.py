@@ -63,7 +63,7 @@ class Timm:
     def names(self) -> Sequence[str]:
         import timm
 
-        return timm.list_models()  # type: ignore[no-any-return]
+        return list(timm.list_models())
 
     def accepts(self, name: str) -> bool:
         import timm
@@ -78,15 +78,16 @@ class Timm:
 
         if image_size is not None:
             try:
-                return timm.create_model(name, num_classes=classes, img_size=image_size)  # type: ignore[no-any-return]
+                return timm.create_model(name, num_classes=classes, img_size=image_size)
             except TypeError:  # most networks take any size and have no such parameter
                 pass
-        return timm.create_model(name, num_classes=classes)  # type: ignore[no-any-return]
+        return timm.create_model(name, num_classes=classes)
 
     def pretrained_classes(self, name: str) -> int:
         import timm
 
-        return int(timm.get_pretrained_cfg(name).num_classes)
+        config: Any = timm.get_pretrained_cfg(name)
+        return int(config.num_classes)
 
     def download(self, name: str, network: nn.Module) -> dict[str, Tensor]:
         import timm
@@ -109,19 +110,18 @@ class Timm:
         return (names,) if isinstance(names, str) else tuple(names)
 
     def preprocessing(self, name: str, network: nn.Module) -> Preprocessing:
-        from timm.data import resolve_model_data_config
+        from timm.data.config import resolve_model_data_config
 
-        return Preprocessing.from_timm_config(resolve_model_data_config(network))
+        resolve: Any = resolve_model_data_config
+        return Preprocessing.from_timm_config(resolve(network))
+
+
+# Auxiliary classifiers serve training from scratch only; init_weights silences a warning.
+NO_AUXILIARY = {"aux_logits": False, "init_weights": False}
 
 
 class Torchvision:
     """torchvision.models"""
-
-    # Auxiliary classifiers serve training from scratch only; init_weights only silences a warning.
-    PLAIN = {
-        "googlenet": {"aux_logits": False, "init_weights": False},
-        "inception_v3": {"aux_logits": False, "init_weights": False},
-    }
 
     def names(self) -> Sequence[str]:
         from torchvision import models
@@ -138,7 +138,8 @@ class Torchvision:
             own = self._weights(name).transforms().crop_size[0]
             if image_size != own:
                 raise UsageError("--image-size", f"torchvision/{name} takes {own} only, not {image_size}")
-        return models.get_model(name, weights=None, num_classes=classes, **self.PLAIN.get(name, {}))  # type: ignore[no-any-return]
+        extra = NO_AUXILIARY if name in ("googlenet", "inception_v3") else {}
+        return models.get_model(name, weights=None, num_classes=classes, **extra)  # type: ignore[no-any-return]
 
     def pretrained_classes(self, name: str) -> int:
         return len(self._weights(name).meta["categories"])
@@ -261,7 +262,10 @@ class ClassifierLayers:
 
 
 def classifier_layers(backbone: BackboneName, network: nn.Module, classes: int | None) -> ClassifierLayers:
-    """Find the classifier of a plain network built for so many classes (None: for any number). Raises UsageError if it has none."""
+    """Find the classifier of a plain network built for so many classes (None: for any number).
+
+    Raises UsageError if it has none.
+    """
     recorded = [n for n in SOURCES[backbone.source].classifiers(network) if gives_classes(network, n, classes)]
     if not recorded:
         layers = [name for name, _ in network.named_modules() if gives_classes(network, name, classes)]
