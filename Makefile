@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SAMPLE := --backbone timm/$(shell cat sample_data/architecture.txt) --weights sample_data/backbone.safetensors
+SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
 .PHONY: setup demo test check format test-backbones test-kills measure-defaults
 

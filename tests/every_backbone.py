@@ -94,7 +94,9 @@ def check_all(backbones: Iterable[BackboneName]) -> Counter[tuple[str, bool]]:
     count: Counter[tuple[str, bool]] = Counter()
     again = []
     for backbone in backbones:
-        if outcome(backbone, "meta"):
+        problem = outcome(backbone, "meta")
+        if problem:
+            print(f"{backbone} on the meta device {' '.join(problem.split())[:300]}", file=sys.stderr, flush=True)
             again.append(backbone)
         else:
             count[backbone.source, True] += 1

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tlkit.errors import UsageError
-from tlkit.model.backbones import BackboneName, ClassifierLayers, build_network, classifier_layers
+from tlkit.model.backbones import BackboneName, ClassifierLayers, build_network, classifier_layers, within
+from tlkit.model.weights import load_tensors
 
 DEFAULT_HIDDEN = 512
 
@@ -46,6 +47,11 @@ class Backbone(nn.Module):
         layers = [self.network.get_submodule(leaf) for leaf in self.layers.leaves]
         return sum(layer.weight.shape[1] for layer in layers if isinstance(layer, (nn.Linear, nn.Conv2d)))
 
+    def has_bias(self) -> bool:
+        """Whether the classifier has a bias."""
+        assert self.layers is not None
+        return all(self.network.get_submodule(leaf).bias is not None for leaf in self.layers.leaves)
+
     def head_names(self) -> tuple[str, ...]:
         """The layers of the network that its weights file need not hold."""
         return (*self.layers.leaves, *self.layers.auxiliary) if self.layers else ()
@@ -69,16 +75,17 @@ class Head(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, features: int, classes: int, hidden: int | None, positions: bool) -> None:
-        """hidden: width of an MLP; None for a linear head."""
+    def __init__(self, features: int, classes: int, hidden: int | None, positions: bool, bias: bool = True) -> None:
+        """hidden: width of an MLP; None for a linear head, which has a bias if the classifier it becomes has one."""
         super().__init__()
         self.positions = positions
         self.layers: nn.Module
         if hidden is None:
-            self.layers = nn.Linear(features, classes)
+            self.layers = nn.Linear(features, classes, bias=bias)
             # Zero is where regularised linear regression starts. A unit bias keeps the ReLU over positions alive.
             nn.init.zeros_(self.layers.weight)
-            nn.init.constant_(self.layers.bias, 1.0 if positions else 0.0)
+            if bias:
+                nn.init.constant_(self.layers.bias, 1.0 if positions else 0.0)
         else:
             self.layers = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, classes))
         self.register_buffer("mean", torch.zeros(features))
@@ -88,27 +95,36 @@ class Head(nn.Module):
         """mean, std [D] of the training features. A feature that never varies is left unscaled.
 
         Rows come out with a length of 8 on average whatever D is, so that a learning rate means the same for 64
-        features as for 2048.
+        features as for 2048. Without a bias that could take up a mean, the mean stays.
         """
         constant = std <= 1e-6 * mean.abs().clamp_min(1e-6)
-        self.mean.copy_(mean)
+        if self._first().bias is not None:
+            self.mean.copy_(mean)
         self.std.copy_(torch.where(constant, torch.ones_like(std), std) * math.sqrt(len(std) / 64))
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, D] or [B, P, D] -> logits [B, C]"""
         logits: Tensor = self.layers((features.float() - self.mean) / self.std)
-        return logits.relu().mean(dim=1) if self.positions else logits
+        if not self.positions:
+            return logits
+        return logits.relu().mean(dim=1) if logits.ndim == 3 else logits.relu()
 
     def folded(self) -> nn.Module:
         """The layers as they act on features that are not standardised; computed in float64."""
-        layers = copy.deepcopy(self.layers)
-        first = layers[0] if isinstance(layers, nn.Sequential) else layers
-        assert isinstance(first, nn.Linear)
+        folded = copy.deepcopy(self)
+        first = folded._first()
         weight = first.weight.detach().double() / self.std.double()
-        bias = first.bias.detach().double() - weight @ self.mean.double()
         first.weight = nn.Parameter(weight.float())
-        first.bias = nn.Parameter(bias.float())
-        return layers
+        if first.bias is not None:
+            bias = first.bias.detach().double() - weight @ self.mean.double()
+            first.bias = nn.Parameter(bias.float())
+        return folded.layers
+
+    def _first(self) -> nn.Linear:
+        """The layer that the features enter."""
+        first = self.layers[0] if isinstance(self.layers, nn.Sequential) else self.layers
+        assert isinstance(first, nn.Linear)
+        return first
 
 
 class Classifier(nn.Module):
@@ -126,7 +142,7 @@ class Classifier(nn.Module):
         backbone.requires_grad_(False)
         for name in self.unfrozen:
             for key, parameter in backbone.network.get_submodule(name).named_parameters(prefix=name):
-                parameter.requires_grad_(not key.startswith(tuple(f"{leaf}." for leaf in backbone.head_names())))
+                parameter.requires_grad_(not within(key, backbone.head_names()))
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -157,11 +173,11 @@ class Classifier(nn.Module):
         expected = {key for key in self.backbone.network.state_dict() if self._trains(key)}
         if rest.keys() != expected:
             raise RuntimeError(f"{len(rest.keys() ^ expected)} keys of the backbone differ from what is unfrozen")
-        self.backbone.network.load_state_dict(rest, strict=False)
+        load_tensors(self.backbone.network, rest, strict=False)
 
     def _trains(self, key: str) -> bool:
-        inside = any(not name or key.startswith(f"{name}.") for name in self.unfrozen)
-        return inside and not key.startswith(tuple(f"{leaf}." for leaf in self.backbone.head_names()))
+        inside = "" in self.unfrozen or within(key, self.unfrozen)
+        return inside and not within(key, self.backbone.head_names())
 
     def shipped(self) -> nn.Module:
         """The same function as one plain network: the head, with its standardisation folded in, at its place.
@@ -174,7 +190,7 @@ class Classifier(nn.Module):
         shared: dict[int, object] = {id(self.backbone): self.backbone}
         shared |= {id(t): t for t in (*self.backbone.network.parameters(), *self.backbone.network.buffers())}
         network = copy.deepcopy(self.backbone.network, shared)
-        for leaf in self.backbone.head_names():
+        for leaf in self.backbone.layers.leaves if self.backbone.layers else ():
             network.get_submodule(leaf)._forward_pre_hooks.clear()
         return put_head(network, layers, self.backbone.layers).eval().requires_grad_(False)
 
@@ -200,10 +216,10 @@ def put_head(network: nn.Module, layers: nn.Module, where: ClassifierLayers | No
     """Put trained layers at the classifier of a plain network; on top of its outputs where `where` is None."""
     if where is None:
         return nn.Sequential(network, layers)
-    for name in where.auxiliary:
-        auxiliary = network.get_submodule(name)
-        for key, parameter in list(auxiliary.named_parameters()):
-            setattr(auxiliary, key, nn.Parameter(torch.zeros_like(parameter)))
+    for key, parameter in list(network.named_parameters()):
+        if within(key, where.auxiliary):
+            module, _, last = key.rpartition(".")
+            setattr(network.get_submodule(module), last, nn.Parameter(torch.zeros_like(parameter)))
     if isinstance(layers, nn.Linear):
         share_among_leaves(network, layers, where.leaves)
     else:
@@ -220,7 +236,8 @@ def share_among_leaves(network: nn.Module, linear: nn.Linear, leaves: tuple[str,
         width = leaf.weight.shape[1]
         weight = linear.weight.detach()[:, start : start + width] * len(leaves)
         leaf.weight = nn.Parameter(weight.reshape(leaf.weight.shape).clone())
-        leaf.bias = nn.Parameter(linear.bias.detach().clone())
+        if linear.bias is not None:
+            leaf.bias = nn.Parameter(linear.bias.detach().clone())
         start += width
 
 
@@ -245,7 +262,8 @@ def build_classifier(
     backbone = Backbone(name, network, classifier_layers(name, network, classes))
     positions = type(network).__name__ == "SqueezeNet"
     if head == "linear":
-        return Classifier(backbone, Head(backbone.width(), classes, None, positions), unfreeze)
+        linear = Head(backbone.width(), classes, None, positions, bias=backbone.has_bias())
+        return Classifier(backbone, linear, unfreeze)
     assert backbone.layers is not None
     if positions or len(backbone.layers.leaves) > 1:
         raise UsageError("--head mlp", f"does not fit {name}, whose classifier is not a single linear layer")

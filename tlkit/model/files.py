@@ -14,6 +14,7 @@ from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import DataError, MismatchError
 from tlkit.model.backbones import BackboneName
 from tlkit.model.classifier import build_shipped
+from tlkit.model.weights import load_tensors
 
 MODEL_FORMAT = "tlkit-model"
 CHECKPOINT_FORMAT = "tlkit-checkpoint"
@@ -122,7 +123,7 @@ def load_network(path: str, description: ModelDescription, state: Mapping[str, t
         description.backbone_classes,
     )
     try:
-        network.load_state_dict(state, strict=True)
+        load_tensors(network, state)
     except RuntimeError as error:
         raise MismatchError(
             path,

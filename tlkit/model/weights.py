@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tlkit.artifact import digest, load_safely
 from tlkit.errors import DataError, MismatchError, MissingInputError
-from tlkit.model.backbones import SOURCES, BackboneName
+from tlkit.model.backbones import BackboneName, within
+from tlkit.model.sources import SOURCES
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "teacher", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
@@ -73,15 +74,28 @@ def load_weights(
     if list_differences(network, state, head):
         try:
             state = SOURCES[backbone.source].adapt(network, state)
-        except Exception as error:  # written for known checkpoints, a converter fails on others in any way
-            state = dict(state)
-            state["(not convertible)"] = torch.tensor(0)
-            del error
+        except Exception:  # written for known checkpoints, a converter fails on others in any way
+            raise_differences(network, backbone, state, origin, head)
+    raise_differences(network, backbone, state, origin, head)
+    kept = {name: tensor for name, tensor in state.items() if not belongs_to(name, head)}
+    load_tensors(network, kept, strict=False)
+
+
+def load_tensors(network: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> None:
+    """load_state_dict for tensors of the current layout, which MNASNet and others want to be told."""
+    versions = getattr(network.state_dict(), "_metadata", None)
+    named = OrderedDict(state)
+    named._metadata = versions  # type: ignore[attr-defined]
+    network.load_state_dict(named, strict=strict)
+
+
+def raise_differences(
+    network: nn.Module, backbone: BackboneName, state: Mapping[str, Tensor], origin: str, head: Sequence[str]
+) -> None:
+    """Raise MismatchError if the state dict does not fit the network."""
     differences = list_differences(network, state, head)
     if differences:
         raise MismatchError(origin, f"does not hold the weights of {backbone}", "\n".join(differences))
-    kept = {name: tensor for name, tensor in state.items() if not belongs_to(name, head)}
-    network.load_state_dict(kept, strict=False)
 
 
 def list_differences(network: nn.Module, state: Mapping[str, Tensor], head: Sequence[str], most: int = 5) -> list[str]:
@@ -105,7 +119,7 @@ def list_differences(network: nn.Module, state: Mapping[str, Tensor], head: Sequ
 
 def belongs_to(key: str, layers: Sequence[str]) -> bool:
     """Whether a state dict key is of one of these layers, or of an auxiliary classifier."""
-    return any(key == name or key.startswith(f"{name}.") for name in (*layers, "aux1", "aux2", "AuxLogits"))
+    return within(key, (*layers, "aux1", "aux2", "AuxLogits"))
 
 
 def weights_sha256(network: nn.Module, head: Sequence[str]) -> str:

@@ -63,7 +63,9 @@ class CsvWriter:
 
     def _lines(self, rows: list[list[str]]) -> bytes:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
+        # The csv module quotes what its own line end needs; a carriage return would end a line for other readers.
+        quoting = csv.QUOTE_ALL if any("\r" in cell for row in rows for cell in row) else csv.QUOTE_MINIMAL
+        csv.writer(text, lineterminator="\n", quoting=quoting).writerows(rows)
         return text.getvalue().encode("utf-8", "surrogateescape")
 
 

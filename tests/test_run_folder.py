@@ -1,0 +1,138 @@
+"""The one way files are committed, and how a run folder is claimed and locked."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tlkit import run_folder
+from tlkit.errors import OutputError, StorageError
+from tlkit.run_folder import RunFolder, link_atomically, new_run_folder, write_atomically
+
+
+def test_a_file_appears_whole_and_nothing_is_left_over(tmp_path: Path) -> None:
+    write_atomically(str(tmp_path / "a"), lambda file: file.write(b"new"))
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_failing_writer_leaves_the_old_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+
+    def fail(file: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(str(tmp_path / "a"), fail)
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_modes_are_kept_and_links_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "real").chmod(0o640)
+    (tmp_path / "link").symlink_to("real")
+    write_atomically(str(tmp_path / "link"), lambda file: file.write(b"new"))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+    assert stat.S_IMODE((tmp_path / "real").stat().st_mode) == 0o640
+    umask = os.umask(0o022)
+    try:
+        write_atomically(str(tmp_path / "fresh"), lambda file: file.write(b""))
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "fresh").stat().st_mode) == 0o644
+
+
+def test_a_full_disk_is_told_from_a_place_that_is_not_there(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "from tlkit.run_folder import write_atomically; from tlkit.errors import TlkitError\n"
+        "try: write_atomically(sys.argv[1], lambda file: file.write(bytes(5000)))\n"
+        "except TlkitError as error: print(error); sys.exit(error.exit_code)"
+    )
+    (tmp_path / "a").write_bytes(b"old")
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True)
+    assert result.returncode == StorageError.exit_code == 74
+    assert "File too large" in result.stdout
+    assert (tmp_path / "a").read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+    with pytest.raises(OutputError) as caught:
+        write_atomically(str(tmp_path / "no" / "where"), lambda file: None)
+    assert caught.value.exit_code == 73
+
+
+def test_the_order_is_write_sync_rename_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            run_folder.os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1]
+        )
+    write_atomically(str(tmp_path / "a"), lambda file: file.write(b"x"))
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+def test_linking_replaces_in_one_step_and_again(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+    for name in ("one", "two", "two"):
+        link_atomically(str(tmp_path / name), str(tmp_path / "last"))
+        assert (tmp_path / "last").read_text() == name
+    assert sorted(os.listdir(tmp_path)) == ["last", "one", "two"]
+
+
+def test_where_hard_links_are_not_to_be_had_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*names: str) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(run_folder.os, "link", refuse)
+    (tmp_path / "one").write_text("one")
+    link_atomically(str(tmp_path / "one"), str(tmp_path / "last"))
+    assert (tmp_path / "last").read_text() == "one"
+    assert sorted(os.listdir(tmp_path)) == ["last", "one"]
+
+
+def test_a_lock_holds_across_processes_and_goes_with_them(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    code = f"from tlkit.run_folder import RunFolder\nwith RunFolder({str(tmp_path)!r}).locked(): print('in')"
+    with run.locked():
+        held = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert "in use" in held.stderr and held.stdout == ""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "in\n"
+
+
+def test_a_folder_that_was_claimed_in_vain_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_run_folder(str(tmp_path / "a" / "run"), "unused"):
+        raise ZeroDivisionError
+    assert not (tmp_path / "a" / "run").exists()
+    with new_run_folder(None, str(tmp_path / "runs" / "x")) as run:
+        Path(run.options_file).write_text("{}")
+    assert sorted(os.listdir(run.path)) == [".lock", "checkpoints", "options.json"]
+    with new_run_folder(None, str(tmp_path / "runs" / "x")) as second:
+        assert second.path.endswith("x-2")
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".last.pt.123.tlkit-tmp").touch()
+    (tmp_path / "mine.tmp").touch()
+    run.remove_leftovers()
+    assert sorted(os.listdir(tmp_path)) == ["checkpoints", "mine.tmp"]
+    assert os.listdir(tmp_path / "checkpoints") == []
+
+
+def test_epochs_are_read_from_names(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    for epoch in (10, 2, 12345):
+        Path(run.epoch_checkpoint(epoch, 0.12345, "accuracy", 0.5)).touch()
+    assert list(run.epoch_checkpoints().values()) == [2, 10, 12345]
+    assert (tmp_path / "checkpoints" / "epoch_0002_loss_0.1235_accuracy_0.5000.pt").exists()

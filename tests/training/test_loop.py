@@ -1,0 +1,114 @@
+"""The loop: one step by hand, dropout as a function of the step, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tlkit.data.batches import VectorBatches
+from tlkit.errors import DataError
+from tlkit.training.loop import Recipe, is_over, train
+from tlkit.training.optimizer import build_optimizer
+from tlkit.training.state import TrainingState
+
+RECIPE = Recipe(
+    epochs=1, learning_rate=0.5, schedule="constant", label_smoothing=0.0, metric="loss", patience=None, seed=3
+)
+CPU = torch.device("cpu")
+
+
+class Model(nn.Sequential):
+    """Any module, with the two methods a checkpoint needs."""
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        return self.state_dict()
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        self.load_state_dict(state)
+
+
+def start(model: Model, optimizer: str = "sgd") -> TrainingState:
+    return TrainingState(model, build_optimizer(model, nn.Module(), optimizer, 0.0))
+
+
+def vectors(count: int = 10) -> VectorBatches:
+    generator = torch.Generator().manual_seed(0)
+    return VectorBatches(
+        torch.randn(count, 2, generator=generator), torch.randint(0, 2, (count,), generator=generator), 4, 5
+    )
+
+
+def test_one_step_by_hand() -> None:
+    model = Model(nn.Linear(2, 2, bias=False))
+    nn.init.zeros_(model[0].weight)
+    data = VectorBatches(torch.tensor([[1.0, 2.0]]), torch.tensor([1]), 1, None)
+    weights = torch.tensor([1.0, 3.0])
+    train(model, start(model), data, data, RECIPE, weights, CPU, lambda state, best: None)
+    # d loss / d logits = 3 (softmax - onehot) = [1.5, -1.5]; Nesterov's first step with momentum 0.9 is 1.9 gradients.
+    step = 0.5 * 1.9 * 1.5
+    torch.testing.assert_close(model[0].weight, torch.tensor([[-step, -2 * step], [step, 2 * step]]))
+
+
+def test_the_state_counts_and_the_best_epoch_is_kept() -> None:
+    model = Model(nn.Linear(2, 2))
+    state = start(model, "adamw")
+    seen: list[tuple[int, int, bool]] = []
+    recipe = Recipe(**{**RECIPE.__dict__, "epochs": 4})
+    train(
+        model, state, vectors(), vectors(), recipe, torch.ones(2), CPU,
+        lambda s, best: seen.append((s.epoch, s.step, best)),
+    )  # fmt: skip
+    assert [entry[:2] for entry in seen] == [(1, 3), (2, 6), (3, 9), (4, 12)]
+    losses = [row["val_loss"] for row in state.history]
+    assert state.best is not None and state.best["val_loss"] == min(losses)
+    assert [best for *_, best in seen] == [loss == min(losses[: n + 1]) for n, loss in enumerate(losses)]
+
+
+def test_dropout_depends_on_the_step_and_not_on_what_was_drawn_before() -> None:
+    results = []
+    for noise in (0, 100):
+        torch.manual_seed(1)
+        model = Model(nn.Linear(2, 8), nn.Dropout(0.5), nn.Linear(8, 2))
+        torch.rand(noise)
+        train(model, start(model), vectors(), vectors(), RECIPE, torch.ones(2), CPU, lambda state, best: None)
+        results.append(model.state_dict())
+    for name, tensor in results[0].items():
+        assert torch.equal(tensor, results[1][name])
+
+
+def test_a_state_goes_on_where_it_stood() -> None:
+    recipe = Recipe(**{**RECIPE.__dict__, "epochs": 5, "schedule": "cosine"})
+    torch.manual_seed(2)
+    whole = Model(nn.Linear(2, 2))
+    kept: list[dict[str, object]] = []
+
+    def keep(state: TrainingState, best: bool) -> None:
+        if state.epoch == 2:
+            values = state.to_dict()
+            kept.append(torch.utils._pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, values))
+            kept[0]["progress"] = {**values["progress"], "history": list(values["progress"]["history"])}
+
+    train(whole, start(whole, "adamw"), vectors(), vectors(), recipe, torch.ones(2), CPU, keep)
+    again = Model(nn.Linear(2, 2))
+    state = start(again, "adamw")
+    state.load(kept[0])
+    train(again, state, vectors(), vectors(), recipe, torch.ones(2), CPU, lambda state, best: None)
+    assert torch.equal(whole[0].weight, again[0].weight)
+    assert state.step == 15 and [row["epoch"] for row in state.history] == [1, 2, 3, 4, 5]
+
+
+def test_a_loss_that_is_no_number_stops_at_once() -> None:
+    model = Model(nn.Linear(2, 2))
+    data = VectorBatches(torch.full((4, 2), float("nan")), torch.zeros(4, dtype=torch.int64), 2, None)
+    state = start(model)
+    before = model[0].weight.clone()
+    with pytest.raises(DataError) as caught:
+        train(model, state, data, data, RECIPE, torch.ones(2), CPU, lambda state, best: None)
+    assert caught.value.exit_code == 65 and "step 1" in str(caught.value) and "0.5" in str(caught.value)
+    assert torch.equal(before, model[0].weight) and state.step == 0
+
+
+def test_is_over() -> None:
+    assert is_over(5, 5, 5, None) and not is_over(4, 1, 5, None)
+    assert is_over(4, 2, 9, 2) and not is_over(3, 2, 9, 2)

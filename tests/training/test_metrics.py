@@ -1,0 +1,88 @@
+"""Metrics by hand, and against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+
+from tlkit.training.metrics import Tally, better, evaluate_logits, expected_calibration_error
+
+
+def random_case(classes: int, samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(samples, classes, generator=generator) * 2,
+        torch.randint(0, classes, (samples,), generator=generator),
+    )
+
+
+@pytest.mark.parametrize(("classes", "samples"), [(2, 50), (5, 400), (30, 60)])
+def test_an_evaluation_agrees_with_scikit_learn(classes: int, samples: int) -> None:
+    logits, labels = random_case(classes, samples, seed=classes)
+    found = evaluate_logits(logits, labels, tuple(map(str, range(classes))))
+    guesses = logits.argmax(dim=1).numpy()
+    truth = labels.numpy()
+    names = list(range(classes))
+    precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
+        truth, guesses, labels=names, zero_division=0
+    )
+    np.testing.assert_allclose(found.precision, precision)
+    np.testing.assert_allclose(found.recall, recall)
+    np.testing.assert_allclose(found.f1, f1)
+    np.testing.assert_array_equal(found.support, support)
+    np.testing.assert_array_equal(found.confusion, sklearn_metrics.confusion_matrix(truth, guesses, labels=names))
+    assert found.accuracy == pytest.approx(sklearn_metrics.accuracy_score(truth, guesses))
+    assert found.macro_f1 == pytest.approx(f1[support > 0].mean())
+    assert found.loss == pytest.approx(
+        sklearn_metrics.log_loss(truth, torch.softmax(logits.double(), 1).numpy(), labels=names)
+    )
+
+
+def test_a_tally_is_exact_over_any_division_and_through_a_checkpoint() -> None:
+    logits, labels = random_case(4, 101, seed=9)
+    whole = Tally(4)
+    whole.add(logits, labels, torch.nn.functional.cross_entropy(logits, labels).item())
+    parts = Tally(4)
+    for chosen in torch.arange(101).split(7):
+        mean = torch.nn.functional.cross_entropy(logits[chosen], labels[chosen]).item()
+        parts.add(logits[chosen], labels[chosen], mean)
+        parts = Tally.from_dict(parts.to_dict())
+    assert parts.figures()["accuracy"] == whole.figures()["accuracy"]
+    assert parts.figures()["macro_f1"] == whole.figures()["macro_f1"]
+    assert parts.figures()["loss"] == pytest.approx(whole.figures()["loss"], abs=1e-6)
+    evaluation = evaluate_logits(logits, labels, tuple("abcd"))
+    assert whole.figures()["accuracy"] == evaluation.accuracy
+    assert whole.figures()["macro_f1"] == pytest.approx(evaluation.macro_f1)
+
+
+def test_figures_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
+    labels = torch.tensor([0, 0, 1, 1])
+    found = evaluate_logits(logits, labels, ("no", "yes"))
+    assert found.confusion.tolist() == [[2, 0], [1, 1]]
+    assert found.precision.tolist() == [pytest.approx(2 / 3), 1.0]
+    assert found.recall.tolist() == [1.0, 0.5]
+    assert found.f1.tolist() == [pytest.approx(0.8), pytest.approx(2 / 3)]
+    right, wrong = np.log(1 + np.exp(-2)), np.log(1 + np.exp(2))
+    assert found.loss == pytest.approx((3 * right + wrong) / 4)
+
+
+def test_calibration_error_by_hand() -> None:
+    # Two bins of 15: (0.6, 0.667] with confidence 0.65 and half right, (0.933, 1] with 0.99 and all right.
+    confidence = np.array([0.65, 0.65, 0.99, 0.99, 0.99, 0.99])
+    correct = np.array([True, False, True, True, True, True])
+    assert expected_calibration_error(confidence, correct) == pytest.approx((2 * 0.15 + 4 * 0.01) / 6)
+    assert expected_calibration_error(np.array([]), np.array([], dtype=bool)) == 0.0
+    assert expected_calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == 0.0
+
+
+def test_better_prefers_the_metric_then_the_smaller_loss() -> None:
+    old = {"loss": 0.5, "accuracy": 0.9, "macro_f1": 0.8}
+    assert better("accuracy", old, None)
+    assert better("accuracy", {**old, "accuracy": 0.91, "loss": 9.0}, old)
+    assert better("accuracy", {**old, "loss": 0.4}, old)
+    assert not better("accuracy", old, old)
+    assert better("loss", {**old, "loss": 0.4, "accuracy": 0.1}, old)
+    assert not better("macro_f1", {**old, "macro_f1": 0.7, "loss": 0.1}, old)

@@ -1,0 +1,179 @@
+"""The libraries of models, timm and torchvision, behind one interface."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from tlkit.data.preprocessing import Preprocessing
+from tlkit.errors import UsageError
+
+PATIENCE = 10.0
+"""Seconds without an answer after which a download is given up."""
+
+
+class Source(Protocol):
+    """A library of models."""
+
+    def names(self) -> Sequence[str]:
+        """All models that classify images."""
+
+    def accepts(self, name: str) -> bool:
+        """Whether build takes the name; it may be one that `names` does not list, such as one with a tag."""
+
+    def build(self, name: str, classes: int, image_size: int | None) -> nn.Module:
+        """The plain model with random weights and its own classifier for so many classes."""
+
+    def pretrained_classes(self, name: str) -> int:
+        """How many classes the published weights tell apart."""
+
+    def download(self, name: str, network: nn.Module) -> dict[str, Tensor]:
+        """The published weights, shaped for network. Raises anything if there are none or no network."""
+
+    def adapt(self, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict as published, converted to this network's names and input size."""
+
+    def classifiers(self, network: nn.Module) -> tuple[str, ...]:
+        """Names of the layers that may give the class logits, as the library records them."""
+
+    def preprocessing(self, name: str, network: nn.Module) -> Preprocessing:
+        """How the model's input is made, at its own input size."""
+
+
+class Timm:
+    """PyTorch Image Models."""
+
+    def names(self) -> Sequence[str]:
+        import timm
+
+        return list(timm.list_models())
+
+    def accepts(self, name: str) -> bool:
+        import timm
+
+        architecture, _, tag = name.partition(".")
+        if not timm.is_model(architecture):
+            return False
+        return not tag or name in timm.list_pretrained(f"{architecture}.*")
+
+    def build(self, name: str, classes: int, image_size: int | None) -> nn.Module:
+        import timm
+
+        if image_size is not None:
+            try:
+                return timm.create_model(name, num_classes=classes, img_size=image_size)
+            except TypeError:  # most networks take any size and have no such parameter
+                pass
+        return timm.create_model(name, num_classes=classes)
+
+    def pretrained_classes(self, name: str) -> int:
+        import timm
+
+        config: Any = timm.get_pretrained_cfg(name)
+        return int(config.num_classes)
+
+    def download(self, name: str, network: nn.Module) -> dict[str, Tensor]:
+        import timm
+
+        go_offline_if_unreachable()
+        size = getattr(getattr(network, "patch_embed", None), "img_size", None)
+        classes = getattr(network, "num_classes", None)
+        fixed = {"img_size": size} if size is not None else {}
+        try:
+            model = timm.create_model(name, pretrained=True, num_classes=classes, **fixed)
+        except TypeError:
+            model = timm.create_model(name, pretrained=True, num_classes=classes)
+        return dict(model.state_dict())
+
+    def adapt(self, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        convert = getattr(inspect.getmodule(type(network)), "checkpoint_filter_fn", None)
+        return dict(convert(dict(state), network)) if convert is not None else state
+
+    def classifiers(self, network: nn.Module) -> tuple[str, ...]:
+        names = network.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+        return (names,) if isinstance(names, str) else tuple(names)
+
+    def preprocessing(self, name: str, network: nn.Module) -> Preprocessing:
+        from timm.data.config import resolve_model_data_config
+
+        resolve: Any = resolve_model_data_config
+        return Preprocessing.from_timm_config(resolve(network))
+
+
+def go_offline_if_unreachable() -> None:
+    """Let the hub's client turn to its cache at once if there is no network; it would ask again for a minute."""
+    from huggingface_hub import constants, get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+    except Exception:  # of whatever transport; whether the cache has the file is found out next
+        constants.HF_HUB_OFFLINE = True
+
+
+# Auxiliary classifiers serve training from scratch only; init_weights silences a warning.
+NO_AUXILIARY = {"aux_logits": False, "init_weights": False}
+
+
+class Torchvision:
+    """torchvision.models"""
+
+    def names(self) -> Sequence[str]:
+        from torchvision import models
+
+        return models.list_models(module=models)  # type: ignore[no-any-return]
+
+    def accepts(self, name: str) -> bool:
+        return name in self.names()
+
+    def build(self, name: str, classes: int, image_size: int | None) -> nn.Module:
+        from torchvision import models
+
+        own = self._weights(name).transforms().crop_size[0]
+        extra: dict[str, Any] = {}
+        if name in ("googlenet", "inception_v3"):
+            extra = NO_AUXILIARY
+        elif name.startswith("vit_"):
+            extra = {"image_size": image_size or own}
+        elif name.startswith("maxvit_") and image_size not in (None, own):
+            raise UsageError("--image-size", f"torchvision/{name} takes {own} only, not {image_size}")
+        return models.get_model(name, weights=None, num_classes=classes, **extra)  # type: ignore[no-any-return]
+
+    def pretrained_classes(self, name: str) -> int:
+        return len(self._weights(name).meta["categories"])
+
+    def download(self, name: str, network: nn.Module) -> dict[str, Tensor]:
+        return dict(self._weights(name).get_state_dict(progress=True, check_hash=True, weights_only=True))
+
+    def adapt(self, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+        # DenseNets were published with the names of an older version: norm.1 instead of norm1.
+        state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): t for key, t in state.items()}
+        if isinstance(network, VisionTransformer):
+            return dict(interpolate_embeddings(network.image_size, network.patch_size, OrderedDict(state)))
+        return state
+
+    def classifiers(self, network: nn.Module) -> tuple[str, ...]:
+        return ()
+
+    def preprocessing(self, name: str, network: nn.Module) -> Preprocessing:
+        own = Preprocessing.from_torchvision_transforms(self._weights(name).transforms())
+        if name in ("googlenet", "inception_v3"):
+            # Their published weights go with an input transform inside the network that a plain one does not have.
+            return dataclasses.replace(own, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        return own
+
+    def _weights(self, name: str) -> Any:
+        from torchvision import models
+
+        return models.get_model_weights(name).DEFAULT
+
+
+SOURCES: dict[str, Source] = {"timm": Timm(), "torchvision": Torchvision()}
+"""In the order in which a bare name is looked up."""
