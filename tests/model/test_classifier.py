@@ -39,7 +39,13 @@ BACKBONES = {
     "torchvision/maxvit_t": "a layer without a bias",
     "torchvision/mnasnet0_5": "in a network that asks for the version of its state dict",
 }
-ONE_LINEAR_LAYER = ["timm/test_vit", "timm/volo_d1_224", "timm/resnetv2_50x1_bit", "timm/caformer_s18", "torchvision/maxvit_t"]
+ONE_LINEAR_LAYER = [
+    "timm/test_vit",
+    "timm/volo_d1_224",
+    "timm/resnetv2_50x1_bit",
+    "timm/caformer_s18",
+    "torchvision/maxvit_t",
+]
 
 
 def make_classifier(text: str, head: str = "linear", unfreeze: str | None = None, classes: int = CLASSES) -> Classifier:
