@@ -64,8 +64,10 @@ class CsvWriter:
     def _lines(self, rows: list[list[str]]) -> bytes:
         text = io.StringIO()
         # The csv module quotes what its own line end needs; a carriage return would end a line for other readers.
-        quoting = csv.QUOTE_ALL if any("\r" in cell for row in rows for cell in row) else csv.QUOTE_MINIMAL
-        csv.writer(text, lineterminator="\n", quoting=quoting).writerows(rows)
+        has_return = any("\r" in cell for row in rows for cell in row)
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL).writerows(
+            rows
+        )
         return text.getvalue().encode("utf-8", "surrogateescape")
 
 
