@@ -4,7 +4,8 @@
 
 Each model is built for 7 classes with random weights and checked: only the head trains, two images of its own input
 size give logits [2, 7], and what it ships has the keys and shapes of the model that the library builds. The meta
-device does this without arithmetic; a model that does not run there is built with real tensors, the largest last.
+device does this without arithmetic. The smallest model of each architecture, and every one that does not run there, is
+built with real tensors too, the largest last, and must ship as a network that gives the same logits.
 Prints a line for each model that is refused or fails, and a closing count for each library; exits non-zero when
 fewer are served than SERVED says.
 """
@@ -17,11 +18,13 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -37,19 +40,46 @@ UNKNOWN = 10**12
 """Stands for the size of a network that could not be counted."""
 
 
-def check(backbone: BackboneName, device: str) -> None:
+@dataclass(frozen=True)
+class Kind:
+    """architecture: the network's class and its classifier's layers. size: in parameters."""
+
+    architecture: str
+    size: int
+
+
+def check(backbone: BackboneName, device: str) -> Kind:
     """Raise whatever is wrong with a new head on this backbone."""
     with torch.device(device):
         network = build_network(backbone, CLASSES)
         plain = shapes(network)
         classifier = build_classifier(backbone, network, CLASSES, "linear", None, None)
-        require(trains(classifier) == {"head.layers.weight", "head.layers.bias"}, f"trains {trains(classifier)}")
+        head = {f"head.{name}" for name, _ in classifier.head.named_parameters()}
+        require(trains(classifier) == head, f"trains {trains(classifier)}")
         height, width = preprocessing_of(backbone, network, None).image_size
+        images = torch.randn(2, 3, height, width)
+        logits = use(classifier, images)
+        shipped = classifier.shipped()
+    difference = shapes(shipped) ^ plain
+    require(not difference, f"ships other tensors than the plain model has: {sorted(difference)[:3]}")
+    if device == "cpu":
         with torch.no_grad():
-            logits = classifier(torch.randn(2, 3, height, width))
-        require(logits.shape == (2, CLASSES), f"logits have shape {list(logits.shape)}")
-        shipped = shapes(classifier.shipped())
-    require(shipped == plain, f"ships other tensors than the plain model has: {sorted(shipped ^ plain)[:3]}")
+            error = (shipped(images) - logits).abs().max() / logits.abs().max()
+        require(error < 1e-4, f"ships a network whose logits differ by {error:.1e}")
+    size = sum(parameter.numel() for parameter in network.parameters())
+    return Kind(f"{type(network).__name__} {classifier.backbone.layers}", size)
+
+
+@torch.no_grad()
+def use(classifier: Classifier, images: Tensor) -> Tensor:
+    """Logits of a head that is like a trained one."""
+    head = classifier.head
+    head.set_standardisation(torch.randn(head.mean.shape), torch.rand(head.std.shape) + 0.5)
+    for parameter in head.parameters():
+        parameter.normal_()
+    logits: Tensor = classifier(images)
+    require(logits.shape == (2, CLASSES), f"logits have shape {list(logits.shape)}")
+    return logits
 
 
 def shapes(network: nn.Module) -> set[tuple[str, tuple[int, ...]]]:
@@ -76,37 +106,46 @@ def parameters_of(backbone: BackboneName) -> int:
         return UNKNOWN
 
 
-def outcome(backbone: BackboneName, device: str) -> str:
-    """Empty if a model is served, else "refused: ..." or "failed: ..."."""
+def outcome(backbone: BackboneName, device: str) -> tuple[Kind | None, str]:
+    """What kind of model one is that is served, and what is wrong with one that is not."""
     try:
-        check(backbone, device)
-        return ""
+        return check(backbone, device), ""
     except TlkitError as error:
-        return f"refused: {error}"
+        return None, f"refused: {error}"
     except Exception as error:  # a program that looks for every kind of failure
-        return f"failed: {type(error).__name__}: {error}"
+        return None, f"failed: {type(error).__name__}: {error}"
     finally:
         gc.collect()  # networks hold cycles; two large ones do not fit
 
 
-def check_all(backbones: Iterable[BackboneName]) -> Counter[tuple[str, bool]]:
+def check_all(backbones: Sequence[BackboneName]) -> Counter[tuple[str, bool]]:
     """How many models of each library are served and are not."""
-    count: Counter[tuple[str, bool]] = Counter()
-    again = []
+    real: set[BackboneName] = set()
+    sizes: dict[BackboneName, int] = {}
+    smallest: dict[str, BackboneName] = {}
     for backbone in backbones:
-        problem = outcome(backbone, "meta")
-        if problem:
-            print(f"{backbone} on the meta device {' '.join(problem.split())[:300]}", file=sys.stderr, flush=True)
-            again.append(backbone)
+        kind, problem = outcome(backbone, "meta")
+        if kind is None:
+            report(backbone, f"on the meta device {problem}", sys.stderr)
+            sizes[backbone] = parameters_of(backbone)
+            real.add(backbone)
         else:
-            count[backbone.source, True] += 1
-    print(f"{count.total()} are served on the meta device; {len(again)} are tried with real tensors", flush=True)
-    for backbone in sorted(again, key=parameters_of):
-        problem = outcome(backbone, "cpu")
+            sizes[backbone] = kind.size
+            so_far = smallest.setdefault(kind.architecture, backbone)
+            smallest[kind.architecture] = min(so_far, backbone, key=sizes.__getitem__)
+    real.update(smallest.values())
+    print(f"{len(backbones)} on the meta device; {len(real)} with real tensors", flush=True)
+    count = Counter((backbone.source, True) for backbone in backbones if backbone not in real)
+    for backbone in sorted(real, key=sizes.__getitem__):
+        _, problem = outcome(backbone, "cpu")
         if problem:
-            print(f"{backbone} {' '.join(problem.split())[:300]}", flush=True)
+            report(backbone, problem, sys.stdout)
         count[backbone.source, not problem] += 1
     return count
+
+
+def report(backbone: BackboneName, problem: str, stream: TextIO) -> None:
+    print(f"{backbone} {' '.join(problem.split())[:300]}", file=stream, flush=True)
 
 
 def main() -> int:
@@ -114,8 +153,8 @@ def main() -> int:
     parser.add_argument("--pattern", help="only models whose name contains this")
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="every N-th model, from the I-th on")
     options = parser.parse_args()
-    first, step = map(int, options.shard.split("/"))
-    backbones = list_backbones(options.pattern)[first::step]
+    start, step = map(int, options.shard.split("/"))
+    backbones = list_backbones(options.pattern)[start::step]
     began = time.monotonic()
     count = check_all(backbones)
     enough = bool(backbones)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import pickletools
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -39,7 +40,9 @@ def read_artifact(path: str, *kinds: str) -> dict[str, Any]:
         found = artifact.get("format") if isinstance(artifact, dict) else type(artifact).__name__
         detail = f"a file of format {found!r}" if found else "a torch file that tlkit did not write"
         raise DataError(path, f"is {detail}; expected {' or '.join(kinds)}")
-    if not isinstance(artifact["version"], int) or artifact["version"] > VERSION:
+    if not isinstance(artifact.get("version"), int):
+        raise DataError(path, "is damaged: it has no version")
+    if artifact["version"] > VERSION:
         raise MismatchError(
             path,
             f"has format version {artifact['version']}, but this tlkit reads up to {VERSION}",
@@ -82,7 +85,13 @@ def load_safely(path: str) -> Any:
 def is_pickle(path: str) -> bool:
     """Whether a file is a bare pickle stream: code, in the end."""
     with open(path, "rb") as file:
-        return file.read(1) == pickle.PROTO
+        if file.peek(1)[:1] == pickle.PROTO:
+            return True
+        try:
+            names = {operation.name for operation, _, _ in pickletools.genops(file)}
+        except Exception:  # pickletools raises whatever it stumbles over
+            return False
+    return bool(names & {"GLOBAL", "INST", "REDUCE", "OBJ"})
 
 
 def load_our_own_code(path: str) -> Any:

@@ -58,11 +58,14 @@ class Backbone(nn.Module):
 
 
 def as_rows(entering: Tensor) -> Tensor:
-    """What enters a classifier, as rows of features: [B, D], or [B, P, D] for maps and token sequences."""
+    """What enters a classifier, as rows of features: [B, D], or [B, P, D] for maps [B, D, H, W].
+
+    Networks that classify each token [B, P, D] (those of CLIP with attention pooling) keep the first.
+    """
     if entering.ndim == 4:
         rows = entering.flatten(2).transpose(1, 2)  # [B, D, H, W] -> [B, P, D]
         return rows[:, 0] if rows.shape[1] == 1 else rows
-    return entering
+    return entering[:, 0] if entering.ndim == 3 else entering
 
 
 class Head(nn.Module):
