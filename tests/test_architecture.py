@@ -42,7 +42,8 @@ SHARED_BY_COMMANDS = {"assembly", "checkpoints", "devices", "images", "models"}
 
 WITHOUT_TORCH = [
     "tlkit.cli", "tlkit.options", "tlkit.errors", "tlkit.run_folder", "tlkit.interruption", "tlkit.terminal",
-    "tlkit.data.folder", "tlkit.data.decode", "tlkit.data.preprocessing", "tlkit.data.augmentation",
+    "tlkit.data.folder", "tlkit.data.listing", "tlkit.data.decode",
+    "tlkit.data.preprocessing", "tlkit.data.augmentation",
     "tlkit.output.predictions",
 ]  # fmt: skip
 

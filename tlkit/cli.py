@@ -12,7 +12,7 @@ import typer
 
 from tlkit import interruption
 from tlkit import options as declared
-from tlkit.errors import DONE, ResourceError, TlkitError
+from tlkit.errors import DONE, ResourceError, TlkitError, printable
 from tlkit.options import Options, flag_of
 
 Declared = TypeVar("Declared", bound=Options)
@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
         if "--debug" in arguments:
             raise
         known = error if isinstance(error, TlkitError) else unexpected(error)
-        print(f"{prefix}: {known}", *known.hint.splitlines(), sep="\n", file=sys.stderr)
+        print(*map(printable, [f"{prefix}: {known}", *known.hint.split("\n")]), sep="\n", file=sys.stderr)
         return known.exit_code
 
 

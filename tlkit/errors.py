@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 
+def printable(text: str) -> str:
+    r"""A file name as one harmless line: what a terminal would act on, or cannot show, is written as \x1b or \n."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class TlkitError(Exception):
     """A problem a person can act on.
 

@@ -107,6 +107,16 @@ def test_failures_keep_their_place(finished_run: Path, images: Path, tmp_path: P
     assert f"tlkit predict: {tmp_path}/missing.jpg: no such file" in plain.err
 
 
+def test_names_cannot_steer_the_terminal(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    bad = tmp_path / "\x1b[31mred\nfolder.jpg"
+    bad.touch()
+    assert (
+        f"tlkit predict: {tmp_path}/\\x1b[31mred\\nfolder.jpg: the file is empty"
+        in tlkit("predict", finished_run, bad).err.splitlines()
+    )
+    assert "\x1b" not in tlkit("predict", bad, bad).err
+
+
 def test_a_list_on_standard_input_with_names_of_all_kinds(finished_run: Path, tmp_path: Path) -> None:
     names = [
         b"plain.png",

@@ -17,7 +17,7 @@ from tlkit.data.batches import ImageBatches, VectorBatches, map_in_order, normal
 from tlkit.data.decode import ImageError, check_image
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.errors import DataError
+from tlkit.errors import DataError, printable
 from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
 from tlkit.model.features import extract_features, feature_statistics
@@ -67,7 +67,7 @@ def without_bad(run: RunFolder, options: FinetuneOptions, dataset: Dataset, bad:
     if not bad:
         return dataset
     found = f"{count(len(bad), 'image')} of {len(dataset.train) + len(dataset.val)} cannot be read"
-    listing = "\n".join(f"  {error.path}: {error.message}" for error in bad)
+    listing = "\n".join(f"  {printable(error.path)}: {error.message}" for error in bad)
     if not options.skip_bad:
         raise DataError(options.data, found, f"{listing}\nMend or remove them, or go on without them by --skip-bad.")
     say("warning", f"{found} and {'is' if len(bad) == 1 else 'are'} left out\n{listing}")

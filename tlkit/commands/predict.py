@@ -21,9 +21,9 @@ from tlkit.commands.devices import choose_device
 from tlkit.commands.models import open_model
 from tlkit.data.batches import normalise
 from tlkit.data.decode import ImageError
-from tlkit.data.folder import find_images
+from tlkit.data.listing import find_images
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, StorageError, UsageError
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, StorageError, UsageError, printable
 from tlkit.interruption import die_by
 from tlkit.model.files import LoadedModel
 from tlkit.options import PredictOptions, worker_count
@@ -59,12 +59,7 @@ def predict(options: PredictOptions) -> int:
             if prediction.error:
                 failures += 1
                 if options.format != "jsonl":
-                    printable = (
-                        prediction.path.encode("unicode_escape", "surrogateescape").decode("ascii", "replace")
-                        if not prediction.path.isprintable()
-                        else prediction.path
-                    )
-                    print(f"tlkit predict: {printable}: {prediction.error[1]}", file=sys.stderr)
+                    print(f"tlkit predict: {printable(prediction.path)}: {prediction.error[1]}", file=sys.stderr)
         emit(b"".join(writer.record(prediction, ranked) for prediction in predictions))
     return SOME_INPUTS_FAILED if failures else DONE
 

@@ -43,19 +43,34 @@ OPEN_ERRORS = {
     errno.ENXIO: ("not_regular_file", "not a regular file"),
 }
 
-SIGNATURES: tuple[tuple[int, bytes], ...] = (
-    (0, b"\xff\xd8\xff"),
-    (0, b"\x89PNG\r\n\x1a\n"),
-    (8, b"WEBP"),
-    (0, b"BM"),
-    (0, b"GIF8"),
-    (0, b"II*\0"),
-    (0, b"MM\0*"),
-)
+Signatures = tuple[tuple[int, bytes, str], ...]
+"""Where a format's mark stands in a file, the mark, and the format's name."""
 
-# Pillow announces odd but readable files (a palette with transparency, a broken EXIF block, more than 89 million
-# pixels) by Python warnings. What they mean is decided here by code, so they say nothing to the user.
-warnings.filterwarnings("ignore", module=r"PIL\..*")
+ACCEPTED: Signatures = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (8, b"WEBP", "WebP"),
+    (0, b"BM", "BMP"),
+    (0, b"GIF8", "GIF"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+)
+NOT_ACCEPTED: Signatures = (
+    (4, b"ftypavi", "AVIF"),
+    (4, b"ftypheic", "HEIC"),
+    (4, b"ftypmif1", "HEIF"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+)
+SIGNATURE_BYTES = 16
+
+# Pillow announces odd but readable files (a palette with transparency, a broken EXIF block) by Python warnings, and has
+# a limit on pixels of its own. What they mean is decided here by code, so they say nothing to the user.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+Image.MAX_IMAGE_PIXELS = None
 
 
 class ImageError(Exception):
@@ -68,9 +83,9 @@ class ImageError(Exception):
         self.message = message
 
 
-def has_image_signature(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of an allowed format."""
-    return any(head[start : start + len(magic)] == magic for start, magic in SIGNATURES)
+def image_format(head: bytes, signatures: Signatures = ACCEPTED) -> str | None:
+    """The format that a file's first SIGNATURE_BYTES are the mark of."""
+    return next((name for start, mark, name in signatures if head[start : start + len(mark)] == mark), None)
 
 
 def decode_image(path: str, shortest_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -140,13 +155,9 @@ def open_image(path: str, file: BinaryIO, max_pixels: int) -> Image.Image:
     """Read the header: format and size are known, no pixel is decoded yet. Raises ImageError."""
     try:
         image = Image.open(file, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise ImageError(path, "image_too_large", f"more than {max_pixels:,} pixels") from error
     except Exception as error:  # a damaged header can raise nearly anything
         file.seek(0)
-        if has_image_signature(file.read(16)):
-            raise ImageError(path, "image_corrupt", "the image's header is damaged or cut short") from error
-        raise ImageError(path, "not_an_image", f"not an image in an accepted format ({', '.join(FORMATS)})") from error
+        raise describe_unopened(path, file.read(SIGNATURE_BYTES)) from error
     if image.width * image.height > max_pixels:
         raise ImageError(
             path,
@@ -154,6 +165,16 @@ def open_image(path: str, file: BinaryIO, max_pixels: int) -> Image.Image:
             f"{image.width} x {image.height} pixels; the most accepted is {max_pixels:,}",
         )
     return image
+
+
+def describe_unopened(path: str, head: bytes) -> ImageError:
+    """Why a file that begins with these bytes is no image for us."""
+    accepted = f"accepted are {', '.join(FORMATS)}"
+    if other := image_format(head, NOT_ACCEPTED):
+        return ImageError(path, "unsupported_format", f"the format is {other}; {accepted}")
+    if ours := image_format(head):
+        return ImageError(path, "not_an_image", f"begins like {ours}, but its header is damaged or cut short")
+    return ImageError(path, "not_an_image", f"not an image; {accepted}")
 
 
 def check_mode(path: str, image: Image.Image) -> None:
@@ -194,8 +215,6 @@ def sixteen_to_eight(image: Image.Image) -> Image.Image:
 def describe_failure(path: str, error: Exception) -> ImageError:
     """A decoder's exception as a code and a message."""
     text = str(error) or type(error).__name__
-    if isinstance(error, Image.DecompressionBombError):
-        return ImageError(path, "image_too_large", text)
     if "truncated" in text or isinstance(error, (EOFError, struct.error)):
         return ImageError(path, "image_truncated", f"the image is cut short ({text})")
     return ImageError(path, "image_corrupt", f"the image is damaged ({text})")

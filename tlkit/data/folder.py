@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from tlkit.data.decode import has_image_signature
-from tlkit.errors import DataError, MissingInputError
+from tlkit.data.listing import find_images, require_folder, subfolders
+from tlkit.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 VALIDATION_NAMES = ("val", "valid", "validation")
 LAYOUT = "expected DATA/<class>/image, or DATA/train/<class>/image with DATA/val/<class>/image"
 
@@ -131,7 +130,9 @@ def read_classes(folder: str) -> tuple[tuple[str, ...], list[Sample]]:
     if len(classes) < 2:
         raise DataError(folder, describe_no_classes(folder, classes))
     samples = [
-        Sample(path, label) for label, name in enumerate(classes) for path in find_images(os.path.join(folder, name))
+        Sample(path, label)
+        for label, name in enumerate(classes)
+        for path in find_images(os.path.join(folder, name), root=folder)
     ]
     require_images(folder, classes, samples)
     return classes, samples
@@ -173,7 +174,9 @@ def read_labelled(folder: str, classes: Sequence[str], *, exactly: bool = False)
         differences += [f"missing here: {', '.join(map(repr, missing[:5]))}"] if missing else []
         expected = f"expected class folders named as {', '.join(map(repr, classes[:5]))}"
         raise DataError(folder, f"{'; '.join(differences) or 'holds no class folders'}; {expected}")
-    samples = [Sample(path, labels[name]) for name in found for path in find_images(os.path.join(folder, name))]
+    samples = [
+        Sample(path, labels[name]) for name in found for path in find_images(os.path.join(folder, name), root=folder)
+    ]
     if exactly:
         require_images(folder, classes, samples)
     if not samples:
@@ -195,70 +198,3 @@ def find_evaluation_folder(root: str) -> str:
 def validation_folder(root: str) -> str | None:
     """The folder of validation images beside train, if there is one."""
     return next((f for name in VALIDATION_NAMES if os.path.isdir(f := os.path.join(root, name))), None)
-
-
-def require_folder(folder: str) -> None:
-    """Raises MissingInputError unless a folder can be listed."""
-    try:
-        os.scandir(folder).close()
-    except NotADirectoryError:
-        raise MissingInputError(folder, "is a file; expected a folder of images") from None
-    except OSError as error:
-        raise MissingInputError(folder, f"cannot be read: {error.strerror}") from error
-
-
-def subfolders(folder: str) -> list[str]:
-    """Names of the folders in a folder, hidden ones left out, in byte order."""
-    with os.scandir(folder) as entries:
-        return sorted((e.name for e in entries if not is_hidden(e.name) and e.is_dir()), key=os.fsencode)
-
-
-def is_hidden(name: str) -> bool:
-    """Names that are never meant as data: .git, .ipynb_checkpoints, ._x.jpg, Thumbs.db."""
-    return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
-
-
-def find_images(folder: str, *, deep: bool = True) -> Iterator[str]:
-    """Image files below a folder in byte order: each real file and each real folder once, hidden ones never.
-
-    A file counts by its suffix, or else by its first bytes. Symbolic links are followed, loops are not.
-    """
-    seen: set[tuple[int, int]] = set()
-
-    def walk(current: str) -> Iterator[str]:
-        with os.scandir(current) as listing:
-            entries = sorted((e for e in listing if not is_hidden(e.name)), key=lambda e: os.fsencode(e.name))
-        for entry in entries:
-            if entry.is_dir():
-                if deep and is_new(entry):
-                    yield from walk(entry.path)
-            elif looks_like_image(entry) and (not entry.is_symlink() or is_new(entry)):
-                yield entry.path
-
-    def is_new(entry: os.DirEntry[str]) -> bool:
-        try:
-            status = entry.stat()
-        except OSError:  # a link that leads nowhere is found, and reported, where images are opened
-            return True
-        identity = (status.st_dev, status.st_ino)
-        if identity in seen:
-            return False
-        seen.add(identity)
-        return True
-
-    root = os.stat(folder)
-    seen.add((root.st_dev, root.st_ino))
-    return walk(folder)
-
-
-def looks_like_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is meant as an image: named like one, or beginning like one."""
-    if entry.name.lower().endswith(SUFFIXES):
-        return True
-    if not entry.is_file():
-        return False
-    try:
-        with open(entry.path, "rb") as file:
-            return has_image_signature(file.read(16))
-    except OSError:
-        return False

@@ -1,0 +1,217 @@
+"""The one place where images are opened: what is read, how, and what is refused with which code."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from tests.data.odd_images import BAD, READABLE, RED, WHITE, encoded, flipped, pixels, sixteen_bit
+from tlkit.data.decode import IMAGE_ERROR_CODES, ImageError, check_image, decode_image
+
+PHOTO = Path(__file__).parents[2] / "sample_data" / "textures" / "val" / "retina" / "retina_00.jpg"
+
+
+def as_array(path: Path, **options: int) -> np.ndarray:
+    return np.asarray(decode_image(str(path), **options))
+
+
+def code_of(action, path: Path | str) -> str:
+    with pytest.raises(ImageError) as refused:
+        action(str(path))
+    assert refused.value.path == str(path)
+    assert refused.value.message and str(path) not in refused.value.message
+    return refused.value.code
+
+
+@pytest.mark.parametrize("name", READABLE, ids=lambda name: ascii(name[:30]))
+def test_odd_images_are_read_as_rgb(name: str, tmp_path: Path) -> None:
+    (tmp_path / "plain.jpg").write_bytes(encoded("JPEG"))
+    if name != "plain.jpg":
+        READABLE[name](tmp_path / name)
+    check_image(str(tmp_path / name))
+    image = decode_image(str(tmp_path / name))
+    assert image.mode == "RGB"
+    with Image.open(tmp_path / name) as plain:
+        assert image.size == plain.size
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_images_are_refused_with_their_code(name: str, tmp_path: Path) -> None:
+    code, write = BAD[name]
+    write(tmp_path / name)
+    assert code_of(decode_image, tmp_path / name) == code
+    assert code in IMAGE_ERROR_CODES
+
+
+DAMAGED_INSIDE = {"damaged_pixels.png"}
+"""What only decoding finds, and the check before a run may let through."""
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_cheap_check_finds_the_same(name: str, tmp_path: Path) -> None:
+    code, write = BAD[name]
+    write(tmp_path / name)
+    if name in DAMAGED_INSIDE:
+        check_image(str(tmp_path / name))
+    else:
+        assert code_of(check_image, tmp_path / name) == code
+
+
+def test_paths_that_cannot_be_files(tmp_path: Path) -> None:
+    assert code_of(decode_image, tmp_path / "missing.jpg") == "not_found"
+    assert code_of(decode_image, tmp_path / ("n" * 300)) == "not_found"
+    (tmp_path / "file").touch()
+    assert code_of(decode_image, tmp_path / "file" / "below.jpg") == "not_found"
+    for path in ("", "nul\0byte.jpg"):
+        with pytest.raises(ImageError) as refused:
+            decode_image(path)
+        assert refused.value.code == "not_found"
+    assert code_of(decode_image, "/dev/zero") == "not_regular_file"
+
+
+def test_a_socket_is_not_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the names of sockets must be short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket.jpg")
+        assert code_of(decode_image, "socket.jpg") == "not_regular_file"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(tmp_path: Path) -> None:
+    path = tmp_path / "secret.png"
+    path.write_bytes(encoded("PNG"))
+    path.chmod(0)
+    assert code_of(decode_image, path) == "permission_denied"
+
+
+def test_a_file_without_permission_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert code_of(decode_image, "secret.png") == "permission_denied"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_all_orientations_show_the_same_picture(orientation: int, tmp_path: Path) -> None:
+    upright = Image.fromarray(pixels())
+    stored = {
+        1: lambda image: image,
+        2: ImageOps.mirror,
+        3: lambda image: image.rotate(180),
+        4: ImageOps.flip,
+        5: lambda image: image.transpose(Image.Transpose.TRANSPOSE),
+        6: lambda image: image.transpose(Image.Transpose.ROTATE_90),
+        7: lambda image: image.transpose(Image.Transpose.TRANSVERSE),
+        8: lambda image: image.transpose(Image.Transpose.ROTATE_270),
+    }[orientation](upright)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "turned.png").write_bytes(encoded("PNG", stored, exif=exif))
+    np.testing.assert_array_equal(as_array(tmp_path / "turned.png"), pixels())
+
+
+def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (3, 1))
+    image.putdata([(*RED, 255), (*RED, 0), (0, 0, 0, 128)])
+    image.save(tmp_path / "alpha.png")
+    assert as_array(tmp_path / "alpha.png")[0].tolist() == [list(RED), list(WHITE), [127, 127, 127]]
+
+
+def test_a_transparent_palette_colour_is_laid_on_white(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, 0, 0, 0])
+    image.putdata([0, 1])
+    image.save(tmp_path / "palette.png", transparency=1)
+    assert as_array(tmp_path / "palette.png")[0].tolist() == [list(RED), list(WHITE)]
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_sixteen_bits_keep_their_256_levels(format: str, tmp_path: Path) -> None:
+    (tmp_path / "deep").write_bytes(encoded(format, sixteen_bit()))
+    expected = np.repeat(np.tile(np.arange(256, dtype=np.uint8), (8, 1))[..., None], 3, axis=2)
+    np.testing.assert_array_equal(as_array(tmp_path / "deep"), expected)
+
+
+def test_cmyk_as_photoshop_stores_it_keeps_its_colours(tmp_path: Path) -> None:
+    """Pillow writes CMYK inverted with Adobe's marker, as Photoshop does; red must come back as red."""
+    red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    (tmp_path / "cmyk.jpg").write_bytes(encoded("JPEG", red, quality=95))
+    np.testing.assert_allclose(as_array(tmp_path / "cmyk.jpg")[8, 8], (255, 0, 0), atol=3)
+
+
+def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+    grey = Image.fromarray(pixels()).convert("L")
+    grey.save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(as_array(tmp_path / "grey.png"), np.repeat(np.asarray(grey)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("name", ["frames.gif", "frames.webp", "frames.png", "pages.tif"])
+def test_of_several_frames_the_first_is_taken(name: str, tmp_path: Path) -> None:
+    READABLE[name](tmp_path / name)
+    np.testing.assert_allclose(as_array(tmp_path / name).reshape(-1, 3).mean(0), RED, atol=3)
+
+
+def test_a_flipped_byte_in_the_middle_of_a_jpeg_is_no_error(tmp_path: Path) -> None:
+    """JPEG has no checksum: this cannot be found, and must not crash."""
+    (tmp_path / "flipped.jpg").write_bytes(flipped(PHOTO.read_bytes(), PHOTO.stat().st_size // 2))
+    assert decode_image(str(tmp_path / "flipped.jpg")).size == (112, 112)
+
+
+@pytest.mark.parametrize("size", [(1600, 1200), (1201, 1999), (640, 480), (300, 4000)])
+def test_large_jpegs_are_reduced_but_never_below_what_is_asked(size: tuple[int, int], tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    path.write_bytes(encoded("JPEG", Image.fromarray(pixels(*size)), quality=95))
+    reduced = decode_image(str(path), shortest_side=200)
+    assert min(reduced.size) >= 200
+    factor = size[0] / reduced.width
+    assert factor == pytest.approx(size[1] / reduced.height, rel=0.02)
+    whole = decode_image(str(path)).resize(reduced.size, Image.Resampling.BOX)
+    assert np.abs(np.asarray(reduced, float) - np.asarray(whole, float)).mean() < 1.5
+    assert factor > 1.9 or min(size) < 400
+
+
+def test_small_jpegs_are_not_reduced(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(as_array(PHOTO, shortest_side=112), as_array(PHOTO))
+    np.testing.assert_array_equal(as_array(PHOTO, shortest_side=500), as_array(PHOTO))
+
+
+def test_images_above_the_limit_cost_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    BAD["bomb_13000.png"][1](path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert code_of(decode_image, path) == "image_too_large"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+def test_the_limit_can_be_moved() -> None:
+    with pytest.raises(ImageError, match=r"112 x 112 pixels; the most accepted is 12,543"):
+        decode_image(str(PHOTO), max_pixels=112 * 112 - 1)
+    assert decode_image(str(PHOTO), max_pixels=112 * 112).size == (112, 112)
+
+
+def test_postscript_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    BAD["postscript.jpg"][1](tmp_path / "postscript.jpg")
+    assert code_of(decode_image, tmp_path / "postscript.jpg") == "not_an_image"
+
+
+def test_odd_images_say_nothing(tmp_path: Path) -> None:
+    """Pillow's warnings never reach the user."""
+    for name in ("palette_alpha.png", "broken_exif.jpg", "broken_profile.jpg", "orientation_99.jpg"):
+        READABLE[name](tmp_path / name)
+    program = "import sys; from tlkit.data.decode import decode_image; [decode_image(p) for p in sys.argv[1:]]"
+    paths = [str(path) for path in tmp_path.iterdir()]
+    result = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
