@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
         if "--debug" in arguments:
             raise
         known = error if isinstance(error, TlkitError) else unexpected(error)
-        print(*map(printable, [f"{prefix}: {known}", *known.hint.split("\n")]), sep="\n", file=sys.stderr)
+        print(*map(printable, [f"{prefix}: {known}", *known.hint.splitlines()]), sep="\n", file=sys.stderr)
         return known.exit_code
 
 

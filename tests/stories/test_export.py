@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
@@ -76,6 +78,50 @@ def test_other_heads_export_what_they_can(images: Path, tmp_path: Path, tlkit: R
     refused = tlkit("export", tmp_path / "run", "--format", "timm", "--output", tmp_path / "folder")
     assert refused.status == 2 and "linear head" in refused.err
     assert not (tmp_path / "folder").exists()
+
+
+def test_a_network_that_asks_for_the_version_of_its_state_dict(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    arguments = ["--backbone", "torchvision/mnasnet0_5", "--weights", "none", "--epochs", 1, "--out", tmp_path / "run"]
+    assert tlkit("finetune", images, "--image-size", 64, *arguments).status == 0
+    assert tlkit("export", tmp_path / "run", "--output", tmp_path / "a.pt").status == 0
+    plain = torchvision.models.get_model("mnasnet0_5", num_classes=3)
+    plain.load_state_dict(torch.load(tmp_path / "a.pt", weights_only=True))
+    assert torch.equal(logits_of(plain), logits_of(open_model(str(tmp_path / "run")).network))
+    refused = tlkit("export", tmp_path / "run", "--format", "safetensors", "--output", tmp_path / "a.safetensors")
+    assert (refused.status, refused.out) == (2, "")
+    assert "--format safetensors: cannot hold the version" in refused.err
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_stacked_head_on_weights_published_under_other_names(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    """ConvNeXt's authors call the classifier `head`, timm `head.fc`."""
+    name = "test_convnext"
+    state = timm.create_model(name, num_classes=11).state_dict()
+    published = {
+        key.replace("stem.0", "downsample_layers.0.0")
+        .replace("stem.1", "downsample_layers.0.1")
+        .replace("head.fc", "head")
+        .replace("head.norm", "norm"): tensor
+        for key, tensor in state.items()
+    }
+    for stage in range(4):
+        published = {
+            re.sub(rf"stages\.{stage}\.blocks\.(\d+)\.", rf"stages.{stage}.\1.", key)
+            .replace(f"stages.{stage}.downsample", f"downsample_layers.{stage}")
+            .replace("conv_dw", "dwconv")
+            .replace("mlp.fc1", "pwconv1")
+            .replace("mlp.fc2", "pwconv2"): tensor
+            for key, tensor in published.items()
+        }
+    torch.save(published, tmp_path / "published.pth")
+    torch.save(state, tmp_path / "plain.pth")
+    logits = []
+    for weights in ("published", "plain"):
+        arguments = ["--backbone", f"timm/{name}", "--weights", tmp_path / f"{weights}.pth", "--head", "stack"]
+        result = tlkit("finetune", images, *arguments, "--epochs", 1, "--out", tmp_path / weights)
+        assert result.status == 0, result.err
+        logits.append(logits_of(open_model(str(tmp_path / weights)).network))
+    assert torch.equal(*logits)
 
 
 def test_a_stacked_head_on_a_weights_file(images: Path, tmp_path: Path, tlkit: Run) -> None:

@@ -21,7 +21,7 @@ from tlkit.model.backbones import (
 )
 from tlkit.model.classifier import DEFAULT_HIDDEN, Classifier, build_classifier
 from tlkit.model.files import ModelDescription
-from tlkit.model.weights import load_weights, read_weights_file, weights_sha256
+from tlkit.model.weights import adapted, load_weights, read_weights_file, weights_sha256
 from tlkit.options import FinetuneOptions
 
 
@@ -33,7 +33,7 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
     backbone = find_backbone(options.backbone)
     image_size = options.image_size or preferred_image_size(backbone)
     state = None if options.weights in ("pretrained", "none") else read_weights_file(options.weights)
-    outputs = outputs_of(backbone, options, state, len(classes))
+    outputs = outputs_of(backbone, options, image_size, state, len(classes))
     torch.manual_seed(options.seed)
     network = build_network(backbone, outputs, image_size)
     layers = classifier_layers(backbone, network, outputs)
@@ -59,20 +59,25 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
 
 
 def outputs_of(
-    backbone: BackboneName, options: FinetuneOptions, state: Mapping[str, torch.Tensor] | None, classes: int
+    backbone: BackboneName,
+    options: FinetuneOptions,
+    image_size: int | None,
+    state: dict[str, torch.Tensor] | None,
+    classes: int,
 ) -> int:
     """The class outputs that the network itself is built with: ours, or under a stacked head those of its weights."""
     if options.head != "stack":
         return classes
+    published = pretrained_classes(backbone)
     if state is None:
-        return pretrained_classes(backbone)
-    layers = classifier_layers(backbone, build_network(backbone, pretrained_classes(backbone)), None)
-    weight = state.get(f"{layers.leaves[0]}.weight")
-    if weight is None:
-        raise MismatchError(
-            options.weights, f"has no class outputs ({layers.leaves[0]}.weight) for --head stack to build on"
-        )
-    return weight.shape[0]
+        return published
+    network = build_network(backbone, published, image_size)
+    outputs = f"{classifier_layers(backbone, network, published).leaves[0]}.weight"
+    if outputs not in state:
+        state = adapted(network, backbone, state)
+    if outputs not in state:
+        raise MismatchError(options.weights, f"has no class outputs ({outputs}) for --head stack to build on")
+    return state[outputs].shape[0]
 
 
 def require_same_backbone(description: ModelDescription, checkpoint: Mapping[str, Any], origin: str) -> None:

@@ -72,13 +72,20 @@ def load_weights(
     of another shape.
     """
     if list_differences(network, state, head):
-        try:
-            state = SOURCES[backbone.source].adapt(network, state)
-        except Exception:  # written for known checkpoints, a converter fails on others in any way
-            raise_differences(network, backbone, state, origin, head)
-    raise_differences(network, backbone, state, origin, head)
+        state = adapted(network, backbone, state)
+    differences = list_differences(network, state, head)
+    if differences:
+        raise MismatchError(origin, f"does not hold the weights of {backbone}", "\n".join(differences))
     kept = {name: tensor for name, tensor in state.items() if not belongs_to(name, head)}
     load_tensors(network, kept, strict=False)
+
+
+def adapted(network: nn.Module, backbone: BackboneName, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict converted from the names and input size it was published with; as it is if it cannot be."""
+    try:
+        return SOURCES[backbone.source].adapt(network, state)
+    except Exception:  # written for known checkpoints, a converter fails on others in any way
+        return state
 
 
 def load_tensors(network: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> None:
@@ -87,15 +94,6 @@ def load_tensors(network: nn.Module, state: Mapping[str, Tensor], strict: bool =
     named = OrderedDict(state)
     named._metadata = versions  # type: ignore[attr-defined]
     network.load_state_dict(named, strict=strict)
-
-
-def raise_differences(
-    network: nn.Module, backbone: BackboneName, state: Mapping[str, Tensor], origin: str, head: Sequence[str]
-) -> None:
-    """Raise MismatchError if the state dict does not fit the network."""
-    differences = list_differences(network, state, head)
-    if differences:
-        raise MismatchError(origin, f"does not hold the weights of {backbone}", "\n".join(differences))
 
 
 def list_differences(network: nn.Module, state: Mapping[str, Tensor], head: Sequence[str], most: int = 5) -> list[str]:

@@ -38,8 +38,11 @@ class Exportable:
     image_size: tuple[int, int]
 
     def state(self) -> dict[str, Tensor]:
-        """The network's tensors, each with memory of its own."""
-        return {key: tensor.contiguous().clone() for key, tensor in self.network.state_dict().items()}
+        """The network's state dict, each tensor with memory of its own."""
+        state = self.network.state_dict()
+        for key, tensor in state.items():
+            state[key] = tensor.contiguous().clone()
+        return state
 
 
 class Exporter(Protocol):
@@ -74,6 +77,12 @@ class Safetensors:
     def write(self, model: Exportable, path: str) -> None:
         from safetensors.torch import save
 
+        if model.source == "torchvision" and model.name.startswith("mnasnet"):
+            raise UsageError(
+                "--format safetensors",
+                f"cannot hold the version that {model.source}/{model.name} asks of a state dict",
+                "Use --format state_dict.",
+            )
         metadata = {"format": "pt", DESCRIPTION_KEY: json.dumps(model.description)}
         content = save(model.state(), metadata)
         write_atomically(path, lambda file: file.write(content))
