@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from tlkit.errors import UnavailableError, UsageError
@@ -30,5 +32,6 @@ def choose_device(name: str) -> torch.device:
 def make_deterministic(wanted: bool) -> None:
     """With `wanted`, choose algorithms that give the same bits every time; needed on a GPU, harmless on a CPU."""
     if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts; cuBLAS asks for it
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
