@@ -57,7 +57,7 @@ def preferred_image_size(backbone: BackboneName) -> int | None:
     """The input size used when none is asked for; None for the model's own.
 
     DINOv2 names a size of 518 pixels, that of its last training phase; its published linear evaluations use 224,
-    at an eighth of the cost.
+    at about a tenth of the cost.
     """
     return 224 if backbone.source == "timm" and "_dinov2" in backbone.name else None
 
