@@ -8,7 +8,6 @@ import torch
 
 from tlkit.commands.models import open_model
 from tlkit.errors import DataError, OutputError
-from tlkit.model.classifier import build_shipped
 from tlkit.model.files import LoadedModel
 from tlkit.options import ExportOptions
 from tlkit.output.exporters import EXPORTERS, Exportable
@@ -49,14 +48,7 @@ def as_exportable(model: LoadedModel) -> Exportable:
     description = model.description
     return Exportable(
         network=model.network,
-        rebuild=lambda: build_shipped(
-            description.backbone,
-            len(description.classes),
-            description.head,
-            description.hidden,
-            description.image_size,
-            description.backbone_classes,
-        ),
+        rebuild=description.build,
         description=description.to_dict(),
         source=description.backbone.source,
         name=description.backbone.name,

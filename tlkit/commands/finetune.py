@@ -13,7 +13,7 @@ from tlkit import artifact, interruption
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, read_checkpoint
 from tlkit.commands.devices import choose_device, make_deterministic
-from tlkit.commands.images import PreparedBatches, check_images, prepare_batches
+from tlkit.commands.images import Preparation, PreparedBatches, check_images
 from tlkit.data.folder import Dataset, read_dataset
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError
 from tlkit.interruption import Interrupted, Interruption
@@ -92,9 +92,10 @@ def train_run(
     write_json_atomically(run.options_file, {"given": given.to_dict(), "resolved": options.to_dict()})
     try:
         run.write_status("running")
-        images = prepare_batches(
-            run, options, dataset, classifier, description.preprocessing, device, checkpoint is None, signals
-        )
+        fresh = checkpoint is None
+        images = Preparation(
+            run, options, dataset, classifier, description.preprocessing, device, fresh, signals
+        ).batches()
         split = images.dataset.to_split()
         write_json_atomically(run.split_file, split)
         optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)

@@ -86,89 +86,83 @@ def without_bad(run: RunFolder, options: FinetuneOptions, dataset: Dataset, bad:
     return kept
 
 
-def prepare_batches(
-    run: RunFolder,
-    options: FinetuneOptions,
-    dataset: Dataset,
-    classifier: Classifier,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    fresh: bool,
-    signals: Interruption,
-) -> PreparedBatches:
-    """Batches of vectors where the backbone gives the same vector every time, else batches of images.
+@dataclass(frozen=True)
+class Preparation:
+    """What it takes to turn a run's images into batches: of vectors where the backbone gives the same vector every
+    time, else of images.
 
     fresh: the run starts here, so the head takes its standardisation from the training features.
     """
-    prepare = image_batches if options.feeds_images() else vector_batches
-    return prepare(run, options, dataset, classifier, preprocessing, device, fresh, signals)
 
+    run: RunFolder
+    options: FinetuneOptions
+    dataset: Dataset
+    classifier: Classifier
+    preprocessing: Preprocessing
+    device: torch.device
+    fresh: bool
+    signals: Interruption
 
-def vector_batches(
-    run: RunFolder,
-    options: FinetuneOptions,
-    dataset: Dataset,
-    classifier: Classifier,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    fresh: bool,
-    signals: Interruption,
-) -> PreparedBatches:
-    """Run the backbone once over every image; the head then trains on the vectors."""
-    bad: list[ImageError] = []
+    def batches(self) -> PreparedBatches:
+        """What the loop trains, and on what. Raises DataError for images that cannot be read."""
+        return self.batches_of_images() if self.options.feeds_images() else self.batches_of_vectors()
 
-    def vectors_of(samples: list[Sample], label: str) -> Tensor:
-        images = readable_batches(samples, preprocessing, worker_count(options.workers), label, bad)
-        features = list(extract_features(classifier.backbone, images, device))
-        return torch.cat(features) if features else torch.empty(0)
-
-    train, val = vectors_of(dataset.train, "features"), vectors_of(dataset.val, "validation")
-    dataset = without_bad(run, options, dataset, bad)
-    if fresh:
-        classifier.head.set_standardisation(*feature_statistics(torch.split(train, 4096)))
-    return PreparedBatches(
-        dataset,
-        classifier.head,
-        Stoppable(VectorBatches(train, labels_of(dataset.train), options.batch_size, options.seed), signals),
-        Stoppable(VectorBatches(val, labels_of(dataset.val), 4096, None), signals),
-    )
-
-
-def image_batches(
-    run: RunFolder,
-    options: FinetuneOptions,
-    dataset: Dataset,
-    classifier: Classifier,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    fresh: bool,
-    signals: Interruption,
-) -> PreparedBatches:
-    """Feed images to the whole classifier in every epoch, augmented afresh if asked for."""
-    workers = worker_count(options.workers)
-    if fresh:
+    def batches_of_vectors(self) -> PreparedBatches:
+        """Run the backbone once over every image; the head then trains on the vectors."""
         bad: list[ImageError] = []
-        images = readable_batches(dataset.train, preprocessing, workers, "features", bad)
-        statistics = feature_statistics(extract_features(classifier.backbone, images, device))
-        classifier.head.set_standardisation(*statistics)
-        dataset = without_bad(run, options, dataset, bad)
+        train = in_one(self.features(self.dataset.train, "features", bad))
+        val = in_one(self.features(self.dataset.val, "validation", bad))
+        dataset = without_bad(self.run, self.options, self.dataset, bad)
+        if self.fresh:
+            self.classifier.head.set_standardisation(*feature_statistics(torch.split(train, 4096)))
+        options = self.options
+        return PreparedBatches(
+            dataset,
+            self.classifier.head,
+            Stoppable(VectorBatches(train, labels_of(dataset.train), options.batch_size, options.seed), self.signals),
+            Stoppable(VectorBatches(val, labels_of(dataset.val), 4096, None), self.signals),
+        )
 
-    def load_training(index: int, epoch: int) -> Pixels:
-        path = dataset.train[index].path
-        if options.augment == "none":
-            return or_data_error(preprocessing.load, path)
-        return or_data_error(lambda p: augment(p, preprocessing, options.augment, options.seed, epoch, index), path)
+    def batches_of_images(self) -> PreparedBatches:
+        """Feed images to the whole classifier in every epoch, augmented afresh if asked for."""
+        dataset, options = self.dataset, self.options
+        if self.fresh:
+            bad: list[ImageError] = []
+            self.classifier.head.set_standardisation(*feature_statistics(self.features(dataset.train, "features", bad)))
+            dataset = without_bad(self.run, options, dataset, bad)
 
-    def load_validation(index: int, epoch: int) -> Pixels:
-        return or_data_error(preprocessing.load, dataset.val[index].path)
+        def load_training(index: int, epoch: int) -> Pixels:
+            path = dataset.train[index].path
+            if options.augment == "none":
+                return or_data_error(self.preprocessing.load, path)
+            return or_data_error(
+                lambda p: augment(p, self.preprocessing, options.augment, options.seed, epoch, index), path
+            )
 
-    train = ImageBatches(
-        load_training, labels_of(dataset.train), preprocessing, options.batch_size, options.seed, workers
-    )
-    val = ImageBatches(load_validation, labels_of(dataset.val), preprocessing, EXTRACTION_BATCH, None, workers)
-    return PreparedBatches(
-        dataset, classifier, Stoppable(train, signals, "training"), Stoppable(val, signals, "validation")
-    )
+        def load_validation(index: int, epoch: int) -> Pixels:
+            return or_data_error(self.preprocessing.load, dataset.val[index].path)
+
+        train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
+        workers = worker_count(options.workers)
+        train = ImageBatches(load_training, train_labels, self.preprocessing, options.batch_size, options.seed, workers)
+        val = ImageBatches(load_validation, val_labels, self.preprocessing, EXTRACTION_BATCH, None, workers)
+        return PreparedBatches(
+            dataset,
+            self.classifier,
+            Stoppable(train, self.signals, "training"),
+            Stoppable(val, self.signals, "validation"),
+        )
+
+    def features(self, samples: list[Sample], label: str, bad: list[ImageError]) -> Iterator[Tensor]:
+        """The backbone's features of the images that can be read, batch by batch; the others are added to `bad`."""
+        images = readable_batches(samples, self.preprocessing, worker_count(self.options.workers), label, bad)
+        return extract_features(self.classifier.backbone, images, self.device)
+
+
+def in_one(batches: Iterator[Tensor]) -> Tensor:
+    """Batches [B, ...] as one tensor [N, ...]."""
+    collected = list(batches)
+    return torch.cat(collected) if collected else torch.empty(0)
 
 
 def readable_batches(

@@ -99,9 +99,10 @@ def download_weights(backbone: BackboneName, network: nn.Module) -> dict[str, Te
     try:
         return SOURCES[backbone.source].download(backbone.name, network)
     except Exception as error:  # each library and each of its transports has exceptions of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line.partition(". ")[0][:160]
         raise UnavailableError(
-            str(backbone), f"its pretrained weights cannot be had here ({reason[:160]})", HOW_TO_GO_ON
+            str(backbone), f"its pretrained weights cannot be had here ({reason})", HOW_TO_GO_ON
         ) from error
     finally:
         socket.setdefaulttimeout(before)

@@ -54,6 +54,12 @@ class ModelDescription:
             "head": {"kind": self.head, "hidden": self.hidden},
         }
 
+    def build(self) -> nn.Module:
+        """The network, with random weights."""
+        return build_shipped(
+            self.backbone, len(self.classes), self.head, self.hidden, self.image_size, self.backbone_classes
+        )
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of to_dict."""
@@ -114,14 +120,7 @@ def model_from_content(path: str, content: Mapping[str, Any]) -> LoadedModel:
 
 def load_network(path: str, description: ModelDescription, state: Mapping[str, torch.Tensor]) -> nn.Module:
     """Build the network that a description names and give it the weights, all of them and no others."""
-    network = build_shipped(
-        description.backbone,
-        len(description.classes),
-        description.head,
-        description.hidden,
-        description.image_size,
-        description.backbone_classes,
-    )
+    network = description.build()
     try:
         load_tensors(network, state)
     except RuntimeError as error:
