@@ -96,9 +96,12 @@ def test_a_validation_folder_is_not_a_number() -> None:
     ("arguments", "first_line"),
     [
         (["finetune"], "tlkit finetune: DATA: is missing"),
-        (["finetune", "x", "--epochs", "many"], "tlkit finetune: --epochs: "),
-        (["finetune", "x", "--epochs", "0"], "tlkit finetune: --epochs: "),
-        (["finetune", "x", "--head", "round"], "tlkit finetune: --head: "),
+        (["finetune", "x", "--epochs", "many"], "tlkit finetune: --epochs: 'many' is not a whole number"),
+        (["finetune", "x", "--epochs", "1.5"], "tlkit finetune: --epochs: '1.5' is not a whole number"),
+        (["finetune", "x", "--epochs", "0"], "tlkit finetune: --epochs: 0 is too small; the smallest is 1"),
+        (["finetune", "x", "--learning-rate", "fast"], "tlkit finetune: --learning-rate: 'fast' is not a number"),
+        (["finetune", "x", "--head", "round"], "tlkit finetune: --head: 'round' is not known; expected linear, mlp"),
+        (["predict"], "tlkit predict: MODEL: is missing"),
         (["finetune", "x", "--no-such-flag"], "tlkit finetune: usage: "),
         (["fientune", "x"], "tlkit: usage: "),
     ],
@@ -111,10 +114,19 @@ def test_usage_errors_are_one_clear_line(arguments: list[str], first_line: str) 
     assert "Traceback" not in result.stderr
 
 
-def test_help_and_usage_errors_import_no_torch() -> None:
-    for arguments in (["--help"], ["finetune", "--help"], ["finetune", "x", "--epochs", "many"]):
-        code = f"import sys; from tlkit.cli import run; run({arguments!r}); sys.exit('torch' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+def test_help_and_usage_errors_import_nothing_heavy() -> None:
+    for arguments in (["--help"], ["finetune", "--help"], ["finetune", "x", "--epochs", "many"], ["nope"]):
+        code = f"import sys; from tlkit.cli import run; run({arguments!r}); print(*sys.modules)"
+        loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert "tlkit.options" in loaded.stdout.split()
+        assert not {"torch", "numpy", "PIL", "tqdm", "pydantic"} & set(loaded.stdout.split())
+
+
+def test_values_are_what_their_declaration_says() -> None:
+    typed = {"data": "5", "epochs": "7", "learning_rate": "1e-3", "head": "mlp", "no_cache": True, "out": None}
+    options = FinetuneOptions.from_command_line(typed)
+    assert options == FinetuneOptions(data="5", epochs=7, learning_rate=1e-3, head="mlp", no_cache=True)
+    assert (type(options.epochs), type(options.learning_rate), type(options.data)) == (int, float, str)
 
 
 def test_worker_count() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from tlkit import interruption
 from tlkit import options as declared
@@ -17,8 +18,35 @@ from tlkit.options import Options, flag_of
 
 Declared = TypeVar("Declared", bound=Options)
 
+
+class AsTyped:
+    """Hands values on as the text that was typed; options.py knows what each is to be.
+
+    typer would convert them by pydantic, whose import takes longer than all else that a usage error needs. A version of
+    typer that has no such place for a converter converts as it likes, which does no harm.
+    """
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+        for parameter in self.get_params(context):  # type: ignore[attr-defined]
+            parameter._runtime_param = self
+        return super().parse_args(context, arguments)  # type: ignore[misc,no-any-return]
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """As typer calls a converter; a positional argument of many is never None."""
+        return [] if value is None and param.nargs == -1 else value
+
+
+class Command(AsTyped, TyperCommand):
+    """A command that leaves its values as text."""
+
+
+class Group(AsTyped, TyperGroup):
+    """The program itself, likewise."""
+
+
 app = typer.Typer(
     name="tlkit",
+    cls=Group,
     help="Turn a folder of images into a classifier: transfer learning from the shell.",
     add_completion=False,
     no_args_is_help=True,
@@ -77,7 +105,7 @@ def describe_usage_error(error: typer.TyperException) -> tuple[str, str]:
         return "usage", error.format_message()
     is_option = parameter.param_type_name == "option"
     subject = max(parameter.opts, key=len) if is_option else parameter.display_name_raw
-    return subject, error.message.removeprefix("Value error, ") or "is missing"
+    return subject, error.message or "is missing"
 
 
 def command(kind: type[Declared], name: str | None = None) -> Callable[[Callable[[Declared], int]], Any]:
@@ -85,11 +113,11 @@ def command(kind: type[Declared], name: str | None = None) -> Callable[[Callable
 
     def register(function: Callable[[Declared], int]) -> Callable[[Declared], int]:
         def call(**values: Any) -> int:
-            return function(kind(**values))
+            return function(kind.from_command_line(values))
 
         call.__doc__ = function.__doc__
         call.__signature__ = inspect.Signature(parameters_of(kind))  # type: ignore[attr-defined]
-        app.command(name or function.__name__)(call)
+        app.command(name or function.__name__, cls=Command)(call)
         return function
 
     return register

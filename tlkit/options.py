@@ -10,7 +10,8 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from types import UnionType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from tlkit.errors import UsageError
 
@@ -42,6 +43,22 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def value_of(name: str, kind: Any, text: str) -> Any:
+    """The text of a flag as its declared type. Raises UsageError."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if get_origin(kinds[0]) is Literal:
+        choices = get_args(kinds[0])
+        if text not in choices:
+            raise UsageError(flag_of(name), f"{text!r} is not known; expected {', '.join(choices)}")
+    for number, words in ((int, "a whole number"), (float, "a number")):
+        if number in kinds:
+            try:
+                return number(text)
+            except ValueError:
+                raise UsageError(flag_of(name), f"{text!r} is not {words}") from None
+    return text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What every command takes, and the checks that derive from the declarations."""
@@ -62,6 +79,12 @@ class Options:
     def to_dict(self) -> dict[str, Any]:
         """Every option with its value, as plain JSON types."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_command_line(cls, values: Mapping[str, Any]) -> Self:
+        """From what was typed: texts, flags that are on, lists of paths. Raises UsageError."""
+        kinds = get_type_hints(cls)
+        return cls(**{n: value_of(n, kinds[n], v) if isinstance(v, str) else v for n, v in values.items()})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
