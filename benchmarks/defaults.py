@@ -78,7 +78,9 @@ def accuracy_of_defaults(vectors: Vectors) -> float:
     options = FinetuneOptions(data="")
     classes = int(max(train_labels.max(), val_labels.max())) + 1
     head = Head(train_vectors.shape[1], classes, None, False)
-    head.set_standardisation(*feature_statistics([train_vectors]))
+    statistics = feature_statistics([train_vectors])
+    assert statistics is not None
+    head.set_standardisation(*statistics)
     optimizer = build_optimizer(head, torch.nn.Module(), options.optimizer, options.weight_decay)
     state = TrainingState(head, optimizer)  # type: ignore[arg-type]
     train(

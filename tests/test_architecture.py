@@ -17,20 +17,21 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"options", "errors", "interruption", "commands"},
+    "cli": {"options", "errors", "interruption", "terminal", "commands"},
     "options": {"errors"},
     "errors": set(),
     "interruption": set(),
-    "terminal": set(),
-    "run_folder": {"errors", "options"},
-    "artifact": {"errors", "run_folder"},
+    "terminal": {"errors", "interruption"},
+    "storage": {"errors"},
+    "run_folder": {"errors", "storage"},
+    "artifact": {"errors", "storage"},
     "data": {"errors"},
     "model": {"data", "errors", "artifact"},
     "training": {"errors"},
-    "output": {"errors", "artifact", "run_folder"},
+    "output": {"errors", "artifact"},
     "commands": {
         "data", "model", "training", "output",
-        "options", "errors", "run_folder", "artifact", "terminal", "interruption",
+        "options", "errors", "run_folder", "storage", "artifact", "terminal", "interruption",
     },
 }  # fmt: skip
 
@@ -41,8 +42,8 @@ COMMANDS_USED_BY_COMMANDS = {
 SHARED_BY_COMMANDS = {"assembly", "checkpoints", "devices", "images", "models"}
 
 WITHOUT_TORCH = [
-    "tlkit.cli", "tlkit.options", "tlkit.errors", "tlkit.run_folder", "tlkit.interruption", "tlkit.terminal",
-    "tlkit.data.folder", "tlkit.data.listing", "tlkit.data.decode",
+    "tlkit.cli", "tlkit.options", "tlkit.errors", "tlkit.run_folder", "tlkit.storage",
+    "tlkit.interruption", "tlkit.terminal", "tlkit.data.folder", "tlkit.data.listing", "tlkit.data.decode",
     "tlkit.data.preprocessing", "tlkit.data.augmentation",
     "tlkit.output.predictions",
 ]  # fmt: skip

@@ -24,13 +24,18 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "tlkit", *arguments], capture_output=True, text=True, env=environment)
 
 
-def attributes_read(paths: list[Path]) -> set[str]:
-    trees = [ast.parse(path.read_text()) for path in paths]
-    words = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    # resume copies options by name
-    return words | {
-        n.value for t in trees for n in ast.walk(t) if isinstance(n, ast.Constant) and isinstance(n.value, str)
-    }
+def options_read(file: Path) -> set[str]:
+    """The attributes that a file takes from an options object, whatever it calls it; and, for names that are copied
+    one by one, the strings it holds."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Attribute):
+            owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+            if owner in ("options", "resolved", "stored"):
+                names.add(node.attr)
+        if file.stem == "resume" and isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value)
+    return names
 
 
 @pytest.mark.parametrize("command", KINDS)
@@ -43,18 +48,29 @@ def test_help_shows_every_option(command: str) -> None:
         assert shown in result.stdout or field.metadata.get("positional")
 
 
+SHARED = {"finetune": ("assembly", "images"), "resume": ("finetune",)}
+"""Files that a command hands its options to."""
+
+
 @pytest.mark.parametrize("command", KINDS)
 def test_every_option_is_read_by_its_command(command: str) -> None:
-    commands = ROOT / "tlkit" / "commands"
-    files = [
-        commands / f"{command}.py",
-        ROOT / "tlkit" / "options.py",
-        commands / "images.py",
-        commands / "assembly.py",
-    ]
-    read = attributes_read(files) | {"debug"}  # --debug is the command line's own
-    unread = [field.name for field in dataclasses.fields(KINDS[command]) if field.name not in read]
-    assert unread == []
+    files = [ROOT / "tlkit" / "commands" / f"{name}.py" for name in (command, *SHARED.get(command, ()))]
+    read = set().union(*map(options_read, files)) | checked_by_itself(KINDS[command])
+    read |= {"debug"}  # the command line's own
+    assert [field.name for field in dataclasses.fields(KINDS[command]) if field.name not in read] == []
+
+
+def checked_by_itself(kind: type[Options]) -> set[str]:
+    """What methods of an options class, which commands call, read of it."""
+    tree = ast.parse((ROOT / "tlkit" / "options.py").read_text())
+    (body,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__]
+    methods = [node for node in body.body if isinstance(node, ast.FunctionDef) and node.name != "__post_init__"]
+    return {
+        node.attr
+        for method in methods
+        for node in ast.walk(method)
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self"
+    }
 
 
 @pytest.mark.parametrize("command", KINDS)
@@ -88,8 +104,8 @@ def test_bad_values_are_refused_by_name(values: dict[str, object], flags: list[s
 
 
 def test_a_validation_folder_is_not_a_number() -> None:
-    assert FinetuneOptions(data="images", val="other/val").validation_fraction() == "other/val"
-    assert FinetuneOptions(data="images", val="0.3").validation_fraction() == 0.3
+    assert FinetuneOptions(data="images", val="other/val").validation() == "other/val"
+    assert FinetuneOptions(data="images", val="0.3").validation() == 0.3
 
 
 @pytest.mark.parametrize(

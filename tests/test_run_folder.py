@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tlkit import run_folder
-from tlkit.errors import OutputError, StorageError
-from tlkit.run_folder import RunFolder, link_atomically, new_run_folder, write_atomically
+from tlkit import storage
+from tlkit.errors import DataError, MissingInputError, OutputError, StorageError
+from tlkit.run_folder import RunFolder, new_run_folder
+from tlkit.storage import link_atomically, replaced_when_whole, write_atomically
 
 
 def test_a_file_appears_whole_and_nothing_is_left_over(tmp_path: Path) -> None:
@@ -54,7 +56,7 @@ def test_a_full_disk_is_told_from_a_place_that_is_not_there(tmp_path: Path) -> N
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "from tlkit.run_folder import write_atomically; from tlkit.errors import TlkitError\n"
+        "from tlkit.storage import replaced_when_whole, write_atomically; from tlkit.errors import TlkitError\n"
         "try: write_atomically(sys.argv[1], lambda file: file.write(bytes(5000)))\n"
         "except TlkitError as error: print(error); sys.exit(error.exit_code)"
     )
@@ -72,9 +74,7 @@ def test_the_order_is_write_sync_rename_sync(tmp_path: Path, monkeypatch: pytest
     calls: list[str] = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)
-        monkeypatch.setattr(
-            run_folder.os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1]
-        )
+        monkeypatch.setattr(storage.os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1])
     write_atomically(str(tmp_path / "a"), lambda file: file.write(b"x"))
     assert calls == ["fsync", "replace", "fsync"]
 
@@ -92,7 +92,7 @@ def test_where_hard_links_are_not_to_be_had_files_are_copied(tmp_path: Path, mon
     def refuse(*names: str) -> None:
         raise OSError(1, "Operation not permitted")
 
-    monkeypatch.setattr(run_folder.os, "link", refuse)
+    monkeypatch.setattr(storage.os, "link", refuse)
     (tmp_path / "one").write_text("one")
     link_atomically(str(tmp_path / "one"), str(tmp_path / "last"))
     assert (tmp_path / "last").read_text() == "one"
@@ -106,6 +106,31 @@ def test_a_lock_holds_across_processes_and_goes_with_them(tmp_path: Path) -> Non
         held = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert "in use" in held.stderr and held.stdout == ""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "in\n"
+
+
+def test_who_is_refused_takes_nothing_from_who_holds_it(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code = f"from tlkit.run_folder import new_run_folder\nwith new_run_folder({str(out)!r}, ''): print('in')"
+    with new_run_folder(str(out), "unused"):
+        for _ in range(2):
+            refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            assert "in use" in refused.stderr and refused.stdout == ""
+        assert sorted(os.listdir(out)) == [".lock", "checkpoints"]
+
+
+def test_a_lock_on_a_file_that_is_gone_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between opening the file and locking it, another process may give up its claim and remove it."""
+    run = RunFolder(str(tmp_path))
+    real, removed = fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        real(descriptor, operation)
+        if not removed:
+            removed.append(os.unlink(run.lock_file))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with run.locked():
+        assert removed and os.path.exists(run.lock_file)
 
 
 def test_a_folder_that_was_claimed_in_vain_is_gone(tmp_path: Path) -> None:
@@ -129,9 +154,36 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "checkpoints") == []
 
 
+def test_what_stood_there_goes_only_when_the_new_is_whole(tmp_path: Path) -> None:
+    old = tmp_path / "folder"
+    old.mkdir()
+    (old / "a").write_text("old")
+    with pytest.raises(ZeroDivisionError), replaced_when_whole(str(old)) as aside:
+        os.mkdir(aside)
+        raise ZeroDivisionError
+    assert (old / "a").read_text() == "old" and os.listdir(tmp_path) == ["folder"]
+    with replaced_when_whole(str(old)) as aside:
+        os.mkdir(aside)
+        Path(aside, "b").write_text("new")
+    assert os.listdir(old) == ["b"] and os.listdir(tmp_path) == ["folder"]
+
+
+def test_files_that_are_not_whole_are_told(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path))
+    with pytest.raises(MissingInputError):
+        run.read_options()
+    for text in ("{", "[]", "{}"):
+        Path(run.options_file).write_text(text)
+        Path(run.split_file).write_text(text)
+        for read in (run.read_options, run.read_split):
+            with pytest.raises(DataError, match=r"JSON|not whole"):
+                read()
+
+
 def test_epochs_are_read_from_names(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "epoch_best.pt").touch()
     for epoch in (10, 2, 12345):
         Path(run.epoch_checkpoint(epoch, 0.12345, "accuracy", 0.5)).touch()
     assert list(run.epoch_checkpoints().values()) == [2, 10, 12345]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tlkit.errors import DataError, MismatchError, MissingInputError, UnsafeError
-from tlkit.run_folder import write_atomically
+from tlkit.storage import write_atomically
 
 VERSION = 1
 

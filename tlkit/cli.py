@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
@@ -15,6 +16,7 @@ from tlkit import interruption
 from tlkit import options as declared
 from tlkit.errors import DONE, ResourceError, TlkitError, printable
 from tlkit.options import Options, flag_of
+from tlkit.terminal import complain
 
 Declared = TypeVar("Declared", bound=Options)
 
@@ -58,7 +60,15 @@ app = typer.Typer(
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
+    open_missing_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def open_missing_streams() -> None:
+    """Stand-ins for standard streams that were closed before the start, so that nothing else gets their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def run(arguments: list[str]) -> int:
@@ -72,16 +82,18 @@ def run(arguments: list[str]) -> int:
         return stop.exit_code
     except typer.TyperException as error:
         subject, problem = describe_usage_error(error)
-        print(f"{prefix}: {subject}: {problem}", f"Try '{prefix} --help'.", sep="\n", file=sys.stderr)
+        complain(f"{prefix}: {subject}: {problem}", f"Try '{prefix} --help'.")
         return error.exit_code
     except interruption.Interrupted as stop:
         interruption.die_by(stop.number)
         raise
     except Exception as error:
-        if "--debug" in arguments:
-            raise
         known = error if isinstance(error, TlkitError) else unexpected(error)
-        print(*map(printable, [f"{prefix}: {known}", *known.hint.splitlines()]), sep="\n", file=sys.stderr)
+        complain(*map(printable, [f"{prefix}: {known}", *known.hint.splitlines()]))
+        if "--debug" in arguments:
+            import traceback
+
+            complain(traceback.format_exc())
         return known.exit_code
 
 

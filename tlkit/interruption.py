@@ -34,7 +34,8 @@ class Interruption:
         self.requested = number
         if not self._deferring:
             raise Interrupted(number)
-        print(f"\n{signal.Signals(number).name}: saving a checkpoint ...", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(f"\n{signal.Signals(number).name}: saving a checkpoint ...", file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -55,7 +56,9 @@ class Interruption:
 def handled() -> Iterator[Interruption]:
     """Handle SIGINT, SIGTERM and SIGHUP inside; afterwards the handlers are as before."""
     interruption = Interruption()
-    previous = {number: signal.signal(number, interruption.handle) for number in HANDLED}
+    # What is ignored stays ignored: nohup and background jobs of scripts count on it.
+    wanted = [number for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, interruption.handle) for number in wanted}
     try:
         yield interruption
     finally:

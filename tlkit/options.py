@@ -126,9 +126,9 @@ class FinetuneOptions(Options):
     class_weights: Literal["none", "balanced"] = option(
         "none", "balanced: weigh each class by the inverse of its number of training images."
     )
-    val: str = option(
-        "0.2",
-        "Share of each class kept for validation, or a folder of class folders.",
+    val: str | None = option(
+        None,
+        "Share of each class kept for validation, or a folder of class folders. Default: DATA/val, or else 0.2.",
         metavar="FRACTION|DIR",
     )
     image_size: int | None = option(
@@ -151,7 +151,9 @@ class FinetuneOptions(Options):
     metric: Literal["accuracy", "loss", "macro_f1"] = option("accuracy", "Decides which epoch is best.")
     patience: int | None = option(None, "Stop after so many epochs without a better --metric.", minimum=1)
     keep: int = option(3, "Newest checkpoints kept, beside the last and the best.", minimum=1)
-    seed: int = option(0, "Decides the split, the order, the augmentation and the new head.", minimum=0)
+    seed: int = option(
+        0, "Decides the split, the order, the augmentation and the new head.", minimum=0, maximum=2**63 - 1
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     workers: int | None = option(None, "Threads that read images. Default: one for each core; 0: none.", minimum=0)
     skip_bad: bool = option(False, "Go on without images that cannot be read; ends with exit status 3.")
@@ -164,13 +166,15 @@ class FinetuneOptions(Options):
             raise UsageError("--hidden", f"needs --head mlp, but --head is {self.head}")
         if self.head == "stack" and self.weights == "none":
             raise UsageError("--head stack", "needs the class outputs of pretrained weights, but --weights is none")
-        self.validation_fraction()
+        self.validation()
 
-    def validation_fraction(self) -> float | str:
-        """The share kept for validation, or the folder that holds the validation images.
+    def validation(self) -> float | str | None:
+        """The share kept for validation, or the folder that holds the validation images; None if not given.
 
         Raises UsageError for a number that is no share.
         """
+        if self.val is None:
+            return None
         try:
             fraction = float(self.val)
         except ValueError:
@@ -196,6 +200,9 @@ class ResumeOptions(Options):
 
     checkpoint: str = argument("Run folder, or a checkpoint of one.", metavar="CKPT_OR_RUN")
     epochs: int | None = option(None, "Extend (or shorten) the run to so many epochs in all.", minimum=1)
+    patience: int | None = option(
+        None, "Stop after so many epochs without a better --metric. Default: as before.", minimum=1
+    )
     out: str | None = option(None, "Go on in a new run folder, leaving the old one as it is.", metavar="DIR")
     data: str | None = option(None, "Where the images are now, if they have moved.", metavar="DIR")
     weights: str | None = option(None, "Where the backbone's weights file is now, if it has moved.", metavar="FILE")
@@ -207,7 +214,7 @@ class ResumeOptions(Options):
 class PredictOptions(Options):
     """tlkit predict"""
 
-    model: str = argument("Run folder, checkpoint, model.pt or exported file.")
+    model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors or timm.")
     paths: list[str] | None = argument(
         "Images, folders of images, or - for a list of paths on standard input.", default=None, metavar="[PATH]..."
     )
@@ -228,11 +235,12 @@ class PredictOptions(Options):
 class EvaluateOptions(Options):
     """tlkit evaluate"""
 
-    model: str = argument("Run folder, checkpoint, model.pt or exported file.")
+    model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors or timm.")
     data: str = argument("Folder of class folders; its test (or val) folder is used where it has one.")
     split: Literal["auto", "train", "val", "test", "all"] = option(
         "auto",
-        "Which images: a folder of that name, or the part of the run's own split. auto: test, else val, else all.",
+        "Which images: the part of the run's own split, or a folder of that name. "
+        "auto: test, else what the run was validated on, else val, else all.",
     )
     format: Literal["text", "json"] = option("text", "For people, or for programs.")
     batch_size: int = option(32, "Images that pass the model together.", minimum=1)
@@ -248,7 +256,7 @@ class EvaluateOptions(Options):
 class ExportOptions(Options):
     """tlkit export"""
 
-    model: str = argument("Run folder, checkpoint or model.pt.")
+    model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors or timm.")
     format: Literal["state_dict", "full", "safetensors", "timm"] = option(
         "state_dict", "What to write (see the README for what opens each)."
     )
@@ -281,9 +289,12 @@ class BackbonesOptions(Options):
 class SummaryOptions(Options):
     """tlkit summary"""
 
-    model: str = argument("Backbone name, run folder, checkpoint or model.pt.", metavar="NAME_OR_MODEL")
+    model: str = argument("Backbone name, or a run folder, checkpoint, model.pt or export.", metavar="NAME_OR_MODEL")
     depth: int = option(2, "How deep modules are listed.", minimum=1)
     image_size: int | None = option(None, "Side of the square input in pixels, for a NAME.", minimum=16)
+    weights: str | None = option(
+        None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
+    )
 
 
 def worker_count(workers: int | None) -> int:

@@ -1,93 +1,21 @@
-"""What lies where in a run folder, its lock, and the one way any file is committed."""
+"""What lies where in a run folder, its lock, and how a new one is claimed."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
-import shutil
-import stat
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Self
+from typing import Any, Self
 
-from tlkit.errors import DataError, MissingInputError, OutputError, StorageError, TlkitError
+from tlkit.errors import OutputError
+from tlkit.storage import TEMPORARY_SUFFIX, read_whole_json, write_atomically, write_json_atomically
 
-TEMPORARY_SUFFIX = ".tlkit-tmp"
-
-
-def write_atomically(path: str, write: Callable[[IO[bytes]], object]) -> None:
-    """Commit one file: readers see the old content or the new, never a part, also after a crash.
-
-    Written aside in the same folder, synced, renamed, and the folder synced. A symbolic link is followed, an
-    existing file keeps its mode. Raises OutputError if the file cannot be created, StorageError if the disk
-    is full or failing; the old content is then untouched.
-    """
-    target = os.path.realpath(path)
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".{os.path.basename(target)}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            if os.path.exists(target):
-                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(target).st_mode))
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        sync_folder(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise storage_error(path, error) from error
-        raise
-
-
-def write_json_atomically(path: str, value: object) -> None:
-    """Commit a JSON document that people can read."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def link_atomically(source: str, target: str) -> None:
-    """Make target another name of the file source, replacing what target was in one step."""
-    temporary = f"{target}.{os.getpid()}{TEMPORARY_SUFFIX}"
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        try:
-            os.link(source, temporary)
-        except OSError:  # a file system without hard links
-            with open(source, "rb") as content:
-                write_atomically(target, lambda file: shutil.copyfileobj(content, file))
-            return
-        os.replace(temporary, target)
-        # Renaming a file onto another name of itself does nothing, so the temporary name may be left.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        sync_folder(os.path.dirname(target))
-    except OSError as error:
-        raise storage_error(target, error) from error
-
-
-def sync_folder(folder: str) -> None:
-    """Make renames inside a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def storage_error(path: str, error: OSError) -> TlkitError:
-    """An operating system's refusal to write, in our words and with our exit code."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
-        return StorageError(path, f"cannot be written: {reason}", "Nothing that was there before is lost.")
-    return OutputError(path, f"cannot be created: {reason}")
+EPOCH_FILE = re.compile(r"epoch_(\d+)_.*\.pt")
 
 
 @dataclass(frozen=True)
@@ -152,23 +80,21 @@ class RunFolder:
 
     def epoch_checkpoints(self) -> dict[str, int]:
         """The checkpoint files of whole epochs, each with its epoch, oldest first."""
-        names = [name for name in os.listdir(self.checkpoints) if name.startswith("epoch_")]
-        epochs = {name: int(name.split("_")[1]) for name in names if name.endswith(".pt")}
+        found = map(EPOCH_FILE.fullmatch, os.listdir(self.checkpoints))
+        epochs = {match.string: int(match[1]) for match in found if match}
         return {os.path.join(self.checkpoints, name): epochs[name] for name in sorted(epochs, key=lambda n: epochs[n])}
 
-    def read_json(self, file: str) -> Any:
-        """A JSON document of this run. Raises MissingInputError or DataError."""
-        try:
-            with open(file, encoding="utf-8") as stream:
-                return json.load(stream)
-        except OSError as error:
-            raise MissingInputError(file, f"cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise DataError(file, f"is not valid JSON ({error})") from error
+    def read_options(self) -> dict[str, dict[str, Any]]:
+        """Every option as given and as resolved. Raises MissingInputError or DataError."""
+        return read_whole_json(self.options_file, "given", "resolved")
+
+    def read_split(self) -> dict[str, Any]:
+        """Classes, and which file is in train and in val. Raises MissingInputError or DataError."""
+        return read_whole_json(self.split_file, "classes", "train", "val")
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """One line for each epoch."""
-        text = "".join(json.dumps(row) + "\n" for row in rows)
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
         write_atomically(self.history_file, lambda file: file.write(text.encode()))
 
     def write_status(self, state: str, **facts: Any) -> None:
@@ -182,20 +108,30 @@ class RunFolder:
 
         Raises OutputError if another process holds it or it cannot be written.
         """
+        descriptor = self._acquire()
         try:
-            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise OutputError(self.path, f"cannot be written: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise OutputError(
-                    self.path, "is in use by another tlkit process", "Wait for it, or choose another --out."
-                ) from error
             yield
         finally:
             os.close(descriptor)
+
+    def _acquire(self) -> int:
+        """The descriptor that holds the lock."""
+        while True:
+            try:
+                descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise OutputError(self.path, f"cannot be written: {error.strerror}") from error
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(descriptor)
+                raise OutputError(
+                    self.path, "is in use by another tlkit process", "Wait for it, or choose another --out."
+                ) from error
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(self.lock_file)):
+                    return descriptor
+            os.close(descriptor)  # a process that gave up its claim removed the file between open and lock
 
     def remove_leftovers(self) -> None:
         """Remove temporary files of processes that were killed. Call under the lock."""
@@ -215,24 +151,24 @@ def new_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
     """
     folder, created = claim_folder(out) if out is not None else claim_numbered_folder(default)
     run = RunFolder(folder)
-    try:
-        with run.locked():
-            if os.path.exists(run.options_file):
-                raise OutputError(
-                    folder,
-                    "holds a run already",
-                    f"Go on with `tlkit resume {folder}`, or choose another --out.",
-                )
+    with run.locked():
+        if os.path.exists(run.options_file):
+            raise OutputError(
+                folder,
+                "holds a run already",
+                f"Go on with `tlkit resume {folder}`, or choose another --out.",
+            )
+        try:
             os.makedirs(run.checkpoints, exist_ok=True)
             run.remove_leftovers()
             yield run
-    finally:
-        if not os.path.exists(run.options_file):
-            discard_empty_run(run, created)
+        finally:
+            if not os.path.exists(run.options_file):
+                discard_empty_run(run, created)
 
 
 def discard_empty_run(run: RunFolder, created: bool) -> None:
-    """Remove what claiming made; anything that is not ours makes this stop quietly."""
+    """Remove what claiming made; anything that is not ours makes this stop quietly. Call under the lock."""
     with contextlib.suppress(OSError):
         os.rmdir(run.checkpoints)
         os.unlink(run.lock_file)

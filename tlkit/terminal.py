@@ -1,19 +1,45 @@
-"""Talk for people on standard error: lines, and progress bars where it is a terminal."""
+"""Talk for people on standard error, with progress bars where it is a terminal; data on standard output."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from tqdm import tqdm
+from tlkit.errors import StorageError
+from tlkit.interruption import die_by
 
 Item = TypeVar("Item")
 
 
 def say(label: str, text: str) -> None:
     """One line with a short label in front, as in `data      5 classes`."""
-    print(f"{label:<9} {text}", file=sys.stderr, flush=True)
+    complain(f"{label:<9} {text}")
+
+
+def complain(*lines: str) -> None:
+    """Lines on standard error. That nobody reads them ends nothing."""
+    with contextlib.suppress(OSError):
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
+
+
+def emit(data: str | bytes) -> None:
+    """Write data to standard output now, file names as they are.
+
+    A reader that has left ends this process by SIGPIPE, as any filter. Raises StorageError if it cannot be written.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape"))
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing fails again on the way out
+        if isinstance(error, BrokenPipeError):
+            die_by(signal.SIGPIPE)
+        raise StorageError("standard output", f"cannot be written: {error.strerror}") from error
 
 
 def progress(items: Iterable[Item], label: str, total: int, unit: str = "image") -> Iterator[Item]:
@@ -21,6 +47,8 @@ def progress(items: Iterable[Item], label: str, total: int, unit: str = "image")
 
     The bar shows images per second and the time left; it is drawn on a terminal only.
     """
+    from tqdm import tqdm
+
     with tqdm(
         total=total,
         desc=f"{label:<9}",

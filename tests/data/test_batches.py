@@ -130,11 +130,15 @@ def test_an_exception_stands_in_its_items_place(workers: int) -> None:
 
 
 def test_threads_end_when_the_consumer_leaves() -> None:
-    before = threading.active_count()
-    results = map_in_order(lambda item: item, range(1000), workers=3, ahead=6)
+    workers: set[threading.Thread] = set()
+
+    def note_thread(item: int) -> int:
+        workers.add(threading.current_thread())
+        return item
+
+    results = map_in_order(note_thread, range(1000), workers=3, ahead=6)
     next(results)
     results.close()
-    deadline = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    for worker in workers:
+        worker.join(timeout=10)
+    assert workers and not any(worker.is_alive() for worker in workers)

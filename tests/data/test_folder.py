@@ -17,7 +17,7 @@ from tlkit.data.folder import (
     read_labelled,
 )
 from tlkit.data.listing import find_images
-from tlkit.errors import DataError, MissingInputError
+from tlkit.errors import DataError, MissingInputError, UsageError
 
 IMAGE = encoded("PNG")
 
@@ -75,6 +75,19 @@ def test_a_train_folder_alone_is_divided(tmp_path: Path) -> None:
     data = read_dataset(str(tmp_path), val=0.3)
     assert data.classes == ("cat", "dog")
     assert (len(data.train), len(data.val)) == (14, 6)
+
+
+def test_other_folders_beside_train_and_validation_are_left_out_and_said(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png", "val/b/2.png", "raw/1.png")
+    data = read_dataset(str(tmp_path))
+    assert data.classes == ("a", "b")
+    assert data.warnings == ("left out, as they lie beside train: 'raw'",)
+
+
+def test_a_share_does_not_go_with_a_validation_folder(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a/1.png", "train/b/1.png", "valid/a/2.png", "valid/b/2.png")
+    with pytest.raises(UsageError, match="valid, which holds the validation images already"):
+        read_dataset(str(tmp_path), val=0.2)
 
 
 def test_train_may_also_be_the_name_of_a_class(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 from tests.conftest import Run, finetune_arguments
 from tlkit.commands.models import open_model
 from tlkit.options import ExportOptions
-from tlkit.output.exporters import EXPORTERS
+from tlkit.output.exporters import EXPORTERS, Exportable, Safetensors
 
 
 def logits_of(network: nn.Module) -> torch.Tensor:
@@ -65,6 +66,47 @@ def test_self_describing_exports_predict(
     out = tmp_path / f"exported.{name}"
     assert tlkit("export", finished_run, "--format", name, "--output", out).status == 0
     assert tlkit("predict", out, images).out == tlkit("predict", finished_run, images).out
+
+
+def test_nothing_but_an_earlier_export_is_overwritten(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "holiday.jpg").write_bytes(b"dear")
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    for model, format, output in (
+        (run, "timm", photos),
+        (run, "timm", run),
+        (run, "timm", tmp_path),
+        (run, "state_dict", run / "model.pt"),
+        (run / "model.pt", "state_dict", run / "model.pt"),
+        (run, "safetensors", run / "checkpoints" / "best.pt"),
+    ):
+        result = tlkit("export", model, "--format", format, "--output", output, "--overwrite")
+        assert (result.status, result.out) == (73, ""), result.err
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    for _ in range(2):
+        assert tlkit("export", run, "--format", "timm", "-o", tmp_path / "hub", "--overwrite").status == 0
+    assert sorted(path.name for path in (tmp_path / "hub").iterdir()) == ["config.json", "model.safetensors"]
+    assert tlkit("export", run, "--format", "timm", "-o", tmp_path / "hub").status == 73
+
+
+def test_an_export_that_reads_back_wrong_replaces_nothing(
+    finished_run: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "model.safetensors"
+    assert tlkit("export", finished_run, "--format", "safetensors", "-o", out).status == 0
+    good = out.read_bytes()
+
+    def read_wrong(self: object, model: Exportable, path: str) -> nn.Module:
+        return model.rebuild()
+
+    monkeypatch.setattr(Safetensors, "read", read_wrong)
+    result = tlkit("export", finished_run, "--format", "safetensors", "-o", out, "--overwrite")
+    assert result.status == 65 and "differ" in result.err
+    assert out.read_bytes() == good
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_other_heads_export_what_they_can(images: Path, tmp_path: Path, tlkit: Run) -> None:
@@ -167,12 +209,18 @@ def test_backbones_and_summary(finished_run: Path, tlkit: Run) -> None:
     sized = tlkit("backbones", "test_resnet", "--sizes")
     assert sized.out.split("\t")[2] == "160x160\n"
     text = tlkit("summary", "torchvision/resnet18").out
-    assert "11,689,512" in text and "513,000 (the head)" in text and "1.8 G" in text
+    assert "11,689,512" in text and "513,000" in text and "1.8 G" in text
     own = tlkit("summary", finished_run).out
-    assert f"{96 * 3 + 3} (the head)" in own
+    assert f"trainable    {96 * 3 + 3}\n" in own
 
 
 def test_help_is_there_without_torch() -> None:
     result = subprocess.run([sys.executable, "-m", "tlkit", "--version"], capture_output=True, text=True)
     assert result.stdout.startswith("tlkit ")
     assert json.dumps(result.stderr) == '""'
+
+
+def test_summary_counts_what_trained(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    result = tlkit(*finetune_arguments(images, tmp_path / "run", "--unfreeze", "all", "--epochs", 1))
+    assert result.status == 0 and "373.0 K parameters to train" in result.err
+    assert "trainable    372,979\n" in tlkit("summary", tmp_path / "run").out

@@ -166,14 +166,75 @@ def test_bad_images_are_named_together_or_skipped(images: Path, tmp_path: Path, 
 def test_damage_in_the_middle_of_a_file_is_found_before_training(images: Path, tmp_path: Path, tlkit: Run) -> None:
     data = tmp_path / "data"
     shutil.copytree(images, data)
-    content = bytearray((data / "red" / "01.png").read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    (data / "red" / "01.png").write_bytes(content)
+    damage(data / "red" / "01.png")
     result = tlkit(*finetune_arguments(data, tmp_path / "run"))
     assert result.status == 65 and "01.png" in result.err
     result = tlkit(*finetune_arguments(data, tmp_path / "run2", "--skip-bad"))
     assert result.status == 3
     assert json.loads((tmp_path / "run2" / "split.json").read_text())["train"]["red"].count("01.png") == 0
+
+
+def damage(file: Path) -> None:
+    """Change a byte where only decoding finds it."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+def test_all_skipped_images_are_listed_wherever_they_were_found(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    (data / "red" / "text.jpg").write_text("this is no picture")
+    damage(data / "red" / "01.png")
+    assert tlkit(*finetune_arguments(data, tmp_path / "run", "--skip-bad")).status == 3
+    skipped = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
+    assert sorted(Path(row["path"]).name for row in skipped) == ["01.png", "text.jpg"]
+    finished = tlkit("resume", tmp_path / "run")
+    assert finished.status == 3 and finished.out == f"{tmp_path}/run/model.pt\n"
+
+
+def test_a_run_that_failed_early_leaves_nothing_though_images_were_skipped(
+    images: Path, tmp_path: Path, tlkit: Run
+) -> None:
+    shutil.copytree(images, tmp_path / "data")
+    (tmp_path / "data" / "red" / "text.jpg").write_text("this is no picture")
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    arguments = finetune_arguments(tmp_path / "data", tmp_path / "run", "--skip-bad")
+    assert tlkit(*arguments, "--weights", tmp_path / "other.pth").status == 78
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_damaged_images_are_found_before_any_epoch_when_images_are_fed(
+    everything: bool, images: Path, tmp_path: Path, tlkit: Run
+) -> None:
+    for part in ("train", "val"):
+        shutil.copytree(images, tmp_path / "data" / part)
+    for file in (tmp_path / "data").rglob("*.png") if everything else [tmp_path / "data/val/red/01.png"]:
+        damage(file)
+    strict = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "strict", "--no-cache"))
+    assert strict.status == 65 and "01.png" in strict.err and "epoch" not in strict.err
+    lenient = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run", "--no-cache", "--skip-bad"))
+    assert lenient.status == (65 if everything else 3), lenient.err
+    assert "unexpected" not in lenient.err
+
+
+def test_options_that_would_be_ignored_are_refused(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    for part in ("train", "val"):
+        shutil.copytree(images, tmp_path / "data" / part)
+    share = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run", "--val", "0.5"))
+    assert share.status == 2 and f"{tmp_path}/data/val" in share.err
+    nothing = tlkit(*finetune_arguments(images, tmp_path / "run", "--unfreeze", "fc"))
+    assert nothing.status == 2 and "--unfreeze: 'fc' adds nothing to train" in nothing.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_here_is_told_before_the_images_are_read(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    shutil.copytree(images, tmp_path / "data")
+    (tmp_path / "data" / "red" / "text.jpg").write_text("this is no picture")
+    arguments = finetune_arguments(tmp_path / "data", tmp_path / "run")
+    assert tlkit(*arguments, "--weights", tmp_path / "none.pth").status == 66
+    assert tlkit(*arguments, "--device", "cuda:99").status == 69
 
 
 def test_bad_folders(images: Path, tmp_path: Path, tlkit: Run) -> None:
@@ -240,3 +301,29 @@ def test_a_loss_that_is_no_number_stops_the_run(images: Path, tmp_path: Path, tl
     assert result.status == 65
     assert "the loss is" in result.err and "learning rate" in result.err
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+
+
+def test_parameters_that_are_no_numbers_are_never_saved(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    """The last step of an epoch can break them after its own loss was fine."""
+    options = ["--epochs", 1, "--batch-size", 64, "--optimizer", "sgd", "--learning-rate", 1e38]
+    result = tlkit(*finetune_arguments(images, tmp_path / "run", *options))
+    assert (result.status, result.out) == (65, "")
+    assert "no numbers any more" in result.err
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert not (tmp_path / "run" / "model.pt").exists()
+
+
+def test_the_status_says_how_far_a_run_came(images: Path, finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    status = json.loads((finished_run / "status.json").read_text())
+    assert (status["state"], status["exit_code"], status["epoch"]) == ("finished", 0, 6)
+    options = ["--optimizer", "sgd", "--learning-rate", 1e38]
+    assert tlkit(*finetune_arguments(images, tmp_path / "run", *options)).status == 65
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["exit_code"], status["epoch"]) == ("failed", 65, 0)
+
+
+def test_debug_adds_a_traceback_and_changes_no_status(tmp_path: Path, tlkit: Run) -> None:
+    plain = tlkit("finetune", tmp_path / "nowhere")
+    debugged = tlkit("finetune", tmp_path / "nowhere", "--debug")
+    assert plain.status == debugged.status == 66
+    assert debugged.err.startswith(plain.err) and "Traceback" in debugged.err

@@ -7,9 +7,11 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import torch
 
 from tests.conftest import Run, command, run_process, write_image
 from tlkit.commands.models import open_model
+from tlkit.commands.predict import load_batches
 from tlkit.data.batches import normalise
 from tlkit.data.decode import IMAGE_ERROR_CODES
 from tlkit.training.metrics import evaluate_logits
@@ -234,3 +237,58 @@ def test_models_that_are_none(tmp_path: Path, images: Path, tlkit: Run) -> None:
     assert tlkit("predict", tmp_path, images).status == 65
     (tmp_path / "weights.safetensors").write_bytes(b"no tensors")
     assert tlkit("predict", tmp_path / "weights.safetensors", images).status == 65
+
+
+def test_every_command_knows_a_reader_that_left_and_a_full_disk(finished_run: Path, images: Path) -> None:
+    for arguments in (["backbones"], ["evaluate", finished_run, images], ["summary", finished_run]):
+        with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as left:
+            assert left.stdout and left.stderr
+            left.stdout.close()
+            err = left.stderr.read()
+            assert left.wait() == -signal.SIGPIPE, err
+        assert b"Error" not in err
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE)
+        assert result.returncode == 74 and b"standard output: cannot be written: No space left" in result.stderr
+
+
+def test_closed_standard_streams_harm_nobody(finished_run: Path, images: Path, tmp_path: Path) -> None:
+    image, missing = all_images(images)[0], tmp_path / "missing.jpg"
+    line = " ".join(map(shlex.quote, command("predict", finished_run, image, missing)))
+    without_input = subprocess.run(["sh", "-c", f"{line} <&-"], capture_output=True, text=True)
+    assert without_input.returncode == 3 and without_input.stdout.startswith(f"{image}\t")
+    without_errors = subprocess.run(["sh", "-c", f"{line} 2>&-"], capture_output=True, text=True)
+    assert (without_errors.returncode, without_errors.stdout) == (3, without_input.stdout)
+    assert subprocess.run(["sh", "-c", f"{line} >&-"], capture_output=True).returncode == 3
+
+
+def test_an_answer_does_not_wait_for_a_slow_image_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    class Slow:
+        def load(self, path: str) -> np.ndarray:
+            if path == "slow":
+                release.wait(30)
+            return np.zeros((2, 2, 3), np.uint8)
+
+    batches = load_batches(iter(["quick", "slow"]), Slow(), 16, 2)  # type: ignore[arg-type]
+    assert [item.path for item in next(batches)] == ["quick"]
+    release.set()
+    assert [item.path for item in next(batches)] == ["slow"]
+
+
+def test_evaluate_finds_validation_folders_of_every_name(
+    images: Path, finished_run: Path, tmp_path: Path, tlkit: Run
+) -> None:
+    for part in ("train", "valid"):
+        shutil.copytree(images, tmp_path / "data" / part)
+    found = tlkit("evaluate", finished_run, tmp_path / "data", "--split", "val", "--format", "json")
+    assert found.status == 0 and json.loads(found.out)["images"] == 30
+
+
+def test_evaluate_says_when_it_measures_what_was_trained_on(
+    images: Path, finished_run: Path, tmp_path: Path, tlkit: Run
+) -> None:
+    shutil.copytree(images, tmp_path / "moved")
+    result = tlkit("evaluate", finished_run, tmp_path / "moved")
+    assert result.status == 0 and "the model was trained on 24 images of these" in result.err

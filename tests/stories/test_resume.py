@@ -86,13 +86,58 @@ def test_other_images_or_weights_are_refused(images: Path, tmp_path: Path, tlkit
     shutil.copy(tmp_path / "run" / "checkpoints" / "last.pt", tmp_path / "ckpt.pt")
     write_image(data / "red" / "new.png", (200, 40, 40), 77)
     changed = tlkit("resume", tmp_path / "ckpt.pt", "--out", tmp_path / "new", "--epochs", 8)
-    assert changed.status == 78 and "added, removed or renamed" in changed.err
+    assert changed.status == 78 and "added, removed, renamed or damaged" in changed.err
     assert not (tmp_path / "new").exists()
     content = read_artifact(str(tmp_path / "run" / "checkpoints" / "last.pt"), "tlkit-checkpoint")
     content["backbone"]["sha256"] = "0" * 64
     write_artifact(str(tmp_path / "run" / "checkpoints" / "last.pt"), "tlkit-checkpoint", content)
     other = tlkit("resume", tmp_path / "run", "--epochs", 8)
     assert other.status == 78 and "other weights" in other.err
+
+
+def test_images_that_are_gone_are_not_dropped_in_silence(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(images, data)
+    assert tlkit(*finetune_arguments(data, run, "--skip-bad")).status == 0
+    split = (run / "split.json").read_bytes()
+    gone = data / json.loads(split)["train"]["red"][0]
+    content = gone.read_bytes()
+    gone.unlink()
+    refused = tlkit("resume", run, "--epochs", 8)
+    assert refused.status == 78 and gone.name in refused.err
+    assert (run / "split.json").read_bytes() == split
+    gone.write_bytes(content)
+    assert tlkit("resume", run, "--epochs", 8).status == 0
+
+
+def test_a_run_with_skipped_images_goes_on_elsewhere(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    (data / "red" / "text.jpg").write_text("this is no picture")
+    assert tlkit(*finetune_arguments(data, tmp_path / "run", "--skip-bad")).status == 3
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    assert tlkit("resume", last, "--out", tmp_path / "new", "--epochs", 8).status == 3
+    assert (tmp_path / "new" / "skipped.jsonl").read_text() == (tmp_path / "run" / "skipped.jsonl").read_text()
+
+
+def test_a_run_that_stopped_early_says_so_and_goes_on_with_more_patience(
+    images: Path, tmp_path: Path, tlkit: Run
+) -> None:
+    run = tmp_path / "run"
+    assert tlkit(*finetune_arguments(images, run, "--epochs", 9, "--patience", 1, "--learning-rate", 0)).status == 0
+    stopped = tlkit("resume", run, "--epochs", 12)
+    assert stopped.status == 0 and "stopped by --patience 1" in stopped.err
+    assert tlkit("resume", run, "--patience", 4).status == 0
+    assert len((run / "history.jsonl").read_text().splitlines()) == 5
+
+
+def test_damaged_run_files_are_named(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    for name in ("options.json", "split.json"):
+        run = tmp_path / name
+        shutil.copytree(finished_run, run)
+        (run / name).write_text("{}")
+        result = tlkit("resume", run, "--epochs", 8)
+        assert result.status == 65 and f"{run}/{name}: is not whole" in result.err
 
 
 def test_what_is_no_checkpoint(tmp_path: Path, tlkit: Run) -> None:
@@ -125,6 +170,43 @@ def test_a_signal_leaves_a_checkpoint_and_the_right_status(
     assert 0 < stopped["step"] < 2000 * 3
     # Shortening the plan changes the schedule, but going on from the very step must work.
     assert tlkit("resume", run, "--epochs", stopped["epoch"] + 2).status == 0
+
+
+def test_a_signal_in_the_last_commit_is_not_forgotten(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tlkit: Run
+) -> None:
+    from tlkit.cli import app
+    from tlkit.commands import finetune as module
+    from tlkit.interruption import Interrupted
+
+    original = module.Checkpointer.commit_epoch
+
+    def commit_epoch(self: module.Checkpointer, state: module.TrainingState, is_best: bool) -> None:
+        original(self, state, is_best)
+        if state.epoch == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(module.Checkpointer, "commit_epoch", commit_epoch)
+    with pytest.raises(Interrupted):
+        app(finetune_arguments(images, tmp_path / "run"), standalone_mode=False)
+    assert not (tmp_path / "run" / "model.pt").exists()
+    monkeypatch.setattr(module.Checkpointer, "commit_epoch", original)
+    assert tlkit("resume", tmp_path / "run").status == 0
+
+
+def test_signals_that_were_ignored_stay_ignored(images: Path, tmp_path: Path) -> None:
+    """As nohup does."""
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        command(*finetune_arguments(images, run, "--epochs", 30)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    wait_for(run / "history.jsonl")
+    process.send_signal(signal.SIGHUP)
+    out, _ = process.communicate(timeout=60)
+    assert (process.returncode, out.decode()) == (0, f"{run}/model.pt\n")
 
 
 def test_stopped_inside_an_epoch(images: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
         backbone_classes=outputs if options.head == "stack" else None,
         head=options.head,
         hidden=(options.hidden or DEFAULT_HIDDEN) if options.head == "mlp" else None,
+        trainable=classifier.trainable_parameters(),
         classes=classes,
         preprocessing=preprocessing_of(backbone, network, image_size),
     )

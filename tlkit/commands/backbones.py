@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 
 from tlkit.errors import DONE, MissingInputError, TlkitError
 from tlkit.model.backbones import BackboneName, build_network, list_backbones, preferred_image_size, preprocessing_of
 from tlkit.options import BackbonesOptions
-from tlkit.terminal import compact, count, say
+from tlkit.terminal import compact, count, emit, say
 
 
 def backbones(options: BackbonesOptions) -> int:
@@ -18,7 +16,7 @@ def backbones(options: BackbonesOptions) -> int:
     if not found:
         raise MissingInputError(f"{options.pattern}", "no backbone has a name like this")
     for backbone in found:
-        sys.stdout.write("\t".join([str(backbone), *(sizes(backbone) if options.sizes else [])]) + "\n")
+        emit("\t".join([str(backbone), *(sizes(backbone) if options.sizes else [])]) + "\n")
     say("found", count(len(found), "backbone"))
     return DONE
 

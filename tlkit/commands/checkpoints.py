@@ -9,7 +9,8 @@ from typing import Any
 
 from tlkit.artifact import read_artifact, write_artifact
 from tlkit.model.files import CHECKPOINT_FORMAT, ModelDescription
-from tlkit.run_folder import RunFolder, link_atomically
+from tlkit.run_folder import RunFolder
+from tlkit.storage import link_atomically
 from tlkit.training.loop import validation_figures
 from tlkit.training.state import TrainingState
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from typing import Any
 
 import torch
@@ -13,12 +12,12 @@ from tlkit.commands.devices import choose_device
 from tlkit.commands.images import labels_of, readable_batches
 from tlkit.commands.models import open_model
 from tlkit.data.decode import ImageError
-from tlkit.data.folder import Dataset, Sample, find_evaluation_folder, read_labelled
+from tlkit.data.folder import Dataset, Sample, find_evaluation_folder, read_labelled, validation_folder
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError
 from tlkit.model.features import extract_features
 from tlkit.options import EvaluateOptions, worker_count
 from tlkit.run_folder import RunFolder
-from tlkit.terminal import count, say
+from tlkit.terminal import count, emit, say
 from tlkit.training.metrics import Evaluation, evaluate_logits
 
 
@@ -45,7 +44,7 @@ def evaluate(options: EvaluateOptions) -> int:
     unreadable = {error.path for error in bad}
     readable = [sample for sample in samples if sample.path not in unreadable]
     result = evaluate_logits(torch.cat(logits), labels_of(readable), model.classes)
-    sys.stdout.write(FORMATS[options.format](result, [error.path for error in bad]))
+    emit(FORMATS[options.format](result, [error.path for error in bad]))
     return SOME_INPUTS_FAILED if bad else DONE
 
 
@@ -53,20 +52,33 @@ def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[
     """The images to evaluate on, and what they are, for people."""
     run = RunFolder.containing(options.model)
     if options.split in ("auto", "train", "val") and run is not None and os.path.exists(run.split_file):
-        data = run.read_json(run.options_file)["resolved"]["data"]
+        data = run.read_options()["resolved"]["data"]
         if os.path.realpath(data) == os.path.realpath(options.data) and not has_test_folder(options):
-            dataset = Dataset.from_split(run.read_json(run.split_file), options.data)
+            dataset = Dataset.from_split(run.read_split(), options.data)
             if options.split == "train":
                 return dataset.train, f"{options.data}, the images the run was trained on"
             return dataset.val, f"{options.data}, the images the run was validated on"
-    folder = options.data
+    folder = part_folder(options)
+    samples = read_labelled(folder, classes)
+    if run is not None and os.path.exists(run.split_file):
+        trained_on = {path for path, _ in Dataset.from_split(run.read_split(), options.data).train}
+        known = sum(path in trained_on for path, _ in samples)
+        if known:
+            say("warning", f"the model was trained on {count(known, 'image')} of these, going by their names")
+    return samples, folder
+
+
+def part_folder(options: EvaluateOptions) -> str:
+    """The folder of the part that is asked for. Raises MissingInputError if there is none."""
+    if options.split == "all":
+        return options.data
     if options.split == "auto":
-        folder = find_evaluation_folder(options.data)
-    elif options.split != "all":
-        folder = os.path.join(options.data, options.split)
-        if not os.path.isdir(folder):
-            raise MissingInputError(folder, f"no such folder, but --split is {options.split}")
-    return read_labelled(folder, classes), folder
+        return find_evaluation_folder(options.data)
+    own = os.path.join(options.data, options.split)
+    folder = validation_folder(options.data) if options.split == "val" else own
+    if folder is None or not os.path.isdir(folder):
+        raise MissingInputError(own, f"no such folder, but --split is {options.split}")
+    return folder
 
 
 def has_test_folder(options: EvaluateOptions) -> bool:

@@ -6,12 +6,14 @@ import os
 
 import torch
 
-from tlkit.commands.models import open_model
-from tlkit.errors import DataError, OutputError
+from tlkit.commands.models import is_exported_folder, open_model
+from tlkit.errors import DONE, DataError, OutputError
 from tlkit.model.files import LoadedModel
 from tlkit.options import ExportOptions
 from tlkit.output.exporters import EXPORTERS, Exportable
-from tlkit.terminal import say
+from tlkit.run_folder import RunFolder
+from tlkit.storage import replaced_when_whole
+from tlkit.terminal import emit, say
 
 TOLERANCE = 1e-4
 BATCH_SIZES = (1, 7)
@@ -21,26 +23,41 @@ def export(options: ExportOptions) -> int:
     """Write, read back, compare. Prints the path; returns the exit status."""
     exporter = EXPORTERS[options.format]
     output = os.path.abspath(options.output or "")
-    require_free(output, options.overwrite)
+    require_free(output, options)
     model = open_model(options.model, options.weights)
     exportable = as_exportable(model)
-    exporter.write(exportable, output)
-    difference = compare(model, exporter.read(exportable, output), output)
+    with replaced_when_whole(output) as aside:
+        exporter.write(exportable, aside)
+        difference = compare(model, exporter.read(exportable, aside), output)
     say("export", f"{options.format}, read back and compared: logits differ by {difference:.1g} at most")
     say("open", exporter.how_to_open(exportable, options.output or ""))
-    print(options.output)
-    return 0
+    emit(os.fsencode(f"{options.output}\n"))
+    return DONE
 
 
-def require_free(output: str, overwrite: bool) -> None:
-    """Raises OutputError if something is there already, or the folder it goes to is not."""
-    if os.path.lexists(output) and not overwrite:
-        raise OutputError(output, "exists already", "Choose another --output, or replace it by --overwrite.")
+def require_free(output: str, options: ExportOptions) -> None:
+    """Raises OutputError if something is there that must not be replaced, or the folder it goes to is not."""
+    if os.path.lexists(output):
+        if not options.overwrite:
+            raise OutputError(output, "exists already", "Choose another --output, or replace it by --overwrite.")
+        if os.path.isdir(output) and not (options.format == "timm" and is_exported_folder(output)):
+            raise OutputError(output, "is a folder that no export to timm made, and is not replaced")
+        if is_of_a_run(output) or os.path.realpath(output) == os.path.realpath(options.model):
+            raise OutputError(output, "is a model or checkpoint of a run, and is not replaced")
     folder = os.path.dirname(output)
     if not os.path.isdir(folder):
         raise OutputError(output, f"cannot be created: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise OutputError(output, "cannot be created: permission denied")
+
+
+def is_of_a_run(path: str) -> bool:
+    """Whether a path is a run's model, or one of its checkpoints."""
+    run = RunFolder.containing(path)
+    return run is not None and (
+        os.path.realpath(path) == os.path.realpath(run.model_file)
+        or os.path.dirname(os.path.realpath(path)) == os.path.realpath(run.checkpoints)
+    )
 
 
 def as_exportable(model: LoadedModel) -> Exportable:

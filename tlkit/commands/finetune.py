@@ -13,16 +13,17 @@ from tlkit import artifact, interruption
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, read_checkpoint
 from tlkit.commands.devices import choose_device, make_deterministic
-from tlkit.commands.images import Preparation, PreparedBatches, check_images
+from tlkit.commands.images import Preparation, PreparedBatches, check_images, write_skipped
 from tlkit.data.folder import Dataset, read_dataset
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, MissingInputError, TlkitError
 from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone, preferred_image_size
 from tlkit.model.classifier import Classifier
 from tlkit.model.files import LoadedModel, ModelDescription, write_model
 from tlkit.options import FinetuneOptions
-from tlkit.run_folder import RunFolder, new_run_folder, write_json_atomically
-from tlkit.terminal import compact, count, say
+from tlkit.run_folder import RunFolder, new_run_folder
+from tlkit.storage import write_json_atomically
+from tlkit.terminal import compact, count, emit, say
 from tlkit.training.loop import Recipe, train
 from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
@@ -30,11 +31,13 @@ from tlkit.training.state import TrainingState
 
 def finetune(options: FinetuneOptions) -> int:
     """Train a new run. Prints the path of its model; returns the exit status."""
-    dataset = read_dataset(options.data, val=options.validation_fraction(), seed=options.seed)
+    dataset = read_dataset(options.data, val=options.validation(), seed=options.seed)
     say_dataset(dataset)
+    choose_device(options.device)  # what is not here should be heard of before any long work
+    require_weights_file(options.weights)
     with new_run_folder(options.out, default_run_folder(options)) as run, interruption.handled() as signals:
         resolved = resolve(options)
-        dataset = check_images(run, resolved, dataset)
+        dataset = check_images(resolved, dataset)
         return train_run(run, options, resolved, dataset, None, signals)
 
 
@@ -47,7 +50,7 @@ def default_run_folder(options: FinetuneOptions) -> str:
 def resolve(options: FinetuneOptions) -> FinetuneOptions:
     """The options with names looked up and paths that mean the same from any folder."""
     is_file = options.weights not in ("pretrained", "none")
-    is_folder = isinstance(options.validation_fraction(), str)
+    is_folder = isinstance(options.validation(), str)
     backbone = find_backbone(options.backbone)
     return dataclasses.replace(
         options,
@@ -55,8 +58,25 @@ def resolve(options: FinetuneOptions) -> FinetuneOptions:
         backbone=str(backbone),
         image_size=options.image_size or preferred_image_size(backbone),
         weights=os.path.abspath(options.weights) if is_file else options.weights,
-        val=os.path.abspath(options.val) if is_folder else options.val,
+        val=os.path.abspath(options.val) if options.val and is_folder else options.val,
     )
+
+
+def require_weights_file(weights: str) -> None:
+    """Raises MissingInputError for a file of weights that is not there."""
+    if weights not in ("pretrained", "none") and not os.path.exists(weights):
+        raise MissingInputError(weights, "no such file; expected pretrained, none, or a file of weights")
+
+
+def require_same_images(dataset: Dataset, checkpoint: Mapping[str, Any]) -> None:
+    """Raises MismatchError unless the images are those, in the same parts, that a checkpoint was trained on."""
+    if artifact.digest(dataset.to_split()) != checkpoint["split_sha256"]:
+        gone = f" ({dataset.skipped[-1].path}: {dataset.skipped[-1].message})" if dataset.skipped else ""
+        raise MismatchError(
+            dataset.root,
+            f"its images are not those of the checkpoint: some were added, removed, renamed or damaged{gone}",
+            "Bring them back, or start a new run.",
+        )
 
 
 def say_dataset(dataset: Dataset) -> None:
@@ -89,47 +109,49 @@ def train_run(
         require_same_backbone(description, checkpoint, run.path)
     classifier.to(device)
     say_model(options, description, classifier)
+    optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
+    state = TrainingState(classifier, optimizer)
+    if checkpoint is not None:
+        state.load(checkpoint)
+        say("resume", f"from epoch {state.epoch}, step {state.step}")
     write_json_atomically(run.options_file, {"given": given.to_dict(), "resolved": options.to_dict()})
     try:
-        run.write_status("running")
+        run.write_status("running", **state.where())
         fresh = checkpoint is None
-        images = Preparation(
-            run, options, dataset, classifier, description.preprocessing, device, fresh, signals
-        ).batches()
+        images = Preparation(options, dataset, classifier, description.preprocessing, device, fresh, signals).batches()
+        if checkpoint is not None:
+            require_same_images(images.dataset, checkpoint)
         split = images.dataset.to_split()
         write_json_atomically(run.split_file, split)
-        optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
-        state = TrainingState(classifier, optimizer)
-        if checkpoint is not None:
-            state.load(checkpoint)
-            say("resume", f"from epoch {state.epoch}, step {state.step}")
+        if images.dataset.skipped:
+            write_skipped(run, images.dataset.skipped)
         checkpointer = Checkpointer(
             run, given.to_dict(), description, artifact.digest(split), options.metric, options.keep
         )
         train_to_the_end(run, options, images, state, checkpointer, device, signals)
         status = finish(run, classifier, description, state)
     except Exception as error:
-        run.write_status("failed", exit_code=getattr(error, "exit_code", TlkitError.exit_code), error=str(error))
+        exit_code = getattr(error, "exit_code", TlkitError.exit_code)
+        run.write_status("failed", exit_code=exit_code, error=str(error), **state.where())
         raise
     except Interrupted as interrupted:
-        run.write_status("interrupted", exit_code=128 + interrupted.number)
+        run.write_status("interrupted", exit_code=128 + interrupted.number, **state.where())
         say("stopped", f"go on with: tlkit resume {run.path}")
         raise
-    print(run.model_file)
+    emit(os.fsencode(f"{run.model_file}\n"))
     return status
 
 
 def say_model(options: FinetuneOptions, description: ModelDescription, classifier: Classifier) -> None:
     """What is trained, for people."""
-    frozen = sum(p.numel() for p in classifier.parameters() if not p.requires_grad)
-    trained = sum(p.numel() for p in classifier.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in classifier.parameters()) - description.trainable
     height, width = description.preprocessing.image_size
     say(
         "backbone",
         f"{description.backbone} at {width}x{height} px, weights: {description.weights}, "
         f"{compact(frozen)} parameters frozen",
     )
-    say("head", f"{options.head}, {compact(trained)} parameters to train")
+    say("head", f"{options.head}, {compact(description.trainable)} parameters to train")
 
 
 def train_to_the_end(
@@ -145,7 +167,7 @@ def train_to_the_end(
 
     def after_epoch(state: TrainingState, is_best: bool) -> None:
         checkpointer.commit_epoch(state, is_best)
-        run.write_status("running", epoch=state.epoch, step=state.step, best=state.best)
+        run.write_status("running", **state.where())
         say_epoch(state, options.planned_epochs(), is_best)
 
     recipe = Recipe(
@@ -169,8 +191,10 @@ def train_to_the_end(
                 device,
                 after_epoch,
             )
+            signals.raise_if_requested()
         except Interrupted:
-            checkpointer.commit_last(state)
+            if state.is_finite():
+                checkpointer.commit_last(state)
             raise
 
 
@@ -201,7 +225,7 @@ def finish(run: RunFolder, classifier: Classifier, description: ModelDescription
     classifier.load_trainable_state(read_checkpoint(run.best_checkpoint)["model_state_dict"])
     write_model(run.model_file, LoadedModel(classifier.shipped(), description), state.best)
     status = SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
-    run.write_status("finished", exit_code=status, epoch=state.epoch, step=state.step, best=state.best)
+    run.write_status("finished", exit_code=status, **state.where())
     say(
         "best",
         f"epoch {state.best['epoch']}: accuracy {state.best['val_accuracy']:.4f}, "

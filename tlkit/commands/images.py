@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tlkit.data.augmentation import augment
 from tlkit.data.batches import ImageBatches, VectorBatches, map_in_order, normalise
 from tlkit.data.decode import ImageError, check_image
 from tlkit.data.folder import Dataset, Sample
-from tlkit.data.preprocessing import Preprocessing
+from tlkit.data.preprocessing import Pixels, Preprocessing
 from tlkit.errors import DataError, printable
 from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
 from tlkit.model.features import extract_features, feature_statistics
 from tlkit.options import FinetuneOptions, worker_count
-from tlkit.run_folder import RunFolder, write_atomically
+from tlkit.run_folder import RunFolder
+from tlkit.storage import write_atomically
 from tlkit.terminal import count, progress, say
 from tlkit.training.loop import Batches
 
 EXTRACTION_BATCH = 32
 """Images that pass a frozen backbone together. Fixed, so that every run computes the same bits."""
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class PreparedBatches:
     val: Batches
 
 
-def check_images(run: RunFolder, options: FinetuneOptions, dataset: Dataset) -> Dataset:
+def check_images(options: FinetuneOptions, dataset: Dataset) -> Dataset:
     """Look at the header and the end of every file before any long work; returns the readable images.
 
     Raises DataError naming all bad files, unless they may be skipped.
@@ -50,7 +51,7 @@ def check_images(run: RunFolder, options: FinetuneOptions, dataset: Dataset) -> 
     samples = dataset.train + dataset.val
     outcomes = map_in_order(find_problem, (s.path for s in samples), workers=worker_count(options.workers), ahead=256)
     bad = [problem for problem in progress(outcomes, "checking", len(samples)) if problem is not None]
-    return without_bad(run, options, dataset, bad)
+    return without_bad(options, dataset, bad)
 
 
 def find_problem(path: str) -> ImageError | None:
@@ -62,8 +63,8 @@ def find_problem(path: str) -> ImageError | None:
     return None
 
 
-def without_bad(run: RunFolder, options: FinetuneOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
-    """The data without its bad images, which are listed in skipped.jsonl. Raises DataError if they may not be."""
+def without_bad(options: FinetuneOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
+    """The data without its bad images. Raises DataError if they may not be skipped, or if too little is left."""
     if not bad:
         return dataset
     found = f"{count(len(bad), 'image')} of {len(dataset.train) + len(dataset.val)} cannot be read"
@@ -71,19 +72,33 @@ def without_bad(run: RunFolder, options: FinetuneOptions, dataset: Dataset, bad:
     if not options.skip_bad:
         raise DataError(options.data, found, f"{listing}\nMend or remove them, or go on without them by --skip-bad.")
     say("warning", f"{found} and {'is' if len(bad) == 1 else 'are'} left out\n{listing}")
-    rows = [json.dumps({"path": e.path, "code": e.code, "message": e.message}) + "\n" for e in bad]
-    write_atomically(run.skipped_file, lambda file: file.write("".join(rows).encode()))
     names = {error.path for error in bad}
     kept = dataclasses.replace(
         dataset,
         train=[s for s in dataset.train if s.path not in names],
         val=[s for s in dataset.val if s.path not in names],
+        skipped=(*dataset.skipped, *bad),
     )
     lost = set(range(len(dataset.classes))) - {s.label for s in kept.train}
     if lost or not kept.val:
         empty = ", ".join(dataset.classes[label] for label in sorted(lost)) or "the validation images"
         raise DataError(options.data, f"nothing readable is left of {empty}", listing)
     return kept
+
+
+def read_skipped(run: RunFolder) -> tuple[ImageError, ...]:
+    """The images that a run left out so far."""
+    if not os.path.exists(run.skipped_file):
+        return ()
+    with open(run.skipped_file, encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return tuple(ImageError(row["path"], row["code"], row["message"]) for row in rows)
+
+
+def write_skipped(run: RunFolder, skipped: Sequence[ImageError]) -> None:
+    """List the images that a run leaves out."""
+    rows = [json.dumps({"path": e.path, "code": e.code, "message": e.message}) + "\n" for e in skipped]
+    write_atomically(run.skipped_file, lambda file: file.write("".join(rows).encode()))
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,6 @@ class Preparation:
     fresh: the run starts here, so the head takes its standardisation from the training features.
     """
 
-    run: RunFolder
     options: FinetuneOptions
     dataset: Dataset
     classifier: Classifier
@@ -112,9 +126,9 @@ class Preparation:
         bad: list[ImageError] = []
         train = in_one(self.features(self.dataset.train, "features", bad))
         val = in_one(self.features(self.dataset.val, "validation", bad))
-        dataset = without_bad(self.run, self.options, self.dataset, bad)
+        dataset = without_bad(self.options, self.dataset, bad)
         if self.fresh:
-            self.classifier.head.set_standardisation(*feature_statistics(torch.split(train, 4096)))
+            self.standardise(feature_statistics(torch.split(train, 4096)))
         options = self.options
         return PreparedBatches(
             dataset,
@@ -128,8 +142,13 @@ class Preparation:
         dataset, options = self.dataset, self.options
         if self.fresh:
             bad: list[ImageError] = []
-            self.classifier.head.set_standardisation(*feature_statistics(self.features(dataset.train, "features", bad)))
-            dataset = without_bad(self.run, options, dataset, bad)
+            statistics = feature_statistics(self.features(dataset.train, "features", bad))
+            validation = readable_batches(
+                dataset.val, self.preprocessing, worker_count(options.workers), "checking", bad
+            )
+            deque(validation, maxlen=0)  # decoded once, so that a damaged one is found before any epoch
+            dataset = without_bad(options, dataset, bad)
+            self.standardise(statistics)
 
         def load_training(index: int, epoch: int) -> Pixels:
             path = dataset.train[index].path
@@ -152,6 +171,11 @@ class Preparation:
             Stoppable(train, self.signals, "training"),
             Stoppable(val, self.signals, "validation"),
         )
+
+    def standardise(self, statistics: tuple[Tensor, Tensor] | None) -> None:
+        """Give the head the mean and deviation of the training features."""
+        assert statistics is not None, "every class has a readable image"
+        self.classifier.head.set_standardisation(*statistics)
 
     def features(self, samples: list[Sample], label: str, bad: list[ImageError]) -> Iterator[Tensor]:
         """The backbone's features of the images that can be read, batch by batch; the others are added to `bad`."""
@@ -182,17 +206,16 @@ def readable_batches(
         except ImageError as error:
             return error
 
-    loaded = map_in_order(load, samples, workers=workers, ahead=2 * batch_size)
-    batch: list[Pixels] = []
-    for pixels in progress(loaded, label, len(samples)):
-        if isinstance(pixels, ImageError):
-            bad.append(pixels)
-            continue
-        batch.append(pixels)
-        if len(batch) == batch_size:
-            yield normalise(torch.from_numpy(np.stack(batch)), preprocessing)
-            batch = []
-    if batch:
+    def readable() -> Iterator[Pixels]:
+        loaded = map_in_order(load, samples, workers=workers, ahead=2 * batch_size)
+        for outcome in progress(loaded, label, len(samples)):
+            if isinstance(outcome, ImageError):
+                bad.append(outcome)
+            else:
+                yield outcome
+
+    pixels = readable()
+    while batch := list(islice(pixels, batch_size)):
         yield normalise(torch.from_numpy(np.stack(batch)), preprocessing)
 
 

@@ -23,6 +23,7 @@ from tlkit.model.weights import read_safetensors
 from tlkit.options import FinetuneOptions
 from tlkit.output.exporters import DESCRIPTION_KEY
 from tlkit.run_folder import RunFolder
+from tlkit.storage import read_json
 
 
 def open_model(path: str, weights: str | None = None) -> LoadedModel:
@@ -55,7 +56,7 @@ def open_folder(path: str, weights: str | None) -> LoadedModel:
 def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None) -> LoadedModel:
     """The model of a checkpoint: its head on the backbone's weights, found again and compared."""
     run = RunFolder.containing(path)
-    stored = run.read_json(run.options_file)["resolved"] if run else checkpoint["options"]
+    stored = run.read_options()["resolved"] if run else checkpoint["options"]
     options = FinetuneOptions.from_dict(stored)
     if weights is not None:
         options = dataclasses.replace(options, weights=weights)
@@ -77,10 +78,22 @@ def open_safetensors(path: str) -> LoadedModel:
 
 def open_timm_folder(path: str) -> LoadedModel:
     """A folder that export wrote for timm: our description is part of its config.json."""
-    with open(os.path.join(path, "config.json"), encoding="utf-8") as file:
-        config = json.load(file)
-    state = read_safetensors(os.path.join(path, "model.safetensors"))
-    return described_model(path, json.dumps(config.get(DESCRIPTION_KEY)), state)
+    description = json.dumps(read_config(path).get(DESCRIPTION_KEY))
+    return described_model(path, description, read_safetensors(os.path.join(path, "model.safetensors")))
+
+
+def is_exported_folder(path: str) -> bool:
+    """Whether a folder holds an export to timm and nothing else."""
+    only_ours = set(os.listdir(path)) <= {"config.json", "model.safetensors"}
+    return only_ours and os.path.isfile(os.path.join(path, "config.json")) and DESCRIPTION_KEY in read_config(path)
+
+
+def read_config(folder: str) -> dict[str, Any]:
+    """config.json of a folder that export wrote for timm. Raises MissingInputError or DataError."""
+    config = read_json(os.path.join(folder, "config.json"))
+    if not isinstance(config, dict):
+        raise DataError(folder, "has a config.json that is no description of a model")
+    return config
 
 
 def described_model(path: str, description: str | None, state: Mapping[str, Any]) -> LoadedModel:

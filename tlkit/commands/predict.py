@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import signal
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -23,11 +22,11 @@ from tlkit.data.batches import normalise
 from tlkit.data.decode import ImageError
 from tlkit.data.listing import find_images
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, StorageError, UsageError, printable
-from tlkit.interruption import die_by
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, UsageError, printable
 from tlkit.model.files import LoadedModel
 from tlkit.options import PredictOptions, worker_count
 from tlkit.output.predictions import WRITERS, Prediction
+from tlkit.terminal import complain, emit
 
 IDLE_SECONDS = 0.05
 """How long a batch waits for more images before it is answered as it is."""
@@ -59,7 +58,7 @@ def predict(options: PredictOptions) -> int:
             if prediction.error:
                 failures += 1
                 if options.format != "jsonl":
-                    print(f"tlkit predict: {printable(prediction.path)}: {prediction.error[1]}", file=sys.stderr)
+                    complain(f"tlkit predict: {printable(prediction.path)}: {prediction.error[1]}")
         emit(b"".join(writer.record(prediction, ranked) for prediction in predictions))
     return SOME_INPUTS_FAILED if failures else DONE
 
@@ -144,6 +143,9 @@ def gather(coming: queue.Queue[Future[Loaded] | BaseException | None], size: int
             if batch:
                 yield batch
             return
+        if batch and not wait([item], IDLE_SECONDS).done:  # what is ready does not wait for a slow image behind it
+            yield batch
+            batch = []
         batch.append(item.result())
         if len(batch) == size:
             yield batch
@@ -169,16 +171,3 @@ def label_batch(model: LoadedModel, batch: list[Loaded], top_k: int, device: tor
         else Prediction(item.index, item.path, top=next(tops))
         for item in batch
     ]
-
-
-def emit(data: bytes) -> None:
-    """Write to standard output now. A reader that has left ends this process by SIGPIPE, as any filter."""
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        die_by(signal.SIGPIPE)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise StorageError("standard output", f"cannot be written: {error.strerror}") from error

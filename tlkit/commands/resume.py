@@ -7,15 +7,16 @@ import os
 import shutil
 from typing import Any
 
-from tlkit import artifact, interruption
+from tlkit import interruption
 from tlkit.commands.checkpoints import read_checkpoint
-from tlkit.commands.finetune import default_run_folder, say_dataset, train_run
-from tlkit.commands.images import check_images
+from tlkit.commands.finetune import default_run_folder, require_same_images, say_dataset, train_run
+from tlkit.commands.images import check_images, read_skipped
 from tlkit.data.folder import Dataset, read_dataset
-from tlkit.errors import DONE, DataError, MismatchError, MissingInputError
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, MissingInputError
 from tlkit.options import FinetuneOptions, ResumeOptions
-from tlkit.run_folder import RunFolder, new_run_folder, write_atomically
-from tlkit.terminal import say
+from tlkit.run_folder import RunFolder, new_run_folder
+from tlkit.storage import write_atomically
+from tlkit.terminal import emit, say
 from tlkit.training.loop import is_over
 
 
@@ -35,14 +36,14 @@ def resume_in_place(run: RunFolder, options: ResumeOptions) -> int:
     """Go on in the run's own folder, from its last checkpoint; from the beginning if there is none yet."""
     with run.locked(), interruption.handled() as signals:
         run.remove_leftovers()
-        stored = run.read_json(run.options_file)
+        stored = run.read_options()
         given = changed(FinetuneOptions.from_dict(stored["given"]), options)
         resolved = changed(FinetuneOptions.from_dict(stored["resolved"]), options)
         checkpoint = newest_checkpoint(run, options.checkpoint)
         if checkpoint is not None and os.path.exists(run.model_file) and nothing_left(checkpoint, resolved):
-            say("resume", f"{run.path} is finished; --epochs N extends it")
-            print(run.model_file)
-            return DONE
+            say("resume", f"{run.path} {why_finished(checkpoint, resolved)}")
+            emit(os.fsencode(f"{run.model_file}\n"))
+            return SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
         dataset = stored_dataset(run, resolved)
         return train_run(run, given, resolved, dataset, checkpoint, signals)
 
@@ -53,25 +54,22 @@ def resume_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:
     if run is not None and os.path.isdir(file):
         file = run.last_checkpoint
     checkpoint = read_checkpoint(file)
-    stored = run.read_json(run.options_file)["resolved"] if run is not None else checkpoint["options"]
+    stored = run.read_options()["resolved"] if run is not None else checkpoint["options"]
     resolved = changed(FinetuneOptions.from_dict(stored), options)
-    dataset = read_dataset(resolved.data, val=resolved.validation_fraction(), seed=resolved.seed)
-    say_dataset(dataset)
     with new_run_folder(options.out, default_run_folder(resolved)) as new, interruption.handled() as signals:
-        dataset = check_images(new, resolved, dataset)
-        if artifact.digest(dataset.to_split()) != checkpoint["split_sha256"]:
-            raise MismatchError(
-                resolved.data,
-                "its images are not those of the checkpoint: some were added, removed or renamed",
-                "Resume the run folder itself, which remembers its images.",
-            )
+        if run is not None:
+            dataset = stored_dataset(run, resolved)
+        else:
+            dataset = check_images(resolved, read_dataset(resolved.data, val=resolved.validation(), seed=resolved.seed))
+        say_dataset(dataset)
+        require_same_images(dataset, checkpoint)
         adopt(new, file, checkpoint)
         return train_run(new, resolved, resolved, dataset, checkpoint, signals)
 
 
 def changed(stored: FinetuneOptions, options: ResumeOptions) -> FinetuneOptions:
     """The run's options, with those that resume may change."""
-    wanted = {name: getattr(options, name) for name in ("epochs", "data", "weights", "device", "workers")}
+    wanted = {name: getattr(options, name) for name in ("epochs", "patience", "data", "weights", "device", "workers")}
     given = {name: value for name, value in wanted.items() if value is not None}
     for name in given.keys() & {"data", "weights"}:
         given[name] = os.path.abspath(given[name])
@@ -100,12 +98,18 @@ def nothing_left(checkpoint: dict[str, Any], options: FinetuneOptions) -> bool:
     return is_over(checkpoint["epoch"], best["epoch"] if best else 0, options.planned_epochs(), options.patience)
 
 
+def why_finished(checkpoint: dict[str, Any], options: FinetuneOptions) -> str:
+    """What to tell a user who resumes a run that has nothing left to do."""
+    if checkpoint["epoch"] < options.planned_epochs():
+        return f"was stopped by --patience {options.patience}; a larger --patience N goes on"
+    return "is finished; --epochs N extends it"
+
+
 def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
     """The images the run was started with; read again if it was stopped before it wrote them down."""
     if os.path.exists(run.split_file):
-        return Dataset.from_split(run.read_json(run.split_file), options.data)
-    dataset = read_dataset(options.data, val=options.validation_fraction(), seed=options.seed)
-    return check_images(run, options, dataset)
+        return dataclasses.replace(Dataset.from_split(run.read_split(), options.data), skipped=read_skipped(run))
+    return check_images(options, read_dataset(options.data, val=options.validation(), seed=options.seed))
 
 
 def adopt(run: RunFolder, file: str, checkpoint: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tlkit.commands.models import open_model
 from tlkit.errors import DONE
 from tlkit.model.backbones import (
+    BackboneName,
     build_network,
     classifier_layers,
     find_backbone,
@@ -20,7 +20,7 @@ from tlkit.model.backbones import (
     preprocessing_of,
 )
 from tlkit.options import SummaryOptions
-from tlkit.terminal import compact
+from tlkit.terminal import compact, emit
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Row:
 def summary(options: SummaryOptions) -> int:
     """Print a table of modules and the totals. Returns the exit status."""
     if os.path.exists(options.model):
-        model = open_model(options.model)
+        model = open_model(options.model, options.weights)
         title, network = str(model.description.backbone), model.network
         size = model.preprocessing.image_size
-        trained = head_parameters(network, len(model.classes), model.description.head, title)
+        trained = model.description.trainable
     else:
         backbone = find_backbone(options.model)
         image_size = options.image_size or preferred_image_size(backbone)
         network = build_network(backbone, 1000, image_size)
         title, size = str(backbone), preprocessing_of(backbone, network, image_size).image_size
-        trained = head_parameters(network, 1000, "linear", title)
+        trained = head_parameters(backbone, network, 1000)
     rows = rows_of(network, size, options.depth)
     total = rows[0]
     lines = [f"{title} at {size[1]}x{size[0]} px", ""]
@@ -54,21 +54,16 @@ def summary(options: SummaryOptions) -> int:
         "",
         f"parameters     {total.parameters:,} ({compact(total.parameters)})",
         f"  frozen       {total.parameters - trained:,}",
-        f"  trainable    {trained:,} (the head)",
+        f"  trainable    {trained:,}",
         f"multiply-adds  {compact(total.multiply_adds)} for one image",
     ]
-    sys.stdout.write("\n".join(lines) + "\n")
+    emit("\n".join(lines) + "\n")
     return DONE
 
 
-def head_parameters(network: nn.Module, classes: int, head: str, title: str) -> int:
-    """Parameters of the layers that tlkit trains by default."""
-    if head == "stack":
-        assert isinstance(network, nn.Sequential)
-        return sum(p.numel() for p in network[-1].parameters())
-    names = classifier_layers(find_backbone(title), network, classes).leaves
-    if head == "mlp":
-        names = (names[0].rpartition(".")[0],)
+def head_parameters(backbone: BackboneName, network: nn.Module, classes: int) -> int:
+    """Parameters of the layers that a new head takes the place of."""
+    names = classifier_layers(backbone, network, classes).leaves
     return sum(p.numel() for name in names for p in network.get_submodule(name).parameters())
 
 

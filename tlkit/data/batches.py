@@ -56,17 +56,10 @@ def map_in_order(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def batch_indices(count: int, batch_size: int, seed: int | None, epoch: int, first_step: int) -> Iterator[Tensor]:
-    """The indices of each batch of an epoch from first_step on; in order without a seed, else shuffled."""
-    order = torch.arange(count) if seed is None else epoch_order(count, seed, epoch)
-    return (order[start : start + batch_size] for start in range(first_step * batch_size, count, batch_size))
+class EpochSteps:
+    """The order of an epoch's steps over labels [N]: shuffled by seed in each epoch if there is one."""
 
-
-class VectorBatches:
-    """Batches of vectors in memory. vectors [N, ...], labels [N]; shuffled by seed in each epoch if there is one."""
-
-    def __init__(self, vectors: Tensor, labels: Tensor, batch_size: int, seed: int | None) -> None:
-        self.vectors = vectors
+    def __init__(self, labels: Tensor, batch_size: int, seed: int | None) -> None:
         self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
@@ -75,13 +68,30 @@ class VectorBatches:
     def steps_per_epoch(self) -> int:
         return -(-len(self.labels) // self.batch_size)
 
+    def indices(self, epoch: int, first_step: int) -> Iterator[Tensor]:
+        """The indices [B] of each step of an epoch from first_step on."""
+        count = len(self.labels)
+        order = torch.arange(count) if self.seed is None else epoch_order(count, self.seed, epoch)
+        return (
+            order[start : start + self.batch_size]
+            for start in range(first_step * self.batch_size, count, self.batch_size)
+        )
+
+
+class VectorBatches(EpochSteps):
+    """Batches of vectors in memory. vectors [N, ...], labels [N]."""
+
+    def __init__(self, vectors: Tensor, labels: Tensor, batch_size: int, seed: int | None) -> None:
+        super().__init__(labels, batch_size, seed)
+        self.vectors = vectors
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(vectors [B, ...], labels [B]) of each step; the last batch may be short."""
-        for chosen in batch_indices(len(self.labels), self.batch_size, self.seed, epoch, first_step):
+        for chosen in self.indices(epoch, first_step):
             yield self.vectors[chosen], self.labels[chosen]
 
 
-class ImageBatches:
+class ImageBatches(EpochSteps):
     """Batches of images, loaded ahead by threads. load(index, epoch) -> uint8 [H, W, 3]; labels [N]."""
 
     def __init__(
@@ -93,20 +103,14 @@ class ImageBatches:
         seed: int | None,
         workers: int,
     ) -> None:
+        super().__init__(labels, batch_size, seed)
         self.load = load
-        self.labels = labels
         self.preprocessing = preprocessing
-        self.batch_size = batch_size
-        self.seed = seed
         self.workers = workers
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(images [B, 3, H, W], labels [B]) of each step; the last batch may be short."""
-        steps = list(batch_indices(len(self.labels), self.batch_size, self.seed, epoch, first_step))
+        steps = list(self.indices(epoch, first_step))
         indices = (index for chosen in steps for index in chosen.tolist())
         pixels = map_in_order(
             lambda index: self.load(index, epoch), indices, workers=self.workers, ahead=2 * self.batch_size

@@ -8,10 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+from tlkit.data.decode import ImageError
 from tlkit.data.listing import find_images, require_folder, subfolders
-from tlkit.errors import DataError
+from tlkit.errors import DataError, UsageError
 
 VALIDATION_NAMES = ("val", "valid", "validation")
+PARTS = ("train", *VALIDATION_NAMES, "test")
+DEFAULT_SHARE = 0.2
+"""Of each class, kept for validation."""
+
 LAYOUT = "expected DATA/<class>/image, or DATA/train/<class>/image with DATA/val/<class>/image"
 
 
@@ -26,7 +31,8 @@ class Sample(NamedTuple):
 class Dataset:
     """Labelled images, divided. classes are the folder names in byte order.
 
-    shape: how the division came about, for people. warnings: what is odd but no error.
+    shape: how the division came about, for people. warnings: what is odd but no error. skipped: the images that
+    were left out because they cannot be read.
     """
 
     root: str
@@ -35,6 +41,7 @@ class Dataset:
     val: list[Sample]
     shape: str
     warnings: tuple[str, ...] = ()
+    skipped: tuple[ImageError, ...] = ()
 
     def to_split(self) -> dict[str, Any]:
         """What split.json holds: classes, and for each class its files in train and in val.
@@ -66,30 +73,44 @@ class Dataset:
         return cls(root, tuple(split["classes"]), samples(split["train"]), samples(split["val"]), "as the run began")
 
 
-def read_dataset(root: str, *, val: float | str = 0.2, seed: int = 0) -> Dataset:
+def read_dataset(root: str, *, val: float | str | None = None, seed: int = 0) -> Dataset:
     """Find the images of a folder, in either of the two shapes, and divide them into train and validation.
 
-    val: the share of each class that is kept for validation, or a folder of class folders.
-    Raises MissingInputError for a folder that is not there, DataError for one whose content cannot be trained on.
+    val: the share of each class that is kept for validation, or a folder of class folders; None for the folder's own
+    validation part, or else a fifth.
+    Raises MissingInputError for a folder that is not there, DataError for one whose content cannot be trained on,
+    UsageError for a share where the folder is divided already.
     """
     require_folder(root)
+    own = validation_folder(root)
+    others = [name for name in subfolders(root) if name not in PARTS]
     train_folder = os.path.join(root, "train")
-    val_folder = val if isinstance(val, str) else validation_folder(root)
+    has_parts = os.path.isdir(train_folder) and (own is not None or not others)
+    source = train_folder if has_parts else root
+    beside = f"left out, as they lie beside train: {', '.join(map(repr, others[:5]))}"
+    warnings = (beside,) if has_parts and others else ()
+    val_folder = val if isinstance(val, str) else own if has_parts else None
+    if isinstance(val, float) and val_folder is not None:
+        raise UsageError(f"--val {val:g}", f"does not go with {val_folder}, which holds the validation images already")
     if isinstance(val, str):
         require_folder(val)
-    has_parts = os.path.isdir(train_folder) and set(subfolders(root)) <= {"train", "test", *VALIDATION_NAMES}
-    source = train_folder if has_parts else root
     classes, samples = read_classes(source)
-    if isinstance(val, str) or (has_parts and val_folder):
-        assert isinstance(val_folder, str)
-        val_samples = read_labelled(val_folder, classes, exactly=True)
-        shape = f"train from {source}, validation from {val_folder}"
-        return Dataset(root, classes, samples, val_samples, shape)
-    return divide(root, source, classes, samples, float(val), seed)
+    if val_folder is None:
+        share = DEFAULT_SHARE if val is None else float(val)
+        return divide(root, source, classes, samples, share, seed, warnings)
+    val_samples = read_labelled(val_folder, classes, exactly=True)
+    shape = f"train from {source}, validation from {val_folder}"
+    return Dataset(root, classes, samples, val_samples, shape, warnings)
 
 
 def divide(
-    root: str, source: str, classes: tuple[str, ...], samples: list[Sample], fraction: float, seed: int
+    root: str,
+    source: str,
+    classes: tuple[str, ...],
+    samples: list[Sample],
+    fraction: float,
+    seed: int,
+    warnings: tuple[str, ...] = (),
 ) -> Dataset:
     """Keep a share of each class for validation: the images whose hash of (seed, class, name) is smallest.
 
@@ -99,10 +120,9 @@ def divide(
     for sample in samples:
         by_class[sample.label].append(sample)
     val: set[str] = set()
-    warnings = []
     for name, members in zip(classes, by_class, strict=True):
         if len(members) == 1:
-            warnings.append(f"class {name!r} has one image, so none to validate on")
+            warnings += (f"class {name!r} has one image, so none to validate on",)
             continue
         kept = min(max(1, round(len(members) * fraction)), len(members) - 1)
         ranked = sorted(members, key=lambda s: split_rank(seed, name, os.path.relpath(s.path, source)))
@@ -115,7 +135,7 @@ def divide(
         [sample for sample in samples if sample.path not in val],
         [sample for sample in samples if sample.path in val],
         f"{fraction:.0%} of each class kept for validation, seed {seed}",
-        tuple(warnings),
+        warnings,
     )
 
 

@@ -146,6 +146,8 @@ class Classifier(nn.Module):
         for name in self.unfrozen:
             for key, parameter in backbone.network.get_submodule(name).named_parameters(prefix=name):
                 parameter.requires_grad_(not within(key, backbone.head_names()))
+        if unfreeze is not None and not any(parameter.requires_grad for parameter in backbone.parameters()):
+            raise UsageError("--unfreeze", f"{unfreeze!r} adds nothing to train in {backbone.name} beside the head")
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -160,6 +162,10 @@ class Classifier(nn.Module):
         for name in self.unfrozen:
             self.backbone.network.get_submodule(name).train(mode)
         return self
+
+    def trainable_parameters(self) -> int:
+        """How many numbers train."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """What trains and nothing else: the head, and parameters and buffers of unfrozen modules."""

@@ -16,8 +16,10 @@ def extract_features(backbone: nn.Module, batches: Iterable[Tensor], device: tor
         yield backbone(images.to(device, non_blocking=True)).float().cpu()
 
 
-def feature_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def feature_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
     """Mean and standard deviation of each feature, [D] and [D] in float64, over all samples and positions.
+
+    None if there are no features.
 
     Summed batch by batch around the first batch's mean, so that neither memory grows nor precision is lost.
     """
@@ -32,6 +34,6 @@ def feature_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         squares += shifted.square().sum(dim=0)
         count += len(rows)
     if not count:
-        raise ValueError("no features to take statistics of")
+        return None
     offset = sums / count
     return centre + offset, (squares / count - offset.square()).clamp_min(0).sqrt()

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from tlkit.artifact import read_artifact, write_artifact
+from tlkit.artifact import write_artifact
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import DataError, MismatchError
 from tlkit.model.backbones import BackboneName
@@ -25,7 +25,8 @@ class ModelDescription:
     """Everything but the tensors: enough to build the model again and to feed it.
 
     weights: "pretrained", "none" or the base name of a weights file. sha256: of the backbone's frozen weights.
-    backbone_classes: the class outputs of the backbone itself under a stacked head, else None.
+    backbone_classes: the class outputs of the backbone itself under a stacked head, else None. trainable: the number
+    of parameters that trained.
     """
 
     backbone: BackboneName
@@ -35,6 +36,7 @@ class ModelDescription:
     backbone_classes: int | None
     head: str
     hidden: int | None
+    trainable: int
     classes: tuple[str, ...]
     preprocessing: Preprocessing
 
@@ -51,7 +53,7 @@ class ModelDescription:
                 "image_size": self.image_size,
                 "classes": self.backbone_classes,
             },
-            "head": {"kind": self.head, "hidden": self.hidden},
+            "head": {"kind": self.head, "hidden": self.hidden, "trainable": self.trainable},
         }
 
     def build(self) -> nn.Module:
@@ -72,6 +74,7 @@ class ModelDescription:
             backbone_classes=backbone["classes"],
             head=head["kind"],
             hidden=head["hidden"],
+            trainable=head["trainable"],
             classes=tuple(values["classes"]),
             preprocessing=Preprocessing.from_dict(values["preprocessing"]),
         )
@@ -130,8 +133,3 @@ def load_network(path: str, description: ModelDescription, state: Mapping[str, t
             f"Another version of timm or torchvision may have written it. {str(error).splitlines()[-1].strip()}",
         ) from error
     return network.eval().requires_grad_(False)
-
-
-def read_model(path: str) -> LoadedModel:
-    """Open a model.pt."""
-    return model_from_content(path, read_artifact(path, MODEL_FORMAT))

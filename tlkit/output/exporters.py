@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +12,6 @@ from torch import Tensor, nn
 
 from tlkit.artifact import load_our_own_code, load_safely
 from tlkit.errors import OutputError, UsageError
-from tlkit.run_folder import storage_error, write_atomically
 
 DESCRIPTION_KEY = "tlkit"
 """Where exported files keep what the model says about itself."""
@@ -49,7 +46,7 @@ class Exporter(Protocol):
     """A format."""
 
     def write(self, model: Exportable, path: str) -> None:
-        """Commit the file or folder. Raises UsageError for a model that the format cannot hold."""
+        """Write the file or folder. Raises UsageError for a model that the format cannot hold."""
 
     def read(self, model: Exportable, path: str) -> nn.Module:
         """What was written, as others would load it."""
@@ -62,7 +59,8 @@ class StateDict:
     """Tensors alone, named as timm or torchvision names them."""
 
     def write(self, model: Exportable, path: str) -> None:
-        write_atomically(path, lambda file: torch.save(model.state(), file))
+        with open(path, "wb") as file:
+            torch.save(model.state(), file)
 
     def read(self, model: Exportable, path: str) -> nn.Module:
         return with_state(model.rebuild(), load_safely(path))
@@ -85,7 +83,8 @@ class Safetensors:
             )
         metadata = {"format": "pt", DESCRIPTION_KEY: json.dumps(model.description)}
         content = save(model.state(), metadata)
-        write_atomically(path, lambda file: file.write(content))
+        with open(path, "wb") as file:
+            file.write(content)
 
     def read(self, model: Exportable, path: str) -> nn.Module:
         from safetensors.torch import load_file
@@ -101,7 +100,8 @@ class FullModel:
 
     def write(self, model: Exportable, path: str) -> None:
         try:
-            write_atomically(path, lambda file: torch.save(model.network, file))
+            with open(path, "wb") as file:
+                torch.save(model.network, file)
         except (AttributeError, TypeError) as error:
             raise UsageError("--format full", f"{model.source}/{model.name} cannot be pickled: {error}") from error
 
@@ -124,25 +124,13 @@ class TimmFolder:
                 f"holds timm models with a linear head, not {model.source}/{model.name} with head {model.head}",
                 "Use --format safetensors.",
             )
-        aside = f"{path}.{os.getpid()}.tlkit-tmp"
-        try:
-            self._write_folder(model, aside)
-            if os.path.lexists(path):
-                shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
-            os.rename(aside, path)
-        except OSError as error:
-            raise storage_error(path, error) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-
-    def _write_folder(self, model: Exportable, folder: str) -> None:
         from timm.models import save_for_hf
 
         height, width = model.image_size
         config = {"label_names": list(model.classes), DESCRIPTION_KEY: dict(model.description)}
         save_for_hf(
             model.network,
-            folder,
+            path,
             model_config=config,
             safe_serialization=True,
             data_config={"input_size": (3, height, width), "crop_pct": crop_share(model)},

@@ -64,6 +64,8 @@ def train(
         started = time.monotonic()
         trained = train_epoch(module, state, train_batches, recipe, class_weights, device)
         measured = evaluate(module, val_batches, len(class_weights), device)
+        if not (state.is_finite() and math.isfinite(measured.figures()["loss"])):
+            raise diverged(state, "the parameters or the validation loss are no numbers any more")
         complete_epoch(state, recipe, trained, measured, time.monotonic() - started, train_batches.steps_per_epoch)
         after_epoch(state, state.best is state.history[-1])
 
@@ -103,11 +105,7 @@ def train_epoch(
         loss = losses.mean()
         value = loss.item()
         if not math.isfinite(value):
-            raise DataError(
-                f"epoch {state.epoch + 1}, step {state.step + 1}",
-                f"the loss is {value} at learning rate {rate:.3g}",
-                "The last checkpoint is from before. Try a smaller --learning-rate.",
-            )
+            raise diverged(state, f"the loss is {value} at learning rate {rate:.3g}")
         state.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
@@ -115,6 +113,13 @@ def train_epoch(
         state.step += 1
         state.step_in_epoch += 1
     return state.tally
+
+
+def diverged(state: TrainingState, problem: str) -> DataError:
+    """The error that ends training before anything that is not a number is saved."""
+    return DataError(
+        f"epoch {state.epoch + 1}, step {state.step + 1}", problem, "Try a smaller --learning-rate in a new run."
+    )
 
 
 def seed_dropout(seed: int, step: int) -> None:

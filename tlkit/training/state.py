@@ -52,6 +52,15 @@ class TrainingState:
             },
         }
 
+    def is_finite(self) -> bool:
+        """Whether every number that training has made is one."""
+        tensors = self.model.trainable_state().values()
+        return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
+
+    def where(self) -> dict[str, Any]:
+        """epoch, step and best, for scripts."""
+        return {"epoch": self.epoch, "step": self.step, "best": self.best}
+
     def load(self, values: Mapping[str, Any]) -> None:
         """Stand where a checkpoint stood."""
         self.model.load_trainable_state(values["model_state_dict"])
