@@ -17,8 +17,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"options", "errors", "interruption", "terminal", "commands"},
-    "options": {"errors"},
+    "cli": {"declarations", "options", "errors", "interruption", "terminal", "commands"},
+    "options": {"declarations", "errors"},
+    "declarations": {"errors"},
     "errors": set(),
     "interruption": set(),
     "terminal": {"errors", "interruption"},
@@ -26,7 +27,7 @@ ALLOWED = {
     "run_folder": {"errors", "storage"},
     "artifact": {"errors", "storage"},
     "data": {"errors"},
-    "model": {"data", "errors", "artifact"},
+    "model": {"data", "errors", "artifact", "storage"},
     "training": {"errors"},
     "output": {"errors", "artifact"},
     "commands": {
@@ -39,13 +40,13 @@ COMMANDS_USED_BY_COMMANDS = {
     "finetune": {"assembly", "checkpoints", "devices", "images"},
     "resume": {"checkpoints", "finetune", "images"},
 }
-SHARED_BY_COMMANDS = {"assembly", "checkpoints", "devices", "images", "models"}
+SHARED_BY_COMMANDS = {"extraction", "assembly", "checkpoints", "devices", "images", "models"}
 
 WITHOUT_TORCH = [
-    "tlkit.cli", "tlkit.options", "tlkit.errors", "tlkit.run_folder", "tlkit.storage",
+    "tlkit.cli", "tlkit.options", "tlkit.declarations", "tlkit.errors", "tlkit.run_folder", "tlkit.storage",
     "tlkit.interruption", "tlkit.terminal", "tlkit.data.folder", "tlkit.data.listing", "tlkit.data.decode",
     "tlkit.data.preprocessing", "tlkit.data.augmentation",
-    "tlkit.output.predictions",
+    "tlkit.model.feature_store", "tlkit.output.predictions",
 ]  # fmt: skip
 
 

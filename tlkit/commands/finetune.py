@@ -20,6 +20,7 @@ from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone, preferred_image_size
 from tlkit.model.classifier import Classifier
 from tlkit.model.files import LoadedModel, ModelDescription, write_model
+from tlkit.model.inference import choose_precision
 from tlkit.options import FinetuneOptions
 from tlkit.run_folder import RunFolder, new_run_folder
 from tlkit.storage import write_json_atomically
@@ -108,6 +109,7 @@ def train_run(
     if checkpoint is not None:
         require_same_backbone(description, checkpoint, run.path)
     classifier.to(device)
+    classifier.backbone.precision = choose_precision(options.precision, device)
     say_model(options, description, classifier)
     optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
     state = TrainingState(classifier, optimizer)
@@ -118,7 +120,7 @@ def train_run(
     try:
         run.write_status("running", **state.where())
         fresh = checkpoint is None
-        images = Preparation(options, dataset, classifier, description.preprocessing, device, fresh, signals).batches()
+        images = Preparation(options, dataset, classifier, description, device, fresh, signals).batches()
         if checkpoint is not None:
             require_same_images(images.dataset, checkpoint)
         split = images.dataset.to_split()
