@@ -192,7 +192,7 @@ class Preparation:
 
     def extraction(self, store: Store) -> Extraction:
         """The pass of this run's backbone."""
-        extractor = FeatureExtractor.of(self.classifier.backbone, self.preprocessing, self.device)
+        extractor = FeatureExtractor(self.classifier.backbone, self.preprocessing, self.device)
         return Extraction(extractor, store, worker_count(self.options.workers))
 
     def space(self) -> dict[str, Any]:

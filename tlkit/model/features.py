@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Self
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,18 +15,18 @@ from tlkit.data.preprocessing import Preprocessing
 from tlkit.model.classifier import Backbone
 
 
-@dataclass(frozen=True)
 class FeatureExtractor:
-    """The one pass: a frozen backbone on its device."""
+    """The one pass: a frozen backbone, which must not change any more, on its device."""
 
-    backbone: Backbone
-    preprocessing: Preprocessing
-    device: torch.device
+    def __init__(self, backbone: Backbone, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.backbone = backbone
+        self.preprocessing = preprocessing
+        self.device = device
 
-    @classmethod
-    def of(cls, backbone: Backbone, preprocessing: Preprocessing, device: torch.device) -> Self:
-        """An extractor with a quick copy of a backbone, which must not change any more."""
-        return cls(backbone.quickened(preprocessing.image_size), preprocessing, device)
+    @cached_property
+    def quick(self) -> Backbone:
+        """Made when the first image comes: mostly none does."""
+        return self.backbone.quickened(self.preprocessing.image_size)
 
     @torch.no_grad()  # not inference_mode: its tensors could not train a head
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -35,7 +34,7 @@ class FeatureExtractor:
         batch = torch.from_numpy(pixels)
         if self.device.type == "cuda":
             batch = batch.pin_memory()
-        features: Tensor = self.backbone(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
+        features: Tensor = self.quick(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
         return features
 
 
