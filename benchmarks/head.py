@@ -12,6 +12,7 @@ import torch
 from common import in_turn, spread, table
 from torch import nn
 
+from tlkit.commands.finetune import few_threads
 from tlkit.data.batches import VectorBatches
 from tlkit.model.classifier import Head
 from tlkit.options import FinetuneOptions
@@ -68,7 +69,8 @@ def seconds(options: argparse.Namespace, batch_size: int) -> float:
     batches = VectorBatches([vectors], labels, batch_size, 0)
     validation = VectorBatches([vectors[:1000]], labels[:1000], 4096, None)
     began = time.perf_counter()
-    train(module.head, state, batches, validation, recipe, torch.ones(CLASSES), torch.device("cpu"), ignore)
+    with few_threads(module.head, batch_size):
+        train(module.head, state, batches, validation, recipe, torch.ones(CLASSES), torch.device("cpu"), ignore)
     return time.perf_counter() - began
 
 
