@@ -24,9 +24,15 @@ VERSION = 1
 
 def write_artifact(path: str, kind: str, content: Mapping[str, Any]) -> None:
     """Commit content (tensors and plain types only) as a file of the given kind, such as "tlkit-checkpoint"."""
+    artifact = with_checksum(kind, content)
+    write_atomically(path, lambda file: torch.save(artifact, file))
+
+
+def with_checksum(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Content with what read_artifact looks at: format, version and checksum."""
     artifact = {"format": kind, "version": VERSION, **content}
     artifact["checksum"] = digest(artifact)
-    write_atomically(path, lambda file: torch.save(artifact, file))
+    return artifact
 
 
 def read_artifact(path: str, *kinds: str) -> dict[str, Any]:
@@ -35,7 +41,11 @@ def read_artifact(path: str, *kinds: str) -> dict[str, Any]:
     Raises MissingInputError, DataError (not such a file, or damaged), UnsafeError (it holds code) or
     MismatchError (written by a newer tlkit).
     """
-    artifact = load_safely(path)
+    return checked(path, load_safely(path), *kinds)
+
+
+def checked(path: str, artifact: Any, *kinds: str) -> dict[str, Any]:
+    """What with_checksum gave, after a look at format, version and checksum. Raises DataError or MismatchError."""
     if not isinstance(artifact, dict) or artifact.get("format") not in kinds:
         found = artifact.get("format") if isinstance(artifact, dict) else type(artifact).__name__
         detail = f"a file of format {found!r}" if found else "a torch file that tlkit did not write"
@@ -97,6 +107,12 @@ def is_pickle(path: str) -> bool:
 def load_our_own_code(path: str) -> Any:
     """Open a pickled module that this very process has just written. The only place that may unpickle code."""
     return torch.load(path, map_location="cpu", weights_only=False)
+
+
+def load_our_own_program(path: str) -> Any:
+    """Open a torch.export file that this very process has just written: opening and running it can run any code."""
+    with open(path, "rb") as file:  # by its name it would have to end with .pt2
+        return torch.export.load(file)
 
 
 def digest(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import os
@@ -61,7 +62,22 @@ app = typer.Typer(
 def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
     open_missing_streams()
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    if command_named(sys.argv[1:]) in WITHOUT_LOOSE_ENDS:
+        leave_at_once(status)
+    sys.exit(status)
+
+
+WITHOUT_LOOSE_ENDS = ("predict", "evaluate", "summary")
+"""Commands that open nothing for which someone else has to tidy up when the interpreter ends."""
+
+
+def leave_at_once(status: int) -> None:
+    """End the process, all that was written out; the interpreter's own way takes a second once torch is loaded."""
+    with contextlib.suppress(OSError, ValueError):  # of which the interpreter's own way tells
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def open_missing_streams() -> None:
@@ -73,7 +89,7 @@ def open_missing_streams() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; errors become one line on standard error and an exit status."""
-    command = next((word for word in arguments if not word.startswith("-")), "")
+    command = command_named(arguments)
     prefix = f"tlkit {command}" if command in registered_commands() else "tlkit"
     try:
         with interruption.handled():
@@ -95,6 +111,11 @@ def run(arguments: list[str]) -> int:
 
             complain(traceback.format_exc())
         return known.exit_code
+
+
+def command_named(arguments: list[str]) -> str:
+    """The first word that is no flag."""
+    return next((word for word in arguments if not word.startswith("-")), "")
 
 
 def unexpected(error: Exception) -> TlkitError:

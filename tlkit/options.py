@@ -16,6 +16,9 @@ from tlkit.errors import UsageError
 DEFAULT_VIEWS = 8
 DEFAULT_BACKBONE = "timm/vit_small_patch14_dinov2.lvd142m"
 
+EXPORT_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
+"""By which a file that describes itself is known when it is opened again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(Options):
@@ -166,7 +169,7 @@ class ResumeOptions(Options):
 class PredictOptions(Options):
     """tlkit predict"""
 
-    model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors or timm.")
+    model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
     paths: list[str] | None = argument(
         "Images, folders of images, or - for a list of paths on standard input.", default=None, metavar="[PATH]..."
     )
@@ -187,7 +190,7 @@ class PredictOptions(Options):
 class EvaluateOptions(Options):
     """tlkit evaluate"""
 
-    model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors or timm.")
+    model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
     data: str = argument("Folder of class folders; its test (or val) folder is used where it has one.")
     split: Literal["auto", "train", "val", "test", "all"] = option(
         "auto",
@@ -208,8 +211,8 @@ class EvaluateOptions(Options):
 class ExportOptions(Options):
     """tlkit export"""
 
-    model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors or timm.")
-    format: Literal["state_dict", "full", "safetensors", "timm"] = option(
+    model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm or torch_export.")
+    format: Literal["state_dict", "full", "safetensors", "timm", "onnx", "torch_export"] = option(
         "state_dict", "What to write (see the README for what opens each)."
     )
     output: str | None = option(None, "File to write; for timm a folder.", short="-o", metavar="PATH")
@@ -222,11 +225,16 @@ class ExportOptions(Options):
         super().__post_init__()
         if self.output is None:
             raise UsageError("--output", "is missing; name the file to write")
-        if self.format in ("state_dict", "full") and self.output.endswith(".safetensors"):
-            raise UsageError(
-                f"--format {self.format}",
-                f"does not fit --output {self.output}; use --format safetensors, or name it .pt",
-            )
+        for format, suffix in EXPORT_SUFFIXES.items():
+            if self.format == format != "safetensors" and not self.output.endswith(suffix):
+                raise UsageError(
+                    f"--format {format}", f"does not fit --output {self.output}; its name must end with {suffix}"
+                )
+            if self.format != format and self.output.endswith(suffix):
+                raise UsageError(
+                    f"--format {self.format}",
+                    f"does not fit --output {self.output}; use --format {format}, or another name",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

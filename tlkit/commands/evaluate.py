@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
-from tlkit.commands.devices import choose_device
-from tlkit.commands.images import labels_of, readable_batches
-from tlkit.commands.models import open_model
+from tlkit.commands.images import labels_of
+from tlkit.commands.labellers import open_labeller
+from tlkit.data.batches import map_in_order
 from tlkit.data.decode import ImageError
 from tlkit.data.folder import Dataset, Sample, find_evaluation_folder, read_labelled, validation_folder
+from tlkit.data.preprocessing import Pixels, Preprocessing
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError
-from tlkit.model.features import extract_features
 from tlkit.options import EvaluateOptions, worker_count
 from tlkit.run_folder import RunFolder
-from tlkit.terminal import count, emit, say
+from tlkit.terminal import count, emit, progress, say
 from tlkit.training.metrics import Evaluation, evaluate_logits
 
 
 def evaluate(options: EvaluateOptions) -> int:
     """Print the figures of a model on a folder of class folders. Returns the exit status."""
-    device = choose_device(options.device)
-    model = open_model(options.model, options.weights).to(device)
+    model = open_labeller(options.model, options.weights, options.device)
     samples, what = choose_samples(options, model.classes)
     say("data", f"{what}: {count(len(samples), 'image')}")
     bad: list[ImageError] = []
-    images = readable_batches(
-        samples, model.preprocessing, worker_count(options.workers), "evaluate", bad, options.batch_size
-    )
-    logits = list(extract_features(model.network, images, device))
+    batches = readable_batches(samples, model.preprocessing, worker_count(options.workers), bad, options.batch_size)
+    logits = [torch.from_numpy(model.logits(pixels)) for pixels in batches]
     if bad and not options.skip_bad:
         listing = "\n".join(f"  {error.path}: {error.message}" for error in bad)
         raise DataError(
@@ -46,6 +46,30 @@ def evaluate(options: EvaluateOptions) -> int:
     result = evaluate_logits(torch.cat(logits), labels_of(readable), model.classes)
     emit(FORMATS[options.format](result, [error.path for error in bad]))
     return SOME_INPUTS_FAILED if bad else DONE
+
+
+def readable_batches(
+    samples: list[Sample], preprocessing: Preprocessing, workers: int, bad: list[ImageError], batch_size: int
+) -> Iterator[Pixels]:
+    """Images uint8 [B, H, W, 3] in order; unreadable ones are left out and added to `bad`."""
+
+    def load(sample: Sample) -> Pixels | ImageError:
+        try:
+            return preprocessing.load(sample.path)
+        except ImageError as error:
+            return error
+
+    def readable() -> Iterator[Pixels]:
+        loaded = map_in_order(load, samples, workers=workers, ahead=2 * batch_size)
+        for outcome in progress(loaded, "evaluate", len(samples)):
+            if isinstance(outcome, ImageError):
+                bad.append(outcome)
+            else:
+                yield outcome
+
+    pixels = readable()
+    while batch := list(islice(pixels, batch_size)):
+        yield np.stack(batch)
 
 
 def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[list[Sample], str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tlkit.artifact import read_artifact
 from tlkit.commands.assembly import assemble, require_same_backbone
-from tlkit.errors import DataError, MissingInputError
+from tlkit.errors import DataError, MissingInputError, UsageError
 from tlkit.model.files import (
     CHECKPOINT_FORMAT,
     MODEL_FORMAT,
@@ -21,7 +21,8 @@ from tlkit.model.files import (
 )
 from tlkit.model.weights import read_safetensors
 from tlkit.options import FinetuneOptions
-from tlkit.output.exporters import DESCRIPTION_KEY
+from tlkit.output.exportable import DESCRIPTION_KEY
+from tlkit.pt2_file import read_pt2
 from tlkit.run_folder import RunFolder
 from tlkit.storage import read_json
 
@@ -34,6 +35,14 @@ def open_model(path: str, weights: str | None = None) -> LoadedModel:
         return open_folder(path, weights)
     if path.endswith(".safetensors"):
         return open_safetensors(path)
+    if path.endswith(".pt2"):
+        return model_from_content(path, read_pt2(path))
+    if path.endswith(".onnx"):
+        raise UsageError(
+            path,
+            "is an ONNX file, which only predict and evaluate take",
+            "Name the run folder, model.pt or .safetensors file that it was made from.",
+        )
     content = read_artifact(path, MODEL_FORMAT, CHECKPOINT_FORMAT)
     if content["format"] == MODEL_FORMAT:
         return model_from_content(path, content)

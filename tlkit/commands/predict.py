@@ -13,17 +13,13 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from tlkit.commands.devices import choose_device
-from tlkit.commands.models import open_model
-from tlkit.data.batches import normalise
+from tlkit.commands.labellers import open_labeller
 from tlkit.data.decode import ImageError
 from tlkit.data.listing import find_images
-from tlkit.data.preprocessing import Preprocessing
+from tlkit.data.preprocessing import Pixels, Preprocessing
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, UsageError, printable
-from tlkit.model.files import LoadedModel
+from tlkit.model.labeller import Labeller, Logits
 from tlkit.options import PredictOptions, worker_count
 from tlkit.output.predictions import WRITERS, Prediction
 from tlkit.terminal import complain, emit
@@ -38,7 +34,7 @@ class Loaded:
 
     index: int
     path: str
-    pixels: NDArray[np.uint8] | ImageError
+    pixels: Pixels | ImageError
 
 
 def predict(options: PredictOptions) -> int:
@@ -46,14 +42,13 @@ def predict(options: PredictOptions) -> int:
     if not options.paths and sys.stdin.isatty():
         raise UsageError("PATH", "is missing; name images or folders, or pipe a list of paths in")
     paths = read_paths(options.paths or ["-"], sys.stdin.buffer, options.null)
-    device = choose_device(options.device)
-    model = open_model(options.model, options.weights).to(device)
+    model = open_labeller(options.model, options.weights, options.device)
     ranked = options.top_k is not None
     writer = WRITERS[options.format]
     failures = 0
     emit(writer.header(ranked))
     for batch in load_batches(paths, model.preprocessing, options.batch_size, worker_count(options.workers)):
-        predictions = label_batch(model, batch, options.top_k or 1, device)
+        predictions = label_batch(model, batch, options.top_k or 1)
         for prediction in predictions:
             if prediction.error:
                 failures += 1
@@ -152,22 +147,24 @@ def gather(coming: queue.Queue[Future[Loaded] | BaseException | None], size: int
             batch = []
 
 
-@torch.inference_mode()
-def label_batch(model: LoadedModel, batch: list[Loaded], top_k: int, device: torch.device) -> list[Prediction]:
+def label_batch(model: Labeller, batch: list[Loaded], top_k: int) -> list[Prediction]:
     """Predictions for a batch in its order; images that could not be read become failures."""
     readable = [item.pixels for item in batch if not isinstance(item.pixels, ImageError)]
     tops: Iterator[tuple[tuple[str, float], ...]] = iter(())
     if readable:
-        pixels = torch.from_numpy(np.stack(readable)).to(device)  # [B, H, W, 3]
-        logits = model.network(normalise(pixels, model.preprocessing))  # [B, C]
-        best = torch.softmax(logits.float(), dim=1).topk(min(top_k, len(model.classes)), dim=1)
-        tops = iter(
-            tuple((model.classes[label], probability) for label, probability in zip(labels, values, strict=True))
-            for labels, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        )
+        logits = model.logits(np.stack(readable))  # [B, C]
+        tops = iter([best_labels(row, model.classes, top_k) for row in logits])
     return [
         Prediction(item.index, item.path, error=(item.pixels.code, item.pixels.message))
         if isinstance(item.pixels, ImageError)
         else Prediction(item.index, item.path, top=next(tops))
         for item in batch
     ]
+
+
+def best_labels(logits: Logits, classes: tuple[str, ...], top_k: int) -> tuple[tuple[str, float], ...]:
+    """The top_k likeliest classes of one image, [C] -> (label, probability), best first; of equals the first class."""
+    exponents = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities = exponents / exponents.sum()
+    best = np.argsort(-logits, kind="stable")[:top_k] if top_k > 1 else [int(logits.argmax())]
+    return tuple((classes[label], float(probabilities[label])) for label in best)

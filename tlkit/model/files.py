@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tlkit.artifact import write_artifact
-from tlkit.data.preprocessing import Preprocessing
+from tlkit.data.batches import normalise
+from tlkit.data.preprocessing import Pixels, Preprocessing
 from tlkit.errors import DataError, MismatchError
 from tlkit.model.backbones import BackboneName
 from tlkit.model.classifier import build_shipped
+from tlkit.model.labeller import Logits
+from tlkit.model.skeleton import without_random_numbers
 from tlkit.model.weights import load_tensors
 
 MODEL_FORMAT = "tlkit-model"
@@ -82,7 +85,7 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to predict: network maps normalised images [B, 3, H, W] to logits [B, C]."""
+    """A Labeller that torch runs: network maps normalised images [B, 3, H, W] to logits [B, C]."""
 
     network: nn.Module
     description: ModelDescription
@@ -99,6 +102,31 @@ class LoadedModel:
         """Move the network, in place."""
         self.network.to(device)
         return self
+
+    @torch.inference_mode()
+    def logits(self, pixels: Pixels) -> Logits:
+        """uint8 [B, H, W, 3] -> float32 [B, C]"""
+        device = next(self.network.parameters()).device
+        found: Tensor = self.network(normalise(torch.from_numpy(pixels).to(device), self.preprocessing))
+        return found.float().cpu().numpy()
+
+    def from_pixels(self, network: nn.Module) -> nn.Module:
+        """This network, or another of its kind, with the arithmetic that comes before it."""
+        return FromPixels(network, self.preprocessing).eval()
+
+
+class FromPixels(nn.Module):
+    """A network that takes pixels: it normalises them itself."""
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        self.preprocessing = preprocessing
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] -> logits [B, C]"""
+        logits: Tensor = self.network(normalise(pixels, self.preprocessing))
+        return logits
 
 
 def write_model(path: str, model: LoadedModel, figures: Mapping[str, Any]) -> None:
@@ -123,7 +151,8 @@ def model_from_content(path: str, content: Mapping[str, Any]) -> LoadedModel:
 
 def load_network(path: str, description: ModelDescription, state: Mapping[str, torch.Tensor]) -> nn.Module:
     """Build the network that a description names and give it the weights, all of them and no others."""
-    network = description.build()
+    with without_random_numbers():
+        network = description.build()
     try:
         load_tensors(network, state)
     except RuntimeError as error:

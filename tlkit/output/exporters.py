@@ -4,55 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tlkit.artifact import load_our_own_code, load_safely
 from tlkit.errors import OutputError, UsageError
-
-DESCRIPTION_KEY = "tlkit"
-"""Where exported files keep what the model says about itself."""
-
-
-@dataclass(frozen=True)
-class Exportable:
-    """A model as exporters see it.
-
-    network: images [B, 3, H, W] -> logits [B, C]. rebuild: an empty network of the same structure.
-    description: plain JSON types; source, name and head are also given on their own.
-    """
-
-    network: nn.Module
-    rebuild: Callable[[], nn.Module]
-    description: Mapping[str, Any]
-    source: str
-    name: str
-    head: str
-    classes: tuple[str, ...]
-    image_size: tuple[int, int]
-
-    def state(self) -> dict[str, Tensor]:
-        """The network's state dict, each tensor with memory of its own."""
-        state = self.network.state_dict()
-        for key, tensor in state.items():
-            state[key] = tensor.contiguous().clone()
-        return state
-
-
-class Exporter(Protocol):
-    """A format."""
-
-    def write(self, model: Exportable, path: str) -> None:
-        """Write the file or folder. Raises UsageError for a model that the format cannot hold."""
-
-    def read(self, model: Exportable, path: str) -> nn.Module:
-        """What was written, as others would load it."""
-
-    def how_to_open(self, model: Exportable, path: str) -> str:
-        """A line of Python for people."""
+from tlkit.output.exportable import DESCRIPTION_KEY, Exportable, Exporter
+from tlkit.output.graph_exporters import Onnx, TorchExport
 
 
 class StateDict:
@@ -62,8 +22,8 @@ class StateDict:
         with open(path, "wb") as file:
             torch.save(model.state(), file)
 
-    def read(self, model: Exportable, path: str) -> nn.Module:
-        return with_state(model.rebuild(), load_safely(path))
+    def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
+        return model.from_pixels(with_state(model.rebuild(), load_safely(path)))
 
     def how_to_open(self, model: Exportable, path: str) -> str:
         return f"{plain_model(model)}.load_state_dict(torch.load({path!r}))"
@@ -86,10 +46,10 @@ class Safetensors:
         with open(path, "wb") as file:
             file.write(content)
 
-    def read(self, model: Exportable, path: str) -> nn.Module:
+    def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         from safetensors.torch import load_file
 
-        return with_state(model.rebuild(), load_file(path))
+        return model.from_pixels(with_state(model.rebuild(), load_file(path)))
 
     def how_to_open(self, model: Exportable, path: str) -> str:
         return f"{plain_model(model)}.load_state_dict(safetensors.torch.load_file({path!r}))"
@@ -105,10 +65,10 @@ class FullModel:
         except (AttributeError, TypeError) as error:
             raise UsageError("--format full", f"{model.source}/{model.name} cannot be pickled: {error}") from error
 
-    def read(self, model: Exportable, path: str) -> nn.Module:
+    def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         network = load_our_own_code(path)
         assert isinstance(network, nn.Module)
-        return network
+        return model.from_pixels(network)
 
     def how_to_open(self, model: Exportable, path: str) -> str:
         return f"torch.load({path!r}, weights_only=False)  # runs code: only for files you trust"
@@ -136,14 +96,14 @@ class TimmFolder:
             data_config={"input_size": (3, height, width), "crop_pct": crop_share(model)},
         )
 
-    def read(self, model: Exportable, path: str) -> nn.Module:
+    def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         import timm
 
         network = timm.create_model(f"local-dir:{path}", pretrained=True)
         labels: Any = network.pretrained_cfg
         if list(labels.get("label_names") or ()) != list(model.classes):
             raise OutputError(path, "reads back without its labels")
-        return network
+        return model.from_pixels(network)
 
     def how_to_open(self, model: Exportable, path: str) -> str:
         return f"timm.create_model({'local-dir:' + path!r}, pretrained=True)"
@@ -154,6 +114,8 @@ EXPORTERS: dict[str, Exporter] = {
     "full": FullModel(),
     "safetensors": Safetensors(),
     "timm": TimmFolder(),
+    "onnx": Onnx(),
+    "torch_export": TorchExport(),
 }
 
 

@@ -1,0 +1,113 @@
+"""A model in an .onnx file, run by onnxruntime. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from tlkit.data.preprocessing import Pixels, Preprocessing
+from tlkit.errors import DataError, ResourceError, UnavailableError, UsageError
+from tlkit.model.labeller import Logits
+from tlkit.onnx_file import OnnxFile, read_onnx
+
+NOTHING_BUT_FATAL = 4
+"""onnxruntime's own log lines are no use to a person; what goes wrong comes as an exception too."""
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A Labeller. session: of onnxruntime."""
+
+    path: str
+    session: Any
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    def logits(self, pixels: Pixels) -> Logits:
+        """uint8 [B, H, W, 3] -> float32 [B, C]"""
+        try:
+            outputs: list[Logits] = self.session.run(["logits"], {"pixels": pixels})
+        except Exception as error:  # onnxruntime's exceptions have no class in common
+            raise failure(self.path, error) from error
+        return outputs[0]
+
+
+def open_onnx(path: str, device: str) -> OnnxModel:
+    """Open a file that export wrote. device: auto, cpu, cuda or cuda:N.
+
+    Raises what read_onnx raises, DataError for a graph that does not run, UsageError or UnavailableError for a device,
+    UnavailableError if onnxruntime is missing.
+    """
+    file = read_onnx(path)
+    runtime = import_runtime(path)
+    try:
+        classes = tuple(map(str, file.description["classes"]))
+        preprocessing = Preprocessing.from_dict(file.description["preprocessing"])
+        shapes = [["batch", *preprocessing.image_size, 3], ["batch", len(classes)]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(path, f"does not say which classes and preprocessing it has ({error!r})") from error
+    session = start_session(runtime, path, file, device)
+    ends = [*session.get_inputs(), *session.get_outputs()]
+    if [end.name for end in ends] != ["pixels", "logits"] or [end.shape for end in ends] != shapes:
+        raise DataError(path, "is damaged: its graph is not for the images and classes that it names")
+    return OnnxModel(path, session, classes, preprocessing)
+
+
+def import_runtime(path: str) -> Any:
+    """onnxruntime, told to be silent. Raises UnavailableError."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
+    try:
+        import onnxruntime
+    except ImportError as error:
+        problem = "needs onnxruntime, which is not installed; get it by: pip install 'tlkit[onnx]'"
+        raise UnavailableError(path, problem) from error
+    onnxruntime.set_default_logger_severity(NOTHING_BUT_FATAL)
+    return onnxruntime
+
+
+def start_session(runtime: Any, path: str, file: OnnxFile, device: str) -> Any:
+    """The graph, ready to run on a device. It is given as bytes, so that nothing else is looked for beside the file."""
+    providers = providers_of(device, runtime.get_available_providers())
+    options = runtime.SessionOptions()
+    options.log_severity_level = NOTHING_BUT_FATAL
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))  # by itself it takes cores that are not ours
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that read images need them
+    try:
+        session = runtime.InferenceSession(file.content, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # as above
+        raise failure(path, error) from error
+    if device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise UnavailableError("--device", f"{device} is not here: onnxruntime cannot start it")
+    return session
+
+
+def providers_of(device: str, available: list[str]) -> list[Any]:
+    """The providers of onnxruntime that run a model on a device, best first. Raises UsageError or UnavailableError."""
+    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+    if match is None:
+        raise UsageError("--device", f"{device!r} is no device; expected auto, cpu, cuda or cuda:N")
+    cpu = ["CPUExecutionProvider"]
+    if device == "cpu" or (device == "auto" and "CUDAExecutionProvider" not in available):
+        return cpu
+    if "CUDAExecutionProvider" not in available:
+        raise UnavailableError(
+            "--device",
+            f"{device} is not here: the onnxruntime that is installed runs on {' and '.join(map(plain, available))}",
+            "Use --device cpu, or install onnxruntime-gpu in its place.",
+        )
+    return [("CUDAExecutionProvider", {"device_id": int(match[1] or 0), "use_tf32": 0}), *cpu]
+
+
+def plain(provider: str) -> str:
+    """CPUExecutionProvider -> CPU"""
+    return provider.removesuffix("ExecutionProvider")
+
+
+def failure(path: str, error: Exception) -> Exception:
+    """An exception of onnxruntime in our words."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if "llocate memory" in text or "bad_alloc" in text or "bad allocation" in text:
+        return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size.")
+    return DataError(path, f"does not run in onnxruntime ({text[:160]})")

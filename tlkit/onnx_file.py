@@ -1,0 +1,174 @@
+"""An .onnx file of ours as bytes: what it says about itself, its seal, and a refusal of files that lead elsewhere.
+
+ONNX is one protobuf message. Its fields can be walked without any library, so a file is judged before a runtime, which
+would follow references to other files, gets to see it. Loads neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tlkit.errors import DataError, MismatchError, MissingInputError, UnsafeError
+
+VERSION = 1
+DESCRIPTION_KEY, VERSION_KEY, SEAL_KEY = "tlkit", "tlkit_format", "tlkit_sha256"
+"""In the file's metadata: what the model says about itself in JSON, the version of that, and the seal."""
+
+METADATA, KEY, VALUE = 14, 1, 2
+DATA_LOCATION = 14
+VARINT, EIGHT_BYTES, LENGTH, FOUR_BYTES = 0, 1, 2, 5
+
+PARTS: Mapping[str, Mapping[int, str]] = {
+    "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
+    "TrainingInfo": {1: "Graph", 2: "Graph"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {},
+}
+"""The messages through which tensors are reached, and their fields that lead on (a test compares with onnx's own)."""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A file that is whole and ours. description: plain JSON types."""
+
+    content: bytes
+    description: Mapping[str, Any]
+
+
+def seal_of(content: bytes) -> bytes:
+    """The SHA-256 of a file as one more entry of its metadata, to be put at its end: it stays valid ONNX."""
+    entry = text_field(KEY, SEAL_KEY) + text_field(VALUE, hashlib.sha256(content).hexdigest())
+    return field(METADATA, entry)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A short protobuf field that holds bytes."""
+    assert len(content) < 128
+    return bytes([number << 3 | LENGTH, len(content)]) + content
+
+
+def text_field(number: int, text: str) -> bytes:
+    """A short protobuf field that holds text."""
+    return field(number, text.encode())
+
+
+SEAL_BYTES = len(seal_of(b""))
+SEAL_START = seal_of(b"")[:-64]
+
+
+def read_onnx(path: str) -> OnnxFile:
+    """Open a file that export wrote.
+
+    Raises MissingInputError, DataError (not ours, or damaged), UnsafeError (weights in other files) or MismatchError
+    (written by a newer tlkit).
+    """
+    content = read_bytes(path)
+    seal = content[-SEAL_BYTES:]
+    sealed = seal.startswith(SEAL_START)
+    if sealed and seal != seal_of(content[:-SEAL_BYTES]):
+        raise DataError(path, "is damaged, or was changed since tlkit wrote it: it does not match its checksum")
+    try:
+        metadata = inspect(path, content)
+    except ValueError:
+        raise DataError(path, "is not an ONNX file, or is damaged") from None
+    if not sealed or DESCRIPTION_KEY not in metadata:
+        raise DataError(path, "is no ONNX file as tlkit exports it, or is cut short: it does not end with its checksum")
+    return OnnxFile(content, described(path, metadata))
+
+
+def read_bytes(path: str) -> bytes:
+    """All of a file. Raises MissingInputError or DataError."""
+    if os.path.isdir(path):
+        raise DataError(path, "is a folder; expected a file")
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise MissingInputError(path, "no such file") from None
+    except OSError as error:
+        raise MissingInputError(path, f"cannot be read: {error.strerror}") from error
+
+
+def described(path: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    """The description in a file's metadata. Raises DataError or MismatchError."""
+    version = metadata.get(VERSION_KEY, "")
+    if version.isdecimal() and int(version) > VERSION:
+        problem = f"has format version {version}, but this tlkit reads up to {VERSION}"
+        raise MismatchError(path, problem, "Update tlkit to read it.")
+    try:
+        description = json.loads(metadata[DESCRIPTION_KEY])
+    except (ValueError, RecursionError):  # brackets nested a thousand deep
+        description = None
+    if not isinstance(description, dict) or version != str(VERSION):
+        raise DataError(path, "is damaged: what it says about itself cannot be read")
+    return description
+
+
+def inspect(path: str, content: bytes) -> dict[str, str]:
+    """The metadata of a model, after a look at each of its tensors.
+
+    Raises ValueError for what is no ONNX, UnsafeError if a tensor lies in another file: a runtime would read it from
+    wherever the model says.
+    """
+    metadata: dict[str, str] = {}
+    waiting = [("Model", 0, len(content))]
+    while waiting:
+        kind, start, end = waiting.pop()
+        for number, wire, value, stop in fields(content, start, end):
+            if kind == "Tensor" and number == DATA_LOCATION and not (wire == VARINT and value == 0):
+                raise UnsafeError(
+                    path,
+                    "refused: it asks for weights from another file",
+                    "Ask for a file that holds all of its weights, as tlkit exports it.",
+                )
+            if wire == LENGTH and number in PARTS[kind]:
+                waiting.append((PARTS[kind][number], value, stop))
+            elif wire == LENGTH and kind == "Model" and number == METADATA:
+                entry = {n: content[a:b].decode() for n, w, a, b in fields(content, value, stop) if w == LENGTH}
+                metadata[entry.get(KEY, "")] = entry.get(VALUE, "")
+    return metadata
+
+
+def fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """The fields of a message: (number, wire type, start, end), or for a VARINT (number, wire type, value, end).
+
+    Raises ValueError for bytes that are no message.
+    """
+    at = start
+    while at < end:
+        tag, at = varint(content, at, end)
+        number, wire = tag >> 3, tag & 7
+        if not 0 < number < 1 << 29:
+            raise ValueError("no such field number")
+        value = at
+        if wire == VARINT:
+            value, at = varint(content, at, end)
+        elif wire == LENGTH:
+            size, value = varint(content, at, end)
+            at = value + size
+        elif wire in (EIGHT_BYTES, FOUR_BYTES):
+            at += 8 if wire == EIGHT_BYTES else 4
+        else:
+            raise ValueError("groups are not part of ONNX")
+        if at > end:
+            raise ValueError("a field is longer than its message")
+        yield number, wire, value, at
+
+
+def varint(content: bytes, at: int, end: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and where it ends. Raises ValueError."""
+    value = 0
+    for place, byte in enumerate(content[at : min(at + 10, end)]):
+        value |= (byte & 127) << 7 * place
+        if byte < 128:
+            return value, at + place + 1
+    raise ValueError("a number does not end")
