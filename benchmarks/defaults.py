@@ -24,11 +24,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from tlkit.commands.assembly import assemble
-from tlkit.commands.images import labels_of, readable_batches
+from tlkit.commands.extraction import Extraction, View
+from tlkit.commands.images import labels_of
 from tlkit.data.batches import VectorBatches
 from tlkit.data.folder import read_dataset
 from tlkit.model.classifier import Head
-from tlkit.model.features import extract_features, feature_statistics
+from tlkit.model.feature_store import NoStore
+from tlkit.model.features import FeatureExtractor, feature_statistics
 from tlkit.options import FinetuneOptions, worker_count
 from tlkit.training.loop import Recipe, train
 from tlkit.training.optimizer import build_optimizer
@@ -44,11 +46,12 @@ def from_folder(data: Path, backbone: str, weights: str) -> Vectors:
     options = FinetuneOptions(data=str(data), backbone=backbone, weights=weights)
     dataset = read_dataset(options.data)
     classifier, description = assemble(options, dataset.classes)
+    extractor = FeatureExtractor(classifier.backbone, description.preprocessing, torch.device("cpu"))
+    extraction = Extraction(extractor, NoStore(), worker_count(None))
+    plain = View("", lambda path, file, digest: description.preprocessing.load_file(path, file))
     parts: list[Tensor] = []
     for samples in (dataset.train, dataset.val):
-        images = readable_batches(samples, description.preprocessing, worker_count(None), "vectors", [])
-        vectors = torch.cat(list(extract_features(classifier.backbone, images, torch.device("cpu"))))
-        parts += [vectors, labels_of(samples)]
+        parts += [extraction.vectors(samples, plain, "vectors", []), labels_of(samples)]
     return parts[0], parts[1], parts[2], parts[3]
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from common import CORES, SAMPLE, TLKIT, in_turn, list_images, ratio, run, spread, table
 from PIL import Image
-from tlkit.model.labeller import Labeller
 
 from tlkit.data.batches import map_in_order
 from tlkit.data.decode import decode_image
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.model.labeller import Labeller
 
 IMAGENET = Preprocessing((224, 224), (256, 256), "center", "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 Load = Callable[[str], np.ndarray]
@@ -86,7 +86,7 @@ def same_answers(images: Path, paths: list[str], folder: Path) -> str:
 
     flags = ["--backbone", "timm/test_byobnet", "--weights", SAMPLE / "backbone.safetensors", "--out", folder / "run"]
     run([*TLKIT, "finetune", images, *flags], cache=folder / "cache")
-    model: Labeller = open_labeller(str(folder / "run"), None, "cpu")
+    model: Labeller = open_labeller(str(folder / "run"), None, "cpu", "fp32")
     reduced, full = (np.stack(side) for side in zip(*pairs(model.preprocessing, paths), strict=True))
     same = (model.logits(reduced).argmax(1) == model.logits(full).argmax(1)).sum()
     return f"same label on {same} of {len(paths)} images"

@@ -180,6 +180,9 @@ class PredictOptions(Options):
     )
     batch_size: int = option(32, "Images that pass the model together at most.", minimum=1)
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "What the model computes in. auto: fp32; on a GPU bf16 where it is native."
+    )
     workers: int | None = option(None, "Threads that read images. Default: one for each core.", minimum=0)
     weights: str | None = option(
         None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
@@ -200,6 +203,9 @@ class EvaluateOptions(Options):
     format: Literal["text", "json"] = option("text", "For people, or for programs.")
     batch_size: int = option(32, "Images that pass the model together.", minimum=1)
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "What the model computes in. auto: fp32; on a GPU bf16 where it is native."
+    )
     workers: int | None = option(None, "Threads that read images. Default: one for each core.", minimum=0)
     skip_bad: bool = option(False, "Go on without images that cannot be read; ends with exit status 3.")
     weights: str | None = option(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tlkit.commands.models import open_model
 from tlkit.model.backbones import build_network, find_backbone, preprocessing_of
 from tlkit.model.inference import choose_precision, quickened, shared_copy
+from tlkit.model.torch_model import QUICKEN_AFTER, TorchModel
 
 
 def settled(network: nn.Module) -> nn.Module:
@@ -106,6 +110,21 @@ def test_a_shared_copy_is_frozen_without_hooks_and_takes_no_memory() -> None:
     assert shared[1].running_mean is network[1].running_mean
     assert not shared.training and network.training
     assert not shared[0].weight.requires_grad and network[0].weight.requires_grad
+
+
+def test_a_model_is_quickened_when_it_has_seen_a_batch(finished_run: Path) -> None:
+    model = open_model(str(finished_run))
+    labeller = TorchModel(model, torch.device("cpu"), "fp32")
+    height, width = model.preprocessing.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (QUICKEN_AFTER, height, width, 3), np.uint8)
+    assert count(labeller.network, nn.BatchNorm2d) > 0
+    first = labeller.logits(pixels)
+    second = labeller.logits(pixels)
+    assert count(labeller.network, nn.BatchNorm2d) == 0
+    np.testing.assert_allclose(second, first, rtol=0, atol=1e-5)
+    shorter = TorchModel(model, torch.device("cpu"), "bf16").logits(pixels)
+    np.testing.assert_allclose(shorter, first, rtol=0, atol=0.2)
+    assert (shorter != first).any()
 
 
 def test_precision_on_a_cpu_is_fp32_unless_it_is_asked_for() -> None:

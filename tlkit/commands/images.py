@@ -5,22 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction, View
 from tlkit.data.augmentation import Augmentation
-from tlkit.data.batches import ImageBatches, VectorBatches, map_in_order, normalise
+from tlkit.data.batches import ImageBatches, VectorBatches, map_in_order
 from tlkit.data.decode import ImageError, check_image
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.preprocessing import Pixels, Preprocessing
@@ -165,8 +162,7 @@ class Preparation:
         if self.fresh:
             bad: list[ImageError] = []
             plain = self.extraction(NoStore()).vectors(dataset.train, self.plain_view(), "features", bad)
-            # Decoded once, so that a damaged one is found before any epoch.
-            deque(readable_batches(dataset.val, self.preprocessing, workers, "checking", bad), maxlen=0)
+            bad += self.damaged(dataset.val)
             dataset = without_bad(options, dataset, bad)
             self.standardise(feature_statistics(torch.split(plain, 4096)))
         augmentation = self.augmentation()
@@ -189,6 +185,19 @@ class Preparation:
             Stoppable(train, self.signals, "training"),
             Stoppable(val, self.signals, "validation"),
         )
+
+    def damaged(self, samples: Sequence[Sample]) -> list[ImageError]:
+        """Decode images once, so that a damaged one is found before any epoch."""
+
+        def find_damage(sample: Sample) -> ImageError | None:
+            try:
+                self.preprocessing.load(sample.path)
+            except ImageError as error:
+                return error
+            return None
+
+        outcomes = map_in_order(find_damage, samples, workers=worker_count(self.options.workers), ahead=64)
+        return [error for error in progress(outcomes, "checking", len(samples)) if error]
 
     def extraction(self, store: Store) -> Extraction:
         """The pass of this run's backbone."""
@@ -232,36 +241,6 @@ class Preparation:
         """Give the head the mean and deviation of the training features."""
         assert statistics is not None, "every class has a readable image"
         self.classifier.head.set_standardisation(*statistics)
-
-
-def readable_batches(
-    samples: list[Sample],
-    preprocessing: Preprocessing,
-    workers: int,
-    label: str,
-    bad: list[ImageError],
-    batch_size: int = EXTRACTION_BATCH,
-) -> Iterator[Tensor]:
-    """Normalised images [B, 3, H, W] in order. Unreadable ones are added to `bad`, and do not shift what follows
-    in any other way than if they had not been there."""
-
-    def load(sample: Sample) -> Pixels | ImageError:
-        try:
-            return preprocessing.load(sample.path)
-        except ImageError as error:
-            return error
-
-    def readable() -> Iterator[Pixels]:
-        loaded = map_in_order(load, samples, workers=workers, ahead=2 * batch_size)
-        for outcome in progress(loaded, label, len(samples)):
-            if isinstance(outcome, ImageError):
-                bad.append(outcome)
-            else:
-                yield outcome
-
-    pixels = readable()
-    while batch := list(islice(pixels, batch_size)):
-        yield normalise(torch.from_numpy(np.stack(batch)), preprocessing)
 
 
 def or_data_error(load: Callable[[str], Pixels], path: str) -> Pixels:

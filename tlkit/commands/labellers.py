@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from tlkit.errors import UsageError
 from tlkit.model.labeller import Labeller
 
 
-def open_labeller(path: str, weights: str | None, device: str) -> Labeller:
+def open_labeller(path: str, weights: str | None, device: str, precision: str) -> Labeller:
     """Open whatever MODEL names, on a device. weights: the backbone's file, for a checkpoint whose file has moved."""
     if path.endswith(".onnx"):
         from tlkit.model.onnx_model import open_onnx
 
+        if precision not in ("auto", "fp32"):
+            raise UsageError(f"--precision {precision}", "is not for .onnx files, which compute in fp32")
         return open_onnx(path, device)
+    # torch and all that comes with it: seconds that .onnx need not wait
     from tlkit.commands.devices import choose_device
-    from tlkit.commands.models import open_model  # torch and all that comes with it: seconds that .onnx need not wait
+    from tlkit.commands.models import open_model
+    from tlkit.model.inference import choose_precision
+    from tlkit.model.torch_model import TorchModel
 
     chosen = choose_device(device)
-    return open_model(path, weights).to(chosen)
+    return TorchModel(open_model(path, weights), chosen, choose_precision(precision, chosen))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tlkit.data.batches import normalise
 from tlkit.data.preprocessing import Preprocessing
@@ -36,14 +36,6 @@ class FeatureExtractor:
             batch = batch.pin_memory()
         features: Tensor = self.quick(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
         return features
-
-
-@torch.no_grad()
-def extract_features(network: nn.Module, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Outputs of each batch: [B, 3, H, W] -> [B, ...], float32 on the CPU."""
-    network.eval()
-    for images in batches:
-        yield network(images.to(device, non_blocking=True)).float().cpu()
 
 
 def feature_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:

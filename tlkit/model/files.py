@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from tlkit.artifact import write_artifact
 from tlkit.data.batches import normalise
-from tlkit.data.preprocessing import Pixels, Preprocessing
+from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import DataError, MismatchError
 from tlkit.model.backbones import BackboneName
 from tlkit.model.classifier import build_shipped
-from tlkit.model.labeller import Logits
 from tlkit.model.skeleton import without_random_numbers
 from tlkit.model.weights import load_tensors
 
@@ -85,7 +84,7 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A Labeller that torch runs: network maps normalised images [B, 3, H, W] to logits [B, C]."""
+    """A model that is whole: network maps normalised images [B, 3, H, W] to logits [B, C]."""
 
     network: nn.Module
     description: ModelDescription
@@ -97,18 +96,6 @@ class LoadedModel:
     @property
     def preprocessing(self) -> Preprocessing:
         return self.description.preprocessing
-
-    def to(self, device: torch.device) -> Self:
-        """Move the network, in place."""
-        self.network.to(device)
-        return self
-
-    @torch.inference_mode()
-    def logits(self, pixels: Pixels) -> Logits:
-        """uint8 [B, H, W, 3] -> float32 [B, C]"""
-        device = next(self.network.parameters()).device
-        found: Tensor = self.network(normalise(torch.from_numpy(pixels).to(device), self.preprocessing))
-        return found.float().cpu().numpy()
 
     def from_pixels(self, network: nn.Module) -> nn.Module:
         """This network, or another of its kind, with the arithmetic that comes before it."""
