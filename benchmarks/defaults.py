@@ -47,10 +47,8 @@ def from_folder(data: Path, backbone: str, weights: str) -> Vectors:
     parts: list[Tensor] = []
     for samples in (dataset.train, dataset.val):
         images = readable_batches(samples, description.preprocessing, worker_count(None), "vectors", [])
-        parts += [
-            torch.cat(list(extract_features(classifier.backbone, images, torch.device("cpu")))),
-            labels_of(samples),
-        ]
+        vectors = torch.cat(list(extract_features(classifier.backbone, images, torch.device("cpu"))))
+        parts += [vectors, labels_of(samples)]
     return parts[0], parts[1], parts[2], parts[3]
 
 
@@ -86,8 +84,8 @@ def accuracy_of_defaults(vectors: Vectors) -> float:
     train(
         head,
         state,
-        VectorBatches(train_vectors, train_labels, options.batch_size, options.seed),
-        VectorBatches(val_vectors, val_labels, 4096, None),
+        VectorBatches([train_vectors], train_labels, options.batch_size, options.seed),
+        VectorBatches([val_vectors], val_labels, 4096, None),
         Recipe(
             options.planned_epochs(),
             options.learning_rate,

@@ -48,6 +48,14 @@ def write_folder(root: Path, count: int, first_seed: int = 0) -> Path:
     return root
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder that these tests share, not the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["TLKIT_CACHE"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of ten images, not to be written to."""

@@ -44,12 +44,14 @@ class Trial:
     images: Path
     options: list[str]
 
-    def start(self, *arguments: object) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command(*arguments), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    def start(self, run: Path, *arguments: object) -> subprocess.Popen[bytes]:
+        """Start a command of a run, which has a cache of its own: its vectors are computed under fire too."""
+        environment = {**ENVIRONMENT, "TLKIT_CACHE": f"{run}-cache"}
+        return subprocess.Popen(command(*arguments), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def uninterrupted(self, run: Path) -> dict[str, str]:
         """The fingerprint of a run that nobody stops."""
-        process = self.start("finetune", self.images, "--out", run, *self.options)
+        process = self.start(run, "finetune", self.images, "--out", run, *self.options)
         _, err = process.communicate()
         assert process.returncode == 0, err.decode()
         return fingerprint(run)
@@ -64,7 +66,7 @@ class Trial:
         while True:
             again = (run / "options.json").exists()
             arguments = ["resume", run] if again else ["finetune", self.images, "--out", run, *self.options]
-            process = self.start(*arguments)
+            process = self.start(run, *arguments)
             if kills < most:
                 if chance.random() < 0.7:
                     wait_for_change(run / "status.json", process)
@@ -95,7 +97,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         images = write_folder(root / "images", 10)
-        options = ["--backbone", BACKBONE, "--weights", "none", "--epochs", "150", "--batch-size", "8"]
+        options = ["--backbone", BACKBONE, "--weights", "none", "--epochs", "400", "--batch-size", "8"]
         trial = Trial(images, options)
         expected = trial.uninterrupted(root / "whole")
         equal = kills = 0

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tlkit import options
+from tlkit.declarations import Options, flag_of
 from tlkit.errors import UsageError
-from tlkit.options import FinetuneOptions, Options, flag_of
+from tlkit.options import FinetuneOptions
 
 ROOT = Path(__file__).parent.parent
 KINDS = {kind.__name__.removesuffix("Options").lower(): kind for kind in Options.__subclasses__()}

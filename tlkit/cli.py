@@ -15,8 +15,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from tlkit import interruption
 from tlkit import options as declared
+from tlkit.declarations import Options, flag_of
 from tlkit.errors import DONE, ResourceError, TlkitError, printable
-from tlkit.options import Options, flag_of
 from tlkit.terminal import complain
 
 Declared = TypeVar("Declared", bound=Options)
@@ -254,3 +254,19 @@ def summary(options: declared.SummaryOptions) -> int:
     from tlkit.commands.summary import summary
 
     return summary(options)
+
+
+@command(declared.CacheOptions)
+def cache(options: declared.CacheOptions) -> int:
+    """List the feature vectors kept between runs: backbone, weights, precision, vectors, bytes, last use, folder."""
+    from tlkit.commands.cache import cache
+
+    return cache(options)
+
+
+@command(declared.DoctorOptions)
+def doctor(options: declared.DoctorOptions) -> int:
+    """Show versions, devices and caches: what a report of a problem should name."""
+    from tlkit.commands.doctor import doctor
+
+    return doctor(options)

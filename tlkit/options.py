@@ -6,94 +6,18 @@ before anything heavy is imported.
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Literal
 
+from tlkit.declarations import Options, argument, bytes_of, option
 from tlkit.errors import UsageError
 
+DEFAULT_VIEWS = 8
 DEFAULT_BACKBONE = "timm/vit_small_patch14_dinov2.lvd142m"
 
 EXPORT_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
 """By which a file that describes itself is known when it is opened again."""
-
-
-def argument(help: str, *, default: Any = dataclasses.MISSING, metavar: str | None = None) -> Any:
-    """Declare a positional argument; without a default it must be given."""
-    metadata = {"help": help, "positional": True, "metavar": metavar}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    short: str | None = None,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    metavar: str | None = None,
-) -> Any:
-    """Declare a flag: ``learning_rate`` becomes ``--learning-rate``. Bounds are inclusive."""
-    metadata = {"help": help, "short": short, "min": minimum, "max": maximum, "metavar": metavar}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def flag_of(name: str) -> str:
-    """learning_rate -> --learning-rate"""
-    return "--" + name.replace("_", "-")
-
-
-def value_of(name: str, kind: Any, text: str) -> Any:
-    """The text of a flag as its declared type. Raises UsageError."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    if get_origin(kinds[0]) is Literal:
-        choices = get_args(kinds[0])
-        if text not in choices:
-            raise UsageError(flag_of(name), f"{text!r} is not known; expected {', '.join(choices)}")
-    for number, words in ((int, "a whole number"), (float, "a number")):
-        if number in kinds:
-            try:
-                return number(text)
-            except ValueError:
-                raise UsageError(flag_of(name), f"{text!r} is not {words}") from None
-    return text
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What every command takes, and the checks that derive from the declarations."""
-
-    debug: bool = option(False, "Show the traceback of an error.")
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            smallest, largest = field.metadata.get("min"), field.metadata.get("max")
-            if not isinstance(value, (int, float)):
-                continue
-            if smallest is not None and not value >= smallest:
-                raise UsageError(flag_of(field.name), f"{value} is too small; the smallest is {smallest}")
-            if largest is not None and not value <= largest:
-                raise UsageError(flag_of(field.name), f"{value} is too large; the largest is {largest}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every option with its value, as plain JSON types."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_command_line(cls, values: Mapping[str, Any]) -> Self:
-        """From what was typed: texts, flags that are on, lists of paths. Raises UsageError."""
-        kinds = get_type_hints(cls)
-        return cls(**{n: value_of(n, kinds[n], v) if isinstance(v, str) else v for n, v in values.items()})
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of to_dict; names this version does not know are left out."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +62,13 @@ class FinetuneOptions(Options):
         None, "Side of the square input in pixels. Default: the backbone's own.", minimum=16
     )
     augment: Literal["none", "light", "strong"] = option(
-        "none", "Fresh augmentation each epoch: light crops and flips, strong also turns and recolours."
+        "none", "Train on random views of the images: light crops and flips, strong also turns and recolours."
+    )
+    views: int | None = option(
+        None,
+        "Views of each image under --augment, taken in turn by the epochs. Default: 8; "
+        "with --no-cache or --unfreeze a new one in each epoch.",
+        minimum=1,
     )
     unfreeze: str | None = option(
         None,
@@ -160,7 +90,15 @@ class FinetuneOptions(Options):
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     workers: int | None = option(None, "Threads that read images. Default: one for each core; 0: none.", minimum=0)
     skip_bad: bool = option(False, "Go on without images that cannot be read; ends with exit status 3.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "What the backbone computes in. auto: fp32; on a GPU bf16 where it is native."
+    )
     no_cache: bool = option(False, "Run the backbone every epoch instead of once for each image.")
+    cache_limit: str = option(
+        "10GB",
+        "Most that the vectors of all runs may take on disk (see `tlkit cache`); least recently used ones go first.",
+        metavar="SIZE",
+    )
     deterministic: bool = option(False, "Bit-exact on a GPU too, at some cost in speed.")
 
     def __post_init__(self) -> None:
@@ -169,7 +107,21 @@ class FinetuneOptions(Options):
             raise UsageError("--hidden", f"needs --head mlp, but --head is {self.head}")
         if self.head == "stack" and self.weights == "none":
             raise UsageError("--head stack", "needs the class outputs of pretrained weights, but --weights is none")
+        if self.views is not None and (self.augment == "none" or self.feeds_images()):
+            other = "--augment light or strong" if self.augment == "none" else "neither --no-cache nor --unfreeze"
+            raise UsageError("--views", f"needs {other}")
+        if self.precision == "fp16" and self.unfreeze is not None:
+            raise UsageError("--precision fp16", "is too coarse to train --unfreeze in; use bf16 or fp32")
+        self.cache_bytes()
         self.validation()
+
+    def cache_bytes(self) -> int:
+        """--cache-limit in bytes. Raises UsageError."""
+        return bytes_of("--cache-limit", self.cache_limit)
+
+    def view_count(self) -> int:
+        """Views of each image under --augment, where the backbone sees each once."""
+        return self.views or DEFAULT_VIEWS
 
     def validation(self) -> float | str | None:
         """The share kept for validation, or the folder that holds the validation images; None if not given.
@@ -194,7 +146,7 @@ class FinetuneOptions(Options):
 
     def feeds_images(self) -> bool:
         """Whether the backbone must run every epoch: its output for an image is not always the same."""
-        return self.no_cache or self.augment != "none" or self.unfreeze is not None
+        return self.no_cache or self.unfreeze is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,6 +255,18 @@ class SummaryOptions(Options):
     weights: str | None = option(
         None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions(Options):
+    """tlkit cache"""
+
+    clear: bool = option(False, "Remove all that is kept; it is computed again when it is needed.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(Options):
+    """tlkit doctor"""
 
 
 def worker_count(workers: int | None) -> int:

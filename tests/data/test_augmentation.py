@@ -1,8 +1,9 @@
-"""Random views: functions of (seed, epoch, sample), of the right size, and not too far from the picture."""
+"""Random views: functions of seed, epoch and content, of the right size, and not too far from the picture."""
 
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.data.odd_images import pixels
-from tlkit.data.augmentation import AUGMENTATIONS, augment, flip, random_resized_crop
+from tlkit.data.augmentation import AUGMENTATIONS, Augmentation, flip, random_resized_crop
 from tlkit.data.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing((96, 128), (96, 128), "center", "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -24,22 +25,25 @@ def photo(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_a_view_depends_on_seed_epoch_and_sample_alone(name: str, photo: str) -> None:
-    def view(seed: int, epoch: int, sample: int) -> np.ndarray:
-        return augment(photo, PREPROCESSING, name, seed, epoch, sample)
+def test_a_view_depends_on_seed_epoch_and_content_alone(name: str, photo: str, tmp_path: Path) -> None:
+    def view(seed: int, epoch: int, path: str = photo) -> np.ndarray:
+        return Augmentation(name, PREPROCESSING, seed).load(path, epoch)
 
+    moved, changed = str(tmp_path / "moved.png"), str(tmp_path / "changed.png")
+    shutil.copy(photo, moved)
+    Path(changed).write_bytes(Path(photo).read_bytes() + b"\0")
     random.seed(1)
-    first = view(1, 2, 3)
+    first = view(1, 2)
     random.seed(2)
-    np.testing.assert_array_equal(first, view(1, 2, 3))
-    for other in [(0, 2, 3), (1, 0, 3), (1, 2, 0), (2, 1, 3)]:
-        assert (view(*other) != first).any()
+    np.testing.assert_array_equal(first, view(1, 2, moved))
+    for other in [view(0, 2), view(1, 0), view(2, 1), view(1, 2, changed)]:
+        assert (other != first).any()
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_drawing_a_view_leaves_the_global_generators_alone(name: str, photo: str) -> None:
     before = random.getstate()
-    augment(photo, PREPROCESSING, name, 1, 2, 3)
+    Augmentation(name, PREPROCESSING, 1).load(photo, 2)
     assert random.getstate() == before
 
 
@@ -48,7 +52,7 @@ def test_drawing_a_view_leaves_the_global_generators_alone(name: str, photo: str
 def test_a_view_has_the_size_of_the_input(name: str, size: tuple[int, int], tmp_path: Path) -> None:
     Image.new("RGB", size, (9, 90, 200)).save(tmp_path / "image.png")
     for epoch in range(5):
-        view = augment(str(tmp_path / "image.png"), PREPROCESSING, name, 0, epoch, 0)
+        view = Augmentation(name, PREPROCESSING, 0).load(str(tmp_path / "image.png"), epoch)
         assert (view.shape, view.dtype) == ((96, 128, 3), np.uint8)
 
 

@@ -18,7 +18,7 @@ COUNT = 23
 
 
 def vector_batches(seed: int | None = 1) -> VectorBatches:
-    return VectorBatches(torch.arange(COUNT)[:, None].float(), torch.arange(COUNT), batch_size=5, seed=seed)
+    return VectorBatches([torch.arange(COUNT)[:, None].float()], torch.arange(COUNT), batch_size=5, seed=seed)
 
 
 def image_of(index: int, epoch: int) -> np.ndarray:

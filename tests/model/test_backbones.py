@@ -104,6 +104,7 @@ def test_a_size_that_a_network_cannot_have_is_refused_or_fits() -> None:
         ("timm/test_resnet", ("fc",), ()),
         ("timm/deit_tiny_distilled_patch16_224", ("head", "head_dist"), ()),
         ("timm/levit_128s", ("head.linear", "head_dist.linear"), ()),
+        ("timm/levit_384_s8", ("head.linear", "head_dist.linear"), ()),
         ("timm/volo_d1_224", ("head",), ("aux_head",)),
         ("timm/efficientvim_m1", ("heads.0", "heads.1", "heads.2", "heads.3"), ("weights",)),
         ("torchvision/vgg11", ("classifier.6",), ()),

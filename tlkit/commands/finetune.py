@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from tlkit import artifact, interruption
 from tlkit.commands.assembly import assemble, require_same_backbone
@@ -18,8 +20,9 @@ from tlkit.data.folder import Dataset, read_dataset
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, MissingInputError, TlkitError
 from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone, preferred_image_size
-from tlkit.model.classifier import Classifier
+from tlkit.model.classifier import Classifier, Head
 from tlkit.model.files import LoadedModel, ModelDescription, write_model
+from tlkit.model.inference import choose_precision
 from tlkit.options import FinetuneOptions
 from tlkit.run_folder import RunFolder, new_run_folder
 from tlkit.storage import write_json_atomically
@@ -27,6 +30,9 @@ from tlkit.terminal import compact, count, emit, say
 from tlkit.training.loop import Recipe, train
 from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
+
+SMALL_STEP = 1 << 24
+"""Multiplications of a step that one thread does as fast as several."""
 
 
 def finetune(options: FinetuneOptions) -> int:
@@ -108,6 +114,7 @@ def train_run(
     if checkpoint is not None:
         require_same_backbone(description, checkpoint, run.path)
     classifier.to(device)
+    classifier.backbone.precision = choose_precision(options.precision, device)
     say_model(options, description, classifier)
     optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
     state = TrainingState(classifier, optimizer)
@@ -118,7 +125,7 @@ def train_run(
     try:
         run.write_status("running", **state.where())
         fresh = checkpoint is None
-        images = Preparation(options, dataset, classifier, description.preprocessing, device, fresh, signals).batches()
+        images = Preparation(options, dataset, classifier, description, device, fresh, signals).batches()
         if checkpoint is not None:
             require_same_images(images.dataset, checkpoint)
         split = images.dataset.to_split()
@@ -179,7 +186,7 @@ def train_to_the_end(
         patience=options.patience,
         seed=options.seed,
     )
-    with signals.deferred():
+    with signals.deferred(), few_threads(images.module, options.batch_size):
         try:
             train(
                 images.module,
@@ -196,6 +203,22 @@ def train_to_the_end(
             if state.is_finite():
                 checkpointer.commit_last(state)
             raise
+
+
+@contextmanager
+def few_threads(module: nn.Module, batch_size: int) -> Iterator[None]:
+    """One thread for a head's steps, where they are so small that two would wait for each other longer than they work.
+
+    On a machine with other work to do, waiting makes such a step a hundred times slower.
+    """
+    before = torch.get_num_threads()
+    multiplications = batch_size * sum(parameter.numel() for parameter in module.parameters())
+    if isinstance(module, Head) and multiplications <= SMALL_STEP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def class_weights(kind: str, dataset: Dataset) -> torch.Tensor:

@@ -7,14 +7,19 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tlkit.data.augmentation import augment
+from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction, View
+from tlkit.data.augmentation import Augmentation
 from tlkit.data.batches import ImageBatches, VectorBatches, map_in_order, normalise
 from tlkit.data.decode import ImageError, check_image
 from tlkit.data.folder import Dataset, Sample
@@ -22,15 +27,14 @@ from tlkit.data.preprocessing import Pixels, Preprocessing
 from tlkit.errors import DataError, printable
 from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
-from tlkit.model.features import extract_features, feature_statistics
+from tlkit.model.feature_store import NoStore, Store, open_store
+from tlkit.model.features import FeatureExtractor, feature_statistics
+from tlkit.model.files import ModelDescription
 from tlkit.options import FinetuneOptions, worker_count
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_atomically
 from tlkit.terminal import count, progress, say
 from tlkit.training.loop import Batches
-
-EXTRACTION_BATCH = 32
-"""Images that pass a frozen backbone together. Fixed, so that every run computes the same bits."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ class Preparation:
     options: FinetuneOptions
     dataset: Dataset
     classifier: Classifier
-    preprocessing: Preprocessing
+    description: ModelDescription
     device: torch.device
     fresh: bool
     signals: Interruption
@@ -122,47 +126,61 @@ class Preparation:
         return self.batches_of_images() if self.options.feeds_images() else self.batches_of_vectors()
 
     def batches_of_vectors(self) -> PreparedBatches:
-        """Run the backbone once over every image; the head then trains on the vectors."""
-        bad: list[ImageError] = []
-        train = in_one(self.features(self.dataset.train, "features", bad))
-        val = in_one(self.features(self.dataset.val, "validation", bad))
-        dataset = without_bad(self.options, self.dataset, bad)
-        if self.fresh:
-            self.standardise(feature_statistics(torch.split(train, 4096)))
-        options = self.options
+        """Run the backbone once over every image, or view of it; the head then trains on the vectors."""
+        options, bad = self.options, list[ImageError]()
+        with closing(open_store(self.space(), options.cache_bytes(), partial(say, "warning"))) as store:
+            extraction = self.extraction(store)
+            if self.fresh or options.augment == "none":
+                plain = extraction.vectors(self.dataset.train, self.plain_view(), "features", bad)
+                if self.fresh:
+                    self.standardise(feature_statistics(torch.split(plain, 4096)))
+            val = extraction.vectors(self.dataset.val, self.plain_view(), "validation", bad)
+            dataset = without_bad(options, self.dataset, bad)
+            views = [plain] if options.augment == "none" else self.augmented_vectors(extraction, dataset)
+        say("features", f"{extraction.computed:,} computed, {extraction.known:,} from the cache")
+        train = VectorBatches(views, labels_of(dataset.train), options.batch_size, options.seed)
         return PreparedBatches(
             dataset,
             self.classifier.head,
-            Stoppable(VectorBatches(train, labels_of(dataset.train), options.batch_size, options.seed), self.signals),
-            Stoppable(VectorBatches(val, labels_of(dataset.val), 4096, None), self.signals),
+            Stoppable(train, self.signals),
+            Stoppable(VectorBatches([val], labels_of(dataset.val), 4096, None), self.signals),
         )
+
+    def augmented_vectors(self, extraction: Extraction, dataset: Dataset) -> list[Tensor]:
+        """The vectors [N, ...] of each augmented view of the training images."""
+        count = self.options.view_count()
+        bad: list[ImageError] = []
+        views = [
+            extraction.vectors(dataset.train, self.augmented_view(number), f"view {number + 1}/{count}", bad)
+            for number in range(count)
+        ]
+        if bad:
+            raise DataError(bad[0].path, bad[0].message, "It was readable when the run began.")
+        return views
 
     def batches_of_images(self) -> PreparedBatches:
         """Feed images to the whole classifier in every epoch, augmented afresh if asked for."""
         dataset, options = self.dataset, self.options
+        workers = worker_count(options.workers)
         if self.fresh:
             bad: list[ImageError] = []
-            statistics = feature_statistics(self.features(dataset.train, "features", bad))
-            validation = readable_batches(
-                dataset.val, self.preprocessing, worker_count(options.workers), "checking", bad
-            )
-            deque(validation, maxlen=0)  # decoded once, so that a damaged one is found before any epoch
+            plain = self.extraction(NoStore()).vectors(dataset.train, self.plain_view(), "features", bad)
+            # Decoded once, so that a damaged one is found before any epoch.
+            deque(readable_batches(dataset.val, self.preprocessing, workers, "checking", bad), maxlen=0)
             dataset = without_bad(options, dataset, bad)
-            self.standardise(statistics)
+            self.standardise(feature_statistics(torch.split(plain, 4096)))
+        augmentation = self.augmentation()
 
         def load_training(index: int, epoch: int) -> Pixels:
             path = dataset.train[index].path
-            if options.augment == "none":
+            if augmentation is None:
                 return or_data_error(self.preprocessing.load, path)
-            return or_data_error(
-                lambda p: augment(p, self.preprocessing, options.augment, options.seed, epoch, index), path
-            )
+            return or_data_error(lambda p: augmentation.load(p, epoch), path)
 
         def load_validation(index: int, epoch: int) -> Pixels:
             return or_data_error(self.preprocessing.load, dataset.val[index].path)
 
         train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
-        workers = worker_count(options.workers)
         train = ImageBatches(load_training, train_labels, self.preprocessing, options.batch_size, options.seed, workers)
         val = ImageBatches(load_validation, val_labels, self.preprocessing, EXTRACTION_BATCH, None, workers)
         return PreparedBatches(
@@ -172,21 +190,48 @@ class Preparation:
             Stoppable(val, self.signals, "validation"),
         )
 
+    def extraction(self, store: Store) -> Extraction:
+        """The pass of this run's backbone."""
+        extractor = FeatureExtractor(self.classifier.backbone, self.preprocessing, self.device)
+        return Extraction(extractor, store, worker_count(self.options.workers))
+
+    def space(self) -> dict[str, Any]:
+        """What determines a vector beside the image and its view."""
+        return {
+            "backbone": str(self.description.backbone),
+            "features": "class outputs" if self.options.head == "stack" else "what enters the classifier",
+            "weights": self.description.weights,
+            "weights_sha256": self.description.sha256,
+            "preprocessing": self.preprocessing.to_dict(),
+            "precision": self.classifier.backbone.precision,
+            "device": self.device.type,
+            "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow")},
+        }
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.description.preprocessing
+
+    def augmentation(self) -> Augmentation | None:
+        """How training images are changed in each epoch, if they are."""
+        options = self.options
+        return None if options.augment == "none" else Augmentation(options.augment, self.preprocessing, options.seed)
+
+    def plain_view(self) -> View:
+        """Images as they are."""
+        return View("", lambda path, file, digest: self.preprocessing.load_file(path, file))
+
+    def augmented_view(self, number: int) -> View:
+        """Images as they are seen in epoch `number`."""
+        augmentation = self.augmentation()
+        assert augmentation is not None
+        name = f"{augmentation.kind} {augmentation.seed} {number}"
+        return View(name, lambda path, file, digest: augmentation.load_file(path, file, digest, number))
+
     def standardise(self, statistics: tuple[Tensor, Tensor] | None) -> None:
         """Give the head the mean and deviation of the training features."""
         assert statistics is not None, "every class has a readable image"
         self.classifier.head.set_standardisation(*statistics)
-
-    def features(self, samples: list[Sample], label: str, bad: list[ImageError]) -> Iterator[Tensor]:
-        """The backbone's features of the images that can be read, batch by batch; the others are added to `bad`."""
-        images = readable_batches(samples, self.preprocessing, worker_count(self.options.workers), label, bad)
-        return extract_features(self.classifier.backbone, images, self.device)
-
-
-def in_one(batches: Iterator[Tensor]) -> Tensor:
-    """Batches [B, ...] as one tensor [N, ...]."""
-    collected = list(batches)
-    return torch.cat(collected) if collected else torch.empty(0)
 
 
 def readable_batches(

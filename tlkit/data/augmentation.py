@@ -1,29 +1,41 @@
-"""Random views of an image, each a function of (seed, epoch, sample) alone."""
+"""Random views of an image, each a function of the seed, the epoch and the content of its file alone."""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from tlkit.data.decode import decode_image
-from tlkit.data.preprocessing import INTERPOLATIONS, Preprocessing
+from tlkit.data.decode import decode_file, file_digest, open_regular
+from tlkit.data.preprocessing import INTERPOLATIONS, Pixels, Preprocessing
 
 View = Callable[[Image.Image, Preprocessing, random.Random], Image.Image]
 
 
-def augment(
-    path: str, preprocessing: Preprocessing, name: str, seed: int, epoch: int, sample: int
-) -> NDArray[np.uint8]:
-    """A random view of an image file: uint8 [H, W, 3]. Raises ImageError."""
-    generator = random.Random(f"{seed} {epoch} {sample}")
-    # Crops take as little as a third of the area, so a reduced JPEG must keep twice as many pixels as for the whole.
-    image = decode_image(path, 2 * preprocessing.shortest_side)
-    return np.asarray(AUGMENTATIONS[name](image, preprocessing, generator))
+@dataclass(frozen=True)
+class Augmentation:
+    """kind: one of AUGMENTATIONS."""
+
+    kind: str
+    preprocessing: Preprocessing
+    seed: int
+
+    def load(self, path: str, epoch: int) -> Pixels:
+        """The view of an image in an epoch: uint8 [H, W, 3]. Raises ImageError."""
+        with open_regular(path) as file:
+            return self.load_file(path, file, file_digest(path, file), epoch)
+
+    def load_file(self, path: str, file: BinaryIO, digest: bytes, epoch: int) -> Pixels:
+        """The same of a file that is open at its beginning; digest: what file_digest gives."""
+        # Crops take as little as a third of the area, so a reduced JPEG must keep more pixels than for the whole.
+        image = decode_file(path, file, 2 * self.preprocessing.shortest_side)
+        generator = random.Random(f"{self.seed} {epoch} {digest.hex()}")
+        return np.asarray(AUGMENTATIONS[self.kind](image, self.preprocessing, generator))
 
 
 def light(image: Image.Image, preprocessing: Preprocessing, generator: random.Random) -> Image.Image:

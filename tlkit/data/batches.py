@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,10 +19,13 @@ Result = TypeVar("Result")
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], bit for bit as torchvision's ToTensor and Normalize."""
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], bit for bit as torchvision's ToTensor and Normalize.
+
+    In memory the channels stay last, as convolutions want them.
+    """
     mean = torch.tensor(preprocessing.mean, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(preprocessing.std, device=pixels.device).view(3, 1, 1)
-    images = pixels.permute(0, 3, 1, 2).contiguous().float().div_(255)
+    images = pixels.permute(0, 3, 1, 2).float().div_(255)
     return images.sub_(mean).div_(std)
 
 
@@ -79,16 +82,17 @@ class EpochSteps:
 
 
 class VectorBatches(EpochSteps):
-    """Batches of vectors in memory. vectors [N, ...], labels [N]."""
+    """Batches of vectors. views: [N, ...] for each view of the images, taken in turn by epoch; labels [N]."""
 
-    def __init__(self, vectors: Tensor, labels: Tensor, batch_size: int, seed: int | None) -> None:
+    def __init__(self, views: Sequence[Tensor], labels: Tensor, batch_size: int, seed: int | None) -> None:
         super().__init__(labels, batch_size, seed)
-        self.vectors = vectors
+        self.views = views
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """(vectors [B, ...], labels [B]) of each step; the last batch may be short."""
+        vectors = self.views[epoch % len(self.views)]
         for chosen in self.indices(epoch, first_step):
-            yield self.vectors[chosen], self.labels[chosen]
+            yield vectors[chosen], self.labels[chosen]
 
 
 class ImageBatches(EpochSteps):

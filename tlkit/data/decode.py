@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import struct
 import warnings
 from collections.abc import Callable
+from io import BufferedReader
 from typing import BinaryIO
 
 from PIL import Image, ImageFile, ImageOps
@@ -95,17 +97,34 @@ def decode_image(path: str, shortest_side: int | None = None, max_pixels: int = 
     many pixels. Of animations the first frame. Raises ImageError.
     """
     with open_regular(path) as file:
-        image = open_image(path, file, max_pixels)
-        if shortest_side is not None and image.format == "JPEG":
-            scale = shortest_side / min(image.size)
-            if scale < 1:
-                image.draft(None, (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
-        try:
-            return to_rgb(path, image)
-        except ImageError:
-            raise
-        except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error
-            raise describe_failure(path, error) from error
+        return decode_file(path, file, shortest_side, max_pixels)
+
+
+def decode_file(
+    path: str, file: BinaryIO, shortest_side: int | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """As decode_image, of a file that is open at its beginning."""
+    image = open_image(path, file, max_pixels)
+    if shortest_side is not None and image.format == "JPEG":
+        scale = shortest_side / min(image.size)
+        if scale < 1:
+            image.draft(None, (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+    try:
+        return to_rgb(path, image)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error
+        raise describe_failure(path, error) from error
+
+
+def file_digest(path: str, file: BufferedReader) -> bytes:
+    """The SHA-256 of an open file, which is left at its beginning. Raises ImageError."""
+    try:
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.seek(0)
+    except OSError as error:
+        raise describe_failure(path, error) from error
+    return digest
 
 
 def check_image(path: str, max_pixels: int = MAX_PIXELS) -> None:
@@ -128,7 +147,7 @@ def has_its_end(format: str, file: BinaryIO) -> bool:
     return check is not None and check(file)
 
 
-def open_regular(path: str) -> BinaryIO:
+def open_regular(path: str) -> BufferedReader:
     """Open a regular file for reading; never waits for a pipe. Raises ImageError."""
     if not path:
         raise ImageError(path, "not_found", "the path is empty")

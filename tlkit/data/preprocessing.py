@@ -6,13 +6,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tlkit.data.decode import decode_image
+from tlkit.data.decode import decode_file, open_regular
 
 Pixels = NDArray[np.uint8]
 
@@ -92,7 +92,12 @@ class Preprocessing:
 
     def load(self, path: str) -> Pixels:
         """A file as the backbone's input: uint8 [H, W, 3]. Raises ImageError."""
-        return self(decode_image(path, self.shortest_side))
+        with open_regular(path) as file:
+            return self.load_file(path, file)
+
+    def load_file(self, path: str, file: BinaryIO) -> Pixels:
+        """The same of a file that is open at its beginning."""
+        return self(decode_file(path, file, self.shortest_side))
 
     def __call__(self, image: Image.Image) -> Pixels:
         """Resize and crop an RGB image: uint8 [H, W, 3]."""

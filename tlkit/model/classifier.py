@@ -12,13 +12,17 @@ from torch import Tensor, nn
 
 from tlkit.errors import UsageError
 from tlkit.model.backbones import BackboneName, ClassifierLayers, build_network, classifier_layers, within
+from tlkit.model.inference import in_precision, quickened, shared_copy
 from tlkit.model.weights import load_tensors
 
 DEFAULT_HIDDEN = 512
 
 
 class Backbone(nn.Module):
-    """A plain network seen as a source of features: what enters its classifier, or (stack) its class outputs."""
+    """A plain network seen as a source of features: what enters its classifier, or (stack) its class outputs.
+
+    precision: a key of PRECISIONS; what the network computes in. Features are float32.
+    """
 
     def __init__(self, name: BackboneName, network: nn.Module, layers: ClassifierLayers | None) -> None:
         """layers: the classifier whose input is the feature; None for the network's outputs."""
@@ -26,6 +30,7 @@ class Backbone(nn.Module):
         self.name = name
         self.network = network
         self.layers = layers
+        self.precision = "fp32"
         self._entering: dict[str, Tensor] = {}
         for leaf in layers.leaves if layers else ():
             network.get_submodule(leaf).register_forward_pre_hook(partial(self._keep, leaf))
@@ -34,12 +39,19 @@ class Backbone(nn.Module):
         self._entering[leaf] = inputs[0]
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> features [B, D], or [B, P, D] where the classifier looks at P positions."""
-        outputs: Tensor = self.network(images)
+        """[B, 3, H, W] -> features [B, D] in float32, or [B, P, D] where the classifier looks at P positions."""
+        with in_precision(self.precision, images.device):
+            outputs: Tensor = self.network(images)
         if self.layers is None:
-            return outputs
+            return outputs.float()
         parts = [as_rows(self._entering.pop(leaf)) for leaf in self.layers.leaves]
-        return torch.cat(parts, dim=-1)
+        return torch.cat(parts, dim=-1).float()
+
+    def quickened(self, image_size: tuple[int, int]) -> Backbone:
+        """A copy for extraction alone: the same features up to rounding."""
+        copy = Backbone(self.name, quickened(self.network, image_size), self.layers)
+        copy.precision = self.precision
+        return copy
 
     def width(self) -> int:
         """Features in a row, D."""
@@ -194,14 +206,8 @@ class Classifier(nn.Module):
         For a linear head it is exactly what timm or torchvision builds with that many classes. Frozen tensors
         are shared with this classifier, not copied.
         """
-        layers = self.head.folded()
-        # Told that it has copied them already, deepcopy shares the tensors; and the hooks' backbone, left out below.
-        shared: dict[int, object] = {id(self.backbone): self.backbone}
-        shared |= {id(t): t for t in (*self.backbone.network.parameters(), *self.backbone.network.buffers())}
-        network = copy.deepcopy(self.backbone.network, shared)
-        for leaf in self.backbone.layers.leaves if self.backbone.layers else ():
-            network.get_submodule(leaf)._forward_pre_hooks.clear()
-        return put_head(network, layers, self.backbone.layers).eval().requires_grad_(False)
+        network = put_head(shared_copy(self.backbone.network), self.head.folded(), self.backbone.layers)
+        return network.eval().requires_grad_(False)
 
 
 def unfrozen_modules(backbone: Backbone, unfreeze: str | None) -> tuple[str, ...]:

@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tlkit.data.batches import normalise
+from tlkit.data.preprocessing import Preprocessing
+from tlkit.model.classifier import Backbone
 
-@torch.no_grad()  # not inference_mode: its tensors could not train a head
-def extract_features(backbone: nn.Module, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Features of each batch: [B, 3, H, W] -> [B, D] or [B, P, D], float32 on the CPU."""
-    backbone.eval()
+
+class FeatureExtractor:
+    """The one pass: a frozen backbone, which must not change any more, on its device."""
+
+    def __init__(self, backbone: Backbone, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.backbone = backbone
+        self.preprocessing = preprocessing
+        self.device = device
+
+    @cached_property
+    def quick(self) -> Backbone:
+        """Made when the first image comes: mostly none does."""
+        return self.backbone.quickened(self.preprocessing.image_size)
+
+    @torch.no_grad()  # not inference_mode: its tensors could not train a head
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """uint8 [B, H, W, 3] -> features [B, D] or [B, P, D], float32 on the device."""
+        batch = torch.from_numpy(pixels)
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        features: Tensor = self.quick(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
+        return features
+
+
+@torch.no_grad()
+def extract_features(network: nn.Module, batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Outputs of each batch: [B, 3, H, W] -> [B, ...], float32 on the CPU."""
+    network.eval()
     for images in batches:
-        yield backbone(images.to(device, non_blocking=True)).float().cpu()
+        yield network(images.to(device, non_blocking=True)).float().cpu()
 
 
 def feature_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:

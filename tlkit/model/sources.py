@@ -97,7 +97,10 @@ class Timm:
 
     def classifiers(self, network: nn.Module) -> tuple[str, ...]:
         names = network.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
-        return (names,) if isinstance(names, str) else tuple(names)
+        if not isinstance(names, str):
+            return tuple(names)
+        # levit_384_s8 has the second head of its kind, and does not record it. A name that is none is passed over.
+        return (names, names.replace("head", "head_dist", 1)) if names.startswith("head") else (names,)
 
     def preprocessing(self, name: str, network: nn.Module) -> Preprocessing:
         from timm.data.config import resolve_model_data_config

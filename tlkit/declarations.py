@@ -1,0 +1,98 @@
+"""How an option is declared, once: its type, default, bounds and help; and what derives from a declaration."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from tlkit.errors import UsageError
+
+
+def argument(help: str, *, default: Any = dataclasses.MISSING, metavar: str | None = None) -> Any:
+    """Declare a positional argument; without a default it must be given."""
+    metadata = {"help": help, "positional": True, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    short: str | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """Declare a flag: ``learning_rate`` becomes ``--learning-rate``. Bounds are inclusive."""
+    metadata = {"help": help, "short": short, "min": minimum, "max": maximum, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag_of(name: str) -> str:
+    """learning_rate -> --learning-rate"""
+    return "--" + name.replace("_", "-")
+
+
+def value_of(name: str, kind: Any, text: str) -> Any:
+    """The text of a flag as its declared type. Raises UsageError."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if get_origin(kinds[0]) is Literal:
+        choices = get_args(kinds[0])
+        if text not in choices:
+            raise UsageError(flag_of(name), f"{text!r} is not known; expected {', '.join(choices)}")
+    for number, words in ((int, "a whole number"), (float, "a number")):
+        if number in kinds:
+            try:
+                return number(text)
+            except ValueError:
+                raise UsageError(flag_of(name), f"{text!r} is not {words}") from None
+    return text
+
+
+def bytes_of(flag: str, text: str) -> int:
+    """500MB, 10GB or a plain number of bytes. Raises UsageError."""
+    match = re.fullmatch(r"([0-9.]+) *([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    try:
+        if match:
+            return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
+    except ValueError:
+        pass
+    raise UsageError(flag, f"{text!r} is not a size; expected one like 500MB or 10GB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every command takes, and the checks that derive from the declarations."""
+
+    debug: bool = option(False, "Show the traceback of an error.")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            smallest, largest = field.metadata.get("min"), field.metadata.get("max")
+            if not isinstance(value, (int, float)):
+                continue
+            if smallest is not None and not value >= smallest:
+                raise UsageError(flag_of(field.name), f"{value} is too small; the smallest is {smallest}")
+            if largest is not None and not value <= largest:
+                raise UsageError(flag_of(field.name), f"{value} is too large; the largest is {largest}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every option with its value, as plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_command_line(cls, values: Mapping[str, Any]) -> Self:
+        """From what was typed: texts, flags that are on, lists of paths. Raises UsageError."""
+        kinds = get_type_hints(cls)
+        return cls(**{n: value_of(n, kinds[n], v) if isinstance(v, str) else v for n, v in values.items()})
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of to_dict; names this version does not know are left out."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
