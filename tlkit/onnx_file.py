@@ -62,7 +62,6 @@ def text_field(number: int, text: str) -> bytes:
 
 
 SEAL_BYTES = len(seal_of(b""))
-SEAL_START = seal_of(b"")[:-64]
 
 
 def read_onnx(path: str) -> OnnxFile:
@@ -72,23 +71,28 @@ def read_onnx(path: str) -> OnnxFile:
     (written by a newer tlkit).
     """
     content = read_bytes(path)
-    seal = content[-SEAL_BYTES:]
-    sealed = seal.startswith(SEAL_START)
-    if sealed and seal != seal_of(content[:-SEAL_BYTES]):
-        raise DataError(path, "is damaged, or was changed since tlkit wrote it: it does not match its checksum")
     try:
-        metadata = inspect(path, content)
+        metadata, leads_elsewhere = inspect(content)
     except ValueError:
         raise DataError(path, "is not an ONNX file, or is damaged") from None
-    if not sealed or DESCRIPTION_KEY not in metadata:
-        raise DataError(path, "is no ONNX file as tlkit exports it, or is cut short: it does not end with its checksum")
+    if leads_elsewhere:
+        raise UnsafeError(
+            path,
+            "refused: it asks for weights from another file",
+            "Ask for a file that holds all of its weights, as tlkit exports it.",
+        )
+    if SEAL_KEY not in metadata or DESCRIPTION_KEY not in metadata:
+        raise DataError(path, "does not describe itself, or is cut short; expected an ONNX file that tlkit exported")
+    if content[-SEAL_BYTES:] != seal_of(content[:-SEAL_BYTES]):
+        raise DataError(path, "is damaged, or was changed since tlkit wrote it: it does not match its checksum")
     return OnnxFile(content, described(path, metadata))
 
 
 def read_bytes(path: str) -> bytes:
     """All of a file. Raises MissingInputError or DataError."""
-    if os.path.isdir(path):
-        raise DataError(path, "is a folder; expected a file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        problem = "is a folder; expected a file" if os.path.isdir(path) else "is not a regular file"
+        raise DataError(path, problem)
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -113,29 +117,25 @@ def described(path: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
     return description
 
 
-def inspect(path: str, content: bytes) -> dict[str, str]:
-    """The metadata of a model, after a look at each of its tensors.
+def inspect(content: bytes) -> tuple[dict[str, str], bool]:
+    """The metadata of a model, and whether any of its tensors lies in another file, which a runtime would read.
 
-    Raises ValueError for what is no ONNX, UnsafeError if a tensor lies in another file: a runtime would read it from
-    wherever the model says.
+    Raises ValueError for what is no ONNX.
     """
     metadata: dict[str, str] = {}
+    leads_elsewhere = False
     waiting = [("Model", 0, len(content))]
     while waiting:
         kind, start, end = waiting.pop()
         for number, wire, value, stop in fields(content, start, end):
-            if kind == "Tensor" and number == DATA_LOCATION and not (wire == VARINT and value == 0):
-                raise UnsafeError(
-                    path,
-                    "refused: it asks for weights from another file",
-                    "Ask for a file that holds all of its weights, as tlkit exports it.",
-                )
-            if wire == LENGTH and number in PARTS[kind]:
+            if kind == "Tensor" and number == DATA_LOCATION:
+                leads_elsewhere |= wire != VARINT or value != 0
+            elif wire == LENGTH and number in PARTS[kind]:
                 waiting.append((PARTS[kind][number], value, stop))
             elif wire == LENGTH and kind == "Model" and number == METADATA:
                 entry = {n: content[a:b].decode() for n, w, a, b in fields(content, value, stop) if w == LENGTH}
                 metadata[entry.get(KEY, "")] = entry.get(VALUE, "")
-    return metadata
+    return metadata, leads_elsewhere
 
 
 def fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:

@@ -42,8 +42,9 @@ def read_pt2(path: str, prefix: str = "network.") -> dict[str, Any]:
     prefix: before the names of the tensors in the file. Raises MissingInputError, DataError (not ours, or damaged),
     UnsafeError (tensors that are pickled) or MismatchError (written by a newer tlkit).
     """
-    if os.path.isdir(path):
-        raise DataError(path, "is a folder; expected a file")
+    if os.path.exists(path) and not os.path.isfile(path):
+        problem = "is a folder; expected a file" if os.path.isdir(path) else "is not a regular file"
+        raise DataError(path, problem)
     try:
         with zipfile.ZipFile(path) as archive:
             artifact = read_archive(path, archive, prefix)

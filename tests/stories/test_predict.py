@@ -21,7 +21,7 @@ import torch
 
 from tests.conftest import Run, command, run_process, write_image
 from tlkit.commands.models import open_model
-from tlkit.commands.predict import load_batches
+from tlkit.commands.predict import best_labels, load_batches
 from tlkit.data.batches import normalise
 from tlkit.data.decode import IMAGE_ERROR_CODES
 from tlkit.training.metrics import evaluate_logits
@@ -292,3 +292,14 @@ def test_evaluate_says_when_it_measures_what_was_trained_on(
     shutil.copytree(images, tmp_path / "moved")
     result = tlkit("evaluate", finished_run, tmp_path / "moved")
     assert result.status == 0 and "the model was trained on 24 images of these" in result.err
+
+
+def test_of_equal_classes_the_first_comes_first() -> None:
+    logits = np.array([0.0, 2.0, 2.0, -1.0, 2.0], np.float32)
+    classes = ("a", "b", "c", "d", "e")
+    assert [label for label, _ in best_labels(logits, classes, 9)] == ["b", "c", "e", "a", "d"]
+    assert [label for label, _ in best_labels(logits, classes, 1)] == ["b"]
+    probabilities = [probability for _, probability in best_labels(logits, classes, 5)]
+    expected = torch.softmax(torch.from_numpy(logits).double(), 0).sort(descending=True).values
+    assert probabilities == pytest.approx(expected.tolist(), abs=1e-12)
+    assert best_labels(np.array([1e30, -1e30], np.float32), ("a", "b"), 1) == (("a", 1.0),)

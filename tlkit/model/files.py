@@ -138,7 +138,7 @@ def model_from_content(path: str, content: Mapping[str, Any]) -> LoadedModel:
 
 def load_network(path: str, description: ModelDescription, state: Mapping[str, torch.Tensor]) -> nn.Module:
     """Build the network that a description names and give it the weights, all of them and no others."""
-    with without_random_numbers():
+    with without_random_numbers(description.backbone.source):
         network = description.build()
     try:
         load_tensors(network, state)

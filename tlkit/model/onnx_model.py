@@ -73,6 +73,7 @@ def start_session(runtime: Any, path: str, file: OnnxFile, device: str) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = NOTHING_BUT_FATAL
     options.intra_op_num_threads = len(os.sched_getaffinity(0))  # by itself it takes cores that are not ours
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, and nothing else
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that read images need them
     try:
         session = runtime.InferenceSession(file.content, options, providers=providers, enable_fallback=0)
