@@ -20,7 +20,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from safetensors.torch import load_file
 model = timm.create_model(sys.argv[1])
-model.load_state_dict(load_file(sys.argv[2]))
+model.load_state_dict(load_file(sys.argv[2]), strict=False)  # a file may lack the classifier
 model.eval()
 transform = create_transform(**resolve_model_data_config(model))
 with torch.inference_mode():

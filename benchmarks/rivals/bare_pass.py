@@ -26,7 +26,7 @@ def main() -> None:
     backbone, weights, *folders = sys.argv[1:]
     source, _, name = backbone.partition("/")
     network = timm.create_model(name) if source == "timm" else torchvision.models.get_model(name)
-    network.load_state_dict(load_file(weights))
+    network.load_state_dict(load_file(weights), strict=False)  # a file may lack the classifier
     network.eval()
     preprocessing = preprocessing_of(find_backbone(backbone), network, None)
     paths = [path for folder in folders for path in find_images(folder)]
