@@ -1,4 +1,4 @@
-"""What the programs here share: whole commands timed, weights made, tables printed."""
+"""What the programs here share: whole commands timed, rounds and their medians, weights made, tables printed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SAMPLE = Path(__file__).parent.parent / "sample_data"
-RIVALS = Path(__file__).parent / "rivals"
+REPOSITORY = Path(__file__).resolve().parent.parent
+SAMPLE = REPOSITORY / "sample_data"
+RIVALS = REPOSITORY / "benchmarks" / "rivals"
 TLKIT = [sys.executable, "-m", "tlkit"]
 CORES = len(os.sched_getaffinity(0))
+SAMPLE_BACKBONE = "timm/test_byobnet"
+SAMPLE_WEIGHTS = SAMPLE / "backbone.safetensors"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""What torchvision's ImageFolder takes; tlkit goes by content."""
+
+sys.path.insert(0, str(REPOSITORY))  # what is measured is the tlkit beside this file, whichever is installed
 
 
 @dataclass(frozen=True)
@@ -27,46 +35,29 @@ class Finished:
     err: str
 
 
-def run(command: Sequence[object], cache: Path | None = None, stdin: bytes | None = None) -> Finished:
-    """Run a whole command, start-up included. cache: the feature store it may use. Raises RuntimeError if it fails."""
-    environment = {**os.environ, **({"TLKIT_CACHE": str(cache)} if cache else {})}
-    read, write = os.pipe()
-    began = time.perf_counter()
-    with subprocess.Popen(
-        list(map(str, command)),
-        stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-        stdout=write,
-        stderr=subprocess.PIPE,
-        env=environment,
-    ) as process:
-        os.close(write)
-        out, err = communicate(process, read, stdin)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        process.returncode = os.waitstatus_to_exitcode(status)
+def environment(cache: Path | None = None) -> dict[str, str]:
+    """What a measured process sees: this repository's tlkit, the processor only, and the feature store it may use."""
+    store = {"TLKIT_CACHE": str(cache)} if cache else {}
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "", **store}
+
+
+def run(command: Sequence[object], cache: Path | None = None) -> Finished:
+    """Run a whole command, start-up included. cache: as in environment. Raises RuntimeError if it fails."""
+    words = list(map(str, command))
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        began = time.perf_counter()
+        with subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment(cache)
+        ) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - began
+            process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        texts = [file.read().decode(errors="replace") for file in (out, err)]
     if process.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}:\n{err}")
-    return Finished(seconds, usage.ru_maxrss * 1024, out, err)
-
-
-def communicate(process: subprocess.Popen[bytes], read: int, stdin: bytes | None) -> tuple[str, str]:
-    """Both outputs, read at once so that neither fills up, while the input is written."""
-    import threading
-
-    texts: dict[str, bytes] = {}
-    assert process.stderr is not None
-    readers = [
-        threading.Thread(target=lambda: texts.update(out=open(read, "rb").read())),  # noqa: SIM115
-        threading.Thread(target=lambda: texts.update(err=process.stderr.read())),
-    ]
-    for reader in readers:
-        reader.start()
-    if stdin is not None and process.stdin is not None:
-        process.stdin.write(stdin)
-        process.stdin.close()
-    for reader in readers:
-        reader.join()
-    return texts["out"].decode(errors="replace"), texts["err"].decode(errors="replace")
+        raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}:\n{texts[1]}")
+    return Finished(seconds, usage.ru_maxrss * 1024, *texts)
 
 
 def in_turn(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -79,26 +70,34 @@ def in_turn(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, 
     return found
 
 
-def spread(values: Sequence[float], unit: str = "s") -> str:
-    """12.3 s (12.1-12.9)"""
-    return f"{statistics.median(values):.2f} {unit} ({min(values):.2f}-{max(values):.2f})"
+def spread(values: Sequence[float], unit: str = "", digits: int = 2) -> str:
+    """The median, with the smallest and the largest where there are several: 12.30 s (12.10-12.90)."""
+    median = f"{statistics.median(values):,.{digits}f}{' ' * bool(unit)}{unit}"
+    return median if len(values) == 1 else f"{median} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
 
 
-def ratio(values: Sequence[float], reference: Sequence[float]) -> float:
-    """How many times larger the median is."""
-    return statistics.median(values) / statistics.median(reference)
+def ratios(values: Sequence[float], references: Sequence[float]) -> list[float]:
+    """How many times larger, round by round: what a busy machine does to both sides of a round cancels out."""
+    return [value / reference for value, reference in zip(values, references, strict=True)]
 
 
 def table(*rows: Sequence[object]) -> None:
-    """Print rows as a Markdown table; the first names the columns."""
-    head, *rest = [[str(cell) for cell in row] for row in rows]
-    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
-    for row in rest:
-        print("| " + " | ".join(row) + " |")
+    """Print rows as a Markdown table with aligned columns; the first names the columns."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    head, *rest = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
+    print(head, "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rest, sep="\n", flush=True)
+
+
+def weights_of(backbone: str, folder: Path, given: Path | None = None) -> Path:
+    """The weights that all sides load: a given file, else the sample backbone's own, else random ones made here."""
+    if given is not None:
+        return given.resolve()
+    return SAMPLE_WEIGHTS if backbone == SAMPLE_BACKBONE else make_weights(backbone, folder)
 
 
 def make_weights(backbone: str, folder: Path) -> Path:
-    """Random weights of a timm/ or torchvision/ backbone, the same for all sides."""
+    """Random weights of a timm/ or torchvision/ backbone: they cost what trained ones cost."""
     import timm
     import torch
     import torchvision
@@ -107,7 +106,7 @@ def make_weights(backbone: str, folder: Path) -> Path:
     source, _, name = backbone.partition("/")
     torch.manual_seed(0)
     network = timm.create_model(name) if source == "timm" else torchvision.models.get_model(name)
-    path = folder / f"{name}.safetensors"
+    path = folder / f"{source}-{name}.safetensors"
     save_file(network.state_dict(), path)
     return path
 
@@ -119,14 +118,21 @@ def list_images(folder: Path) -> list[Path]:
     return [Path(path) for path in find_images(str(folder))]
 
 
+def link(image: Path | str, folder: Path, number: int) -> Path:
+    """A numbered link to an image, with a suffix that everyone takes for one."""
+    suffix = Path(image).suffix
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{number:07d}{suffix if suffix.lower() in SUFFIXES else '.jpg'}"
+    target.symlink_to(os.path.abspath(image))
+    return target
+
+
 def divide(images: Path, folder: Path) -> Path:
-    """A folder with train/ and val/ of links to images of class folders: the division that tlkit makes."""
+    """A folder with train/ and val/ of links to the images of class folders: the division that tlkit makes."""
     from tlkit.data.folder import read_dataset
 
     dataset = read_dataset(str(images))
     for part, samples in (("train", dataset.train), ("val", dataset.val)):
         for number, sample in enumerate(samples):
-            target = folder / part / dataset.classes[sample.label]
-            target.mkdir(parents=True, exist_ok=True)
-            os.symlink(os.path.abspath(sample.path), target / f"{number:06d}{Path(sample.path).suffix}")
+            link(sample.path, folder / part / dataset.classes[sample.label], number)
     return folder

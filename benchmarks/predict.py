@@ -1,116 +1,164 @@
 """predict against an inference loop of timm: whole commands, the same model and images.
 
-    python benchmarks/predict.py [--images FOLDER] [--backbone timm/resnet18] [--repeat 1] [--rounds 3]
+    python benchmarks/predict.py [--images FOLDER] [--backbones timm/resnet18 ...] [--repeat 4] [--rounds 3]
 
-Prints images per second with start-up, and without (start-up is what the same command takes for one image). The
-bound: decoding and the bare backbone on all cores, one after the other. Labels and probabilities are compared.
+Images per second of the whole command, and less start-up, which is what the same command takes for one image. The
+bound: decoding and the bare backbone on all cores, one after the other, without start-up. Labels and probabilities
+of the two sides are compared image by image.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
+import shutil
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import RIVALS, SAMPLE, TLKIT, in_turn, list_images, make_weights, ratio, run, spread, table
+from common import RIVALS, SAMPLE, TLKIT, in_turn, list_images, ratios, run, spread, table, weights_of
+
+HEADER = (
+    "backbone",
+    "side",
+    "images/s",
+    "less start-up",
+    "of timm",
+    "of timm, less start-up",
+    "of the bound",
+    "answers",
+)
+Answers = dict[str, tuple[str, float]]
+"""The label and its probability, by path."""
+
+
+@dataclass
+class Sides:
+    """What is compared on one model. Each method is a round of a side over a folder of images, in seconds.
+
+    answers: of each side, as they last were.
+    """
+
+    backbone: str
+    weights: Path
+    model: Path
+    state: Path
+    classes: list[str]
+    answers: dict[str, Answers] = field(default_factory=dict)
+
+    def tlkit(self, images: Path) -> float:
+        ended = run([*TLKIT, "predict", self.model, images, "--format", "jsonl"])
+        records = map(json.loads, ended.out.splitlines())
+        self.answers["tlkit"] = {record["path"]: (record["label"], record["probability"]) for record in records}
+        return ended.seconds
+
+    def timm(self, images: Path) -> float:
+        name = self.backbone.partition("/")[2]
+        ended = run([sys.executable, RIVALS / "timm_predict.py", name, len(self.classes), self.state, images])
+        rows = [line.rsplit("\t", 2) for line in ended.out.splitlines()]
+        self.answers["timm"] = {path: (self.classes[int(label)], float(value)) for path, label, value in rows}
+        return ended.seconds
+
+    def bound(self, images: Path) -> float:
+        ended = run([sys.executable, RIVALS / "bare_pass.py", self.backbone, self.weights, images])
+        return sum(map(float, ended.out.split()))
 
 
 def main() -> None:
+    options = read_options()
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        images, one = folder / "images", folder / "one"
+        count = copy_images(options.images, options.repeat, images)
+        copy_images(options.images, 1, one, most=1)
+        for number, backbone in enumerate(options.backbones):
+            weights = weights_of(backbone, folder, options.weights)
+            sides = prepare(backbone, weights, options.images, folder / f"model{number}")
+            rows += compare(sides, images, one, count, options.rounds)
+    table(HEADER, *rows)
+
+
+def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, default=SAMPLE / "textures")
-    parser.add_argument("--backbone", default="timm/resnet18", help="a model of timm")
-    parser.add_argument("--repeat", type=int, default=1, help="times each image is predicted, by links")
+    parser.add_argument(
+        "--backbones",
+        nargs="+",
+        default=["timm/resnet18", "timm/resnet50", "timm/mobilenetv3_small_100"],
+        metavar="timm/NAME",
+        help="models of timm",
+    )
+    parser.add_argument("--weights", type=Path, help="of the one backbone; random weights are made otherwise")
+    parser.add_argument("--repeat", type=int, default=4, help="times each image is predicted, by copies")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        compare(options, Path(folder))
+    if not all(name.startswith("timm/") for name in options.backbones):
+        parser.error("--backbones: the rival knows timm's models only, written timm/NAME")
+    if options.weights and len(options.backbones) > 1:
+        parser.error("--weights belongs to one of --backbones; name that one")
+    return options
 
 
-def compare(options: argparse.Namespace, folder: Path) -> None:
-    images, one = link_images(options.images, options.repeat, folder)
-    weights = make_weights(options.backbone, folder)
-    flags = ["--backbone", options.backbone, "--weights", weights, "--epochs", 5, "--out", folder / "run"]
-    run([*TLKIT, "finetune", options.images, *flags], cache=folder / "cache")
-    state = folder / "state.pt"
-    run([*TLKIT, "export", folder / "run", "--format", "state_dict", "-o", state])
-    classes = sorted(entry.name for entry in class_folder(options.images).iterdir() if entry.is_dir())
-    outputs: dict[str, str] = {}
+def copy_images(source: Path, repeat: int, folder: Path, most: int | None = None) -> int:
+    """A flat folder of all images so many times over; returns how many. Copies, as a folder's links to one file
+    count once."""
+    folder.mkdir()
+    paths = (list_images(source) * repeat)[:most]
+    for number, path in enumerate(paths):
+        shutil.copyfile(path, folder / f"{number:07d}{path.suffix}")
+    return len(paths)
 
-    def tlkit(where: Path) -> float:
-        ended = run([*TLKIT, "predict", folder / "run", where])
-        outputs["tlkit"] = ended.out
-        return ended.seconds
 
-    def timm(where: Path) -> float:
-        name = options.backbone.partition("/")[2]
-        ended = run([sys.executable, RIVALS / "timm_predict.py", name, len(classes), state, where])
-        outputs["timm"] = ended.out
-        return ended.seconds
+def prepare(backbone: str, weights: Path, images: Path, folder: Path) -> Sides:
+    """A model after one epoch, for tlkit and as the plain state dict that timm loads."""
+    model, state = folder / "model.pt", folder / "state.pt"
+    flags = ["--backbone", backbone, "--weights", weights, "--epochs", 1, "--out", folder]
+    run([*TLKIT, "finetune", images, *flags], cache=folder.with_suffix(".cache"))
+    run([*TLKIT, "export", model, "--format", "state_dict", "-o", state])
+    classes = list(json.loads((folder / "split.json").read_text())["classes"])
+    return Sides(backbone, weights, model, state, classes)
 
-    def bound() -> float:
-        _, decoding, passing = run(
-            [sys.executable, RIVALS / "bare_pass.py", options.backbone, weights, images]
-        ).out.split()
-        return float(decoding) + float(passing)
 
-    sides = {
-        "tlkit, one image": lambda: tlkit(one),
-        "timm, one image": lambda: timm(one),
-        "tlkit": lambda: tlkit(images),
-        "timm": lambda: timm(images),
-        "bound, no start-up": bound,
+def compare(sides: Sides, images: Path, one: Path, count: int, rounds: int) -> list[tuple[str, ...]]:
+    """The rows of one backbone."""
+    plan = {
+        f"{sides.backbone}: tlkit, one image": lambda: sides.tlkit(one),
+        f"{sides.backbone}: timm, one image": lambda: sides.timm(one),
+        f"{sides.backbone}: tlkit": lambda: sides.tlkit(images),
+        f"{sides.backbone}: timm": lambda: sides.timm(images),
+        f"{sides.backbone}: bound": lambda: sides.bound(images),
     }
-    found = in_turn(sides, options.rounds)
-    count = len(os.listdir(images))
-    for name in ("tlkit", "timm"):
-        found[f"{name}, no start-up"] = [
-            whole - start for whole, start in zip(found[name], found[f"{name}, one image"], strict=True)
-        ]
-    rows = ["timm", "tlkit", "timm, no start-up", "tlkit, no start-up", "bound, no start-up"]
-    table(
-        (f"{options.backbone}, {count} images", "images/s", "of timm", "of the bound"),
-        *(
+    tlkit_one, timm_one, tlkit, timm, bound = in_turn(plan, rounds).values()
+    quick = {
+        "tlkit predict": [whole - start for whole, start in zip(tlkit, tlkit_one, strict=True)],
+        "timm loop": [whole - start for whole, start in zip(timm, timm_one, strict=True)],
+        "bound": bound,
+    }
+    rows = []
+    for side, whole in (("tlkit predict", tlkit), ("timm loop", timm), ("bound", None)):
+        rows.append(
             (
-                name,
-                spread([count / seconds for seconds in found[name]], ""),
-                f"{1 / ratio(found[name], found['timm' if name in ('timm', 'tlkit') else 'timm, no start-up']):.2f}",
-                f"{1 / ratio(found[name], found['bound, no start-up']):.2f}",
+                sides.backbone,
+                side,
+                spread([count / seconds for seconds in whole], digits=1) if whole else "",
+                spread([count / seconds for seconds in quick[side]], digits=1),
+                spread(ratios(timm, whole)) if whole else "",
+                spread(ratios(quick["timm loop"], quick[side])),
+                spread(ratios(bound, quick[side])),
+                agreement(sides.answers["tlkit"], sides.answers["timm"], count) if side == "tlkit predict" else "",
             )
-            for name in rows
-        ),
-    )
-    print(agreement(outputs["tlkit"], outputs["timm"], classes))
+        )
+    return rows
 
 
-def link_images(source: Path, repeat: int, folder: Path) -> tuple[Path, Path]:
-    """A flat folder of links to all images, so many times over; and one of a single link."""
-    images, one = folder / "images", folder / "one"
-    images.mkdir()
-    one.mkdir()
-    for number, path in enumerate(list_images(source) * repeat):
-        os.symlink(os.path.abspath(path), images / f"{number:07d}{path.suffix}")
-        if number == 0:
-            os.symlink(os.path.abspath(path), one / path.name)
-    return images, one
-
-
-def class_folder(images: Path) -> Path:
-    """Where the class folders lie."""
-    return images / "train" if (images / "train").is_dir() else images
-
-
-def agreement(ours: str, theirs: str, classes: list[str]) -> str:
-    """How often labels agree, and how far probabilities are apart."""
-    first = {path: (label, float(value)) for path, label, value in (line.split("\t") for line in ours.splitlines())}
-    second = {
-        path: (classes[int(label)], float(value))
-        for path, label, value in (line.split("\t") for line in theirs.splitlines())
-    }
-    same = sum(first[path][0] == label for path, (label, _) in second.items())
-    apart = max(abs(first[path][1] - value) for path, (_, value) in second.items())
-    return f"same label on {same} of {len(second)} images, probabilities differ by {apart:.1e} at most"
+def agreement(ours: Answers, theirs: Answers, count: int) -> str:
+    """How often labels agree, and how far their probabilities are apart."""
+    assert len(ours) == len(theirs) == count, f"{len(ours)} and {len(theirs)} answers for {count} images"
+    same = sum(ours[path][0] == label for path, (label, _) in theirs.items())
+    apart = max(abs(ours[path][1] - value) for path, (_, value) in theirs.items())
+    return f"same label on {same} of {count}, probabilities within {apart:.1e}"
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset
 
-from tlkit.data.listing import find_images
-
 
 class Images(Dataset):
     def __init__(self, paths: list[str], transform: object) -> None:
@@ -35,13 +33,14 @@ def main() -> None:
     model = timm.create_model(name, num_classes=int(classes))
     model.load_state_dict(torch.load(state))
     model.eval()
-    images = Images(list(find_images(folder)), create_transform(**resolve_model_data_config(model)))
+    paths = [os.path.join(folder, file) for file in sorted(os.listdir(folder))]
+    images = Images(paths, create_transform(**resolve_model_data_config(model)))
     loader = DataLoader(images, batch_size=32, num_workers=len(os.sched_getaffinity(0)))
     start = 0
     for batch in loader:
         probabilities, labels = model(batch).softmax(dim=1).max(dim=1)
         for offset, (probability, label) in enumerate(zip(probabilities.tolist(), labels.tolist(), strict=True)):
-            print(f"{images.paths[start + offset]}\t{label}\t{probability:.6f}")
+            print(f"{paths[start + offset]}\t{label}\t{probability:.9f}")
         start += len(batch)
 
 
