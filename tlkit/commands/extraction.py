@@ -20,7 +20,7 @@ from tlkit.model.feature_store import Store, row_key
 from tlkit.terminal import progress
 
 EXTRACTION_BATCH = 16
-"""Images that pass a frozen backbone together: more leave a CPU's cache. Fixed, so that every run computes the same bits."""
+"""Images that pass a frozen backbone together: more leave a CPU's cache. Fixed: every run computes the same bits."""
 
 IN_MEMORY_BYTES = 2 << 30
 """Vectors beyond this lie in a file that is mapped into memory: what is not used for a while takes no memory."""
