@@ -4,7 +4,7 @@
 
 Images per second of the whole command, and less start-up, which is what the same command takes for one image. The
 bound: decoding and the bare backbone on all cores, one after the other, without start-up. Labels and probabilities
-of the two sides are compared image by image.
+of the two sides are compared image by image; large JPEGs, which tlkit decodes at a reduced scale, apart from the others.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import RIVALS, SAMPLE, TLKIT, in_turn, list_images, ratios, run, spread, table, weights_of
+
+from tlkit.commands.labellers import open_labeller
+from tlkit.data.decode import decode_image
+from tlkit.data.preprocessing import Preprocessing
 
 HEADER = (
     "backbone",
@@ -47,10 +51,10 @@ class Sides:
     classes: list[str]
     answers: dict[str, Answers] = field(default_factory=dict)
 
-    def tlkit(self, images: Path) -> float:
-        ended = run([*TLKIT, "predict", self.model, images, "--format", "jsonl"])
+    def tlkit(self, images: Path, precision: str = "fp32") -> float:
+        ended = run([*TLKIT, "predict", self.model, images, "--format", "jsonl", "--precision", precision])
         records = map(json.loads, ended.out.splitlines())
-        self.answers["tlkit"] = {record["path"]: (record["label"], record["probability"]) for record in records}
+        self.answers[precision] = {record["path"]: (record["label"], record["probability"]) for record in records}
         return ended.seconds
 
     def timm(self, images: Path) -> float:
@@ -127,38 +131,61 @@ def compare(sides: Sides, images: Path, one: Path, count: int, rounds: int) -> l
         f"{sides.backbone}: tlkit, one image": lambda: sides.tlkit(one),
         f"{sides.backbone}: timm, one image": lambda: sides.timm(one),
         f"{sides.backbone}: tlkit": lambda: sides.tlkit(images),
+        f"{sides.backbone}: tlkit, bf16": lambda: sides.tlkit(images, "bf16"),
         f"{sides.backbone}: timm": lambda: sides.timm(images),
         f"{sides.backbone}: bound": lambda: sides.bound(images),
     }
-    tlkit_one, timm_one, tlkit, timm, bound = in_turn(plan, rounds).values()
-    quick = {
-        "tlkit predict": [whole - start for whole, start in zip(tlkit, tlkit_one, strict=True)],
-        "timm loop": [whole - start for whole, start in zip(timm, timm_one, strict=True)],
-        "bound": bound,
-    }
+    tlkit_one, timm_one, tlkit, short, timm, bound = in_turn(plan, rounds).values()
+    preprocessing = open_labeller(str(sides.model), None, "cpu", "fp32").preprocessing
+    fp32, bf16 = (
+        agreement(sides.answers[side], sides.answers["timm"], preprocessing, count) for side in ("fp32", "bf16")
+    )
+    quick_timm = without(timm_one, timm)
     rows = []
-    for side, whole in (("tlkit predict", tlkit), ("timm loop", timm), ("bound", None)):
+    for side, whole, quick, answers in (
+        ("tlkit predict", tlkit, without(tlkit_one, tlkit), fp32),
+        ("tlkit predict --precision bf16", short, without(tlkit_one, short), bf16),
+        ("timm loop", timm, quick_timm, ""),
+        ("bound", None, bound, ""),
+    ):
         rows.append(
             (
                 sides.backbone,
                 side,
                 spread([count / seconds for seconds in whole], digits=1) if whole else "",
-                spread([count / seconds for seconds in quick[side]], digits=1),
+                spread([count / seconds for seconds in quick], digits=1),
                 spread(ratios(timm, whole)) if whole else "",
-                spread(ratios(quick["timm loop"], quick[side])),
-                spread(ratios(bound, quick[side])),
-                agreement(sides.answers["tlkit"], sides.answers["timm"], count) if side == "tlkit predict" else "",
+                spread(ratios(quick_timm, quick)),
+                spread(ratios(bound, quick)),
+                answers,
             )
         )
     return rows
 
 
-def agreement(ours: Answers, theirs: Answers, count: int) -> str:
+def without(start: list[float], whole: list[float]) -> list[float]:
+    """Seconds of each round, less those of start-up."""
+    return [seconds - first for seconds, first in zip(whole, start, strict=True)]
+
+
+def is_reduced(path: str, preprocessing: Preprocessing) -> bool:
+    """Whether tlkit decodes an image at a reduced scale: its pixels, and so probabilities, are not those of timm."""
+    return decode_image(path, preprocessing.shortest_side).size != decode_image(path).size
+
+
+def agreement(ours: Answers, theirs: Answers, preprocessing: Preprocessing, count: int) -> str:
     """How often labels agree, and how far their probabilities are apart."""
     assert len(ours) == len(theirs) == count, f"{len(ours)} and {len(theirs)} answers for {count} images"
     same = sum(ours[path][0] == label for path, (label, _) in theirs.items())
-    apart = max(abs(ours[path][1] - value) for path, (_, value) in theirs.items())
-    return f"same label on {same} of {count}, probabilities within {apart:.1e}"
+    apart: dict[bool, list[float]] = {False: [], True: []}
+    for path, (_, value) in theirs.items():
+        apart[is_reduced(path, preprocessing)].append(abs(ours[path][1] - value))
+    parts = [
+        f"{len(values)} {name} within {max(values):.1e}"
+        for name, values in zip(("at full size", "at a reduced scale"), apart.values(), strict=True)
+        if values
+    ]
+    return f"same label on {same} of {count}; probabilities: {', '.join(parts)}"
 
 
 if __name__ == "__main__":
