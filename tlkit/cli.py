@@ -17,7 +17,7 @@ from tlkit import interruption
 from tlkit import options as declared
 from tlkit.declarations import Options, flag_of
 from tlkit.errors import DONE, ResourceError, TlkitError, printable
-from tlkit.terminal import complain
+from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, complain, output_for_data_alone, print_help
 
 Declared = TypeVar("Declared", bound=Options)
 
@@ -63,6 +63,7 @@ def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
     open_missing_streams()
     status = run(sys.argv[1:])
+    os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)  # what C libraries hold back until the end is no data either
     if command_named(sys.argv[1:]) in WITHOUT_LOOSE_ENDS:
         leave_at_once(status)
     sys.exit(status)
@@ -74,10 +75,10 @@ WITHOUT_LOOSE_ENDS = ("predict", "evaluate", "summary")
 
 def leave_at_once(status: int) -> None:
     """End the process, all that was written out; the interpreter's own way takes a second once torch is loaded."""
-    with contextlib.suppress(OSError, ValueError):  # of which the interpreter's own way tells
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # talk that nobody reads is no loss
+            stream.flush()
+    os._exit(status)
 
 
 def open_missing_streams() -> None:
@@ -93,12 +94,14 @@ def run(arguments: list[str]) -> int:
     prefix = f"tlkit {command}" if command in registered_commands() else "tlkit"
     try:
         with interruption.handled():
-            return app(arguments, standalone_mode=False) or DONE
+            status = app(arguments, standalone_mode=False) or DONE
+            print_help()
+            return status
     except typer.Exit as stop:
         return stop.exit_code
     except typer.TyperException as error:
         subject, problem = describe_usage_error(error)
-        complain(f"{prefix}: {subject}: {problem}", f"Try '{prefix} --help'.")
+        complain(printable(f"{prefix}: {subject}: {problem}"), f"Try '{prefix} --help'.")
         return error.exit_code
     except interruption.Interrupted as stop:
         interruption.die_by(stop.number)
@@ -146,7 +149,9 @@ def command(kind: type[Declared], name: str | None = None) -> Callable[[Callable
 
     def register(function: Callable[[Declared], int]) -> Callable[[Declared], int]:
         def call(**values: Any) -> int:
-            return function(kind.from_command_line(values))
+            options = kind.from_command_line(values)
+            with output_for_data_alone():
+                return function(options)
 
         call.__doc__ = function.__doc__
         call.__signature__ = inspect.Signature(parameters_of(kind))  # type: ignore[attr-defined]
