@@ -66,10 +66,8 @@ def main() -> None:
         sources = small_copies(options.images, folder)
         links = [str(link(sources[n % len(sources)], folder / "links", n)) for n in range(options.links)]
         rows.append(cells("predict, images", links, read(predict, links)))
-    table(
-        ("list", "records", "seconds", "records/s", f"MB after {EARLY:,}", "MB at the end", "grown, MB", "in order"),
-        *rows,
-    )
+    memory = (f"MB after {EARLY:,}", "MB at the end", "grown, MB")
+    table(("list", "records", "seconds", "records/s", *memory, "in order"), *rows)
 
 
 def read(command: Sequence[object], paths: list[str]) -> Read:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import pty
 import re
 import shlex
 import subprocess
@@ -39,6 +40,20 @@ def shell(script: str, folder: Path) -> Result:
         cwd=folder,
         timeout=60,
     )
+
+
+def on_a_terminal(*words: object) -> bytes:
+    """What a command writes to a terminal that is its standard output; its errors to a file."""
+    primary, secondary = pty.openpty()
+    with subprocess.Popen(command(*words), stdin=subprocess.DEVNULL, stdout=secondary, stderr=subprocess.DEVNULL) as p:
+        os.close(secondary)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while piece := os.read(primary, 4096):
+                shown += piece
+        assert p.wait(timeout=60) in (0, 3)
+    os.close(primary)
+    return shown.replace(b"\r\n", b"\n")
 
 
 @contextlib.contextmanager

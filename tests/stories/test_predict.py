@@ -7,23 +7,27 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import Run, command, run_process, write_image
+from tests.conftest import Run, command, finetune_arguments, run_process, write_image
+from tests.stories.predicting import on_a_terminal
 from tlkit.commands.models import open_model
-from tlkit.commands.predict import best_labels, load_batches
+from tlkit.commands.predict import Loaded, best_labels, label_batch
 from tlkit.data.batches import normalise
 from tlkit.data.decode import IMAGE_ERROR_CODES
+from tlkit.errors import DataError
+from tlkit.training import loop
 from tlkit.training.metrics import evaluate_logits
 
 
@@ -46,6 +50,31 @@ def test_predict_agrees_with_the_runs_own_validation(finished_run: Path, images:
     assert evaluated["accuracy"] == best["val_accuracy"]
     assert evaluated["loss"] == pytest.approx(best["val_loss"], abs=1e-5)
     assert evaluated["macro_f1"] == pytest.approx(best["val_macro_f1"], abs=1e-12)
+
+
+def test_predict_gives_the_probabilities_of_the_runs_own_validation(
+    images: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[torch.Tensor] = []
+    evaluate = loop.evaluate
+
+    def recording(module: torch.nn.Module, batches: loop.Batches, *rest: Any) -> Any:
+        tally = evaluate(module, batches, *rest)
+        with torch.no_grad():
+            measured.append(torch.cat([module(inputs) for inputs, _ in batches.epoch(0)]).softmax(1))
+        return tally
+
+    monkeypatch.setattr(loop, "evaluate", recording)
+    assert tlkit(*finetune_arguments(images, tmp_path / "run", "--val", "0.5")).status == 0
+    best = json.loads((tmp_path / "run" / "status.json").read_text())["best"]["epoch"]
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    files = [images / name for label in split["classes"] for name in split["val"][label]]
+    result = tlkit("predict", tmp_path / "run", *files, "--format", "jsonl", "--top-k", 3)
+    records = [json.loads(line) for line in result.out.splitlines()]
+    found = [[{t["label"]: t["probability"] for t in r["top"]}[label] for label in split["classes"]] for r in records]
+    expected = measured[best - 1].numpy()
+    assert np.array_equal(np.argmax(found, 1), expected.argmax(1)) and len(found) == 15
+    assert np.abs(np.array(found) - expected).max() <= 1e-5
 
 
 def test_every_form_of_the_model_predicts_the_same(finished_run: Path, images: Path, tlkit: Run) -> None:
@@ -118,6 +147,36 @@ def test_names_cannot_steer_the_terminal(finished_run: Path, tmp_path: Path, tlk
         in tlkit("predict", finished_run, bad).err.splitlines()
     )
     assert "\x1b" not in tlkit("predict", bad, bad).err
+
+
+def test_class_names_cannot_steer_the_terminal(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    for source, name in (("red", "\x1b[31mred"), ("blue", "blue\x9b31m")):
+        shutil.copytree(images / source, tmp_path / "data" / name)
+    (tmp_path / "data" / "\x1b[31mred" / "\x1b[1mempty.png").touch()
+    trained = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run", "--skip-bad"))
+    assert trained.status == 3 and "\\x1b[1mempty.png" in trained.err
+    assert not re.search("[\x1b\x9b]", trained.err)
+    model, picture = tmp_path / "run" / "model.pt", images / "red" / "00.png"
+    for arguments in (
+        ["predict", model, picture],
+        ["evaluate", model, tmp_path / "data", "--split", "all", "--skip-bad"],
+    ):
+        shown = on_a_terminal(*arguments).decode()
+        assert "\\x1b[31mred" in shown and not re.search("[\x1b\x9b]", shown)
+    assert "\t\x1b[31mred\t" in run_process("predict", model, picture).out
+
+
+def test_a_model_that_gives_no_numbers_is_told_by_the_image() -> None:
+    class Broken:
+        classes = ("a", "b")
+
+        def logits(self, pixels: np.ndarray) -> np.ndarray:
+            return np.array([[0, 1], [0, np.nan], [np.inf, 0]], np.float32)
+
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    batch = [Loaded(place, f"{place}.jpg", pixels) for place in range(3)]
+    with pytest.raises(DataError, match=r"no finite numbers for 1\.jpg"):
+        label_batch(Broken(), batch, 1)  # type: ignore[arg-type]
 
 
 def test_a_list_on_standard_input_with_names_of_all_kinds(finished_run: Path, tmp_path: Path) -> None:
@@ -260,21 +319,6 @@ def test_closed_standard_streams_harm_nobody(finished_run: Path, images: Path, t
     without_errors = subprocess.run(["sh", "-c", f"{line} 2>&-"], capture_output=True, text=True)
     assert (without_errors.returncode, without_errors.stdout) == (3, without_input.stdout)
     assert subprocess.run(["sh", "-c", f"{line} >&-"], capture_output=True).returncode == 3
-
-
-def test_an_answer_does_not_wait_for_a_slow_image_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    release = threading.Event()
-
-    class Slow:
-        def load(self, path: str) -> np.ndarray:
-            if path == "slow":
-                release.wait(30)
-            return np.zeros((2, 2, 3), np.uint8)
-
-    batches = load_batches(iter(["quick", "slow"]), Slow(), 16, 2)  # type: ignore[arg-type]
-    assert [item.path for item in next(batches)] == ["quick"]
-    release.set()
-    assert [item.path for item in next(batches)] == ["slow"]
 
 
 def test_evaluate_finds_validation_folders_of_every_name(

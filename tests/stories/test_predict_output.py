@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import random
 import re
 import signal
@@ -20,6 +19,7 @@ from tests.stories.predicting import (
     ODD_NAMES,
     lines_of,
     name_of,
+    on_a_terminal,
     predict,
     records_in,
     running,
@@ -215,20 +215,6 @@ def test_the_environment_changes_no_byte(model: Path, odd_folder: Path, tmp_path
         found = predict(*arguments, stdin=listed, env=BARE | ENVIRONMENTS[name], cwd=tmp_path)
         assert (found.returncode, found.stdout) == (3, expected.stdout), found.stderr
         assert b"\x1b" not in found.stderr and len(found.stdout) > 500
-
-
-def on_a_terminal(*words: object) -> bytes:
-    """What a command writes to a terminal that is its standard output; its errors to a file."""
-    primary, secondary = pty.openpty()
-    with subprocess.Popen(command(*words), stdin=subprocess.DEVNULL, stdout=secondary, stderr=subprocess.DEVNULL) as p:
-        os.close(secondary)
-        shown = b""
-        with contextlib.suppress(OSError):  # how a terminal ends
-            while piece := os.read(primary, 4096):
-                shown += piece
-        assert p.wait(timeout=60) in (0, 3)
-    os.close(primary)
-    return shown.replace(b"\r\n", b"\n")
 
 
 def test_a_terminal_obeys_no_name(model: Path, odd_folder: Path) -> None:
