@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
@@ -16,8 +18,8 @@ from typer.core import TyperCommand, TyperGroup
 from tlkit import interruption
 from tlkit import options as declared
 from tlkit.declarations import Options, flag_of
-from tlkit.errors import DONE, ResourceError, TlkitError, printable
-from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, complain, output_for_data_alone, print_help
+from tlkit.errors import DONE, ResourceError, StorageError, TlkitError, printable
+from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, complain, output_for_data_alone
 
 Declared = TypeVar("Declared", bound=Options)
 
@@ -94,9 +96,7 @@ def run(arguments: list[str]) -> int:
     prefix = f"tlkit {command}" if command in registered_commands() else "tlkit"
     try:
         with interruption.handled():
-            status = app(arguments, standalone_mode=False) or DONE
-            print_help()
-            return status
+            return app(arguments, standalone_mode=False) or DONE
     except typer.Exit as stop:
         return stop.exit_code
     except typer.TyperException as error:
@@ -105,6 +105,9 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except interruption.Interrupted as stop:
         interruption.die_by(stop.number)
+        raise
+    except SystemExit:  # how typer takes it that nobody reads its help
+        interruption.die_by(signal.SIGPIPE)
         raise
     except Exception as error:
         known = error if isinstance(error, TlkitError) else unexpected(error)
@@ -122,10 +125,12 @@ def command_named(arguments: list[str]) -> str:
 
 
 def unexpected(error: Exception) -> TlkitError:
-    """An exception that no part of tlkit foresaw: memory at its end, or a bug."""
+    """An exception that no part of tlkit foresaw: memory or disk at its end, or a bug."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size or --image-size.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return StorageError(error.filename or "output", f"cannot be written: {error.strerror}")
     return TlkitError("unexpected error", f"{type(error).__name__}: {text}", "Run it again with --debug to see where.")
 
 
@@ -201,7 +206,7 @@ def tlkit(
     if version:
         from importlib.metadata import version as version_of
 
-        print(f"tlkit {version_of('tlkit')}")
+        typer.echo(f"tlkit {version_of('tlkit')}")
         raise typer.Exit
 
 

@@ -51,16 +51,6 @@ def emit(data: str | bytes) -> None:
         write_lines(data_output, content)
 
 
-def print_help() -> None:
-    """Write out what typer has printed, which is help and version. Ends, or raises, as `emit` does."""
-    with output_errors():
-        try:
-            sys.stdout.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that it does not fail again at the end
-            raise
-
-
 @contextlib.contextmanager
 def output_for_data_alone() -> Iterator[None]:
     """Inside, only `emit` reaches standard output; what libraries print there, from C too, goes to standard error."""

@@ -92,7 +92,7 @@ def test_standard_output_by_name(model: Path, picture: Path, name: str) -> None:
 
 def test_a_killed_run_goes_on_where_it_stopped(model: Path, images: Path, tmp_path: Path) -> None:
     """As docs/pipelines.md tells it: append, cut what is no whole line, count lines, go on."""
-    inputs = [*sorted(images.rglob("*.png")), *(tmp_path / f"missing_{number}" for number in range(170))] * 20
+    inputs = [*sorted(images.rglob("*.png")), *(tmp_path / f"missing_{number}" for number in range(170))] * 10
     random.Random(0).shuffle(inputs)
     (tmp_path / "list").write_bytes(lines_of(*inputs))
     out = tmp_path / "out.jsonl"
@@ -104,7 +104,7 @@ def test_a_killed_run_goes_on_where_it_stopped(model: Path, images: Path, tmp_pa
         words = ["bash", "-c", f"{repair}; {go_on}", "_", *command("predict", model, "--batch-size", 8)]
         with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
             before = out.stat().st_size
-            while process.poll() is None and out.stat().st_size < before + 40_000 * (kills + 1):
+            while process.poll() is None and out.stat().st_size < before + 20_000 * (kills + 1):
                 time.sleep(0.002)
             process.kill()
             status = process.wait()
@@ -122,7 +122,7 @@ def test_a_killed_run_goes_on_where_it_stopped(model: Path, images: Path, tmp_pa
 def test_going_on_counts_every_kind_of_input(model: Path, images: Path, picture: Path) -> None:
     arguments = [model, images, "-", "missing.png", "--format", "jsonl"]
     whole = predict(*arguments, stdin=lines_of(picture, picture)).stdout.splitlines()
-    for done in (0, 1, 29, 31, 33, 40):
+    for done in (1, 31, 33):
         result = predict(*arguments, "--resume-from", done, stdin=lines_of(picture, picture))
         assert result.stdout.splitlines() == whole[done:]
         assert result.returncode == (3 if done < 33 else 0)
@@ -131,7 +131,7 @@ def test_going_on_counts_every_kind_of_input(model: Path, images: Path, picture:
 
 
 @pytest.mark.parametrize("length", [40, 20_000], ids=["short lines", "lines longer than a pipe takes at once"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_whole_lines(model: Path, tmp_path: Path, number: int, length: int) -> None:
     listing = tmp_path / "list"
     listing.write_bytes(b"".join(b"%07d" % n + b"x" * length + b"\n" for n in range(4_000_000 // length)))
@@ -148,7 +148,7 @@ def test_a_signal_leaves_whole_lines(model: Path, tmp_path: Path, number: int, l
 
 
 def test_an_interrupt_does_not_wait_for_a_reader(model: Path, tmp_path: Path) -> None:
-    with running(model, "--format", "jsonl", stdin=None) as process:
+    with running(model, "--format", "jsonl") as process:
         assert process.stdin and process.stdout
         os.set_blocking(process.stdin.fileno(), False)
         with contextlib.suppress(BlockingIOError):
@@ -186,7 +186,8 @@ tlkit.cli.main()
 @pytest.mark.parametrize("loose", ["('predict',)", "()"], ids=["left at once", "left as the interpreter does"])
 def test_standard_output_holds_data_alone(model: Path, picture: Path, loose: str) -> None:
     words = [*command()[:1], "-c", NOISY.replace("{loose}", loose), "predict", model, picture]
-    result = subprocess.run(list(map(str, words)), capture_output=True, timeout=60)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # which C heeds too
+    result = subprocess.run(list(map(str, words)), capture_output=True, timeout=60, env=buffered)
     assert result.returncode == 0, result.stderr
     assert result.stdout == predict(model, picture).stdout
     for noise in (b"noise of python", b"noise at the descriptor", b"noise of a child"):
@@ -196,25 +197,24 @@ def test_standard_output_holds_data_alone(model: Path, picture: Path, loose: str
 
 BARE = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
 ENVIRONMENTS = {
-    "C": {"LANG": "C", "LC_ALL": "C"},
-    "C without UTF-8 mode": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-    "POSIX and ascii": {"LC_ALL": "POSIX", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
-    "strict UTF-8": {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"},
-    "no terminal": {"TERM": "dumb", "COLUMNS": "0", "LINES": "0"},
-    "colours asked for": {"FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TERM": "xterm-256color"},
-    "nothing": {},
+    "C and ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"},
+    "strict UTF-8": {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict", "HOME": "/nowhere"},
+    "odd terminals": {"LANG": "C", "TERM": "dumb", "COLUMNS": "0", "LINES": "0"},
+    "colours asked for": {"LANG": "POSIX", "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "TERM": "xterm-256color"},
+    "nothing set": {},
 }
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_the_environment_changes_no_byte(model: Path, odd_folder: Path, tmp_path: Path, name: str) -> None:
+def test_the_environment_changes_no_byte(model: Path, odd_folder: Path, tmp_path: Path) -> None:
     listed = b"\0".join(os.path.join(os.fsencode(odd_folder), odd) for odd in [*ODD_NAMES, b"missing\xe9\x1b[1m"])
-    for form in ("tsv", "csv", "jsonl"):
+    for form in ("tsv", "jsonl"):
         arguments = [model, "-0", "--format", form, "--top-k", 2]
         expected = predict(*arguments, stdin=listed)
-        found = predict(*arguments, stdin=listed, env=BARE | ENVIRONMENTS[name], cwd=tmp_path)
-        assert (found.returncode, found.stdout) == (3, expected.stdout), found.stderr
-        assert b"\x1b" not in found.stderr and len(found.stdout) > 500
+        assert expected.returncode == 3 and len(expected.stdout) > 1000
+        for name, variables in ENVIRONMENTS.items():
+            found = predict(*arguments, stdin=listed, env=BARE | variables, cwd=tmp_path)
+            assert (found.returncode, found.stdout) == (3, expected.stdout), (name, found.stderr)
+            assert b"\x1b" not in found.stderr
 
 
 def test_a_terminal_obeys_no_name(model: Path, odd_folder: Path) -> None:
