@@ -95,27 +95,25 @@ def loader(preprocessing: Preprocessing) -> Callable[[tuple[int, str]], Loaded]:
 
 
 def label_batch(model: Labeller, batch: list[Loaded], top_k: int) -> list[Prediction]:
-    """Predictions for a batch in its order; images that could not be read become failures."""
-    readable = [item for item in batch if not isinstance(item.pixels, ImageError)]
-    tops: Iterator[tuple[tuple[str, float], ...]] = iter(())
-    if readable:
-        logits = model.logits(np.stack([item.pixels for item in readable]))  # [B, C]
-        require_numbers(logits, readable)
-        tops = iter([best_labels(row, model.classes, top_k) for row in logits])
+    """Predictions for a batch in its order; images that could not be read become failures. Raises DataError."""
+    pixels = [item.pixels for item in batch if not isinstance(item.pixels, ImageError)]
+    logits = iter(model.logits(np.stack(pixels)) if pixels else ())  # [B, C]
     return [
         Prediction(item.index, item.path, error=(item.pixels.code, item.pixels.message))
         if isinstance(item.pixels, ImageError)
-        else Prediction(item.index, item.path, next(tops), frames=item.frames, degraded=item.degraded)
+        else label_image(item, next(logits), model.classes, top_k)
         for item in batch
     ]
 
 
-def require_numbers(logits: Logits, batch: list[Loaded]) -> None:
-    """Raises DataError for logits [B, C] that are infinite or no numbers, naming the first such image."""
-    bad = ~np.isfinite(logits).all(axis=1)  # [B]
-    if bad.any():
-        problem = f"gives no finite numbers for {batch[int(bad.argmax())].path}; its weights may be damaged"
-        raise DataError("the model", problem, "If --precision is fp16 or bf16, try fp32.")
+def label_image(item: Loaded, logits: Logits, classes: tuple[str, ...], top_k: int) -> Prediction:
+    """The prediction for one image, of logits [C]. Raises DataError if they are infinite or no numbers."""
+    if not np.isfinite(logits).all():
+        problem = "the model gives no finite numbers for it; its weights may be damaged"
+        raise DataError(item.path, problem, "If --precision is fp16 or bf16, try fp32.")
+    return Prediction(
+        item.index, item.path, best_labels(logits, classes, top_k), frames=item.frames, degraded=item.degraded
+    )
 
 
 def best_labels(logits: Logits, classes: tuple[str, ...], top_k: int) -> tuple[tuple[str, float], ...]:
