@@ -42,7 +42,10 @@ COMMANDS_USED_BY_COMMANDS = {
     "finetune": {"assembly", "checkpoints", "devices", "images"},
     "resume": {"checkpoints", "finetune", "images"},
 }
-SHARED_BY_COMMANDS = {"assembly", "checkpoints", "devices", "extraction", "images", "labellers", "models"}
+SHARED_BY_COMMANDS = {
+    "assembly", "checkpoints", "devices", "extraction", "images", "inputs", "labellers", "models", "outcomes",
+    "streaming",
+}  # fmt: skip
 
 WITHOUT_TORCH = [
     "tlkit.cli", "tlkit.options", "tlkit.declarations", "tlkit.errors", "tlkit.run_folder", "tlkit.storage",
@@ -50,6 +53,7 @@ WITHOUT_TORCH = [
     "tlkit.data.preprocessing", "tlkit.data.augmentation",
     "tlkit.output.predictions", "tlkit.onnx_file", "tlkit.model.feature_store", "tlkit.model.labeller",
     "tlkit.model.onnx_model", "tlkit.commands.labellers", "tlkit.commands.predict",
+    "tlkit.commands.inputs", "tlkit.commands.outcomes", "tlkit.commands.streaming",
 ]  # fmt: skip
 
 

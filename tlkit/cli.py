@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
@@ -16,8 +18,8 @@ from typer.core import TyperCommand, TyperGroup
 from tlkit import interruption
 from tlkit import options as declared
 from tlkit.declarations import Options, flag_of
-from tlkit.errors import DONE, ResourceError, TlkitError, printable
-from tlkit.terminal import complain
+from tlkit.errors import DONE, ResourceError, StorageError, TlkitError, printable
+from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, complain, output_for_data_alone
 
 Declared = TypeVar("Declared", bound=Options)
 
@@ -63,6 +65,7 @@ def main() -> NoReturn:
     """Run the command line and leave with its exit status."""
     open_missing_streams()
     status = run(sys.argv[1:])
+    os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)  # what C libraries hold back until the end is no data either
     if command_named(sys.argv[1:]) in WITHOUT_LOOSE_ENDS:
         leave_at_once(status)
     sys.exit(status)
@@ -74,10 +77,10 @@ WITHOUT_LOOSE_ENDS = ("predict", "evaluate", "summary")
 
 def leave_at_once(status: int) -> None:
     """End the process, all that was written out; the interpreter's own way takes a second once torch is loaded."""
-    with contextlib.suppress(OSError, ValueError):  # of which the interpreter's own way tells
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # talk that nobody reads is no loss
+            stream.flush()
+    os._exit(status)
 
 
 def open_missing_streams() -> None:
@@ -98,10 +101,13 @@ def run(arguments: list[str]) -> int:
         return stop.exit_code
     except typer.TyperException as error:
         subject, problem = describe_usage_error(error)
-        complain(f"{prefix}: {subject}: {problem}", f"Try '{prefix} --help'.")
+        complain(printable(f"{prefix}: {subject}: {problem}"), f"Try '{prefix} --help'.")
         return error.exit_code
     except interruption.Interrupted as stop:
         interruption.die_by(stop.number)
+        raise
+    except SystemExit:  # how typer takes it that nobody reads its help
+        interruption.die_by(signal.SIGPIPE)
         raise
     except Exception as error:
         known = error if isinstance(error, TlkitError) else unexpected(error)
@@ -119,10 +125,12 @@ def command_named(arguments: list[str]) -> str:
 
 
 def unexpected(error: Exception) -> TlkitError:
-    """An exception that no part of tlkit foresaw: memory at its end, or a bug."""
+    """An exception that no part of tlkit foresaw: memory or disk at its end, or a bug."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
         return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size or --image-size.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return StorageError(error.filename or "output", f"cannot be written: {error.strerror}")
     return TlkitError("unexpected error", f"{type(error).__name__}: {text}", "Run it again with --debug to see where.")
 
 
@@ -146,7 +154,9 @@ def command(kind: type[Declared], name: str | None = None) -> Callable[[Callable
 
     def register(function: Callable[[Declared], int]) -> Callable[[Declared], int]:
         def call(**values: Any) -> int:
-            return function(kind.from_command_line(values))
+            options = kind.from_command_line(values)
+            with output_for_data_alone():
+                return function(options)
 
         call.__doc__ = function.__doc__
         call.__signature__ = inspect.Signature(parameters_of(kind))  # type: ignore[attr-defined]
@@ -196,7 +206,7 @@ def tlkit(
     if version:
         from importlib.metadata import version as version_of
 
-        print(f"tlkit {version_of('tlkit')}")
+        typer.echo(f"tlkit {version_of('tlkit')}")
         raise typer.Exit
 
 

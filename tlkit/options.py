@@ -174,7 +174,16 @@ class PredictOptions(Options):
         "Images, folders of images, or - for a list of paths on standard input.", default=None, metavar="[PATH]..."
     )
     null: bool = option(False, "Paths on standard input end with a NUL byte, not a newline.", short="-0")
+    crlf: bool = option(False, "They end as lines of Windows do; a byte order mark before the first is left out.")
     format: Literal["tsv", "csv", "jsonl"] = option("tsv", "How records are written.")
+    output: str | None = option(
+        None,
+        "File for the records, there only when all are written. Default: standard output.",
+        short="-o",
+        metavar="FILE",
+    )
+    resume_from: int = option(0, "Leave out the first N inputs; the others keep their numbers.", minimum=0, metavar="N")
+    summary: bool = option(False, "End standard error with the counts of inputs and failures, as a line of JSON.")
     top_k: int | None = option(
         None, "Labels for each image, best first; adds a rank column. Default: the best only.", minimum=1
     )
@@ -187,6 +196,11 @@ class PredictOptions(Options):
     weights: str | None = option(
         None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.null and self.crlf:
+            raise UsageError("--crlf", "is for lists of lines, but --null reads names that end with a NUL byte")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import os
 
 import pytest
 
+from tests.stories.predicting import VALIDATOR
 from tlkit.options import PredictOptions
 from tlkit.output.predictions import WRITERS, Prediction
 
@@ -52,6 +53,7 @@ def test_jsonl_reads_back(name: str) -> None:
     line = WRITERS["jsonl"].record(ok(name), ranked=True)
     assert line.count(b"\n") == 1
     record = json.loads(line.decode("utf-8"))
+    VALIDATOR.validate(record)
     path = record["path"] if "path" in record else os.fsdecode(base64.b64decode(record["path_bytes"]))
     assert path == name
     assert ("path_bytes" in record) == (name == NAMES[-1])
@@ -63,13 +65,33 @@ def test_a_failure_is_a_record_in_jsonl_alone() -> None:
     failure = Prediction(7, "b.jpg", error=("image_truncated", "the image is cut short"))
     assert WRITERS["tsv"].record(failure, ranked=False) == b""
     assert WRITERS["csv"].record(failure, ranked=False) == b""
-    assert json.loads(WRITERS["jsonl"].record(failure, ranked=False)) == {
-        "v": 1,
-        "i": 7,
-        "path": "b.jpg",
-        "status": "error",
-        "error": {"code": "image_truncated", "message": "the image is cut short"},
-    }
+    assert WRITERS["jsonl"].record(failure, ranked=False) == (
+        b'{"v":1,"i":7,"path":"b.jpg","status":"error",'
+        b'"error":{"code":"image_truncated","message":"the image is cut short"}}\n'
+    )
+
+
+def test_a_success_is_written_as_documented() -> None:
+    success = Prediction(0, "a.jpg", top=(("cat", 0.97),))
+    assert WRITERS["jsonl"].record(success, ranked=False) == (
+        b'{"v":1,"i":0,"path":"a.jpg","status":"ok","label":"cat","probability":0.97,'
+        b'"top":[{"label":"cat","probability":0.97}]}\n'
+    )
+
+
+def test_facts_are_told_where_there_are_some() -> None:
+    animation = Prediction(0, "a.gif", top=(("cat", 0.5),), frames=3, degraded=True)
+    record = json.loads(WRITERS["jsonl"].record(animation, ranked=False))
+    VALIDATOR.validate(record)
+    assert (record["frames"], record["degraded"]) == (3, True)
+    assert not {"frames", "degraded"} & json.loads(WRITERS["jsonl"].record(ok("a.jpg"), ranked=False)).keys()
+
+
+@pytest.mark.parametrize("label", ["\x1b[31m", "\x7f", "\x9b31m", "\u2028", "\u202e", os.fsdecode(b"caf\xe9"), "é"])
+def test_no_line_of_jsonl_steers_a_terminal(label: str) -> None:
+    line = WRITERS["jsonl"].record(Prediction(0, f"a{label}é", top=((label, 0.5),)), ranked=False).decode()
+    assert line[:-1].isprintable() and line.endswith("\n")
+    assert json.loads(line)["label"] == label
 
 
 def test_a_number_that_is_none_is_never_written() -> None:

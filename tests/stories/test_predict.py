@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.conftest import Run, command, run_process, write_image
+from tests.conftest import Run, command, finetune_arguments, run_process
+from tests.stories.predicting import on_a_terminal
 from tlkit.commands.models import open_model
-from tlkit.commands.predict import best_labels, load_batches
+from tlkit.commands.predict import Loaded, best_labels, label_batch
 from tlkit.data.batches import normalise
 from tlkit.data.decode import IMAGE_ERROR_CODES
+from tlkit.errors import DataError
+from tlkit.training import loop
 from tlkit.training.metrics import evaluate_logits
 
 
@@ -46,6 +49,31 @@ def test_predict_agrees_with_the_runs_own_validation(finished_run: Path, images:
     assert evaluated["accuracy"] == best["val_accuracy"]
     assert evaluated["loss"] == pytest.approx(best["val_loss"], abs=1e-5)
     assert evaluated["macro_f1"] == pytest.approx(best["val_macro_f1"], abs=1e-12)
+
+
+def test_predict_gives_the_probabilities_of_the_runs_own_validation(
+    images: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[torch.Tensor] = []
+    evaluate = loop.evaluate
+
+    def recording(module: torch.nn.Module, batches: loop.Batches, *rest: Any) -> Any:
+        tally = evaluate(module, batches, *rest)
+        with torch.no_grad():
+            measured.append(torch.cat([module(inputs) for inputs, _ in batches.epoch(0)]).softmax(1))
+        return tally
+
+    monkeypatch.setattr(loop, "evaluate", recording)
+    assert tlkit(*finetune_arguments(images, tmp_path / "run", "--val", "0.5")).status == 0
+    best = json.loads((tmp_path / "run" / "status.json").read_text())["best"]["epoch"]
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    files = [images / name for label in split["classes"] for name in split["val"][label]]
+    result = tlkit("predict", tmp_path / "run", *files, "--format", "jsonl", "--top-k", 3)
+    records = [json.loads(line) for line in result.out.splitlines()]
+    found = [[{t["label"]: t["probability"] for t in r["top"]}[label] for label in split["classes"]] for r in records]
+    expected = measured[best - 1].numpy()
+    assert np.array_equal(np.argmax(found, 1), expected.argmax(1)) and len(found) == 15
+    assert np.abs(np.array(found) - expected).max() <= 1e-5
 
 
 def test_every_form_of_the_model_predicts_the_same(finished_run: Path, images: Path, tlkit: Run) -> None:
@@ -79,19 +107,6 @@ def test_two_formats_read_back_by_others(finished_run: Path, images: Path, tlkit
     assert all(r["v"] == 1 and r["label"] == r["top"][0]["label"] for r in records)
 
 
-def test_batches_and_workers_change_nothing(finished_run: Path, images: Path, tlkit: Run) -> None:
-    def probabilities(*options: object) -> list[tuple[str, str, float]]:
-        lines = tlkit("predict", finished_run, images, *options).out.splitlines()
-        cells = [line.split("\t") for line in lines]
-        return [(path, label, float(p)) for path, label, p in cells]
-
-    expected = probabilities("--batch-size", 1, "--workers", 1)
-    for options in (["--batch-size", 64], ["--batch-size", 7, "--workers", 3]):
-        found = probabilities(*options)
-        assert [row[:2] for row in found] == [row[:2] for row in expected]
-        assert [row[2] for row in found] == pytest.approx([row[2] for row in expected], abs=1e-5)
-
-
 def test_failures_keep_their_place(finished_run: Path, images: Path, tmp_path: Path, tlkit: Run) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "empty.jpg").touch()
@@ -120,46 +135,46 @@ def test_names_cannot_steer_the_terminal(finished_run: Path, tmp_path: Path, tlk
     assert "\x1b" not in tlkit("predict", bad, bad).err
 
 
-def test_a_list_on_standard_input_with_names_of_all_kinds(finished_run: Path, tmp_path: Path) -> None:
-    names = [
-        b"plain.png",
-        b"two words.png",
-        b"tab\there.png",
-        b"line\nbreak.png",
-        b"caf\xe9.png",
-        b"-dash.png",
-        b"\xe2\x80\xa8.png",
-    ]
-    folder = os.fsencode(tmp_path)
-    for name in names:
-        write_image(tmp_path / "x.png", (200, 40, 40), 1)
-        os.rename(tmp_path / "x.png", os.path.join(folder, name))
-    listed = b"".join(os.path.join(folder, name) + b"\0" for name in names)
-    result = subprocess.run(
-        command("predict", finished_run, "-0", "-", "--format", "jsonl"), input=listed, capture_output=True
-    )
-    assert result.returncode == 0, result.stderr
-    records = [json.loads(line) for line in result.stdout.splitlines()]
-    found = [os.fsencode(r["path"]) if "path" in r else base64.b64decode(r["path_bytes"]) for r in records]
-    assert found == [os.path.join(folder, name) for name in names]
-    table = subprocess.run(command("predict", finished_run, "-0"), input=listed, capture_output=True)
-    lines = table.stdout.split(b"\n")
-    assert len(lines) == len(names) + 1
-    assert lines[2].startswith(folder + rb"/tab\there.png" + b"\t")
-    assert lines[3].startswith(folder + rb"/line\nbreak.png" + b"\t")
-    assert lines[4].startswith(folder + b"/caf\xe9.png\t")
+def test_class_names_cannot_steer_the_terminal(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    for source, name in (("red", "\x1b[31mred"), ("blue", "blue\x9b31m")):
+        shutil.copytree(images / source, tmp_path / "data" / name)
+    (tmp_path / "data" / "\x1b[31mred" / "\x1b[1mempty.png").touch()
+    trained = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run", "--skip-bad"))
+    assert trained.status == 3 and "\\x1b[1mempty.png" in trained.err
+    assert not re.search("[\x1b\x9b]", trained.err)
+    model, picture = tmp_path / "run" / "model.pt", images / "red" / "00.png"
+    for arguments in (
+        ["predict", model, picture],
+        ["evaluate", model, tmp_path / "data", "--split", "all", "--skip-bad"],
+    ):
+        shown = on_a_terminal(*arguments).decode()
+        assert "\\x1b[31mred" in shown and not re.search("[\x1b\x9b]", shown)
+    assert "\t\x1b[31mred\t" in run_process("predict", model, picture).out
 
 
-def test_empty_input_and_a_last_line_without_its_end(finished_run: Path, images: Path) -> None:
-    assert run_process("predict", finished_run, stdin=b"").out == ""
-    assert run_process("predict", finished_run, stdin=b"").status == 0
+def test_a_model_that_gives_no_numbers_is_told_by_the_image() -> None:
+    class Broken:
+        classes = ("a", "b")
+
+        def logits(self, pixels: np.ndarray) -> np.ndarray:
+            return np.array([[0, 1], [0, np.nan], [np.inf, 0]], np.float32)
+
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    batch = [Loaded(place, f"{place}.jpg", pixels) for place in range(3)]
+    with pytest.raises(DataError, match=r"1\.jpg: the model gives no finite numbers"):
+        label_batch(Broken(), batch, 1)  # type: ignore[arg-type]
+
+
+def test_empty_input_and_a_last_line_without_its_end(model: Path, images: Path) -> None:
+    assert run_process("predict", model, stdin=b"").out == ""
+    assert run_process("predict", model, stdin=b"").status == 0
     path = os.fsencode(all_images(images)[0])
-    result = run_process("predict", finished_run, "-", stdin=path + b"\n" + path)
+    result = run_process("predict", model, "-", stdin=path + b"\n" + path)
     assert (result.status, len(result.out.splitlines())) == (0, 2)
 
 
-def test_each_answer_comes_before_the_next_question(finished_run: Path, images: Path) -> None:
-    process = subprocess.Popen(command("predict", finished_run, "-"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def test_each_answer_comes_before_the_next_question(model: Path, images: Path) -> None:
+    process = subprocess.Popen(command("predict", model, "-"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin and process.stdout
     for path in all_images(images)[:3]:
         process.stdin.write(os.fsencode(path) + b"\n")
@@ -186,13 +201,6 @@ def test_a_reader_that_leaves_ends_it_silently(finished_run: Path, images: Path)
     assert process.wait(timeout=30) == -signal.SIGPIPE
     assert process.stderr.read() == b""
     process.stderr.close()
-
-
-def test_a_full_disk_behind_standard_output(finished_run: Path, images: Path) -> None:
-    with open("/dev/full", "wb") as full:
-        result = subprocess.run(command("predict", finished_run, images), stdout=full, stderr=subprocess.PIPE)
-    assert result.returncode == 74
-    assert result.stderr.startswith(b"tlkit predict: standard output: cannot be written")
 
 
 def test_an_interrupt_while_waiting_for_paths(finished_run: Path, images: Path) -> None:
@@ -252,29 +260,14 @@ def test_every_command_knows_a_reader_that_left_and_a_full_disk(finished_run: Pa
         assert result.returncode == 74 and b"standard output: cannot be written: No space left" in result.stderr
 
 
-def test_closed_standard_streams_harm_nobody(finished_run: Path, images: Path, tmp_path: Path) -> None:
+def test_closed_standard_streams_harm_nobody(model: Path, images: Path, tmp_path: Path) -> None:
     image, missing = all_images(images)[0], tmp_path / "missing.jpg"
-    line = " ".join(map(shlex.quote, command("predict", finished_run, image, missing)))
+    line = " ".join(map(shlex.quote, command("predict", model, image, missing)))
     without_input = subprocess.run(["sh", "-c", f"{line} <&-"], capture_output=True, text=True)
     assert without_input.returncode == 3 and without_input.stdout.startswith(f"{image}\t")
     without_errors = subprocess.run(["sh", "-c", f"{line} 2>&-"], capture_output=True, text=True)
     assert (without_errors.returncode, without_errors.stdout) == (3, without_input.stdout)
     assert subprocess.run(["sh", "-c", f"{line} >&-"], capture_output=True).returncode == 3
-
-
-def test_an_answer_does_not_wait_for_a_slow_image_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    release = threading.Event()
-
-    class Slow:
-        def load(self, path: str) -> np.ndarray:
-            if path == "slow":
-                release.wait(30)
-            return np.zeros((2, 2, 3), np.uint8)
-
-    batches = load_batches(iter(["quick", "slow"]), Slow(), 16, 2)  # type: ignore[arg-type]
-    assert [item.path for item in next(batches)] == ["quick"]
-    release.set()
-    assert [item.path for item in next(batches)] == ["slow"]
 
 
 def test_evaluate_finds_validation_folders_of_every_name(

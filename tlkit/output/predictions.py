@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 RECORD_VERSION = 1
+to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+to_ascii_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -18,13 +20,16 @@ class Prediction:
     """What became of one input.
 
     index: its place in the input. top: (label, probability), best first; empty for a failure.
-    error: (code, message) of a failure, else None.
+    error: (code, message) of a failure, else None. frames: of an animation, of which the first was labelled.
+    degraded: not all of the image could be read.
     """
 
     index: int
     path: str
     top: tuple[tuple[str, float], ...] = ()
     error: tuple[str, str] | None = None
+    frames: int | None = None
+    degraded: bool = False
 
 
 class Writer(Protocol):
@@ -72,7 +77,10 @@ class CsvWriter:
 
 
 class JsonlWriter:
-    """One JSON object for each input, failures included. A name that is not UTF-8 is path_bytes in base64."""
+    """One JSON object for each input, failures included, as docs/predictions.schema.json describes it.
+
+    A name that is not UTF-8 is path_bytes in base64. A line with characters that a terminal may act on is all ASCII.
+    """
 
     def header(self, ranked: bool) -> bytes:
         return b""
@@ -86,7 +94,12 @@ class JsonlWriter:
         else:
             top = [{"label": label, "probability": probability} for label, probability in prediction.top]
             record |= {"status": "ok", **top[0], "top": top}
-        return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogateescape")
+        if prediction.frames is not None:
+            record["frames"] = prediction.frames
+        if prediction.degraded:
+            record["degraded"] = True
+        line = to_json(record)
+        return (line if line.isprintable() else to_ascii_json(record)).encode() + b"\n"
 
 
 WRITERS: dict[str, Writer] = {"tsv": TsvWriter(), "csv": CsvWriter(), "jsonl": JsonlWriter()}
@@ -102,8 +115,8 @@ def table_rows(prediction: Prediction, ranked: bool) -> list[list[str]]:
 
 def path_fields(path: str) -> dict[str, str]:
     """The path as JSON can say it: text, or base64 of its bytes."""
+    name = os.fsencode(path)
     try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return {"path_bytes": base64.b64encode(os.fsencode(path)).decode()}
-    return {"path": path}
+        return {"path": name.decode()}  # by itself: the locale may have another idea of file names than UTF-8
+    except UnicodeDecodeError:
+        return {"path_bytes": base64.b64encode(name).decode()}
