@@ -15,9 +15,10 @@ from typing import BinaryIO
 import numpy as np
 
 from tlkit.commands.labellers import open_labeller
-from tlkit.data.decode import ImageError
+from tlkit.data.decoders import Decoder, Picture, open_decoder
+from tlkit.data.image_file import ImageError
 from tlkit.data.listing import find_images
-from tlkit.data.preprocessing import Pixels, Preprocessing
+from tlkit.data.view import View
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, UsageError, printable
 from tlkit.model.labeller import Labeller, Logits
 from tlkit.options import PredictOptions, worker_count
@@ -30,11 +31,11 @@ IDLE_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Loaded:
-    """An input on its way: its pixels uint8 [H, W, 3], or why there are none."""
+    """An input on its way: its picture, or why there is none."""
 
     index: int
     path: str
-    pixels: Pixels | ImageError
+    picture: Picture | ImageError
 
 
 def predict(options: PredictOptions) -> int:
@@ -42,12 +43,16 @@ def predict(options: PredictOptions) -> int:
     if not options.paths and sys.stdin.isatty():
         raise UsageError("PATH", "is missing; name images or folders, or pipe a list of paths in")
     paths = read_paths(options.paths or ["-"], sys.stdin.buffer, options.null)
+    workers = worker_count(options.workers)
+    decoder = open_decoder(workers)
+    decoder.start()  # while the model is loaded
     model = open_labeller(options.model, options.weights, options.device, options.precision)
     ranked = options.top_k is not None
     writer = WRITERS[options.format]
     failures = 0
     emit(writer.header(ranked))
-    for batch in load_batches(paths, model.preprocessing, options.batch_size, worker_count(options.workers)):
+    view = View(model.preprocessing, options.max_pixels, truncated=options.allow_truncated)
+    for batch in load_batches(paths, decoder, view, options.batch_size, workers):
         predictions = label_batch(model, batch, options.top_k or 1)
         for prediction in predictions:
             if prediction.error:
@@ -79,12 +84,12 @@ def read_list(stream: BinaryIO, end: bytes) -> Iterator[str]:
         yield os.fsdecode(rest)
 
 
-def load_batches(paths: Iterator[str], preprocessing: Preprocessing, size: int, workers: int) -> Iterator[list[Loaded]]:
+def load_batches(paths: Iterator[str], decoder: Decoder, view: View, size: int, workers: int) -> Iterator[list[Loaded]]:
     """Read images ahead in threads; give them in order, `size` together or fewer when no more come soon."""
 
     def load(index: int, path: str) -> Loaded:
         try:
-            return Loaded(index, path, preprocessing.load(path))
+            return Loaded(index, path, decoder.load(path, view))
         except ImageError as error:
             return Loaded(index, path, error)
 
@@ -149,17 +154,20 @@ def gather(coming: queue.Queue[Future[Loaded] | BaseException | None], size: int
 
 def label_batch(model: Labeller, batch: list[Loaded], top_k: int) -> list[Prediction]:
     """Predictions for a batch in its order; images that could not be read become failures."""
-    readable = [item.pixels for item in batch if not isinstance(item.pixels, ImageError)]
+    readable = [item.picture.pixels for item in batch if isinstance(item.picture, Picture)]
     tops: Iterator[tuple[tuple[str, float], ...]] = iter(())
     if readable:
         logits = model.logits(np.stack(readable))  # [B, C]
         tops = iter([best_labels(row, model.classes, top_k) for row in logits])
-    return [
-        Prediction(item.index, item.path, error=(item.pixels.code, item.pixels.message))
-        if isinstance(item.pixels, ImageError)
-        else Prediction(item.index, item.path, top=next(tops))
-        for item in batch
-    ]
+    return [prediction_for(item, tops) for item in batch]
+
+
+def prediction_for(item: Loaded, tops: Iterator[tuple[tuple[str, float], ...]]) -> Prediction:
+    """The prediction for an input; the next of tops is for the next picture."""
+    if isinstance(item.picture, ImageError):
+        return Prediction(item.index, item.path, error=(item.picture.code, item.picture.message))
+    frames, degraded = item.picture.frames, item.picture.degraded
+    return Prediction(item.index, item.path, next(tops), frames=frames, degraded=degraded)
 
 
 def best_labels(logits: Logits, classes: tuple[str, ...], top_k: int) -> tuple[tuple[str, float], ...]:

@@ -18,13 +18,16 @@ class Prediction:
     """What became of one input.
 
     index: its place in the input. top: (label, probability), best first; empty for a failure.
-    error: (code, message) of a failure, else None.
+    error: (code, message) of a failure, else None. frames: in the file, of which the first was labelled. degraded: the
+    file is cut short, and what is there of it was labelled.
     """
 
     index: int
     path: str
     top: tuple[tuple[str, float], ...] = ()
     error: tuple[str, str] | None = None
+    frames: int = 1
+    degraded: bool = False
 
 
 class Writer(Protocol):
@@ -86,6 +89,8 @@ class JsonlWriter:
         else:
             top = [{"label": label, "probability": probability} for label, probability in prediction.top]
             record |= {"status": "ok", **top[0], "top": top}
+            record |= {"frames": prediction.frames} if prediction.frames > 1 else {}
+            record |= {"degraded": True} if prediction.degraded else {}
         return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogateescape")
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tlkit.data.augmentation import AUGMENTATIONS, Augmentation, flip, random_resized_crop
 
 from tests.data.odd_images import pixels
-from tlkit.data.augmentation import AUGMENTATIONS, Augmentation, flip, random_resized_crop
 from tlkit.data.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing((96, 128), (96, 128), "center", "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
