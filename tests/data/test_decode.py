@@ -14,13 +14,19 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.data.odd_images import BAD, READABLE, RED, WHITE, encoded, flipped, pixels, sixteen_bit
-from tlkit.data.decode import IMAGE_ERROR_CODES, ImageError, check_image, decode_image
+from tlkit.data.decode import Accepted, Facts, check_file, decode_image
+from tlkit.data.image_file import IMAGE_ERROR_CODES, ImageError, open_regular
 
 PHOTO = Path(__file__).parents[2] / "sample_data" / "textures" / "val" / "retina" / "retina_00.jpg"
 
 
-def as_array(path: Path, **options: int) -> np.ndarray:
+def as_array(path: Path, **options: object) -> np.ndarray:
     return np.asarray(decode_image(str(path), **options))
+
+
+def check_image(path: str, thorough: bool = False) -> Facts:
+    with open_regular(path) as file:
+        return check_file(path, file, Accepted(), thorough)
 
 
 def code_of(action, path: Path | str) -> str:
@@ -194,8 +200,8 @@ def test_images_above_the_limit_cost_no_memory(tmp_path: Path) -> None:
 
 def test_the_limit_can_be_moved() -> None:
     with pytest.raises(ImageError, match=r"112 x 112 pixels; the most accepted is 12,543"):
-        decode_image(str(PHOTO), max_pixels=112 * 112 - 1)
-    assert decode_image(str(PHOTO), max_pixels=112 * 112).size == (112, 112)
+        decode_image(str(PHOTO), Accepted(max_pixels=112 * 112 - 1))
+    assert decode_image(str(PHOTO), Accepted(max_pixels=112 * 112)).size == (112, 112)
 
 
 def test_postscript_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

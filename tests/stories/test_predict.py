@@ -23,7 +23,9 @@ from tests.conftest import Run, command, run_process, write_image
 from tlkit.commands.models import open_model
 from tlkit.commands.predict import best_labels, load_batches
 from tlkit.data.batches import normalise
-from tlkit.data.decode import IMAGE_ERROR_CODES
+from tlkit.data.decoders import Picture, ThisProcess
+from tlkit.data.image_file import IMAGE_ERROR_CODES
+from tlkit.data.view import View
 from tlkit.training.metrics import evaluate_logits
 
 
@@ -213,7 +215,9 @@ def test_an_interrupt_while_waiting_for_paths(finished_run: Path, images: Path) 
 def test_evaluate_for_people_and_programs(finished_run: Path, images: Path, tmp_path: Path, tlkit: Run) -> None:
     model = open_model(str(finished_run))
     files = [(path, label) for label, name in enumerate(model.classes) for path in all_images(images / name)]
-    pixels = torch.from_numpy(np.stack([model.preprocessing.load(str(path)) for path, _ in files]))
+    pixels = torch.from_numpy(
+        np.stack([ThisProcess().load(str(path), View(model.preprocessing)).pixels for path, _ in files])
+    )
     with torch.inference_mode():
         logits = model.network(normalise(pixels, model.preprocessing))
     expected = evaluate_logits(logits, torch.tensor([label for _, label in files]), model.classes)
@@ -266,12 +270,12 @@ def test_an_answer_does_not_wait_for_a_slow_image_behind_it(monkeypatch: pytest.
     release = threading.Event()
 
     class Slow:
-        def load(self, path: str) -> np.ndarray:
+        def load(self, path: str, view: object) -> Picture:
             if path == "slow":
                 release.wait(30)
-            return np.zeros((2, 2, 3), np.uint8)
+            return Picture(np.zeros((2, 2, 3), np.uint8))
 
-    batches = load_batches(iter(["quick", "slow"]), Slow(), 16, 2)  # type: ignore[arg-type]
+    batches = load_batches(iter(["quick", "slow"]), Slow(), None, 16, 2)  # type: ignore[arg-type]
     assert [item.path for item in next(batches)] == ["quick"]
     release.set()
     assert [item.path for item in next(batches)] == ["slow"]
