@@ -233,4 +233,4 @@ def command_line(seconds: float) -> list[str]:
 
 def open_decoder(workers: int) -> Decoder:
     """A decoder for so many threads; with none, this process decodes itself."""
-    return Processes() if workers else ThisProcess()
+    return Processes(DECODE_SECONDS) if workers else ThisProcess()
