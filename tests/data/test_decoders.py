@@ -101,7 +101,7 @@ def test_what_a_header_says(processes: Processes, tmp_path: Path) -> None:
     READABLE["frames.gif"](tmp_path / "frames.gif")
     for thorough in (False, True):
         facts = processes.check(str(tmp_path / "frames.gif"), Accepted(), thorough)
-        assert facts == Facts("GIF", "P", 40, 30, 3) or facts == Facts("GIF", "RGB", 40, 30, 3)
+        assert facts == Facts("GIF", "P", 40, 30, 2)  # Pillow writes two equal frames as one
 
 
 @pytest.mark.parametrize("size", faults.CODES)
@@ -174,13 +174,13 @@ def test_no_decoder_survives_a_command_that_is_killed(busy: bool, tmp_path: Path
     program = f"""
 import sys, threading
 from tests.data import faults
-from tests.data.test_decoders import VIEW
 from tlkit.data import decoders
+from tlkit.data.decode import Accepted
 decoders.PROGRAM = faults.PROGRAM
 pool = decoders.Processes(seconds=1)
 pool.start()
 print(pool._idle[0].process.pid, flush=True)
-pool.load({path!r}, VIEW)
+pool.check({path!r}, Accepted())
 sys.stdin.read()
 """
     with subprocess.Popen(

@@ -318,9 +318,9 @@ def test_missing_folders_are_missing_inputs(tmp_path: Path) -> None:
     ("files", "complaint"),
     [
         ([], "holds no images; expected DATA/<class>/image"),
-        (["1.png", "2.png"], r"its images \(such as 1.png\) are not in class folders; expected"),
+        (["1.png", "2.png"], r"its images \(such as '1.png'\) are not in class folders; expected"),
         (["cat/1.png", "cat/2.png"], "holds one class folder only, 'cat'; a classifier needs two classes"),
-        (["train/1.png"], r"its images \(such as 1.png\) are not in class folders"),
+        (["train/1.png"], r"its images \(such as '1.png'\) are not in class folders"),
         (["train/a/1.png", "val/a/1.png"], "holds one class folder only, 'a'"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png"], "missing here: 'b'"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/c/1.png"], "unknown here: 'c'"),
@@ -354,8 +354,9 @@ def test_one_class_where_that_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(DataError) as refused:
         read_dataset(str(tmp_path))
     assert "--allow-one-class" in refused.value.hint
+    (tmp_path / "cat" / "sub").mkdir()
     with pytest.raises(DataError, match="holds no images"):
-        read_dataset(str(fill(tmp_path / "empty", "notes").parent / "empty"), allow_one_class=True)
+        read_dataset(str(tmp_path / "cat" / "sub"), allow_one_class=True)
 
 
 def test_empty_classes_are_left_out_where_that_is_allowed(tmp_path: Path) -> None:

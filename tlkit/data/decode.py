@@ -141,8 +141,7 @@ def open_image(path: str, file: BinaryIO, accepted: Accepted) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # a damaged header can raise nearly anything
-        file.seek(0)
-        raise describe_unopened(path, file.read(SIGNATURE_BYTES), formats) from error
+        raise describe_unopened(path, file, formats) from error
     if image.width * image.height > accepted.max_pixels:
         raise ImageError(
             path,
@@ -152,8 +151,12 @@ def open_image(path: str, file: BinaryIO, accepted: Accepted) -> Image.Image:
     return image
 
 
-def describe_unopened(path: str, head: bytes, formats: tuple[str, ...]) -> ImageError:
-    """Why a file that begins with these bytes is no image for us."""
+def describe_unopened(path: str, file: BinaryIO, formats: tuple[str, ...]) -> ImageError:
+    """Why a file is no image for us."""
+    file.seek(0)
+    head = file.read(SIGNATURE_BYTES)
+    if image_format(head) == "WebP" and not has_its_end("WEBP", file):  # Pillow opens them whole or not at all
+        return ImageError(path, "image_truncated", "the image is cut short")
     accepted = f"accepted are {', '.join(formats)}"
     other = image_format(head, NOT_ACCEPTED)
     if other and other.replace(" ", "") not in formats:

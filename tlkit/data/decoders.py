@@ -161,19 +161,20 @@ class DecoderProcess:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        try:
-            self.channel, theirs = socket.socketpair()
-            with theirs:
+        self.channel, theirs = socket.socketpair()
+        with theirs:
+            try:
                 self.process = subprocess.Popen(
                     command_line(seconds),
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,  # C libraries talk there of files they do not like
                     env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
                     start_new_session=True,
                 )
-        except OSError as error:
-            raise ResourceError("image decoder", f"cannot be started: {error.strerror}") from error
+            except OSError as error:
+                self.channel.close()
+                raise ResourceError("image decoder", f"cannot be started: {error.strerror}") from error
 
     @property
     def ended(self) -> bool:
@@ -197,7 +198,7 @@ class DecoderProcess:
     def receive_into(self, path: str, pixels: Pixels) -> None:
         """Fill pixels with what follows an answer. Raises ImageError or ResourceError."""
         try:
-            receive_into(self.channel, memoryview(pixels).cast("B"))
+            receive_into(self.channel, pixels.data.cast("B"))
         except OSError:
             raise self.describe_end(path) from None
 

@@ -95,7 +95,7 @@ def read_dataset(
     has_parts = os.path.isdir(train_folder) and (own is not None or not others)
     source = train_folder if has_parts else root
     beside = f"left out, as they lie beside train: {shortened(others)}"
-    warnings = (beside,) if has_parts and others else ()
+    warnings: tuple[str, ...] = (beside,) if has_parts and others else ()
     val_folder = val if isinstance(val, str) else own if has_parts else None
     if isinstance(val, float) and val_folder is not None:
         raise UsageError(f"--val {val:g}", f"does not go with {val_folder}, which holds the validation images already")
