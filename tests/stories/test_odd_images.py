@@ -135,11 +135,11 @@ def records(result: Outcome) -> dict[bytes, dict[str, object]]:
     return {os.path.basename(path): row for path, row in zip(paths, rows, strict=True)}
 
 
-def predict_all(model: Path, folder: Path, *options: object) -> Outcome:
+def predict_all(model: Path, folder: Path) -> Outcome:
     """All files of a folder by a list on standard input, as find -print0 gives it."""
     names = sorted(os.fsencode(path) for path in folder.iterdir())
     listing = b"".join(name + b"\0" for name in names)
-    line = command("predict", model, "-0", "-", "--format", "jsonl", *options)
+    line = command("predict", model, "-0", "-", "--format", "jsonl")
     result = subprocess.run(line, input=listing, capture_output=True)
     assert len(result.stdout.splitlines()) == len(names)
     return Outcome(result.returncode, os.fsdecode(result.stdout), os.fsdecode(result.stderr))
@@ -160,11 +160,17 @@ def test_predict_gives_each_a_record(finished_run: Path, odd: Path) -> None:
     assert snapshot(odd) == before
 
 
-def test_predict_reads_what_is_cut_short_where_that_is_asked_for(finished_run: Path, odd: Path) -> None:
-    found = records(predict_all(finished_run, odd / "red", "--allow-truncated", "--workers", 0))
+@pytest.mark.parametrize("workers", [0, 1])
+def test_predict_reads_what_is_cut_short_where_that_is_asked_for(
+    workers: int, finished_run: Path, odd: Path, tlkit: Run
+) -> None:
     cut = {name for name, (code, _) in BAD.items() if code == "image_truncated"} - {"half.webp"}
+    files = [odd / "red" / name for name in (*cut, "half.webp", "frames.gif", "damaged_pixels.png")]
+    options = ("--allow-truncated", "--workers", workers, "--format", "jsonl")
+    found = records(tlkit("predict", finished_run, *files, *options))
     assert {os.fsdecode(name) for name, record in found.items() if record.get("degraded")} == cut
     assert found[b"half.webp"]["error"]["code"] == "image_truncated"
+    assert found[b"damaged_pixels.png"]["error"]["code"] == "image_corrupt"
     assert all(found[os.fsencode(name)]["status"] == "ok" for name in cut)
 
 

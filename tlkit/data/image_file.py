@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import stat
 from io import BufferedReader
@@ -75,6 +74,8 @@ def open_regular(path: str) -> BufferedReader:
 
 def file_digest(path: str, file: BufferedReader) -> bytes:
     """The SHA-256 of an open file, which is left at its beginning. Raises ImageError."""
+    import hashlib  # not for decoder processes, which should be there at once
+
     try:
         digest = hashlib.file_digest(file, "sha256").digest()
         file.seek(0)
