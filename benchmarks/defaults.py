@@ -24,10 +24,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from tlkit.commands.assembly import assemble
-from tlkit.commands.extraction import Extraction, View
+from tlkit.commands.extraction import Extraction
 from tlkit.commands.images import labels_of
 from tlkit.data.batches import VectorBatches
+from tlkit.data.decoders import open_decoder
 from tlkit.data.folder import read_dataset
+from tlkit.data.view import View
 from tlkit.model.classifier import Head
 from tlkit.model.feature_store import NoStore
 from tlkit.model.features import FeatureExtractor, feature_statistics
@@ -47,8 +49,8 @@ def from_folder(data: Path, backbone: str, weights: str) -> Vectors:
     dataset = read_dataset(options.data)
     classifier, description = assemble(options, dataset.classes)
     extractor = FeatureExtractor(classifier.backbone, description.preprocessing, torch.device("cpu"))
-    extraction = Extraction(extractor, NoStore(), worker_count(None))
-    plain = View("", lambda path, file, digest: description.preprocessing.load_file(path, file))
+    extraction = Extraction(extractor, NoStore(), open_decoder(worker_count(None)), worker_count(None))
+    plain = View(description.preprocessing)
     parts: list[Tensor] = []
     for samples in (dataset.train, dataset.val):
         parts += [extraction.vectors(samples, plain, "vectors", []), labels_of(samples)]

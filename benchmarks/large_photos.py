@@ -19,8 +19,10 @@ from common import CORES, SAMPLE, SAMPLE_BACKBONE, TLKIT, in_turn, list_images, 
 from PIL import Image, ImageOps
 
 from tlkit.commands.labellers import open_labeller
-from tlkit.data.batches import map_in_order
 from tlkit.data.decode import decode_image
+from tlkit.data.decoders import ThisProcess
+from tlkit.data.in_order import map_in_order
+from tlkit.data.view import View
 from tlkit.model.labeller import Labeller
 
 SIZE = (4000, 3000)
@@ -45,8 +47,8 @@ def main() -> None:
         paths = enlarge(options.images, options.count, folder)
         megabytes = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1e6
         loads = {
-            "reduced scale": model.preprocessing.load,
-            "full size": lambda path: model.preprocessing(decode_image(path)),
+            "reduced scale": lambda path: ThisProcess().load(path, View(model.preprocessing)).pixels,
+            "full size": lambda path: np.asarray(model.preprocessing(decode_image(path))),
         }
         found = in_turn({side: lambda load=load: seconds(load, paths) for side, load in loads.items()}, options.rounds)
         reduced, full = (np.stack(list(load_all(load, paths))) for load in loads.values())

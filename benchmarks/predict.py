@@ -170,7 +170,7 @@ def without(start: list[float], whole: list[float]) -> list[float]:
 
 def is_reduced(path: str, preprocessing: Preprocessing) -> bool:
     """Whether tlkit decodes an image at a reduced scale: its pixels, and so probabilities, are not those of timm."""
-    return decode_image(path, preprocessing.shortest_side).size != decode_image(path).size
+    return decode_image(path, shortest_side=preprocessing.shortest_side).size != decode_image(path).size
 
 
 def agreement(ours: Answers, theirs: Answers, preprocessing: Preprocessing, count: int) -> str:

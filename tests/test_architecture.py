@@ -18,7 +18,8 @@ ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
     "cli": {"declarations", "options", "errors", "interruption", "terminal", "commands"},
-    "options": {"declarations", "errors"},
+    "options": {"declarations", "errors", "data_options"},
+    "data_options": {"declarations", "errors"},
     "declarations": {"errors"},
     "errors": set(),
     "interruption": set(),
@@ -34,23 +35,24 @@ ALLOWED = {
     "output": {"errors", "artifact", "onnx_file", "pt2_file"},
     "commands": {
         "data", "model", "training", "output",
-        "options", "errors", "run_folder", "storage", "artifact", "pt2_file", "terminal", "interruption",
+        "options", "data_options", "errors", "run_folder", "storage", "artifact", "pt2_file",
+        "terminal", "interruption",
     },
 }  # fmt: skip
 
 COMMANDS_USED_BY_COMMANDS = {
-    "finetune": {"assembly", "checkpoints", "devices", "images"},
-    "resume": {"checkpoints", "finetune", "images"},
+    "finetune": {"assembly", "checkpoints", "devices", "image_check", "images", "survey"},
+    "resume": {"checkpoints", "finetune", "image_check", "survey"},
 }
 SHARED_BY_COMMANDS = {
-    "assembly", "checkpoints", "devices", "extraction", "images", "inputs", "labellers", "models", "outcomes",
-    "streaming",
+    "assembly", "check_report", "checkpoints", "devices", "extraction", "image_check", "images", "inputs", "labellers",
+    "models", "outcomes", "streaming", "survey",
 }  # fmt: skip
 
 WITHOUT_TORCH = [
     "tlkit.cli", "tlkit.options", "tlkit.declarations", "tlkit.errors", "tlkit.run_folder", "tlkit.storage",
-    "tlkit.interruption", "tlkit.terminal", "tlkit.data.folder", "tlkit.data.listing", "tlkit.data.decode",
-    "tlkit.data.preprocessing", "tlkit.data.augmentation",
+    "tlkit.interruption", "tlkit.terminal", "tlkit.data_options", "tlkit.data.folder", "tlkit.data.listing",
+    "tlkit.data.decoders", "tlkit.data.same_content", "tlkit.commands.image_check", "tlkit.commands.check",
     "tlkit.output.predictions", "tlkit.onnx_file", "tlkit.model.feature_store", "tlkit.model.labeller",
     "tlkit.model.onnx_model", "tlkit.commands.labellers", "tlkit.commands.predict",
     "tlkit.commands.inputs", "tlkit.commands.outcomes", "tlkit.commands.streaming",
@@ -99,6 +101,13 @@ def test_the_command_line_imports_commands_only_when_they_are_called(path: Path)
 
 def is_function(node: ast.AST) -> bool:
     return isinstance(node, ast.FunctionDef)
+
+
+def test_decoder_processes_load_hardly_anything() -> None:
+    """They are started for every command, and again for every image that crashes one."""
+    code = "import sys, tlkit.data.decoder_process; print([m for m in ('torch', 'numpy', 'typer') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tlkit import options
+from tlkit.data.decode import MAX_PIXELS
 from tlkit.declarations import Options, flag_of
 from tlkit.errors import UsageError
 from tlkit.options import FinetuneOptions
@@ -49,7 +50,11 @@ def test_help_shows_every_option(command: str) -> None:
         assert shown in result.stdout or field.metadata.get("positional")
 
 
-SHARED = {"finetune": ("assembly", "images"), "resume": ("finetune",)}
+SHARED = {
+    "finetune": ("assembly", "images", "image_check", "survey"),
+    "resume": ("finetune",),
+    "check": ("image_check", "survey"),
+}
 """Files that a command hands its options to."""
 
 
@@ -62,10 +67,14 @@ def test_every_option_is_read_by_its_command(command: str) -> None:
 
 
 def checked_by_itself(kind: type[Options]) -> set[str]:
-    """What methods of an options class, which commands call, read of it."""
-    tree = ast.parse((ROOT / "tlkit" / "options.py").read_text())
-    (body,) = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__]
-    methods = [node for node in body.body if isinstance(node, ast.FunctionDef) and node.name != "__post_init__"]
+    """What methods of an options class and of what it inherits, which commands call, read of it."""
+    sources = [(ROOT / "tlkit" / name).read_text() for name in ("options.py", "data_options.py")]
+    names = {parent.__name__ for parent in kind.__mro__}
+    bodies = [
+        n for source in sources for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name in names
+    ]
+    functions = [node for body in bodies for node in body.body if isinstance(node, ast.FunctionDef)]
+    methods = [node for node in functions if node.name != "__post_init__"]
     return {
         node.attr
         for method in methods
@@ -95,6 +104,12 @@ def test_options_survive_json() -> None:
         ({"epochs": 0}, ["--epochs"]),
         ({"label_smoothing": 2.0}, ["--label-smoothing"]),
         ({"learning_rate": float("nan")}, ["--learning-rate"]),
+        ({"formats": "AVIF,EPS"}, ["--formats"]),
+        ({"float_range": "0"}, ["--float-range"]),
+        ({"float_range": "1,1"}, ["--float-range"]),
+        ({"float_range": "0,inf"}, ["--float-range"]),
+        ({"max_bad": 1.5}, ["--max-bad"]),
+        ({"max_pixels": 0}, ["--max-pixels"]),
     ],
 )
 def test_bad_values_are_refused_by_name(values: dict[str, object], flags: list[str]) -> None:
@@ -144,6 +159,10 @@ def test_values_are_what_their_declaration_says() -> None:
     options = FinetuneOptions.from_command_line(typed)
     assert options == FinetuneOptions(data="5", epochs=7, learning_rate=1e-3, head="mlp", no_cache=True)
     assert (type(options.epochs), type(options.learning_rate), type(options.data)) == (int, float, str)
+
+
+def test_options_and_decoder_agree_on_the_largest_image() -> None:
+    assert FinetuneOptions(data="images").max_pixels == MAX_PIXELS
 
 
 def test_worker_count() -> None:

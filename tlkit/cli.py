@@ -167,11 +167,11 @@ def command(kind: type[Declared], name: str | None = None) -> Callable[[Callable
 
 
 def parameters_of(kind: type[Options]) -> list[inspect.Parameter]:
-    """A command's parameters as typer reads them, derived from the dataclass: arguments first."""
-    hints = get_type_hints(kind)
+    """A command's parameters as typer reads them, derived from the dataclass: arguments first, then what is its own."""
+    hints, own = get_type_hints(kind), kind.__annotations__
     fields = sorted(
         dataclasses.fields(kind),
-        key=lambda field: (not field.metadata.get("positional"), field.name == "debug"),
+        key=lambda field: (not field.metadata.get("positional"), field.name not in own, field.name == "debug"),
     )
     return [parameter_of(field, hints[field.name]) for field in fields]
 
@@ -240,6 +240,14 @@ def evaluate(options: declared.EvaluateOptions) -> int:
     from tlkit.commands.evaluate import evaluate
 
     return evaluate(options)
+
+
+@command(declared.CheckOptions)
+def check(options: declared.CheckOptions) -> int:
+    """Find what would spoil training on a folder, before anyone trains on it."""
+    from tlkit.commands.check import check
+
+    return check(options)
 
 
 @command(declared.ExportOptions)

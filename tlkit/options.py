@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from tlkit.data_options import DataOptions, ReadingOptions
 from tlkit.declarations import Options, argument, bytes_of, option
 from tlkit.errors import UsageError
 
@@ -21,10 +22,9 @@ EXPORT_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(Options):
+class FinetuneOptions(DataOptions, Options):
     """tlkit finetune"""
 
-    data: str = argument("Folder of images: DATA/<class>/..., or DATA/train/<class>/... with DATA/val/<class>/...")
     backbone: str = option(
         DEFAULT_BACKBONE,
         "Pretrained model: timm/NAME, torchvision/NAME, or a bare NAME looked up in that order "
@@ -53,11 +53,6 @@ class FinetuneOptions(Options):
     class_weights: Literal["none", "balanced"] = option(
         "none", "balanced: weigh each class by the inverse of its number of training images."
     )
-    val: str | None = option(
-        None,
-        "Share of each class kept for validation, or a folder of class folders. Default: DATA/val, or else 0.2.",
-        metavar="FRACTION|DIR",
-    )
     image_size: int | None = option(
         None, "Side of the square input in pixels. Default: the backbone's own.", minimum=16
     )
@@ -84,12 +79,7 @@ class FinetuneOptions(Options):
     metric: Literal["accuracy", "loss", "macro_f1"] = option("accuracy", "Decides which epoch is best.")
     patience: int | None = option(None, "Stop after so many epochs without a better --metric.", minimum=1)
     keep: int = option(3, "Newest checkpoints kept, beside the last and the best.", minimum=1)
-    seed: int = option(
-        0, "Decides the split, the order, the augmentation and the new head.", minimum=0, maximum=2**63 - 1
-    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
-    workers: int | None = option(None, "Threads that read images. Default: one for each core; 0: none.", minimum=0)
-    skip_bad: bool = option(False, "Go on without images that cannot be read; ends with exit status 3.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "What the backbone computes in. auto: fp32; on a GPU bf16 where it is native."
     )
@@ -113,7 +103,7 @@ class FinetuneOptions(Options):
         if self.precision == "fp16" and self.unfreeze is not None:
             raise UsageError("--precision fp16", "is too coarse to train --unfreeze in; use bf16 or fp32")
         self.cache_bytes()
-        self.validation()
+        self.check_data_options()
 
     def cache_bytes(self) -> int:
         """--cache-limit in bytes. Raises UsageError."""
@@ -122,21 +112,6 @@ class FinetuneOptions(Options):
     def view_count(self) -> int:
         """Views of each image under --augment, where the backbone sees each once."""
         return self.views or DEFAULT_VIEWS
-
-    def validation(self) -> float | str | None:
-        """The share kept for validation, or the folder that holds the validation images; None if not given.
-
-        Raises UsageError for a number that is no share.
-        """
-        if self.val is None:
-            return None
-        try:
-            fraction = float(self.val)
-        except ValueError:
-            return self.val
-        if not 0 < fraction < 1:
-            raise UsageError("--val", f"{self.val} is not between 0 and 1; give a share such as 0.2, or a folder")
-        return fraction
 
     def planned_epochs(self) -> int:
         """Epochs in all: on vectors they cost next to nothing."""
@@ -162,11 +137,11 @@ class ResumeOptions(Options):
     data: str | None = option(None, "Where the images are now, if they have moved.", metavar="DIR")
     weights: str | None = option(None, "Where the backbone's weights file is now, if it has moved.", metavar="FILE")
     device: str | None = option(None, "auto, cpu, cuda or cuda:N. Default: as before.")
-    workers: int | None = option(None, "Threads that read images. Default: as before.", minimum=0)
+    workers: int | None = option(None, "Processes that decode images. Default: as before.", minimum=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(Options):
+class PredictOptions(ReadingOptions, Options):
     """tlkit predict"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
@@ -188,11 +163,13 @@ class PredictOptions(Options):
         None, "Labels for each image, best first; adds a rank column. Default: the best only.", minimum=1
     )
     batch_size: int = option(32, "Images that pass the model together at most.", minimum=1)
+    allow_truncated: bool = option(
+        False, "Label images that are cut short by what is there of them; jsonl marks them as degraded."
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "What the model computes in. auto: fp32; on a GPU bf16 where it is native."
     )
-    workers: int | None = option(None, "Threads that read images. Default: one for each core.", minimum=0)
     weights: str | None = option(
         None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
     )
@@ -204,7 +181,7 @@ class PredictOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Options):
+class EvaluateOptions(ReadingOptions, Options):
     """tlkit evaluate"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
@@ -220,11 +197,22 @@ class EvaluateOptions(Options):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "What the model computes in. auto: fp32; on a GPU bf16 where it is native."
     )
-    workers: int | None = option(None, "Threads that read images. Default: one for each core.", minimum=0)
     skip_bad: bool = option(False, "Go on without images that cannot be read; ends with exit status 3.")
     weights: str | None = option(
         None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(DataOptions, Options):
+    """tlkit check"""
+
+    format: Literal["text", "json"] = option("text", "For people, or for programs.")
+    quick: bool = option(False, "Look at the header and the end of each image only, instead of decoding it.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_data_options()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,5 +278,5 @@ class DoctorOptions(Options):
 
 
 def worker_count(workers: int | None) -> int:
-    """Threads that read images: what was asked for, or one for each core this process may use."""
+    """Processes that decode images: what was asked for, or one for each core this process may use."""
     return len(os.sched_getaffinity(0)) if workers is None else workers

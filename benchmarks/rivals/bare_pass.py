@@ -16,8 +16,11 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from tlkit.data.batches import map_in_order, normalise
+from tlkit.data.batches import normalise
+from tlkit.data.decoders import open_decoder
+from tlkit.data.in_order import map_in_order
 from tlkit.data.listing import find_images
+from tlkit.data.view import View
 from tlkit.model.backbones import find_backbone, preprocessing_of
 
 
@@ -31,8 +34,9 @@ def main() -> None:
     preprocessing = preprocessing_of(find_backbone(backbone), network, None)
     paths = [path for folder in folders for path in find_images(folder)]
     workers = len(os.sched_getaffinity(0))
+    decoder, view = open_decoder(workers), View(preprocessing)
     began = time.perf_counter()
-    pixels = list(map_in_order(preprocessing.load, paths, workers=workers, ahead=64))
+    pixels = list(map_in_order(lambda path: decoder.load(path, view).pixels, paths, workers=workers, ahead=64))
     decoding = time.perf_counter() - began
     seconds = []
     for start in (0, *range(0, len(pixels), 32)):  # the first batch warms up, and passes once more

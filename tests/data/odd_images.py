@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import struct
 import zlib
 from collections.abc import Callable
@@ -71,6 +72,13 @@ def sixteen_bit() -> Image.Image:
     return Image.fromarray(np.tile(np.arange(256, dtype=np.uint16) * 256, (8, 1)))
 
 
+def sixteen_bit_rgb() -> bytes:
+    """A PNG of 16 bits for each of three channels, which Pillow cannot write."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels().astype(np.uint16) * 257)
+    header = struct.pack(">IIBBBBB", 40, 30, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
 def with_broken_exif() -> bytes:
     """A JPEG whose EXIF block points outside itself."""
     return encoded("JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f" + b"\xff" * 20)
@@ -79,6 +87,31 @@ def with_broken_exif() -> bytes:
 def link_to(target: str) -> Write:
     """What makes a symbolic link."""
     return lambda path: path.symlink_to(target)
+
+
+def socket_file(path: Path) -> None:
+    """A socket in the file system. Its name must be short, so the folder is named by its descriptor."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+    os.close(folder)
+
+
+def camera_jpeg() -> bytes:
+    """A JPEG that holds another one, as cameras and phones write it: a preview, a depth map."""
+    preview = Image.new("RGB", (20, 20), WHITE)
+    return encoded("MPO", Image.fromarray(pixels()), save_all=True, append_images=[preview])
+
+
+def with_text(length: int) -> bytes:
+    """A PNG with a compressed comment of so many zeros."""
+    text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(length), 9))
+    return PNG[:33] + text + PNG[33:]
+
+
+def claiming(content: bytes, place: int, *sides: int) -> bytes:
+    """A file whose header says other sides, as 16-bit numbers, little end first."""
+    return content[:place] + struct.pack(f"<{len(sides)}H", *sides) + content[place + 2 * len(sides) :]
 
 
 def frames(format: str) -> Write:
@@ -109,6 +142,11 @@ READABLE: dict[str, Write] = {
     "plain.bmp": holding(encoded("BMP")),
     "plain.tif": holding(encoded("TIFF")),
     "lzw.tiff": holding(encoded("TIFF", compression="tiff_lzw")),
+    "camera.jpg": holding(camera_jpeg()),
+    "two_ends.jpg": holding(JPEG + b"\xff\xd9"),
+    "flipped_inside.jpg": holding(flipped(NOISE, len(NOISE) // 2)),
+    "long_comment.png": holding(with_text(100_000)),
+    "sixteen_bit_rgb.png": holding(sixteen_bit_rgb()),
     "frames.gif": frames("GIF"),
     "frames.webp": frames("WEBP"),
     "frames.png": frames("PNG"),
@@ -149,6 +187,10 @@ BAD: dict[str, tuple[str, Write]] = {
     "damaged_pixels.png": ("image_corrupt", holding(flipped(PNG, PNG.index(b"IDAT") + 20))),
     "damaged_header.png": ("not_an_image", holding(flipped(PNG, 18))),
     "integers.tif": ("unsupported_mode", holding(encoded("TIFF", Image.new("I", (9, 9), 70_000)))),
+    "half.webp": ("image_truncated", holding(WEBP[: len(WEBP) // 2])),
+    "half.tif": ("image_truncated", holding(encoded("TIFF")[:1500])),
+    "text_bomb.png": ("not_an_image", holding(with_text(100_000_000))),
+    "bomb.gif": ("image_too_large", holding(claiming(GIF, 6, 65535, 65535))),
     "floats.tif": ("unsupported_mode", holding(encoded("TIFF", Image.new("F", (9, 9), 0.5)))),
     "bomb_10000.png": ("image_too_large", holding(one_bit_png(10_000))),
     "bomb_13000.png": ("image_too_large", holding(one_bit_png(13_000))),
@@ -156,7 +198,11 @@ BAD: dict[str, tuple[str, Write]] = {
     "photo.avif": ("unsupported_format", holding(encoded("AVIF"))),
     "photo.jp2": ("unsupported_format", holding(encoded("JPEG2000"))),
     "photo.heic": ("unsupported_format", holding(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")),
+    "photo.psd": ("unsupported_format", holding(b"8BPS\0\x01" + bytes(20))),
+    "photo.jxl": ("unsupported_format", holding(b"\xff\x0a" + bytes(30))),
     "pipe.jpg": ("not_regular_file", lambda path: os.mkfifo(path)),
+    "socket.jpg": ("not_regular_file", socket_file),
+    "device.jpg": ("not_regular_file", link_to("/dev/zero")),
     "folder.jpg": ("is_directory", lambda path: path.mkdir()),
     "loop.jpg": ("symlink_loop", link_to("loop.jpg")),
     "dangling.jpg": ("not_found", link_to("nowhere.jpg")),

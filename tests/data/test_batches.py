@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tlkit.data.batches import ImageBatches, VectorBatches, epoch_order, map_in_order, normalise
+from tlkit.data.batches import ImageBatches, VectorBatches, epoch_order, normalise
+from tlkit.data.in_order import map_in_order
 from tlkit.data.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing((4, 6), (4, 6), "center", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

@@ -14,13 +14,19 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.data.odd_images import BAD, READABLE, RED, WHITE, encoded, flipped, pixels, sixteen_bit
-from tlkit.data.decode import IMAGE_ERROR_CODES, ImageError, check_image, decode_image
+from tlkit.data.decode import Accepted, Facts, check_file, decode_file, decode_image
+from tlkit.data.image_file import IMAGE_ERROR_CODES, ImageError, open_regular
 
 PHOTO = Path(__file__).parents[2] / "sample_data" / "textures" / "val" / "retina" / "retina_00.jpg"
 
 
-def as_array(path: Path, **options: int) -> np.ndarray:
+def as_array(path: Path, **options: object) -> np.ndarray:
     return np.asarray(decode_image(str(path), **options))
+
+
+def check_image(path: str, thorough: bool = False) -> Facts:
+    with open_regular(path) as file:
+        return check_file(path, file, Accepted(), thorough)
 
 
 def code_of(action, path: Path | str) -> str:
@@ -194,8 +200,8 @@ def test_images_above_the_limit_cost_no_memory(tmp_path: Path) -> None:
 
 def test_the_limit_can_be_moved() -> None:
     with pytest.raises(ImageError, match=r"112 x 112 pixels; the most accepted is 12,543"):
-        decode_image(str(PHOTO), max_pixels=112 * 112 - 1)
-    assert decode_image(str(PHOTO), max_pixels=112 * 112).size == (112, 112)
+        decode_image(str(PHOTO), Accepted(max_pixels=112 * 112 - 1))
+    assert decode_image(str(PHOTO), Accepted(max_pixels=112 * 112)).size == (112, 112)
 
 
 def test_postscript_starts_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,3 +221,81 @@ def test_odd_images_say_nothing(tmp_path: Path) -> None:
     paths = [str(path) for path in tmp_path.iterdir()]
     result = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_a_preview_in_a_cameras_jpeg_is_no_second_frame(tmp_path: Path) -> None:
+    READABLE["camera.jpg"](tmp_path / "camera.jpg")
+    assert check_image(str(tmp_path / "camera.jpg")).frames == 1
+    large = Image.fromarray(pixels(1600, 1200))
+    preview = [Image.new("RGB", (20, 20))]
+    (tmp_path / "large.jpg").write_bytes(encoded("MPO", large, save_all=True, append_images=preview))
+    assert decode_image(str(tmp_path / "large.jpg")).size == (1600, 1200)
+    assert decode_image(str(tmp_path / "large.jpg"), shortest_side=200).size == (400, 300)
+
+
+@pytest.mark.parametrize("name", ["frames.gif", "frames.webp", "frames.png", "pages.tif"])
+def test_frames_are_counted(name: str, tmp_path: Path) -> None:
+    READABLE[name](tmp_path / name)
+    assert check_image(str(tmp_path / name)).frames >= 2
+    with open_regular(str(tmp_path / name)) as file:
+        assert decode_file(name, file, Accepted()).frames == check_image(str(tmp_path / name)).frames
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_thorough_check_finds_everything(name: str, tmp_path: Path) -> None:
+    code, write = BAD[name]
+    write(tmp_path / name)
+    assert code_of(lambda path: check_image(path, thorough=True), tmp_path / name) == code
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "expected"),
+    [
+        (
+            "F",
+            [-1, 0, 0.25, 0.5, 1, 2, float("nan"), float("inf"), float("-inf")],
+            [0, 0, 64, 128, 255, 255, 0, 255, 0],
+        ),
+        ("I", [-(2**31), 0, 1, 2**31 - 1], [0, 0, 255, 255]),
+    ],
+)
+def test_32_bits_are_read_where_their_range_is_given(
+    mode: str, values: list[float], expected: list[int], tmp_path: Path
+) -> None:
+    image = Image.new(mode, (len(values), 1))
+    image.putdata(values)
+    image.save(tmp_path / "deep.tif")
+    found = as_array(tmp_path / "deep.tif", accepted=Accepted(float_range=(0, 1)))
+    assert found[0].tolist() == [[level] * 3 for level in expected]
+    turned = as_array(tmp_path / "deep.tif", accepted=Accepted(float_range=(1, 0)))
+    finite = [k for k, value in enumerate(values) if abs(value) < 1e9 and value == value]
+    assert (turned[0, finite] == 255 - found[0, finite]).mean() > 0.7  # halves round to even on either side
+
+
+def test_a_range_changes_nothing_for_other_images(tmp_path: Path) -> None:
+    for name in ("sixteen_bit.png", "sixteen_bit.tif", "plain.jpg"):
+        READABLE[name](tmp_path / name)
+        ranged = as_array(tmp_path / name, accepted=Accepted(float_range=(0, 1)))
+        np.testing.assert_array_equal(ranged, as_array(tmp_path / name))
+
+
+@pytest.mark.parametrize(("name", "format"), [("photo.avif", "AVIF"), ("photo.jp2", "JPEG2000")])
+def test_more_formats_where_they_are_asked_for(name: str, format: str, tmp_path: Path) -> None:
+    BAD[name][1](tmp_path / name)
+    found = as_array(tmp_path / name, accepted=Accepted(more_formats=(format,)))
+    assert np.abs(found.astype(int) - pixels()).mean() < 10
+    (tmp_path / "cut").write_bytes((tmp_path / name).read_bytes()[:40])
+    with pytest.raises(ImageError) as refused:
+        decode_image(str(tmp_path / "cut"), Accepted(more_formats=(format,)))
+    assert refused.value.code in ("not_an_image", "image_truncated", "image_corrupt")
+
+
+def test_memory_that_runs_out_says_nothing_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    for place in ("PIL.Image.open", "PIL.ImageFile.ImageFile.load"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, refuse)
+            with pytest.raises(MemoryError):
+                decode_image(str(PHOTO))

@@ -318,9 +318,9 @@ def test_missing_folders_are_missing_inputs(tmp_path: Path) -> None:
     ("files", "complaint"),
     [
         ([], "holds no images; expected DATA/<class>/image"),
-        (["1.png", "2.png"], r"its images \(such as 1.png\) are not in class folders; expected"),
+        (["1.png", "2.png"], r"its images \(such as '1.png'\) are not in class folders; expected"),
         (["cat/1.png", "cat/2.png"], "holds one class folder only, 'cat'; a classifier needs two classes"),
-        (["train/1.png"], r"its images \(such as 1.png\) are not in class folders"),
+        (["train/1.png"], r"its images \(such as '1.png'\) are not in class folders"),
         (["train/a/1.png", "val/a/1.png"], "holds one class folder only, 'a'"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png"], "missing here: 'b'"),
         (["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/c/1.png"], "unknown here: 'c'"),
@@ -345,3 +345,55 @@ def test_labelled_images_of_known_classes(tmp_path: Path) -> None:
     assert [label for _, label in samples] == [1, 1, 2, 2]
     with pytest.raises(DataError, match=r"unknown here: 'dog'; expected class folders named as 'bird', 'cat'"):
         read_labelled(str(tmp_path), ["bird", "cat"])
+
+
+def test_one_class_where_that_is_allowed(tmp_path: Path) -> None:
+    fill(tmp_path, *numbered("cat", 5))
+    data = read_dataset(str(tmp_path), allow_one_class=True)
+    assert (data.classes, len(data.train), len(data.val)) == (("cat",), 4, 1)
+    with pytest.raises(DataError) as refused:
+        read_dataset(str(tmp_path))
+    assert "--allow-one-class" in refused.value.hint
+    (tmp_path / "cat" / "sub").mkdir()
+    with pytest.raises(DataError, match="holds no images"):
+        read_dataset(str(tmp_path / "cat" / "sub"), allow_one_class=True)
+
+
+def test_empty_classes_are_left_out_where_that_is_allowed(tmp_path: Path) -> None:
+    two_classes(tmp_path, 5)
+    (tmp_path / "owl").mkdir()
+    (tmp_path / "auk").mkdir()
+    with pytest.raises(DataError, match="no image in class 'auk', 'owl'") as refused:
+        read_dataset(str(tmp_path))
+    assert "--drop-empty" in refused.value.hint
+    data = read_dataset(str(tmp_path), drop_empty=True)
+    assert data.classes == ("cat", "dog")
+    assert [data.classes[label] for _, label in data.train] == ["cat"] * 4 + ["dog"] * 4
+    assert data.warnings == ("left out, as they hold no image: 'auk', 'owl'",)
+
+
+def test_an_empty_class_of_train_may_be_empty_in_validation_too(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png", "val/b/2.png")
+    for part in ("train", "val"):
+        (tmp_path / part / "c").mkdir()
+    with pytest.raises(DataError, match="no image in class 'c'"):
+        read_dataset(str(tmp_path))
+    assert read_dataset(str(tmp_path), drop_empty=True).classes == ("a", "b")
+    fill(tmp_path, "val/c/1.png")
+    with pytest.raises(DataError, match="unknown here: 'c'"):
+        read_dataset(str(tmp_path), drop_empty=True)
+
+
+def test_a_class_that_is_empty_in_validation_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png")
+    (tmp_path / "val" / "b").mkdir()
+    with pytest.raises(DataError, match=r"val: no image in class 'b'"):
+        read_dataset(str(tmp_path))
+    with pytest.raises(DataError, match=r"val: missing here: 'b'"):
+        read_dataset(str(tmp_path), drop_empty=True)
+
+
+def test_folders_that_are_named_like_images_are_folders(tmp_path: Path) -> None:
+    two_classes(tmp_path, 2)
+    fill(tmp_path, "cat/more.jpg/1.png")
+    assert len(read_dataset(str(tmp_path)).train) == 3

@@ -24,7 +24,9 @@ from tests.stories.predicting import on_a_terminal
 from tlkit.commands.models import open_model
 from tlkit.commands.predict import Loaded, best_labels, label_batch
 from tlkit.data.batches import normalise
-from tlkit.data.decode import IMAGE_ERROR_CODES
+from tlkit.data.decoders import Picture, ThisProcess
+from tlkit.data.image_file import IMAGE_ERROR_CODES
+from tlkit.data.view import View
 from tlkit.errors import DataError
 from tlkit.training import loop
 from tlkit.training.metrics import evaluate_logits
@@ -160,7 +162,7 @@ def test_a_model_that_gives_no_numbers_is_told_by_the_image() -> None:
             return np.array([[0, 1], [0, np.nan], [np.inf, 0]], np.float32)
 
     pixels = np.zeros((2, 2, 3), np.uint8)
-    batch = [Loaded(place, f"{place}.jpg", pixels) for place in range(3)]
+    batch = [Loaded(place, f"{place}.jpg", Picture(pixels)) for place in range(3)]
     with pytest.raises(DataError, match=r"1\.jpg: the model gives no finite numbers"):
         label_batch(Broken(), batch, 1)  # type: ignore[arg-type]
 
@@ -221,7 +223,9 @@ def test_an_interrupt_while_waiting_for_paths(finished_run: Path, images: Path) 
 def test_evaluate_for_people_and_programs(finished_run: Path, images: Path, tmp_path: Path, tlkit: Run) -> None:
     model = open_model(str(finished_run))
     files = [(path, label) for label, name in enumerate(model.classes) for path in all_images(images / name)]
-    pixels = torch.from_numpy(np.stack([model.preprocessing.load(str(path)) for path, _ in files]))
+    pixels = torch.from_numpy(
+        np.stack([ThisProcess().load(str(path), View(model.preprocessing)).pixels for path, _ in files])
+    )
     with torch.inference_mode():
         logits = model.network(normalise(pixels, model.preprocessing))
     expected = evaluate_logits(logits, torch.tensor([label for _, label in files]), model.classes)

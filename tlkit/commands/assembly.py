@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -42,6 +43,11 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
         load_weights(network, backbone, download_weights(backbone, network), str(backbone), head_names)
     elif state is not None:
         load_weights(network, backbone, state, options.weights, head_names)
+    preprocessing = dataclasses.replace(
+        preprocessing_of(backbone, network, image_size),
+        more_formats=options.more_formats(),
+        float_range=options.black_and_white(),
+    )
     torch.manual_seed(options.seed)
     classifier = build_classifier(backbone, network, len(classes), options.head, options.hidden, options.unfreeze)
     description = ModelDescription(
@@ -54,7 +60,7 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
         hidden=(options.hidden or DEFAULT_HIDDEN) if options.head == "mlp" else None,
         trainable=classifier.trainable_parameters(),
         classes=classes,
-        preprocessing=preprocessing_of(backbone, network, image_size),
+        preprocessing=preprocessing,
     )
     return classifier, description
 

@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from tlkit.commands.image_check import left_out, listing
 from tlkit.commands.images import labels_of
 from tlkit.commands.labellers import open_labeller
-from tlkit.data.batches import map_in_order
-from tlkit.data.decode import ImageError
+from tlkit.data.decoders import Pixels, open_decoder
 from tlkit.data.folder import Dataset, Sample, find_evaluation_folder, read_labelled, validation_folder
-from tlkit.data.preprocessing import Pixels, Preprocessing
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError
+from tlkit.data.image_file import ImageError
+from tlkit.data.in_order import map_in_order
+from tlkit.data.view import View
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError, printable
 from tlkit.options import EvaluateOptions, worker_count
+from tlkit.output.predictions import path_fields
 from tlkit.run_folder import RunFolder
 from tlkit.terminal import count, emit, progress, say
 from tlkit.training.metrics import Evaluation, evaluate_logits
@@ -30,32 +33,33 @@ def evaluate(options: EvaluateOptions) -> int:
     samples, what = choose_samples(options, model.classes)
     say("data", f"{what}: {count(len(samples), 'image')}")
     bad: list[ImageError] = []
-    batches = readable_batches(samples, model.preprocessing, worker_count(options.workers), bad, options.batch_size)
+    view = View(model.preprocessing, options.max_pixels)
+    batches = readable_batches(samples, view, worker_count(options.workers), bad, options.batch_size)
     logits = [torch.from_numpy(model.logits(pixels)) for pixels in batches]
     if bad and not options.skip_bad:
-        listing = "\n".join(f"  {error.path}: {error.message}" for error in bad)
-        raise DataError(
-            options.data,
-            f"{count(len(bad), 'image')} cannot be read",
-            f"{listing}\nGo on without them by --skip-bad.",
-        )
+        every = "\n".join(f"  {printable(error.path)}: {error.message}" for error in bad)
+        problem = f"{count(len(bad), 'image')} of {len(samples)} cannot be read"
+        raise DataError(options.data, problem, f"{every}\nGo on without them by --skip-bad.")
     if not logits:
         raise DataError(options.data, "no readable image to evaluate on")
     unreadable = {error.path for error in bad}
     readable = [sample for sample in samples if sample.path not in unreadable]
     result = evaluate_logits(torch.cat(logits), labels_of(readable), model.classes)
-    emit(FORMATS[options.format](result, [error.path for error in bad]))
+    if bad:
+        say("warning", f"{left_out(bad)}\n{listing(f'{error.path}: {error.message}' for error in bad)}")
+    emit(FORMATS[options.format](result, bad))
     return SOME_INPUTS_FAILED if bad else DONE
 
 
 def readable_batches(
-    samples: list[Sample], preprocessing: Preprocessing, workers: int, bad: list[ImageError], batch_size: int
+    samples: list[Sample], view: View, workers: int, bad: list[ImageError], batch_size: int
 ) -> Iterator[Pixels]:
     """Images uint8 [B, H, W, 3] in order; unreadable ones are left out and added to `bad`."""
+    decoder = open_decoder(workers)
 
     def load(sample: Sample) -> Pixels | ImageError:
         try:
-            return preprocessing.load(sample.path)
+            return decoder.load(sample.path, view).pixels
         except ImageError as error:
             return error
 
@@ -110,44 +114,45 @@ def has_test_folder(options: EvaluateOptions) -> bool:
     return options.split == "auto" and os.path.isdir(os.path.join(options.data, "test"))
 
 
-def as_text(result: Evaluation, skipped: list[str]) -> str:
+def as_text(result: Evaluation, skipped: list[ImageError]) -> str:
     """The figures for people: a table of classes, the totals, and the confusions that occur."""
-    width = max(len("class"), *(len(name) for name in result.classes))
+    names = [printable(name) for name in result.classes]
+    width = max(len("class"), *map(len, names))
     lines = [f"{'class':<{width}}  precision  recall      F1  support"]
-    rows = zip(result.classes, result.precision, result.recall, result.f1, result.support, strict=True)
+    rows = zip(names, result.precision, result.recall, result.f1, result.support, strict=True)
     lines += [f"{name:<{width}}  {p:9.4f}  {r:6.4f}  {f1:6.4f}  {support:7d}" for name, p, r, f1, support in rows]
     lines += [
         "",
         f"accuracy {result.accuracy:.4f}  macro F1 {result.macro_f1:.4f}  loss {result.loss:.4f}  "
         f"calibration error {result.calibration_error:.4f}  images {result.samples}",
         "",
-        *confusion_lines(result),
+        *confusion_lines(result, names),
     ]
     return "\n".join(lines) + "\n"
 
 
-def confusion_lines(result: Evaluation, largest: int = 20) -> list[str]:
+def confusion_lines(result: Evaluation, names: list[str], largest: int = 20) -> list[str]:
     """The confusion matrix where it fits a terminal, else its largest entries off the diagonal."""
-    if len(result.classes) <= largest:
+    if len(names) <= largest:
         cells = max(len(str(result.confusion.max())), 3)
-        width = max(10, *(len(f"{number} {name}") for number, name in enumerate(result.classes)))
-        head = "  ".join(f"{number:>{cells}}" for number in range(len(result.classes)))
+        width = max(10, *(len(f"{number} {name}") for number, name in enumerate(names)))
+        head = "  ".join(f"{number:>{cells}}" for number in range(len(names)))
         return [f"{'true, down':<{width}}  {head}  predicted, across"] + [
             f"{f'{number} {name}':<{width}}  " + "  ".join(f"{value:>{cells}}" for value in row)
-            for number, (name, row) in enumerate(zip(result.classes, result.confusion, strict=True))
+            for number, (name, row) in enumerate(zip(names, result.confusion, strict=True))
         ]
     wrong = result.confusion.copy()
     wrong[range(len(wrong)), range(len(wrong))] = 0
     order = wrong.ravel().argsort()[::-1][:largest]
     pairs = [(int(index) // len(wrong), int(index) % len(wrong)) for index in order]
     return ["most frequent confusions"] + [
-        f"{wrong[true, guess]:>6}  {result.classes[true]} taken for {result.classes[guess]}"
+        f"{wrong[true, guess]:>6}  {names[true]} taken for {names[guess]}"
         for true, guess in pairs
         if wrong[true, guess]
     ]
 
 
-def as_json(result: Evaluation, skipped: list[str]) -> str:
+def as_json(result: Evaluation, skipped: list[ImageError]) -> str:
     """The figures for programs."""
     rows = zip(result.classes, result.precision, result.recall, result.f1, result.support, strict=True)
     value: dict[str, Any] = {
@@ -167,7 +172,7 @@ def as_json(result: Evaluation, skipped: list[str]) -> str:
             for name, p, r, f1, support in rows
         ],
         "confusion": result.confusion.tolist(),
-        "skipped": skipped,
+        "skipped": [{**path_fields(e.path), "code": e.code, "message": e.message} for e in skipped],
     }
     return json.dumps(value, indent=2) + "\n"
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from io import BufferedReader
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tlkit.data.batches import map_in_order
-from tlkit.data.decode import ImageError, file_digest, open_regular
+from tlkit.data.decoders import Decoder, Pixels
 from tlkit.data.folder import Sample
-from tlkit.data.preprocessing import Pixels
+from tlkit.data.image_file import ImageError, file_digest, open_regular
+from tlkit.data.in_order import map_in_order
+from tlkit.data.view import View
 from tlkit.model.feature_store import Store, row_key
 from tlkit.terminal import progress
 
@@ -24,14 +24,6 @@ EXTRACTION_BATCH = 16
 
 IN_MEMORY_BYTES = 2 << 30
 """Vectors beyond this lie in a file that is mapped into memory: what is not used for a while takes no memory."""
-
-
-@dataclass(frozen=True)
-class View:
-    """One way to look at images: its name in the store, and how an open file becomes pixels."""
-
-    name: str
-    pixels: Callable[[str, BufferedReader, bytes], Pixels]
 
 
 @dataclass(frozen=True)
@@ -56,6 +48,7 @@ class Extraction:
 
     extract: Callable[[NDArray[np.uint8]], Tensor]
     store: Store
+    decoder: Decoder
     workers: int
     computed: int = field(default=0, init=False)
     known: int = field(default=0, init=False)
@@ -109,9 +102,9 @@ class Extraction:
             with open_regular(path) as file:
                 digest = file_digest(path, file)
                 key = row_key(digest, view.name)
-                return (
-                    Known(path, key) if trusting and key in self.store else Loaded(key, view.pixels(path, file, digest))
-                )
+                if trusting and key in self.store:
+                    return Known(path, key)
+                return Loaded(key, self.decoder.load_file(path, file, view, digest).pixels)
         except ImageError as error:
             return error
 

@@ -15,8 +15,10 @@ from tlkit import artifact, interruption
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, read_checkpoint
 from tlkit.commands.devices import choose_device, make_deterministic
-from tlkit.commands.images import Preparation, PreparedBatches, check_images, write_skipped
-from tlkit.data.folder import Dataset, read_dataset
+from tlkit.commands.image_check import check_images, write_skipped
+from tlkit.commands.images import Preparation, PreparedBatches
+from tlkit.commands.survey import find_dataset
+from tlkit.data.folder import Dataset
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, MissingInputError, TlkitError
 from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone, preferred_image_size
@@ -37,7 +39,7 @@ SMALL_STEP = 1 << 24
 
 def finetune(options: FinetuneOptions) -> int:
     """Train a new run. Prints the path of its model; returns the exit status."""
-    dataset = read_dataset(options.data, val=options.validation(), seed=options.seed)
+    dataset = find_dataset(options)
     say_dataset(dataset)
     choose_device(options.device)  # what is not here should be heard of before any long work
     require_weights_file(options.weights)

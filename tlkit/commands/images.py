@@ -1,36 +1,34 @@
-"""The images of a run: found readable, decoded, and divided into the batches that the training loop eats."""
+"""The images of a run: decoded, and divided into the batches that the training loop eats."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction, View
-from tlkit.data.augmentation import Augmentation
-from tlkit.data.batches import ImageBatches, VectorBatches, map_in_order
-from tlkit.data.decode import ImageError, check_image
+from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction
+from tlkit.commands.image_check import without_bad
+from tlkit.data.batches import ImageBatches, VectorBatches
+from tlkit.data.decoders import Decoder, Pixels, open_decoder
 from tlkit.data.folder import Dataset, Sample
-from tlkit.data.preprocessing import Pixels, Preprocessing
-from tlkit.errors import DataError, printable
+from tlkit.data.image_file import ImageError
+from tlkit.data.in_order import map_in_order
+from tlkit.data.preprocessing import Preprocessing
+from tlkit.data.view import View
+from tlkit.errors import DataError
 from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
 from tlkit.model.feature_store import NoStore, Store, open_store
 from tlkit.model.features import FeatureExtractor, feature_statistics
 from tlkit.model.files import ModelDescription
 from tlkit.options import FinetuneOptions, worker_count
-from tlkit.run_folder import RunFolder
-from tlkit.storage import write_atomically
-from tlkit.terminal import count, progress, say
+from tlkit.terminal import progress, say
 from tlkit.training.loop import Batches
 
 
@@ -42,64 +40,6 @@ class PreparedBatches:
     module: nn.Module
     train: Batches
     val: Batches
-
-
-def check_images(options: FinetuneOptions, dataset: Dataset) -> Dataset:
-    """Look at the header and the end of every file before any long work; returns the readable images.
-
-    Raises DataError naming all bad files, unless they may be skipped.
-    """
-    samples = dataset.train + dataset.val
-    outcomes = map_in_order(find_problem, (s.path for s in samples), workers=worker_count(options.workers), ahead=256)
-    bad = [problem for problem in progress(outcomes, "checking", len(samples)) if problem is not None]
-    return without_bad(options, dataset, bad)
-
-
-def find_problem(path: str) -> ImageError | None:
-    """Why an image cannot be used, or None."""
-    try:
-        check_image(path)
-    except ImageError as error:
-        return error
-    return None
-
-
-def without_bad(options: FinetuneOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
-    """The data without its bad images. Raises DataError if they may not be skipped, or if too little is left."""
-    if not bad:
-        return dataset
-    found = f"{count(len(bad), 'image')} of {len(dataset.train) + len(dataset.val)} cannot be read"
-    listing = "\n".join(f"  {printable(error.path)}: {error.message}" for error in bad)
-    if not options.skip_bad:
-        raise DataError(options.data, found, f"{listing}\nMend or remove them, or go on without them by --skip-bad.")
-    say("warning", f"{found} and {'is' if len(bad) == 1 else 'are'} left out\n{listing}")
-    names = {error.path for error in bad}
-    kept = dataclasses.replace(
-        dataset,
-        train=[s for s in dataset.train if s.path not in names],
-        val=[s for s in dataset.val if s.path not in names],
-        skipped=(*dataset.skipped, *bad),
-    )
-    lost = set(range(len(dataset.classes))) - {s.label for s in kept.train}
-    if lost or not kept.val:
-        empty = ", ".join(dataset.classes[label] for label in sorted(lost)) or "the validation images"
-        raise DataError(options.data, f"nothing readable is left of {empty}", listing)
-    return kept
-
-
-def read_skipped(run: RunFolder) -> tuple[ImageError, ...]:
-    """The images that a run left out so far."""
-    if not os.path.exists(run.skipped_file):
-        return ()
-    with open(run.skipped_file, encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    return tuple(ImageError(row["path"], row["code"], row["message"]) for row in rows)
-
-
-def write_skipped(run: RunFolder, skipped: Sequence[ImageError]) -> None:
-    """List the images that a run leaves out."""
-    rows = [json.dumps({"path": e.path, "code": e.code, "message": e.message}) + "\n" for e in skipped]
-    write_atomically(run.skipped_file, lambda file: file.write("".join(rows).encode()))
 
 
 @dataclass(frozen=True)
@@ -128,10 +68,10 @@ class Preparation:
         with closing(open_store(self.space(), options.cache_bytes(), partial(say, "warning"))) as store:
             extraction = self.extraction(store)
             if self.fresh or options.augment == "none":
-                plain = extraction.vectors(self.dataset.train, self.plain_view(), "features", bad)
+                plain = extraction.vectors(self.dataset.train, self.plain_view, "features", bad)
                 if self.fresh:
                     self.standardise(feature_statistics(torch.split(plain, 4096)))
-            val = extraction.vectors(self.dataset.val, self.plain_view(), "validation", bad)
+            val = extraction.vectors(self.dataset.val, self.plain_view, "validation", bad)
             dataset = without_bad(options, self.dataset, bad)
             views = [plain] if options.augment == "none" else self.augmented_vectors(extraction, dataset)
         say("features", f"{extraction.computed:,} computed, {extraction.known:,} from the cache")
@@ -148,7 +88,7 @@ class Preparation:
         count = self.options.view_count()
         bad: list[ImageError] = []
         views = [
-            extraction.vectors(dataset.train, self.augmented_view(number), f"view {number + 1}/{count}", bad)
+            extraction.vectors(dataset.train, self.view(number), f"view {number + 1}/{count}", bad)
             for number in range(count)
         ]
         if bad:
@@ -161,20 +101,16 @@ class Preparation:
         workers = worker_count(options.workers)
         if self.fresh:
             bad: list[ImageError] = []
-            plain = self.extraction(NoStore()).vectors(dataset.train, self.plain_view(), "features", bad)
+            plain = self.extraction(NoStore()).vectors(dataset.train, self.plain_view, "features", bad)
             bad += self.damaged(dataset.val)
             dataset = without_bad(options, dataset, bad)
             self.standardise(feature_statistics(torch.split(plain, 4096)))
-        augmentation = self.augmentation()
 
         def load_training(index: int, epoch: int) -> Pixels:
-            path = dataset.train[index].path
-            if augmentation is None:
-                return or_data_error(self.preprocessing.load, path)
-            return or_data_error(lambda p: augmentation.load(p, epoch), path)
+            return self.load(dataset.train[index], self.view(epoch))
 
         def load_validation(index: int, epoch: int) -> Pixels:
-            return or_data_error(self.preprocessing.load, dataset.val[index].path)
+            return self.load(dataset.val[index], self.plain_view)
 
         train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
         train = ImageBatches(load_training, train_labels, self.preprocessing, options.batch_size, options.seed, workers)
@@ -191,7 +127,7 @@ class Preparation:
 
         def find_damage(sample: Sample) -> ImageError | None:
             try:
-                self.preprocessing.load(sample.path)
+                self.decoder.load(sample.path, self.plain_view)
             except ImageError as error:
                 return error
             return None
@@ -202,7 +138,7 @@ class Preparation:
     def extraction(self, store: Store) -> Extraction:
         """The pass of this run's backbone."""
         extractor = FeatureExtractor(self.classifier.backbone, self.preprocessing, self.device)
-        return Extraction(extractor, store, worker_count(self.options.workers))
+        return Extraction(extractor, store, self.decoder, worker_count(self.options.workers))
 
     def space(self) -> dict[str, Any]:
         """What determines a vector beside the image and its view."""
@@ -221,34 +157,32 @@ class Preparation:
     def preprocessing(self) -> Preprocessing:
         return self.description.preprocessing
 
-    def augmentation(self) -> Augmentation | None:
-        """How training images are changed in each epoch, if they are."""
-        options = self.options
-        return None if options.augment == "none" else Augmentation(options.augment, self.preprocessing, options.seed)
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What opens this run's images, in this pass and in all epochs."""
+        return open_decoder(worker_count(self.options.workers))
 
+    @property
     def plain_view(self) -> View:
         """Images as they are."""
-        return View("", lambda path, file, digest: self.preprocessing.load_file(path, file))
+        return View(self.preprocessing, self.options.max_pixels)
 
-    def augmented_view(self, number: int) -> View:
-        """Images as they are seen in epoch `number`."""
-        augmentation = self.augmentation()
-        assert augmentation is not None
-        name = f"{augmentation.kind} {augmentation.seed} {number}"
-        return View(name, lambda path, file, digest: augmentation.load_file(path, file, digest, number))
+    def view(self, epoch: int) -> View:
+        """Training images as they are seen in an epoch."""
+        options = self.options
+        return View(self.preprocessing, options.max_pixels, augment=options.augment, seed=options.seed, epoch=epoch)
+
+    def load(self, sample: Sample, view: View) -> Pixels:
+        """An image that was readable before; if it no longer is, training cannot go on. Raises DataError."""
+        try:
+            return self.decoder.load(sample.path, view).pixels
+        except ImageError as error:
+            raise DataError(sample.path, error.message, "It was readable when the run began.") from error
 
     def standardise(self, statistics: tuple[Tensor, Tensor] | None) -> None:
         """Give the head the mean and deviation of the training features."""
         assert statistics is not None, "every class has a readable image"
         self.classifier.head.set_standardisation(*statistics)
-
-
-def or_data_error(load: Callable[[str], Pixels], path: str) -> Pixels:
-    """Load an image that was readable before; if it no longer is, training cannot go on."""
-    try:
-        return load(path)
-    except ImageError as error:
-        raise DataError(path, error.message, "It was readable when the run began.") from error
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:

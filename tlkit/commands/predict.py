@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,8 +16,9 @@ from tlkit.commands.inputs import LIST, read_inputs
 from tlkit.commands.labellers import open_labeller
 from tlkit.commands.outcomes import Outcomes
 from tlkit.commands.streaming import in_order
-from tlkit.data.decode import ImageError
-from tlkit.data.preprocessing import Pixels, Preprocessing
+from tlkit.data.decoders import Decoder, Picture, open_decoder
+from tlkit.data.image_file import ImageError
+from tlkit.data.view import View
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, OutputError, UsageError
 from tlkit.model.labeller import Labeller, Logits
 from tlkit.options import PredictOptions, worker_count
@@ -30,16 +32,11 @@ STANDARD_OUTPUT = (None, "-", "/dev/stdout")
 
 @dataclass(frozen=True)
 class Loaded:
-    """An input on its way: its pixels uint8 [H, W, 3], or why there are none.
-
-    frames, degraded: as in Prediction.
-    """
+    """An input on its way: its picture, or why there is none."""
 
     index: int
     path: str
-    pixels: Pixels | ImageError
-    frames: int | None = None
-    degraded: bool = False
+    picture: Picture | ImageError
 
 
 def predict(options: PredictOptions) -> int:
@@ -50,13 +47,16 @@ def predict(options: PredictOptions) -> int:
     ranked = options.top_k is not None
     writer = WRITERS[options.format]
     outcomes = Outcomes(telling=options.format != "jsonl")
-    with destination(options.output) as write:
+    workers = worker_count(options.workers)
+    with destination(options.output) as write, closing(open_decoder(workers)) as decoder:
+        decoder.start()  # while the model is loaded
         model = open_labeller(options.model, options.weights, options.device, options.precision)
+        view = View(model.preprocessing, options.max_pixels, truncated=options.allow_truncated)
         inputs = enumerate(read_inputs(options.paths or [LIST], options.null, options.crlf))
         rest = islice(inputs, options.resume_from, None)
         if not options.resume_from:  # what is gone on with has its header
             write(writer.header(ranked))
-        for batch in in_order(loader(model.preprocessing), rest, worker_count(options.workers), options.batch_size):
+        for batch in in_order(loader(decoder, view), rest, workers, options.batch_size):
             predictions = label_batch(model, batch, options.top_k or 1)
             outcomes.add(predictions)
             write(b"".join(writer.record(prediction, ranked) for prediction in predictions))
@@ -81,13 +81,13 @@ def destination(path: str | None) -> Iterator[Callable[[bytes], object]]:
         yield file.write
 
 
-def loader(preprocessing: Preprocessing) -> Callable[[tuple[int, str]], Loaded]:
+def loader(decoder: Decoder, view: View) -> Callable[[tuple[int, str]], Loaded]:
     """How an input, its place and path, is loaded: the one line of predict that opens images."""
 
     def load(numbered: tuple[int, str]) -> Loaded:
         index, path = numbered
         try:
-            return Loaded(index, path, preprocessing.load(path))
+            return Loaded(index, path, decoder.load(path, view))
         except ImageError as error:
             return Loaded(index, path, error)
 
@@ -96,24 +96,23 @@ def loader(preprocessing: Preprocessing) -> Callable[[tuple[int, str]], Loaded]:
 
 def label_batch(model: Labeller, batch: list[Loaded], top_k: int) -> list[Prediction]:
     """Predictions for a batch in its order; images that could not be read become failures. Raises DataError."""
-    pixels = [item.pixels for item in batch if not isinstance(item.pixels, ImageError)]
+    pixels = [item.picture.pixels for item in batch if isinstance(item.picture, Picture)]
     logits = iter(model.logits(np.stack(pixels)) if pixels else ())  # [B, C]
     return [
-        Prediction(item.index, item.path, error=(item.pixels.code, item.pixels.message))
-        if isinstance(item.pixels, ImageError)
-        else label_image(item, next(logits), model.classes, top_k)
+        Prediction(item.index, item.path, error=(item.picture.code, item.picture.message))
+        if isinstance(item.picture, ImageError)
+        else label_image(item, item.picture, next(logits), model.classes, top_k)
         for item in batch
     ]
 
 
-def label_image(item: Loaded, logits: Logits, classes: tuple[str, ...], top_k: int) -> Prediction:
+def label_image(item: Loaded, picture: Picture, logits: Logits, classes: tuple[str, ...], top_k: int) -> Prediction:
     """The prediction for one image, of logits [C]. Raises DataError if they are infinite or no numbers."""
     if not np.isfinite(logits).all():
         problem = "the model gives no finite numbers for it; its weights may be damaged"
         raise DataError(item.path, problem, "If --precision is fp16 or bf16, try fp32.")
-    return Prediction(
-        item.index, item.path, best_labels(logits, classes, top_k), frames=item.frames, degraded=item.degraded
-    )
+    top = best_labels(logits, classes, top_k)
+    return Prediction(item.index, item.path, top, frames=picture.frames, degraded=picture.degraded)
 
 
 def best_labels(logits: Logits, classes: tuple[str, ...], top_k: int) -> tuple[tuple[str, float], ...]:

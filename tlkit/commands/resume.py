@@ -10,8 +10,9 @@ from typing import Any
 from tlkit import interruption
 from tlkit.commands.checkpoints import read_checkpoint
 from tlkit.commands.finetune import default_run_folder, require_same_images, say_dataset, train_run
-from tlkit.commands.images import check_images, read_skipped
-from tlkit.data.folder import Dataset, read_dataset
+from tlkit.commands.image_check import check_images, read_skipped
+from tlkit.commands.survey import find_dataset
+from tlkit.data.folder import Dataset
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, MissingInputError
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.run_folder import RunFolder, new_run_folder
@@ -57,10 +58,7 @@ def resume_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:
     stored = run.read_options()["resolved"] if run is not None else checkpoint["options"]
     resolved = changed(FinetuneOptions.from_dict(stored), options)
     with new_run_folder(options.out, default_run_folder(resolved)) as new, interruption.handled() as signals:
-        if run is not None:
-            dataset = stored_dataset(run, resolved)
-        else:
-            dataset = check_images(resolved, read_dataset(resolved.data, val=resolved.validation(), seed=resolved.seed))
+        dataset = stored_dataset(run, resolved) if run is not None else check_images(resolved, find_dataset(resolved))
         say_dataset(dataset)
         require_same_images(dataset, checkpoint)
         adopt(new, file, checkpoint)
@@ -109,7 +107,7 @@ def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
     """The images the run was started with; read again if it was stopped before it wrote them down."""
     if os.path.exists(run.split_file):
         return dataclasses.replace(Dataset.from_split(run.read_split(), options.data), skipped=read_skipped(run))
-    return check_images(options, read_dataset(options.data, val=options.validation(), seed=options.seed))
+    return check_images(options, find_dataset(options))
 
 
 def adopt(run: RunFolder, file: str, checkpoint: dict[str, Any]) -> None:

@@ -1,21 +1,16 @@
-"""Indices -> batches [B, ...]: order, look-ahead, and normalisation."""
+"""Indices -> batches [B, ...]: order and normalisation."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tlkit.data.in_order import map_in_order
 from tlkit.data.preprocessing import Preprocessing
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -33,30 +28,6 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """A permutation of range(count), [count] int64: a function of (seed, epoch) and nothing else."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(count, generator=generator)
-
-
-def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
-) -> Iterator[Result]:
-    """The results of function over items, in order, computed by threads up to `ahead` items early.
-
-    Threads, as decoding and resizing leave Python free meanwhile. An exception is raised in its item's place.
-    workers=0 computes each result when it is asked for.
-    """
-    if workers == 0:
-        yield from map(function, items)
-        return
-    pending: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class EpochSteps:

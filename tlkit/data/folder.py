@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from tlkit.data.decode import ImageError
+from tlkit.data.image_file import ImageError
 from tlkit.data.listing import find_images, require_folder, subfolders
 from tlkit.errors import DataError, UsageError
 
@@ -73,11 +73,18 @@ class Dataset:
         return cls(root, tuple(split["classes"]), samples(split["train"]), samples(split["val"]), "as the run began")
 
 
-def read_dataset(root: str, *, val: float | str | None = None, seed: int = 0) -> Dataset:
+def read_dataset(
+    root: str,
+    *,
+    val: float | str | None = None,
+    seed: int = 0,
+    allow_one_class: bool = False,
+    drop_empty: bool = False,
+) -> Dataset:
     """Find the images of a folder, in either of the two shapes, and divide them into train and validation.
 
     val: the share of each class that is kept for validation, or a folder of class folders; None for the folder's own
-    validation part, or else a fifth.
+    validation part, or else a fifth. drop_empty: class folders without images are as if they were not there.
     Raises MissingInputError for a folder that is not there, DataError for one whose content cannot be trained on,
     UsageError for a share where the folder is divided already.
     """
@@ -87,18 +94,19 @@ def read_dataset(root: str, *, val: float | str | None = None, seed: int = 0) ->
     train_folder = os.path.join(root, "train")
     has_parts = os.path.isdir(train_folder) and (own is not None or not others)
     source = train_folder if has_parts else root
-    beside = f"left out, as they lie beside train: {', '.join(map(repr, others[:5]))}"
-    warnings = (beside,) if has_parts and others else ()
+    beside = f"left out, as they lie beside train: {shortened(others)}"
+    warnings: tuple[str, ...] = (beside,) if has_parts and others else ()
     val_folder = val if isinstance(val, str) else own if has_parts else None
     if isinstance(val, float) and val_folder is not None:
         raise UsageError(f"--val {val:g}", f"does not go with {val_folder}, which holds the validation images already")
     if isinstance(val, str):
         require_folder(val)
-    classes, samples = read_classes(source)
+    classes, samples, dropped = read_classes(source, allow_one_class, drop_empty)
+    warnings += (f"left out, as they hold no image: {shortened(dropped)}",) if dropped else ()
     if val_folder is None:
         share = DEFAULT_SHARE if val is None else float(val)
         return divide(root, source, classes, samples, share, seed, warnings)
-    val_samples = read_labelled(val_folder, classes, exactly=True)
+    val_samples = read_labelled(val_folder, classes, exactly=True, drop_empty=drop_empty)
     shape = f"train from {source}, validation from {val_folder}"
     return Dataset(root, classes, samples, val_samples, shape, warnings)
 
@@ -144,18 +152,33 @@ def split_rank(seed: int, class_name: str, name: str) -> bytes:
     return hashlib.sha256(os.fsencode(f"{seed}\0{class_name}\0{name}")).digest()
 
 
-def read_classes(folder: str) -> tuple[tuple[str, ...], list[Sample]]:
-    """Class folders and their images. Raises DataError unless there are two classes, each with an image."""
-    classes = tuple(subfolders(folder))
-    if len(classes) < 2:
-        raise DataError(folder, describe_no_classes(folder, classes))
-    samples = [
-        Sample(path, label)
-        for label, name in enumerate(classes)
-        for path in find_images(os.path.join(folder, name), root=folder)
-    ]
-    require_images(folder, classes, samples)
-    return classes, samples
+def read_classes(
+    folder: str, allow_one_class: bool, drop_empty: bool
+) -> tuple[tuple[str, ...], list[Sample], tuple[str, ...]]:
+    """Class folders, their images, and class folders left out. Raises DataError unless there are two classes, each with
+    an image."""
+    images = images_by_class(folder)
+    empty = tuple(name for name, paths in images.items() if not paths)
+    dropped = empty if drop_empty else ()
+    classes = tuple(name for name in images if name not in set(dropped))
+    if len(classes) < (1 if allow_one_class else 2):
+        hint = "Train on it all the same by --allow-one-class." if classes else ""
+        raise DataError(folder, describe_no_classes(folder, classes), hint)
+    if empty and not drop_empty:
+        problem = f"no image in class {shortened(empty)}; {LAYOUT}"
+        raise DataError(folder, problem, "Add images to it, remove the folder, or leave it out by --drop-empty.")
+    return classes, [Sample(path, label) for label, name in enumerate(classes) for path in images[name]], dropped
+
+
+def images_by_class(folder: str) -> dict[str, list[str]]:
+    """The images of each class folder."""
+    return {name: list(find_images(os.path.join(folder, name), root=folder)) for name in subfolders(folder)}
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
 
 
 def describe_no_classes(folder: str, classes: tuple[str, ...]) -> str:
@@ -163,42 +186,35 @@ def describe_no_classes(folder: str, classes: tuple[str, ...]) -> str:
     loose = next(iter(find_images(folder, deep=False)), None)
     if not classes:
         found = (
-            f"its images (such as {os.path.basename(loose)}) are not in class folders" if loose else "holds no images"
+            f"its images (such as {os.path.basename(loose)!r}) are not in class folders" if loose else "holds no images"
         )
     else:
         found = f"holds one class folder only, {classes[0]!r}; a classifier needs two classes"
     return f"{found}; {LAYOUT}"
 
 
-def require_images(folder: str, classes: Sequence[str], samples: list[Sample]) -> None:
-    """Raises DataError naming the classes that have no image."""
-    present = {sample.label for sample in samples}
-    empty = [repr(name) for label, name in enumerate(classes) if label not in present]
-    if empty:
-        names = ", ".join(empty[:5]) + (f" and {len(empty) - 5} more" if len(empty) > 5 else "")
-        raise DataError(folder, f"no image in class {names}; {LAYOUT}", "Add images to it, or remove the folder.")
-
-
-def read_labelled(folder: str, classes: Sequence[str], *, exactly: bool = False) -> list[Sample]:
+def read_labelled(
+    folder: str, classes: Sequence[str], *, exactly: bool = False, drop_empty: bool = False
+) -> list[Sample]:
     """The images of a folder of class folders, labelled by known classes.
 
-    exactly: every known class must have an image. Raises DataError for a class that is not known.
+    exactly: every known class must have an image. drop_empty: folders without images are as if they were not there.
+    Raises DataError for a class that is not known.
     """
     require_folder(folder)
-    found = subfolders(folder)
+    images = {name: paths for name, paths in images_by_class(folder).items() if paths or not drop_empty}
     labels = {name: label for label, name in enumerate(classes)}
-    strange = [name for name in found if name not in labels]
-    missing = [name for name in classes if name not in found] if exactly else []
-    if strange or missing or not found:
-        differences = [f"unknown here: {', '.join(map(repr, strange[:5]))}"] if strange else []
-        differences += [f"missing here: {', '.join(map(repr, missing[:5]))}"] if missing else []
+    strange = [name for name in images if name not in labels]
+    missing = [name for name in classes if name not in images] if exactly else []
+    if strange or missing or not images:
+        differences = [f"unknown here: {shortened(strange)}"] if strange else []
+        differences += [f"missing here: {shortened(missing)}"] if missing else []
         expected = f"expected class folders named as {', '.join(map(repr, classes[:5]))}"
         raise DataError(folder, f"{'; '.join(differences) or 'holds no class folders'}; {expected}")
-    samples = [
-        Sample(path, labels[name]) for name in found for path in find_images(os.path.join(folder, name), root=folder)
-    ]
-    if exactly:
-        require_images(folder, classes, samples)
+    empty = [name for name, paths in images.items() if not paths]
+    if exactly and empty:
+        raise DataError(folder, f"no image in class {shortened(empty)}; {expected_layout(classes)}")
+    samples = [Sample(path, labels[name]) for name, paths in images.items() for path in paths]
     if not samples:
         raise DataError(folder, f"holds no images; {expected_layout(classes)}")
     return samples

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from tlkit.data.decode import ACCEPTED, NOT_ACCEPTED, SIGNATURE_BYTES, image_format
+from tlkit.data.formats import ACCEPTED, NOT_ACCEPTED, SIGNATURE_BYTES, image_format
 from tlkit.errors import MissingInputError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")

@@ -1,4 +1,4 @@
-"""Pixels as a backbone wants them: the arithmetic of timm's and torchvision's evaluation transforms, exactly."""
+"""Images as a backbone wants them: the arithmetic of timm's and torchvision's evaluation transforms, exactly."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from tlkit.data.decode import decode_file, open_regular
-
-Pixels = NDArray[np.uint8]
+from tlkit.data.decode import MAX_PIXELS, Accepted
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -33,6 +29,7 @@ class Preprocessing:
     image_size: (height, width) of the result. resize: (height, width) to resize to before the crop.
     crop_mode: "center" keeps the shape (the shorter side becomes resize), "squash" does not, "border" fits the
     longer side and pads with the mean. mean, std: of each channel, pixels counted from 0 to 1.
+    more_formats, float_range: of what the model was trained on, as decode.Accepted has them.
     """
 
     image_size: tuple[int, int]
@@ -41,6 +38,8 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    more_formats: tuple[str, ...] = ()
+    float_range: tuple[float, float] | None = None
 
     @classmethod
     def from_timm_config(cls, config: Mapping[str, Any]) -> Self:
@@ -90,23 +89,18 @@ class Preprocessing:
         """How small the shorter side of a reduced JPEG may be: twice what it is resized to."""
         return 2 * max(self.resize)
 
-    def load(self, path: str) -> Pixels:
-        """A file as the backbone's input: uint8 [H, W, 3]. Raises ImageError."""
-        with open_regular(path) as file:
-            return self.load_file(path, file)
+    def accepted(self, max_pixels: int = MAX_PIXELS, truncated: bool = False) -> Accepted:
+        """Which images the model takes, within the limits of a command."""
+        return Accepted(max_pixels, self.more_formats, self.float_range, truncated)
 
-    def load_file(self, path: str, file: BinaryIO) -> Pixels:
-        """The same of a file that is open at its beginning."""
-        return self(decode_file(path, file, self.shortest_side))
-
-    def __call__(self, image: Image.Image) -> Pixels:
-        """Resize and crop an RGB image: uint8 [H, W, 3]."""
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Resize and crop an RGB image to image_size."""
         if self.crop_mode == "center":
             image = without_far_ends(image)
         resample = INTERPOLATIONS[self.interpolation]
         image = image.resize(self._resized(image.width, image.height), resample)
         fill = tuple(round(255 * value) for value in self.mean) if self.crop_mode == "border" else (0, 0, 0)
-        return np.asarray(centre_crop(image, self.image_size, fill))
+        return centre_crop(image, self.image_size, fill)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) to resize an image of that size to."""

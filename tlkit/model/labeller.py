@@ -7,7 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tlkit.data.preprocessing import Pixels, Preprocessing
+from tlkit.data.decoders import Pixels
+from tlkit.data.preprocessing import Preprocessing
 
 Logits = NDArray[np.float32]
 

@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from tlkit.data.preprocessing import Pixels, Preprocessing
+from tlkit.data.decoders import Pixels
+from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import DataError, ResourceError, UnavailableError, UsageError
 from tlkit.model.labeller import Logits
 from tlkit.onnx_file import OnnxFile, read_onnx

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from tlkit.data.batches import normalise
-from tlkit.data.preprocessing import Pixels, Preprocessing
+from tlkit.data.decoders import Pixels
+from tlkit.data.preprocessing import Preprocessing
 from tlkit.model.files import LoadedModel
 from tlkit.model.inference import in_precision, quickened
 from tlkit.model.labeller import Logits

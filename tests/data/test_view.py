@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
 import shutil
 from pathlib import Path
@@ -11,10 +13,16 @@ import pytest
 from PIL import Image
 
 from tests.data.odd_images import pixels
-from tlkit.data.augmentation import AUGMENTATIONS, Augmentation, flip, random_resized_crop
+from tlkit.data.decode import Accepted
+from tlkit.data.decoders import Pixels, ThisProcess
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.data.view import AUGMENTATIONS, View, flip, random_resized_crop
 
 PREPROCESSING = Preprocessing((96, 128), (96, 128), "center", "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def augmented(name: str, seed: int, epoch: int, path: str) -> Pixels:
+    return ThisProcess().load(path, View(PREPROCESSING, augment=name, seed=seed, epoch=epoch)).pixels
 
 
 @pytest.fixture
@@ -27,7 +35,7 @@ def photo(tmp_path: Path) -> str:
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_a_view_depends_on_seed_epoch_and_content_alone(name: str, photo: str, tmp_path: Path) -> None:
     def view(seed: int, epoch: int, path: str = photo) -> np.ndarray:
-        return Augmentation(name, PREPROCESSING, seed).load(path, epoch)
+        return augmented(name, seed, epoch, path)
 
     moved, changed = str(tmp_path / "moved.png"), str(tmp_path / "changed.png")
     shutil.copy(photo, moved)
@@ -43,7 +51,7 @@ def test_a_view_depends_on_seed_epoch_and_content_alone(name: str, photo: str, t
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_drawing_a_view_leaves_the_global_generators_alone(name: str, photo: str) -> None:
     before = random.getstate()
-    Augmentation(name, PREPROCESSING, 1).load(photo, 2)
+    augmented(name, 1, 2, photo)
     assert random.getstate() == before
 
 
@@ -52,7 +60,7 @@ def test_drawing_a_view_leaves_the_global_generators_alone(name: str, photo: str
 def test_a_view_has_the_size_of_the_input(name: str, size: tuple[int, int], tmp_path: Path) -> None:
     Image.new("RGB", size, (9, 90, 200)).save(tmp_path / "image.png")
     for epoch in range(5):
-        view = Augmentation(name, PREPROCESSING, 0).load(str(tmp_path / "image.png"), epoch)
+        view = augmented(name, 0, epoch, str(tmp_path / "image.png"))
         assert (view.shape, view.dtype) == ((96, 128, 3), np.uint8)
 
 
@@ -77,3 +85,17 @@ def test_a_strong_view_changes_colours_and_a_light_one_does_not() -> None:
     assert (light == 120).all()
     means = [np.asarray(AUGMENTATIONS["strong"](grey, PREPROCESSING, random.Random(seed))).mean() for seed in range(30)]
     assert np.std(means) > 5
+
+
+@pytest.mark.parametrize("name", ["none", *AUGMENTATIONS])
+def test_a_view_comes_back_from_json(name: str) -> None:
+    preprocessing = dataclasses.replace(PREPROCESSING, more_formats=("AVIF",), float_range=(0.0, 1.0))
+    view = View(preprocessing, 1000, truncated=True, augment=name, seed=2**62, epoch=7)
+    assert View.from_dict(json.loads(json.dumps(view.to_dict()))) == view
+    assert view.accepted == Accepted(1000, ("AVIF",), (0.0, 1.0), True)
+
+
+def test_views_are_told_apart_by_name() -> None:
+    views = [View(PREPROCESSING, augment=a, seed=s, epoch=e) for a in AUGMENTATIONS for s in (0, 1) for e in (0, 1)]
+    assert len({view.name for view in views}) == 8
+    assert View(PREPROCESSING, seed=1, epoch=1).name == ""

@@ -1,0 +1,61 @@
+"""What a decoder does when it goes wrong, by the size of the image; imported by a decoder process before it begins."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from PIL import Image
+
+from tlkit.data import decode, decoders
+
+PROGRAM = f"import tests.data.faults; {decoders.PROGRAM}"
+"""In place of decoders.PROGRAM."""
+
+
+def compute_for_ever() -> None:
+    while True:
+        pass
+
+
+def take_all_memory() -> None:
+    taken = []
+    while True:
+        taken.append(bytes(200 << 20))
+
+
+def raise_an_odd_error() -> None:
+    raise RecursionError("something that no decoder should raise")
+
+
+FAULTS: dict[tuple[int, int], Callable[[], object]] = {
+    (13, 1): compute_for_ever,
+    (13, 2): lambda: time.sleep(600),
+    (13, 3): lambda: ctypes.string_at(0),
+    (13, 4): os.abort,
+    (13, 5): take_all_memory,
+    (13, 6): lambda: os.kill(os.getpid(), signal.SIGKILL),
+    (13, 7): raise_an_odd_error,
+}
+CODES = {
+    (13, 1): "decode_timeout",
+    (13, 2): "decode_timeout",
+    (13, 3): "image_corrupt",
+    (13, 4): "image_corrupt",
+    (13, 5): "image_corrupt",
+    (13, 7): "image_corrupt",
+}
+"""What becomes of an image that makes a decoder do so; (13, 6) stands for the kernel, out of memory."""
+
+without_fault = decode.frames_of
+
+
+def with_fault(image: Image.Image) -> int:
+    FAULTS.get(image.size, int)()
+    return without_fault(image)
+
+
+decode.frames_of = with_fault

@@ -1,0 +1,77 @@
+"""tlkit check: what would spoil training on a folder, found before anyone trains on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+
+from tlkit.commands.check_report import REPORTS, Report
+from tlkit.commands.image_check import leave_out, repeat_warnings
+from tlkit.commands.survey import find_dataset, find_repeats, look_at
+from tlkit.data.decode import Facts
+from tlkit.data.folder import Dataset
+from tlkit.data.image_file import ImageError
+from tlkit.data.same_content import SameContent
+from tlkit.errors import DONE, DataError
+from tlkit.options import CheckOptions
+from tlkit.terminal import emit
+
+TINY_SIDE = 32
+"""Images of a shorter side than this are told: hardly anything is to be seen on them."""
+
+UNEVEN = 10
+"""How many times more images the largest class may have than the smallest before it is told."""
+
+
+def check(options: CheckOptions) -> int:
+    """Print what a folder holds and what is wrong with it. Returns 65 where finetune would stop, else 0."""
+    # Whatever can be looked at is reported, also of a folder that finetune would refuse.
+    dataset = find_dataset(dataclasses.replace(options, allow_one_class=True, drop_empty=True))
+    report = Report(dataset)
+    same = SameContent()
+    for sample, found in look_at(options, dataset.train + dataset.val, same, thorough=not options.quick):
+        if isinstance(found, ImageError):
+            report.bad.append(found)
+        else:
+            note(report, sample.path, found)
+    report.repeats = find_repeats(dataset, same, options.workers)
+    report.warnings += [*dataset.warnings, *uneven_classes(dataset)]
+    report.stops += [str(problem) for problem in why_finetune_stops(options, dataset, report)]
+    emit(REPORTS[options.format](report))
+    return DataError.exit_code if report.stops else DONE
+
+
+def note(report: Report, path: str, facts: Facts) -> None:
+    """Add what is known of a readable image."""
+    report.formats[facts.format] += 1
+    report.modes[facts.mode] += 1
+    report.sizes.append((facts.width * facts.height, facts.width, facts.height))
+    if min(facts.width, facts.height) < TINY_SIDE:
+        report.tiny.append(path)
+    if facts.frames > 1:
+        report.several_frames.append(path)
+
+
+def uneven_classes(dataset: Dataset) -> Iterator[str]:
+    """What to say of classes that have very many more images than others."""
+    counts = Counter(sample.label for sample in dataset.train)
+    (most, largest), (least, smallest) = counts.most_common(1)[0], counts.most_common()[-1]
+    if largest > UNEVEN * smallest:
+        yield (
+            f"class {dataset.classes[most]!r} has {largest:,} training images, class {dataset.classes[least]!r} "
+            f"{smallest:,}: see --class-weights balanced, and --metric macro_f1"
+        )
+
+
+def why_finetune_stops(options: CheckOptions, dataset: Dataset, report: Report) -> Iterator[DataError]:
+    """The errors that finetune would end with, given the same options; it tells the first only."""
+    for step in (
+        lambda: find_dataset(options),
+        lambda: leave_out(options, dataset, report.bad),
+        lambda: repeat_warnings(options, report.repeats),
+    ):
+        try:
+            step()
+        except DataError as error:
+            yield error

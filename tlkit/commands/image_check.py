@@ -1,0 +1,129 @@
+"""The images of a run are found readable before any long work, and bad ones left out or refused. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Sequence
+
+from tlkit.commands.survey import Repeats, find_repeats, look_at
+from tlkit.data.folder import Dataset, Sample
+from tlkit.data.image_file import ImageError
+from tlkit.data.same_content import SameContent
+from tlkit.data_options import DataOptions
+from tlkit.errors import DataError, printable
+from tlkit.run_folder import RunFolder
+from tlkit.storage import write_atomically
+from tlkit.terminal import count, say
+
+NAMED = 10
+"""How many of the files with the same problem a warning names."""
+
+
+def check_images(options: DataOptions, dataset: Dataset) -> Dataset:
+    """Look at the header and the end of every file before any long work; returns the readable images.
+
+    Raises DataError naming all bad files, unless they may be skipped.
+    """
+    bad: list[ImageError] = []
+    animated: list[str] = []
+    same = SameContent()
+    for sample, found in look_at(options, dataset.train + dataset.val, same):
+        if isinstance(found, ImageError):
+            bad.append(found)
+        elif found.frames > 1:
+            animated.append(sample.path)
+    kept = without_bad(options, dataset, bad)
+    if animated:
+        files = count(len(animated), "image")
+        say("warning", f"of {files} with several frames or pages the first is used\n{listing(animated)}")
+    for warning in repeat_warnings(options, find_repeats(dataset, same, options.workers)):
+        say("warning", warning)
+    return kept
+
+
+def without_bad(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
+    """The data without its bad images, of which it tells. Raises DataError as `leave_out` does."""
+    kept = leave_out(options, dataset, bad)
+    if bad:
+        say("warning", f"{left_out(bad)}\n{listing(f'{error.path}: {error.message}' for error in bad)}")
+    return kept
+
+
+def left_out(bad: Sequence[ImageError]) -> str:
+    """1 image cannot be read and is left out"""
+    return f"{count(len(bad), 'image')} cannot be read and {'is' if len(bad) == 1 else 'are'} left out"
+
+
+def leave_out(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
+    """The data without its bad images. Raises DataError if they may not be skipped, or if too little is left."""
+    if not bad:
+        return dataset
+    images, skipped = len(dataset.train) + len(dataset.val), (*dataset.skipped, *bad)
+    found = f"{count(len(bad), 'image')} of {images} cannot be read"
+    every = "\n".join(f"  {printable(error.path)}: {error.message}" for error in bad)
+    if not options.skip_bad:
+        raise DataError(options.data, found, f"{every}\nMend or remove them, or go on without them by --skip-bad.")
+    most = options.most_bad(images + len(dataset.skipped))
+    if len(skipped) > most:
+        problem = f"{found}; --skip-bad leaves out {most} at most"
+        raise DataError(options.data, problem, f"{every}\nMend or remove them, or allow more by --max-bad SHARE.")
+    names = {error.path for error in bad}
+    kept = dataclasses.replace(
+        dataset,
+        train=[s for s in dataset.train if s.path not in names],
+        val=[s for s in dataset.val if s.path not in names],
+        skipped=skipped,
+    )
+    lost = set(range(len(dataset.classes))) - {s.label for s in kept.train}
+    if lost or not kept.val:
+        empty = ", ".join(printable(dataset.classes[label]) for label in sorted(lost)) or "the validation images"
+        raise DataError(options.data, f"nothing readable is left of {empty}", every)
+    return kept
+
+
+def repeat_warnings(options: DataOptions, repeats: Repeats) -> list[str]:
+    """What to say of pictures that are there twice where it does harm. Raises DataError under --strict."""
+    problems = []
+    if repeats.across_parts:
+        problems.append(f"{pictures(repeats.across_parts)} both in training and in validation")
+    if repeats.across_classes:
+        problems.append(f"{pictures(repeats.across_classes)} in several classes")
+    listings = [groups_listing(groups) for groups in (repeats.across_parts, repeats.across_classes) if groups]
+    if problems and options.strict:
+        advice = "Remove the copies, or go on with a warning, without --strict."
+        raise DataError(options.data, "; ".join(problems), "\n".join([*listings, advice]))
+    return [f"{problem}\n{names}" for problem, names in zip(problems, listings, strict=True)]
+
+
+def pictures(groups: list[list[Sample]]) -> str:
+    """1 picture is, 2 pictures are"""
+    return f"{count(len(groups), 'picture')} {'is' if len(groups) == 1 else 'are'}"
+
+
+def groups_listing(groups: list[list[Sample]]) -> str:
+    """A line for each picture with the files that hold it, as far as NAMED."""
+    return listing([" = ".join(printable(sample.path) for sample in group[:NAMED]) for group in groups])
+
+
+def listing(lines: Iterable[str]) -> str:
+    """Lines, indented; beyond NAMED only their number."""
+    indented = [f"  {printable(line)}" for line in lines]
+    more = [f"  and {len(indented) - NAMED:,} more"] if len(indented) > NAMED else []
+    return "\n".join(indented[:NAMED] + more)
+
+
+def read_skipped(run: RunFolder) -> tuple[ImageError, ...]:
+    """The images that a run left out so far."""
+    if not os.path.exists(run.skipped_file):
+        return ()
+    with open(run.skipped_file, encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return tuple(ImageError(row["path"], row["code"], row["message"]) for row in rows)
+
+
+def write_skipped(run: RunFolder, skipped: Sequence[ImageError]) -> None:
+    """List the images that a run leaves out."""
+    rows = [json.dumps({"path": e.path, "code": e.code, "message": e.message}) + "\n" for e in skipped]
+    write_atomically(run.skipped_file, lambda file: file.write("".join(rows).encode()))

@@ -1,0 +1,237 @@
+"""Decoders: where images are opened for whoever needs their pixels, in processes that may fail, or in this one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from io import BufferedReader
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import tlkit
+from tlkit.data.decode import Accepted, Facts, check_file
+from tlkit.data.decoder_process import LENGTH, receive, receive_into
+from tlkit.data.image_file import ImageError, file_digest, open_regular
+from tlkit.data.view import View
+from tlkit.errors import ResourceError
+
+Pixels = NDArray[np.uint8]
+
+DECODE_SECONDS = 10.0
+"""How long an image may compute."""
+
+PROGRAM = "from tlkit.data.decoder_process import main; main(float(sys.argv.pop(1)))"
+"""What a decoder process runs, once it knows where this process found its modules."""
+
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A view of an image, uint8 [H, W, 3]. frames: in its file. degraded: the file is cut short, part is made up."""
+
+    pixels: Pixels
+    frames: int = 1
+    degraded: bool = False
+
+
+class Decoder(ABC):
+    """What opens images. Threads may share it."""
+
+    def check(self, path: str, accepted: Accepted, thorough: bool = False) -> Facts:
+        """What a header says, if the image can be decoded; see decode.check_file. Raises ImageError."""
+        with open_regular(path) as file:
+            return self.check_file(path, file, accepted, thorough)
+
+    def load(self, path: str, view: View) -> Picture:
+        """A view of an image. Raises ImageError."""
+        with open_regular(path) as file:
+            return self.load_file(path, file, view, file_digest(path, file) if view.is_random else b"")
+
+    @abstractmethod
+    def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> Facts:
+        """As check, of a file that is open at its beginning."""
+
+    @abstractmethod
+    def load_file(self, path: str, file: BufferedReader, view: View, digest: bytes) -> Picture:
+        """As load, of a file that is open at its beginning. digest: what file_digest gives, for a random view."""
+
+    def start(self) -> None:  # noqa: B027 - most have nothing to do
+        """Start now what the first image will need."""
+
+    def close(self) -> None:  # noqa: B027
+        """End what was started. It closes by itself when nobody has it any more."""
+
+
+class ThisProcess(Decoder):
+    """Decodes here: a decoder that hangs or crashes takes the whole command with it."""
+
+    def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> Facts:
+        return check_file(path, file, accepted, thorough)
+
+    def load_file(self, path: str, file: BufferedReader, view: View, digest: bytes) -> Picture:
+        decoded = view(path, file, digest)
+        return Picture(np.asarray(decoded.image), decoded.frames, decoded.degraded)
+
+
+class Processes(Decoder):
+    """Decodes in processes, as many as there are threads that ask at the same time.
+
+    A process that hangs or crashes costs the image it was given, and is replaced.
+    """
+
+    def __init__(self, seconds: float = DECODE_SECONDS) -> None:
+        self.seconds = seconds
+        self._lock = threading.Lock()
+        self._idle: list[DecoderProcess] = []
+        self._all: set[DecoderProcess] = set()
+        self._end = weakref.finalize(self, end_all, self._all)
+
+    def start(self) -> None:
+        self._idle.append(self._new())
+
+    def close(self) -> None:
+        self._end()
+
+    def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> Facts:
+        request = {"accepted": asdict(accepted), "thorough": thorough, "max_pixels": accepted.max_pixels}
+        with self._borrowed() as process:
+            return Facts(**process.ask(path, file, request))
+
+    def load_file(self, path: str, file: BufferedReader, view: View, digest: bytes) -> Picture:
+        request = {"view": view.to_dict(), "digest": digest.hex(), "max_pixels": view.max_pixels}
+        with self._borrowed() as process:
+            answer = process.ask(path, file, request)
+            pixels = np.empty((*view.preprocessing.image_size, 3), np.uint8)
+            process.receive_into(path, pixels)
+            return Picture(pixels, **answer)
+
+    @contextlib.contextmanager
+    def _borrowed(self) -> Iterator[DecoderProcess]:
+        """A process for one image. One that was left in the middle of an answer is not used again."""
+        with self._lock:
+            process = self._idle.pop() if self._idle else None
+        process = process or self._new()
+        try:
+            yield process
+        except ImageError:
+            raise
+        except BaseException:
+            process.end()
+            raise
+        finally:
+            with self._lock:
+                if process.ended:
+                    self._all.discard(process)
+                else:
+                    self._idle.append(process)
+
+    def _new(self) -> DecoderProcess:
+        process = DecoderProcess(self.seconds)
+        with self._lock:
+            self._all.add(process)
+        if not self._end.alive:
+            process.end()
+        return process
+
+
+def end_all(processes: set[DecoderProcess]) -> None:
+    """End processes, whatever they are doing."""
+    for process in list(processes):
+        process.end()
+
+
+class DecoderProcess:
+    """One process that runs decoder_process.main, and the socket to it.
+
+    It ends by itself when the socket is closed, also if this process is killed.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.channel, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self.process = subprocess.Popen(
+                    command_line(seconds),
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,  # C libraries talk there of files they do not like
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                    start_new_session=True,
+                )
+            except OSError as error:
+                self.channel.close()
+                raise ResourceError("image decoder", f"cannot be started: {error.strerror}") from error
+
+    @property
+    def ended(self) -> bool:
+        return self.process.returncode is not None
+
+    def ask(self, path: str, file: BufferedReader, request: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request about an open file. Raises ImageError, or ResourceError if the process was killed."""
+        text = json.dumps(request).encode()
+        try:
+            socket.send_fds(self.channel, [LENGTH.pack(len(text)) + text], [file.fileno()])
+            length = LENGTH.unpack(receive(self.channel, LENGTH.size))
+            answer: dict[str, Any] = json.loads(receive(self.channel, *length))
+        except OSError:
+            raise self.describe_end(path) from None
+        if "error" in answer:
+            raise ImageError(path, *answer["error"])
+        if "bug" in answer:
+            raise RuntimeError(f"{path}: {answer['bug']}")
+        return answer
+
+    def receive_into(self, path: str, pixels: Pixels) -> None:
+        """Fill pixels with what follows an answer. Raises ImageError or ResourceError."""
+        try:
+            receive_into(self.channel, pixels.data.cast("B"))
+        except OSError:
+            raise self.describe_end(path) from None
+
+    def describe_end(self, path: str) -> Exception:
+        """Why the process ended while it had this image."""
+        self.channel.close()
+        status = self.process.wait()
+        if -status in (signal.SIGALRM, signal.SIGPROF):
+            return ImageError(path, "decode_timeout", f"decoding it takes longer than {self.seconds:g} seconds")
+        if -status in CRASHES:
+            return ImageError(path, "image_corrupt", f"the decoder crashed on it ({signal.Signals(-status).name})")
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return ResourceError(
+            "image decoder",
+            f"the worker process {how}, while it had {path}",
+            "The kernel kills processes when memory runs out: try fewer --workers.",
+        )
+
+    def end(self) -> None:
+        """Kill the process if it is still there."""
+        self.process.kill()
+        self.process.wait()
+        self.channel.close()
+
+
+def command_line(seconds: float) -> list[str]:
+    """A Python that finds its modules where this one does, and loads nothing else: not from the current folder, nor by
+    environment variables."""
+    program = f"import sys; sys.path[:] = sys.argv[2:]; {PROGRAM}"
+    places = [*map(os.path.abspath, sys.path), os.path.dirname(*tlkit.__path__)]
+    return [sys.executable, "-I", "-S", "-c", program, str(seconds), *places]
+
+
+def open_decoder(workers: int) -> Decoder:
+    """A decoder for so many threads; with none, this process decodes itself."""
+    return Processes(DECODE_SECONDS) if workers else ThisProcess()

@@ -1,0 +1,84 @@
+"""A path -> an open regular file, or why it cannot be used. Nothing of an image is looked at yet."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from io import BufferedReader
+
+from tlkit.errors import ResourceError
+
+IMAGE_ERROR_CODES = (
+    "not_found",
+    "permission_denied",
+    "is_directory",
+    "not_regular_file",
+    "symlink_loop",
+    "empty_file",
+    "not_an_image",
+    "unsupported_format",
+    "unsupported_mode",
+    "image_truncated",
+    "image_corrupt",
+    "image_too_large",
+    "decode_timeout",
+)
+
+OPEN_ERRORS = {
+    errno.ENOENT: ("not_found", "no such file"),
+    errno.ENOTDIR: ("not_found", "no such file"),
+    errno.ENAMETOOLONG: ("not_found", "no such file (the name is too long)"),
+    errno.EACCES: ("permission_denied", "permission denied"),
+    errno.EPERM: ("permission_denied", "permission denied"),
+    errno.ELOOP: ("symlink_loop", "too many levels of symbolic links"),
+    errno.ENXIO: ("not_regular_file", "not a regular file"),
+}
+OURS_NOT_THE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class ImageError(Exception):
+    """An image that cannot be used. code: one of IMAGE_ERROR_CODES; message: for people, without the path."""
+
+    def __init__(self, path: str, code: str, message: str) -> None:
+        super().__init__(f"{path}: {message}")
+        self.path = path
+        self.code = code
+        self.message = message
+
+
+def open_regular(path: str) -> BufferedReader:
+    """Open a regular file for reading; never waits for a pipe. Raises ImageError."""
+    if not path:
+        raise ImageError(path, "not_found", "the path is empty")
+    try:
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in OURS_NOT_THE_FILES:
+            raise ResourceError(path, f"cannot be opened: {error.strerror}") from error
+        code, message = OPEN_ERRORS.get(error.errno or 0, ("not_found", f"cannot be opened: {error.strerror}"))
+        raise ImageError(path, code, message) from error
+    except ValueError as error:
+        raise ImageError(path, "not_found", "the path holds a NUL byte") from error
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(path, "is_directory", "is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(path, "not_regular_file", "not a regular file")
+    raise ImageError(path, "empty_file", "the file is empty")
+
+
+def file_digest(path: str, file: BufferedReader) -> bytes:
+    """The SHA-256 of an open file, which is left at its beginning. Raises ImageError."""
+    import hashlib  # not for decoder processes, which should be there at once
+
+    try:
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.seek(0)
+    except OSError as error:
+        raise ImageError(path, "image_corrupt", f"cannot be read ({error.strerror})") from error
+    return digest

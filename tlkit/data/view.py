@@ -1,0 +1,101 @@
+"""How an image becomes a backbone's input: as it is, or at random, as a function of seed, epoch and content alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Self
+
+from PIL import Image, ImageEnhance
+
+from tlkit.data.decode import MAX_PIXELS, Accepted, Decoded, decode_file
+from tlkit.data.preprocessing import INTERPOLATIONS, Preprocessing
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at images, within the limits of a command.
+
+    augment: "none", or one of AUGMENTATIONS, of whose views there is one for each seed and epoch.
+    """
+
+    preprocessing: Preprocessing
+    max_pixels: int = MAX_PIXELS
+    truncated: bool = False
+    augment: str = "none"
+    seed: int = 0
+    epoch: int = 0
+
+    @property
+    def name(self) -> str:
+        """What tells this view's vectors from those of other views of the same images."""
+        return f"{self.augment} {self.seed} {self.epoch}" if self.is_random else ""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it takes the digest of a file's content, on which all that is random in it depends."""
+        return self.augment != "none"
+
+    @property
+    def accepted(self) -> Accepted:
+        return self.preprocessing.accepted(self.max_pixels, self.truncated)
+
+    def __call__(self, path: str, file: BinaryIO, digest: bytes) -> Decoded:
+        """The view of a file that is open at its beginning, of image_size. Raises ImageError."""
+        if not self.is_random:
+            decoded = decode_file(path, file, self.accepted, self.preprocessing.shortest_side)
+            return dataclasses.replace(decoded, image=self.preprocessing(decoded.image))
+        # Crops take as little as a third of the area, so a reduced JPEG must keep more pixels than for the whole.
+        decoded = decode_file(path, file, self.accepted, 2 * self.preprocessing.shortest_side)
+        generator = random.Random(f"{self.seed} {self.epoch} {digest.hex()}")
+        augment = AUGMENTATIONS[self.augment]
+        return dataclasses.replace(decoded, image=augment(decoded.image, self.preprocessing, generator))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**vars(self), "preprocessing": self.preprocessing.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of to_dict."""
+        return cls(**{**values, "preprocessing": Preprocessing.from_dict(values["preprocessing"])})
+
+
+def light(image: Image.Image, preprocessing: Preprocessing, generator: random.Random) -> Image.Image:
+    """A crop of 35 to 100 % of the area, a little stretched, and a left-right flip every other time."""
+    return flip(random_resized_crop(image, preprocessing, generator), generator)
+
+
+def strong(image: Image.Image, preprocessing: Preprocessing, generator: random.Random) -> Image.Image:
+    """As light, and turned by up to 15 degrees, with brightness, contrast and colour changed by up to 40 %."""
+    fill = tuple(round(255 * value) for value in preprocessing.mean)
+    view = light(image, preprocessing, generator)
+    view = view.rotate(generator.uniform(-15, 15), Image.Resampling.BILINEAR, fillcolor=fill)
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        view = enhance(view).enhance(generator.uniform(0.6, 1.4))
+    return view
+
+
+Augment = Callable[[Image.Image, Preprocessing, random.Random], Image.Image]
+AUGMENTATIONS: dict[str, Augment] = {"light": light, "strong": strong}
+
+
+def flip(image: Image.Image, generator: random.Random) -> Image.Image:
+    """Mirror left to right every other time."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else image
+
+
+def random_resized_crop(image: Image.Image, preprocessing: Preprocessing, generator: random.Random) -> Image.Image:
+    """A random part of an image, resized to the input size (Szegedy et al., "Going deeper with convolutions", 2014)."""
+    height, width = preprocessing.image_size
+    aspect = width / height * math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
+    area = generator.uniform(0.35, 1.0) * image.width * image.height
+    crop_width = min(image.width, max(1, round(math.sqrt(area * aspect))))
+    crop_height = min(image.height, max(1, round(math.sqrt(area / aspect))))
+    left = generator.randint(0, image.width - crop_width)
+    top = generator.randint(0, image.height - crop_height)
+    box = (left, top, left + crop_width, top + crop_height)
+    return image.resize((width, height), INTERPOLATIONS[preprocessing.interpolation], box=box)
