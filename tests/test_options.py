@@ -34,7 +34,7 @@ def options_read(file: Path) -> set[str]:
             owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
             if owner in ("options", "resolved", "stored"):
                 names.add(node.attr)
-        if file.stem == "resume" and isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if file.stem == "continuation" and isinstance(node, ast.Constant) and isinstance(node.value, str):
             names.add(node.value)
     return names
 
@@ -49,7 +49,7 @@ def test_help_shows_every_option(command: str) -> None:
         assert shown in result.stdout or field.metadata.get("positional")
 
 
-SHARED = {"finetune": ("assembly", "images"), "resume": ("finetune",)}
+SHARED = {"finetune": ("assembly", "images", "training_run", "watched_training"), "resume": ("continuation",)}
 """Files that a command hands its options to."""
 
 

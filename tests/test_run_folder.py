@@ -13,7 +13,8 @@ import pytest
 
 from tlkit import storage
 from tlkit.errors import DataError, MissingInputError, OutputError, StorageError
-from tlkit.run_folder import RunFolder, new_run_folder
+from tlkit.run_claim import new_run_folder
+from tlkit.run_folder import RunFolder
 from tlkit.storage import link_atomically, replaced_when_whole, write_atomically
 
 
@@ -110,7 +111,7 @@ def test_a_lock_holds_across_processes_and_goes_with_them(tmp_path: Path) -> Non
 
 def test_who_is_refused_takes_nothing_from_who_holds_it(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code = f"from tlkit.run_folder import new_run_folder\nwith new_run_folder({str(out)!r}, ''): print('in')"
+    code = f"from tlkit.run_claim import new_run_folder\nwith new_run_folder({str(out)!r}, ''): print('in')"
     with new_run_folder(str(out), "unused"):
         for _ in range(2):
             refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

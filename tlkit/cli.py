@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from tlkit import interruption
 from tlkit import options as declared
 from tlkit.declarations import Options, flag_of
-from tlkit.errors import DONE, ResourceError, TlkitError, printable
+from tlkit.errors import DONE, printable, understood
 from tlkit.terminal import complain
 
 Declared = TypeVar("Declared", bound=Options)
@@ -104,7 +104,7 @@ def run(arguments: list[str]) -> int:
         interruption.die_by(stop.number)
         raise
     except Exception as error:
-        known = error if isinstance(error, TlkitError) else unexpected(error)
+        known = understood(error)
         complain(*map(printable, [f"{prefix}: {known}", *known.hint.splitlines()]))
         if "--debug" in arguments:
             import traceback
@@ -116,14 +116,6 @@ def run(arguments: list[str]) -> int:
 def command_named(arguments: list[str]) -> str:
     """The first word that is no flag."""
     return next((word for word in arguments if not word.startswith("-")), "")
-
-
-def unexpected(error: Exception) -> TlkitError:
-    """An exception that no part of tlkit foresaw: memory at its end, or a bug."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size or --image-size.")
-    return TlkitError("unexpected error", f"{type(error).__name__}: {text}", "Run it again with --debug to see where.")
 
 
 def registered_commands() -> set[str]:

@@ -84,6 +84,13 @@ class FinetuneOptions(Options):
     metric: Literal["accuracy", "loss", "macro_f1"] = option("accuracy", "Decides which epoch is best.")
     patience: int | None = option(None, "Stop after so many epochs without a better --metric.", minimum=1)
     keep: int = option(3, "Newest checkpoints kept, beside the last and the best.", minimum=1)
+    save_every: float = option(
+        300.0,
+        "Also save inside an epoch, after the first step that ends so many seconds after the last save; "
+        "0: after each step. The most that a kill costs.",
+        minimum=0,
+        metavar="SECONDS",
+    )
     seed: int = option(
         0, "Decides the split, the order, the augmentation and the new head.", minimum=0, maximum=2**63 - 1
     )
