@@ -68,7 +68,7 @@ class Warm:
 
     process: subprocess.Popen[bytes]
     folder: Path
-    count: int = 0
+    started: list[Forked] = field(default_factory=list)
 
     def start(
         self,
@@ -80,8 +80,10 @@ class Warm:
         **about: Any,
     ) -> Forked:
         """Start `tlkit ARGUMENTS`. hook: a function of tests/hooks.py, called first with `about`."""
-        self.count += 1
-        out, err = self.folder / f"{self.count}.out", self.folder / f"{self.count}.err"
+        connection = socket.socket(socket.AF_UNIX)
+        out, err = (self.folder / f"{connection.fileno()}-{time.monotonic_ns()}.{name}" for name in ("out", "err"))
+        out.touch()
+        err.touch()
         request = {
             "arguments": [*map(str, arguments)],
             "hook": hook,
@@ -90,11 +92,11 @@ class Warm:
             "threads": threads,
             "streams": [str(out), str(err)],
         }
-        connection = socket.socket(socket.AF_UNIX)
         connection.connect(str(self.folder / "socket"))
         connection.sendall(json.dumps(request).encode() + b"\n")
         pid = int(connection.recv(16, socket.MSG_WAITALL))
-        return Forked(pid, connection, out, err)
+        self.started.append(Forked(pid, connection, out, err))
+        return self.started[-1]
 
     def run(self, arguments: Sequence[object], **how: Any) -> tuple[int, str, str]:
         """Exit status, standard output and standard error of a run."""
@@ -107,13 +109,17 @@ class Warm:
 def warm_process() -> Iterator[Warm]:
     """Start the process that runs are forked from, and end it afterwards."""
     with tempfile.TemporaryDirectory(prefix="tlkit-warm-") as folder:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        # Threads that wait by spinning would take the cores from others that test at the same time.
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "passive"}
         process = subprocess.Popen([sys.executable, "-m", "tests.forked", folder], cwd=ROOT, env=environment)
         try:
             while not (Path(folder) / "ready").exists():
                 assert process.poll() is None, "the warm process did not start"
                 time.sleep(0.02)
-            yield Warm(process, Path(folder))
+            warm = Warm(process, Path(folder))
+            yield warm
+            for started in warm.started:
+                started.connection.close()
         finally:
             process.kill()
             process.wait()

@@ -8,10 +8,11 @@ import os
 import resource
 import signal
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 
 def chain(hooks: list[list[Any]]) -> None:
@@ -53,54 +54,46 @@ def interrupt_in_validation(time: int, number: int = signal.SIGTERM, where: str 
     loop.evaluate = evaluating
 
 
-def interrupt_in_commit(time: int, call: str, number: int = signal.SIGKILL) -> None:
-    """Get a signal before the time-th call, counted from 1, of a function of os, once training has begun."""
-    from tlkit.commands import watched_training
-    from tlkit.commands.checkpoints import Checkpointer
+def count_calls(call: str, since: str, act: Callable[[int], None]) -> None:
+    """Call `act` with the number, from 1, of each call of a function of os once the loop, or the model, has begun."""
+    from tlkit.commands import training_run, watched_training
 
-    count, begun = 0, False
-    real = getattr(os, call)
-    post_init = Checkpointer.__init__
-
-    def begin(self: Checkpointer, *arguments: Any, **named: Any) -> None:
-        nonlocal begun
-        begun = True
-        post_init(self, *arguments, **named)
+    count, real = 0, getattr(os, call)
 
     def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal count
-        count += begun
-        if begun and count == time:
-            os.kill(os.getpid(), number)
+        count += 1
+        act(count)
         return real(*arguments, **named)
 
-    Checkpointer.__init__ = begin  # type: ignore[method-assign]
-    setattr(os, call, counted)
-    assert watched_training
+    module, name = (training_run, "write_model") if since == "model" else (watched_training, "train")
+    begin = getattr(module, name)
+
+    def begun(*arguments: Any) -> Any:
+        setattr(os, call, counted)
+        return begin(*arguments)
+
+    setattr(module, name, begun)
+
+
+def interrupt_in_commit(time: int, call: str, number: int = signal.SIGKILL, since: str = "checkpoints") -> None:
+    """Get a signal before the time-th such call."""
+
+    def act(count: int) -> None:
+        if count == time:
+            os.kill(os.getpid(), number)
+
+    count_calls(call, since, act)
 
 
 def fail_in_commit(time: int, call: str, errno: int) -> None:
-    """The same, but the call fails, that time and ever after."""
-    from tlkit.commands.checkpoints import Checkpointer
+    """The time-th such call fails, and every one that follows."""
 
-    count, begun = 0, False
-    real = getattr(os, call)
-    init = Checkpointer.__init__
-
-    def begin(self: Checkpointer, *arguments: Any, **named: Any) -> None:
-        nonlocal begun
-        begun = True
-        init(self, *arguments, **named)
-
-    def counted(*arguments: Any, **named: Any) -> Any:
-        nonlocal count
-        count += begun
-        if begun and count >= time:
+    def act(count: int) -> None:
+        if count >= time:
             raise OSError(errno, os.strerror(errno))
-        return real(*arguments, **named)
 
-    Checkpointer.__init__ = begin  # type: ignore[method-assign]
-    setattr(os, call, counted)
+    count_calls(call, "checkpoints", act)
 
 
 def fail_at_step(step: int, error: str) -> None:
@@ -221,7 +214,7 @@ def count_steps(file: str) -> None:
         done[:] = struct.pack("q", at + 1)
 
     loop.seed_dropout = seed
-    torch.optim.optimizer.register_optimizer_step_post_hook(stepped)
+    register_optimizer_step_post_hook(stepped)
 
 
 def as_user(number: int) -> None:

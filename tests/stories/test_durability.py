@@ -244,24 +244,14 @@ def test_a_signal_while_the_model_is_written(
     number: signal.Signals, images: Path, whole: Path, tmp_path: Path, warm: Warm
 ) -> None:
     run = tmp_path / "run"
-    hook = {"hook": "interrupt_in_commit", "call": "chmod" if number == signal.SIGHUP else "fsync"}
-    before = count_calls(warm, images, tmp_path / "count", hook["call"])
-    arguments = finetune_arguments(images, run)
-    status, out, _ = warm.run(arguments, **hook, time=before, number=int(number))
-    assert (status, out) == (-number, "")
-    assert status_of(run)["exit_code"] == 128 + number
-    resumes_to(run, whole, warm)
-
-
-def count_calls(warm: Warm, images: Path, run: Path, call: str) -> int:
-    """The place of the last call before a model is there, found by trying from the end of the commits on."""
-    low, high = 1, 400
-    while low < high:  # the largest number at which a kill leaves no model
-        middle = (low + high + 1) // 2
+    for call in ("fsync", "replace"):
         shutil.rmtree(run, ignore_errors=True)
-        warm.run(finetune_arguments(images, run), hook="interrupt_in_commit", time=middle, call=call, number=KILL)
-        low, high = (low, middle - 1) if (run / "model.pt").exists() else (middle, high)
-    return low
+        hook = {"hook": "interrupt_in_commit", "call": call, "since": "model"}
+        status, out, _ = warm.run(finetune_arguments(images, run), **hook, time=1, number=int(number))
+        assert (status, out) == (-number, "")
+        assert status_of(run)["exit_code"] == 128 + number
+        assert not (run / "model.pt").exists()
+        resumes_to(run, whole, warm)
 
 
 def test_kills_at_random_instants(images: Path, tmp_path: Path, warm: Warm) -> None:
