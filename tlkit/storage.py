@@ -180,11 +180,11 @@ def exchange(one: str, other: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a file or folder that may not be there."""
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
+    """Remove a file or folder that may not be there, as far as it can be."""
+    with contextlib.suppress(OSError):  # which rmtree raises for all that it is told to ignore
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             os.unlink(path)
 
 
