@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
-.PHONY: setup demo test check format test-backbones test-kills measure-defaults
+.PHONY: setup demo test check format test-backbones test-kills test-resume test-faults measure-defaults
 
 setup: $(STAMP)
 
@@ -40,9 +40,18 @@ format: setup
 test-backbones: setup
 	$(BIN)/python tests/every_backbone.py
 
-# Runs killed at random instants and resumed until they are done.
+# Runs killed, or asked to stop, at random instants and resumed until they are done (about 8 minutes).
 test-kills: setup
-	$(BIN)/python tests/kills.py --runs 20
+	$(BIN)/python tests/kills.py --runs 100
+	for signal in TERM INT HUP; do $(BIN)/python tests/kills.py --runs 20 --signal $$signal || exit 1; done
+
+# Runs stopped at every kind of instant under every way to train (about 3 minutes).
+test-resume: setup
+	$(BIN)/python tests/matrix.py
+
+# A fault at every system call of a commit (about 2 minutes).
+test-faults: setup
+	$(BIN)/python tests/faults.py
 
 # The default options against scikit-learn's tuned logistic regression on the same vectors.
 measure-defaults: setup

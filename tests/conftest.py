@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.forked import Warm, warm_process
 
 BACKBONE = "timm/test_resnet"
 """A real architecture with 0.4 million parameters; these tests give it random weights."""
@@ -90,6 +92,13 @@ def run_process(*arguments: object, stdin: bytes | None = None, cwd: Path | None
         command(*arguments), input=stdin, capture_output=True, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     return Outcome(result.returncode, os.fsdecode(result.stdout), result.stderr.decode("utf-8", "backslashreplace"))
+
+
+@pytest.fixture(scope="session")
+def warm(cache: Path) -> Iterator[Warm]:
+    """The process that runs of their own are forked from."""
+    with warm_process() as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ ALLOWED = {
     "terminal": {"errors", "interruption"},
     "storage": {"errors"},
     "run_folder": {"errors", "storage"},
+    "run_claim": {"errors", "run_folder", "storage"},
     "artifact": {"errors", "storage"},
     "onnx_file": {"errors"},
     "pt2_file": {"errors", "artifact"},
@@ -35,14 +36,16 @@ ALLOWED = {
     "output": {"errors", "artifact", "onnx_file", "pt2_file"},
     "commands": {
         "data", "model", "training", "output",
-        "options", "data_options", "errors", "run_folder", "storage", "artifact", "pt2_file",
-        "terminal", "interruption",
+        "options", "data_options", "declarations", "errors", "run_folder", "run_claim", "storage", "artifact",
+        "pt2_file", "terminal", "interruption",
     },
 }  # fmt: skip
 
 COMMANDS_USED_BY_COMMANDS = {
-    "finetune": {"assembly", "checkpoints", "devices", "image_check", "images", "survey"},
-    "resume": {"checkpoints", "finetune", "image_check", "survey"},
+    "finetune": {"devices", "image_check", "survey", "training_run"},
+    "resume": {"continuation"},
+    "continuation": {"checkpoints", "finetune", "image_check", "survey", "training_run"},
+    "training_run": {"assembly", "checkpoints", "devices", "environment", "images", "watched_training"},
 }
 SHARED_BY_COMMANDS = {
     "assembly", "check_report", "checkpoints", "devices", "extraction", "image_check", "images", "inputs", "labellers",
@@ -56,6 +59,7 @@ WITHOUT_TORCH = [
     "tlkit.output.predictions", "tlkit.onnx_file", "tlkit.model.feature_store", "tlkit.model.labeller",
     "tlkit.model.onnx_model", "tlkit.commands.labellers", "tlkit.commands.predict",
     "tlkit.commands.inputs", "tlkit.commands.outcomes", "tlkit.commands.streaming",
+    "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume",
 ]  # fmt: skip
 
 
@@ -118,7 +122,7 @@ def test_light_modules_load_no_heavy_library(module: str) -> None:
 
 
 def test_the_model_package_imports_torchvision_and_timm_only_inside_functions() -> None:
-    code = "import sys, tlkit.commands.finetune as f; print([m for m in ('torchvision', 'timm') if m in sys.modules])"
+    code = "import sys, tlkit.commands.training_run; print([m for m in ('torchvision', 'timm') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

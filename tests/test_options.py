@@ -35,7 +35,7 @@ def options_read(file: Path) -> set[str]:
             owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
             if owner in ("options", "resolved", "stored"):
                 names.add(node.attr)
-        if file.stem == "resume" and isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if file.stem == "continuation" and isinstance(node, ast.Constant) and isinstance(node.value, str):
             names.add(node.value)
     return names
 
@@ -51,8 +51,8 @@ def test_help_shows_every_option(command: str) -> None:
 
 
 SHARED = {
-    "finetune": ("assembly", "images", "image_check", "survey"),
-    "resume": ("finetune",),
+    "finetune": ("assembly", "images", "image_check", "survey", "training_run", "watched_training"),
+    "resume": ("continuation",),
     "check": ("image_check", "survey"),
 }
 """Files that a command hands its options to."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from tlkit import storage
 from tlkit.errors import DataError, MissingInputError, OutputError, StorageError
-from tlkit.run_folder import RunFolder, new_run_folder
+from tlkit.run_claim import new_run_folder
+from tlkit.run_folder import RunFolder
 from tlkit.storage import link_atomically, replaced_when_whole, write_atomically
 
 
@@ -63,7 +67,7 @@ def test_a_full_disk_is_told_from_a_place_that_is_not_there(tmp_path: Path) -> N
     (tmp_path / "a").write_bytes(b"old")
     result = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], capture_output=True, text=True)
     assert result.returncode == StorageError.exit_code == 74
-    assert "File too large" in result.stdout
+    assert "File too large (5,000 bytes needed, " in result.stdout
     assert (tmp_path / "a").read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
     with pytest.raises(OutputError) as caught:
         write_atomically(str(tmp_path / "no" / "where"), lambda file: None)
@@ -110,7 +114,7 @@ def test_a_lock_holds_across_processes_and_goes_with_them(tmp_path: Path) -> Non
 
 def test_who_is_refused_takes_nothing_from_who_holds_it(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code = f"from tlkit.run_folder import new_run_folder\nwith new_run_folder({str(out)!r}, ''): print('in')"
+    code = f"from tlkit.run_claim import new_run_folder\nwith new_run_folder({str(out)!r}, ''): print('in')"
     with new_run_folder(str(out), "unused"):
         for _ in range(2):
             refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -152,6 +156,80 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     run.remove_leftovers()
     assert sorted(os.listdir(tmp_path)) == ["checkpoints", "mine.tmp"]
     assert os.listdir(tmp_path / "checkpoints") == []
+
+
+@pytest.mark.parametrize(
+    "hidden", [RuntimeError("unexpected pos 64 vs 0"), ValueError("Input/output error (os error 28)")]
+)
+def test_what_others_hide_is_found_out(hidden: Exception, tmp_path: Path) -> None:
+    """torch and safetensors say little of why a write failed."""
+    full = OSError(28, "No space left on device")
+
+    def write(file: IO[bytes]) -> None:
+        try:
+            raise full
+        except OSError:
+            raise hidden from None
+
+    for commit in (lambda: write_atomically(str(tmp_path / "a"), write), lambda: in_place_of(tmp_path / "a", write)):
+        with pytest.raises(StorageError) as caught:
+            commit()
+        assert caught.value.exit_code == 74 and caught.value.subject == str(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+
+
+def in_place_of(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    with replaced_when_whole(str(path)) as aside, open(aside, "wb") as file:
+        write(file)
+
+
+def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
+    for error in (ValueError("a bug"), DataError("x", "is bad")):
+
+        def write(file: IO[bytes], error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(type(error)):
+            write_atomically(str(tmp_path / "a"), write)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_long_name_leaves_room_for_the_one_beside_it(tmp_path: Path) -> None:
+    name = "ä" * 127
+    write_atomically(str(tmp_path / name), lambda file: file.write(b"x"))
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_folders_change_places_also_where_the_file_system_has_no_step_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(one: str, other: str) -> None:
+        raise OSError(22, "Invalid argument")
+
+    for step in (storage.exchange, refuse):
+        monkeypatch.setattr(storage, "exchange", step)
+        shutil.rmtree(tmp_path / "folder", ignore_errors=True)
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "old").touch()
+        with replaced_when_whole(str(tmp_path / "folder")) as aside:
+            os.mkdir(aside)
+            Path(aside, "new").touch()
+        assert os.listdir(tmp_path) == ["folder"] and os.listdir(tmp_path / "folder") == ["new"]
+
+
+def test_checkpoints_without_options_are_nobodys_to_write_over(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.pt").write_text("somebody's work")
+    with pytest.raises(OutputError, match="holds checkpoints"), new_run_folder(str(tmp_path / "run"), "unused"):
+        pass
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").read_text() == "somebody's work"
+
+
+def test_a_claim_given_up_leaves_no_folder_above_it_either(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ZeroDivisionError), new_run_folder(str(tmp_path / "mine" / "a" / "b"), "unused"):
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == ["mine"] and os.listdir(tmp_path / "mine") == []
 
 
 def test_what_stood_there_goes_only_when_the_new_is_whole(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import inspect
 import os
 import signal
@@ -18,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from tlkit import interruption
 from tlkit import options as declared
 from tlkit.declarations import Options, flag_of
-from tlkit.errors import DONE, ResourceError, StorageError, TlkitError, printable
+from tlkit.errors import DONE, printable, understood
 from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, complain, output_for_data_alone
 
 Declared = TypeVar("Declared", bound=Options)
@@ -110,7 +109,7 @@ def run(arguments: list[str]) -> int:
         interruption.die_by(signal.SIGPIPE)
         raise
     except Exception as error:
-        known = error if isinstance(error, TlkitError) else unexpected(error)
+        known = understood(error)
         complain(*map(printable, [f"{prefix}: {known}", *known.hint.splitlines()]))
         if "--debug" in arguments:
             import traceback
@@ -122,16 +121,6 @@ def run(arguments: list[str]) -> int:
 def command_named(arguments: list[str]) -> str:
     """The first word that is no flag."""
     return next((word for word in arguments if not word.startswith("-")), "")
-
-
-def unexpected(error: Exception) -> TlkitError:
-    """An exception that no part of tlkit foresaw: memory or disk at its end, or a bug."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size or --image-size.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        return StorageError(error.filename or "output", f"cannot be written: {error.strerror}")
-    return TlkitError("unexpected error", f"{type(error).__name__}: {text}", "Run it again with --debug to see where.")
 
 
 def registered_commands() -> set[str]:

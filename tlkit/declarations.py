@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,6 +55,33 @@ def value_of(name: str, kind: Any, text: str) -> Any:
     return text
 
 
+def require_kind(name: str, kind: Any, value: Any) -> Any:
+    """A value that was stored, if it is of the declared type. Raises UsageError."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    for one in kinds:
+        if get_origin(one) is Literal and value in get_args(one):
+            return value
+        plain = get_origin(one) or one
+        number = plain is float and isinstance(value, int) and not isinstance(value, bool)
+        if plain is not Literal and (
+            number or (isinstance(value, plain) and isinstance(value, bool) == (plain is bool))
+        ):
+            return value
+    raise UsageError(flag_of(name), f"{value!r} is not a value it can have")
+
+
+def without_home(value: Any) -> Any:
+    """A path in the user's home folder with ~ in its place; any other value as it is."""
+    home = os.path.join(os.path.expanduser("~"), "")
+    inside = isinstance(value, str) and len(home) > 1 and value.startswith(home)
+    return os.path.join("~", value.removeprefix(home)) if inside else value
+
+
+def with_home(value: Any) -> Any:
+    """The inverse of without_home, in the home folder of whoever reads it."""
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+
+
 def bytes_of(flag: str, text: str) -> int:
     """500MB, 10GB or a plain number of bytes. Raises UsageError."""
     match = re.fullmatch(r"([0-9.]+) *([KMGT]?)B?", text.strip(), re.IGNORECASE)
@@ -76,6 +105,8 @@ class Options:
             smallest, largest = field.metadata.get("min"), field.metadata.get("max")
             if not isinstance(value, (int, float)):
                 continue
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(flag_of(field.name), f"{value} is not a number to work with")
             if smallest is not None and not value >= smallest:
                 raise UsageError(flag_of(field.name), f"{value} is too small; the smallest is {smallest}")
             if largest is not None and not value <= largest:
@@ -91,8 +122,17 @@ class Options:
         kinds = get_type_hints(cls)
         return cls(**{n: value_of(n, kinds[n], v) if isinstance(v, str) else v for n, v in values.items()})
 
+    def to_portable_dict(self) -> dict[str, Any]:
+        """As to_dict, for files that go to others: the user's home folder is written ~."""
+        return {name: without_home(value) for name, value in self.to_dict().items()}
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of to_dict; names this version does not know are left out."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        """The inverse of to_dict and to_portable_dict; names this version does not know are left out.
+
+        Raises UsageError for a value that an option cannot have.
+        """
+        kinds = get_type_hints(cls)
+        return cls(
+            **{name: require_kind(name, kinds[name], with_home(v)) for name, v in values.items() if name in kinds}
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -79,6 +80,22 @@ class MismatchError(TlkitError):
     """A checkpoint that does not fit the options, the weights or this version."""
 
     exit_code = 78
+
+
+MEMORY_IS_USED_UP = ("out of memory", "can't allocate memory", "bad_alloc")
+"""As CUDA, torch's own allocator and the C++ library say it."""
+
+
+def understood(error: Exception) -> TlkitError:
+    """An exception as the error it means: itself if it is one of ours, else memory at its end, or a bug."""
+    if isinstance(error, TlkitError):
+        return error
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, MemoryError) or any(words in text for words in MEMORY_IS_USED_UP):
+        return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size or --image-size.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return StorageError(error.filename or "output", f"cannot be written: {error.strerror}")
+    return TlkitError("unexpected error", f"{type(error).__name__}: {text}", "Run it again with --debug to see where.")
 
 
 DONE = 0

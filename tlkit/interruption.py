@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -21,30 +23,49 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Where a signal is noticed: at once by an Interrupted exception, or inside `deferred` by a flag."""
+    """Where a signal is noticed: at once by an Interrupted exception, or inside `deferred` by a flag.
 
-    def __init__(self) -> None:
+    announcement: what to tell a person at once is being done; nothing if it is empty.
+    """
+
+    def __init__(self, announcement: str = "") -> None:
         self.requested: int | None = None
+        self.announcement = announcement
         self._deferring = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler. A second signal does not wait."""
-        if self.requested is not None:
-            die_by(number)
+        """The signal handler. Python calls it between two of its own instructions, so not inside a long computation."""
         self.requested = number
         if not self._deferring:
             raise Interrupted(number)
-        with contextlib.suppress(OSError):
-            print(f"\n{signal.Signals(number).name}: saving a checkpoint ...", file=sys.stderr, flush=True)
+
+    def watch(self, descriptor: int, numbers: list[int]) -> None:
+        """Read the numbers of signals as they come, also while the main thread computes: say that one was heard; a
+        second one does not wait. Ends with the stream."""
+        heard = 0
+        while received := os.read(descriptor, 1):
+            number = received[0]
+            if number not in numbers:
+                continue
+            heard += 1
+            if heard > 1:
+                die_at_once_by(number)
+            self.requested = number
+            if self.announcement:
+                with contextlib.suppress(OSError):
+                    os.write(2, f"\n{signal.Signals(number).name}: {self.announcement} ...\n".encode())
 
     @contextlib.contextmanager
-    def deferred(self) -> Iterator[None]:
+    def deferred(self, announcement: str) -> Iterator[None]:
         """Inside, a signal only sets `requested`; the code inside asks `raise_if_requested` where it may stop."""
+        before, self.announcement = self.announcement, announcement
         self._deferring = True
         try:
             yield
         finally:
             self._deferring = False
+            self.announcement = before
+        self.raise_if_requested()
 
     def raise_if_requested(self) -> None:
         """Raise Interrupted if a signal came."""
@@ -53,17 +74,28 @@ class Interruption:
 
 
 @contextlib.contextmanager
-def handled() -> Iterator[Interruption]:
+def handled(announcement: str = "") -> Iterator[Interruption]:
     """Handle SIGINT, SIGTERM and SIGHUP inside; afterwards the handlers are as before."""
-    interruption = Interruption()
+    interruption = Interruption(announcement)
     # What is ignored stays ignored: nohup and background jobs of scripts count on it.
     wanted = [number for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
+    listening, telling = os.pipe()
+    os.set_blocking(telling, False)
+    watcher = threading.Thread(
+        target=interruption.watch, args=(listening, [*map(int, wanted)]), name="signals", daemon=True
+    )
+    watcher.start()
+    told_before = signal.set_wakeup_fd(telling, warn_on_full_buffer=False)
     previous = {number: signal.signal(number, interruption.handle) for number in wanted}
     try:
         yield interruption
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(told_before)
+        os.close(telling)
+        watcher.join()
+        os.close(listening)
 
 
 def die_by(number: int) -> None:
@@ -72,4 +104,11 @@ def die_by(number: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+def die_at_once_by(number: int) -> None:
+    """The same from any thread, whatever the main thread is at."""
+    # signal.signal works in the main thread only, which may be inside a long computation.
+    ctypes.CDLL(None).signal(ctypes.c_int(number), ctypes.c_void_p(signal.SIG_DFL))
     os.kill(os.getpid(), number)

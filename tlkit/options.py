@@ -79,6 +79,13 @@ class FinetuneOptions(DataOptions, Options):
     metric: Literal["accuracy", "loss", "macro_f1"] = option("accuracy", "Decides which epoch is best.")
     patience: int | None = option(None, "Stop after so many epochs without a better --metric.", minimum=1)
     keep: int = option(3, "Newest checkpoints kept, beside the last and the best.", minimum=1)
+    save_every: float = option(
+        300.0,
+        "Also save inside an epoch, after the first step that ends so many seconds after the last save; "
+        "0: after each step. The most that a kill costs.",
+        minimum=0,
+        metavar="SECONDS",
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "What the backbone computes in. auto: fp32; on a GPU bf16 where it is native."

@@ -1,4 +1,4 @@
-"""What lies where in a run folder, its lock, and how a new one is claimed."""
+"""What lies where in a run folder, and its lock."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from tlkit.errors import OutputError
-from tlkit.storage import TEMPORARY_SUFFIX, read_whole_json, write_atomically, write_json_atomically
+from tlkit.errors import DataError, OutputError, TlkitError
+from tlkit.storage import (
+    TEMPORARY_SUFFIX,
+    read_whole_json,
+    remove,
+    storage_error,
+    write_atomically,
+    write_json_atomically,
+)
 
 EPOCH_FILE = re.compile(r"epoch_(\d+)_.*\.pt")
 
@@ -57,6 +64,11 @@ class RunFolder:
         return os.path.join(self.checkpoints, "last.pt")
 
     @property
+    def previous_checkpoint(self) -> str:
+        """What `last` was before it was moved inside an epoch."""
+        return os.path.join(self.checkpoints, "previous.pt")
+
+    @property
     def best_checkpoint(self) -> str:
         return os.path.join(self.checkpoints, "best.pt")
 
@@ -84,23 +96,53 @@ class RunFolder:
         epochs = {match.string: int(match[1]) for match in found if match}
         return {os.path.join(self.checkpoints, name): epochs[name] for name in sorted(epochs, key=lambda n: epochs[n])}
 
+    def checkpoint_files(self) -> list[str]:
+        """All checkpoints, `last` first."""
+        names = os.listdir(self.checkpoints) if os.path.isdir(self.checkpoints) else []
+        files = [os.path.join(self.checkpoints, name) for name in sorted(names) if name.endswith(".pt")]
+        return sorted(files, key=lambda file: file != self.last_checkpoint)
+
     def read_options(self) -> dict[str, dict[str, Any]]:
         """Every option as given and as resolved. Raises MissingInputError or DataError."""
-        return read_whole_json(self.options_file, "given", "resolved")
+        options = read_whole_json(self.options_file, "given", "resolved")
+        for name in ("given", "resolved"):
+            if not isinstance(options[name], dict):
+                raise DataError(self.options_file, f"is not whole: {name} holds no options")
+        return options
 
     def read_split(self) -> dict[str, Any]:
         """Classes, and which file is in train and in val. Raises MissingInputError or DataError."""
-        return read_whole_json(self.split_file, "classes", "train", "val")
+        split = read_whole_json(self.split_file, "classes", "train", "val")
+        classes = split["classes"]
+        if not is_list_of_names(classes) or not classes:
+            raise DataError(self.split_file, "is not whole: classes holds no list of names")
+        for part in ("train", "val"):
+            files = split[part]
+            if not isinstance(files, dict) or not all(map(is_list_of_names, files.values())):
+                raise DataError(self.split_file, f"is not whole: {part} holds no lists of files")
+            strange = sorted(files.keys() - set(classes))
+            if strange:
+                raise DataError(self.split_file, f"has files in {part} of {strange[0]!r}, which is none of its classes")
+        return split
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """One line for each epoch."""
-        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-        write_atomically(self.history_file, lambda file: file.write(text.encode()))
+        """One line for each epoch. A file that says so already is left alone."""
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
+        if read_or_empty(self.history_file) != text:
+            write_atomically(self.history_file, lambda file: file.write(text))
 
-    def write_status(self, state: str, **facts: Any) -> None:
+    def write_status(self, state: str, exit_code: int | None = None, error: str | None = None, **facts: Any) -> None:
         """What scripts poll: state (running, interrupted, failed, finished) and facts about it."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        write_json_atomically(self.status_file, {"state": state, **facts, "time": stamp})
+        status = {"state": state, "exit_code": exit_code, "error": error, **facts, "time": stamp}
+        write_json_atomically(self.status_file, status)
+
+    def has_status(self, state: str) -> bool:
+        """Whether status.json is whole and says this."""
+        try:
+            return bool(read_whole_json(self.status_file, "state")["state"] == state)
+        except TlkitError:
+            return False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -133,79 +175,30 @@ class RunFolder:
                     return descriptor
             os.close(descriptor)  # a process that gave up its claim removed the file between open and lock
 
+    def make_checkpoints_folder(self) -> None:
+        """Raises OutputError or StorageError."""
+        try:
+            os.makedirs(self.checkpoints, exist_ok=True)
+        except OSError as error:
+            raise storage_error(self.checkpoints, error) from error
+
     def remove_leftovers(self) -> None:
         """Remove temporary files of processes that were killed. Call under the lock."""
         for folder in (self.path, self.checkpoints):
             for name in os.listdir(folder) if os.path.isdir(folder) else ():
                 if name.endswith(TEMPORARY_SUFFIX):
-                    os.unlink(os.path.join(folder, name))
+                    remove(os.path.join(folder, name))
 
 
-@contextlib.contextmanager
-def new_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
-    """Claim a folder for a new run and hold its lock.
-
-    out: the folder asked for, or None for `default`, numbered when taken. If the run fails before it has
-    written its options, nothing of the folder is left. Raises OutputError if it holds a run already, is in
-    use, is not empty, or cannot be created.
-    """
-    folder, created = claim_folder(out) if out is not None else claim_numbered_folder(default)
-    run = RunFolder(folder)
-    with run.locked():
-        if os.path.exists(run.options_file):
-            raise OutputError(
-                folder,
-                "holds a run already",
-                f"Go on with `tlkit resume {folder}`, or choose another --out.",
-            )
-        try:
-            os.makedirs(run.checkpoints, exist_ok=True)
-            run.remove_leftovers()
-            yield run
-        finally:
-            if not os.path.exists(run.options_file):
-                discard_empty_run(run, created)
-
-
-def discard_empty_run(run: RunFolder, created: bool) -> None:
-    """Remove what claiming made; anything that is not ours makes this stop quietly. Call under the lock."""
-    with contextlib.suppress(OSError):
-        os.rmdir(run.checkpoints)
-        os.unlink(run.lock_file)
-        if created:
-            os.rmdir(run.path)
-
-
-def claim_folder(folder: str) -> tuple[str, bool]:
-    """Create a folder, or accept one that is empty or ours. Returns it, and whether it is new."""
+def read_or_empty(path: str) -> bytes:
+    """The content of a file that may not be there."""
     try:
-        os.makedirs(folder)
-        return folder, True
-    except FileExistsError:
-        if not os.path.isdir(folder):
-            raise OutputError(folder, "is a file; expected a folder to write the run to") from None
-    except OSError as error:
-        raise OutputError(folder, f"cannot be created: {error.strerror}") from error
-    ours = {"options.json", ".lock", "checkpoints", "split.json", "status.json"}
-    strangers = [
-        name for name in sorted(os.listdir(folder)) if name not in ours and not name.endswith(TEMPORARY_SUFFIX)
-    ]
-    if strangers and not os.path.exists(os.path.join(folder, "options.json")):
-        raise OutputError(folder, f"is not empty (it holds {strangers[0]}); expected a new or empty folder")
-    return folder, False
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
 
 
-def claim_numbered_folder(default: str) -> tuple[str, bool]:
-    """The first of default, default-2, default-3 ... that did not exist."""
-    number = 1
-    while True:
-        folder = default if number == 1 else f"{default}-{number}"
-        try:
-            os.makedirs(folder)
-            return folder, True
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise OutputError(
-                folder, f"cannot be created: {error.strerror}", "Choose another place with --out."
-            ) from error
+def is_list_of_names(value: object) -> bool:
+    """Whether a value from a JSON file is a list of strings."""
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)

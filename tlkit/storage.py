@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
+import io
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -15,88 +18,174 @@ from tlkit.errors import DataError, MissingInputError, OutputError, StorageError
 
 TEMPORARY_SUFFIX = ".tlkit-tmp"
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FAILING = (*FULL, errno.EIO)
+
+
+@contextlib.contextmanager
+def replacing(path: str, measure: Callable[[], int | None] = lambda: None) -> Iterator[str]:
+    """Give a name beside `path`; what lies there when the block ends well takes the place of `path` in one step.
+
+    Renamed, and the folder synced; until then, or if the block fails, what was there stays. A symbolic link is
+    followed. measure: the bytes that are needed, asked for when the disk is full.
+    Raises OutputError if the file cannot be created, StorageError if the disk is full or failing.
+    """
+    target = os.path.realpath(path)
+    folder, name = os.path.split(target)
+    aside = os.path.join(folder, f".{name[:40]}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        remove(aside)  # of a process that had this number and was killed
+        yield aside
+        put_in_place(aside, target)
+        sync(folder)
+    except Exception as error:
+        cause = system_error(error, folder)
+        if cause is None:
+            raise
+        raise storage_error(path, cause, measure) from error
+    finally:
+        remove(aside)
+
 
 def write_atomically(path: str, write: Callable[[IO[bytes]], object]) -> None:
     """Commit one file: readers see the old content or the new, never a part, also after a crash.
 
-    Written aside in the same folder, synced, renamed, and the folder synced. A symbolic link is followed, an
-    existing file keeps its mode. Raises OutputError if the file cannot be created, StorageError if the disk
-    is full or failing; the old content is then untouched.
+    write: is called once more, to count, if the disk is full. An existing file keeps its mode.
+    Raises as `replacing` does.
     """
-    target = os.path.realpath(path)
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".{os.path.basename(target)}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            if os.path.exists(target):
-                os.fchmod(file.fileno(), stat.S_IMODE(os.stat(target).st_mode))
+    with replacing(path, lambda: size_of(write)) as aside:
+        raw = WatchedFile(aside, "wb")
+        with io.BufferedWriter(raw) as file:
+            try:
+                write(file)
+                file.flush()
+            except Exception as error:
+                if raw.failure in (None, error):
+                    raise
+                raise raw.failure from error  # torch hides why a write failed
+            keep_mode(path, aside)
             os.fsync(file.fileno())
-        os.replace(temporary, target)
-        sync(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise storage_error(path, error) from error
-        raise
 
 
 @contextlib.contextmanager
 def replaced_when_whole(path: str) -> Iterator[str]:
     """Give a name beside `path` for a file or folder, which takes its place when the block ends well.
 
-    What was there stays until then. A symbolic link is followed. Raises OutputError or StorageError.
+    What was there stays until then. Raises as `replacing` does.
     """
-    target = os.path.realpath(path)
-    aside, old = f"{target}.{os.getpid()}{TEMPORARY_SUFFIX}", f"{target}.{os.getpid()}.old{TEMPORARY_SUFFIX}"
-    try:
+    with replacing(path) as aside:
         yield aside
-        if os.path.isdir(target):  # no file system replaces a folder in one step
-            os.rename(target, old)
-        elif os.path.exists(target):
-            os.chmod(aside, stat.S_IMODE(os.stat(target).st_mode))
-        for written in [aside, *(entry.path for entry in os.scandir(aside))] if os.path.isdir(aside) else [aside]:
-            sync(written)
-        os.replace(aside, target)
-        sync(os.path.dirname(target))
-    except OSError as error:
-        raise storage_error(path, error) from error
-    finally:
-        for leftover in (aside, old):
-            if os.path.isdir(leftover):
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    os.unlink(leftover)
-
-
-def write_json_atomically(path: str, value: object) -> None:
-    """Commit a JSON document that people can read."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+        if os.path.isdir(aside):
+            for entry in os.scandir(aside):
+                sync(entry.path)
+        else:
+            keep_mode(path, aside)
+        sync(aside)
 
 
 def link_atomically(source: str, target: str) -> None:
     """Make target another name of the file source, replacing what target was in one step."""
-    temporary = f"{target}.{os.getpid()}{TEMPORARY_SUFFIX}"
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    with replacing(target) as aside:
         try:
-            os.link(source, temporary)
+            os.link(source, aside)
         except OSError:  # a file system without hard links
-            with open(source, "rb") as content:
-                write_atomically(target, lambda file: shutil.copyfileobj(content, file))
-            return
-        os.replace(temporary, target)
-        # Renaming a file onto another name of itself does nothing, so the temporary name may be left.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        sync(os.path.dirname(target))
-    except OSError as error:
-        raise storage_error(target, error) from error
+            with open(source, "rb") as content, open(aside, "wb") as copy:
+                shutil.copyfileobj(content, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+
+
+def copy_atomically(source: str, target: str) -> None:
+    """Commit a copy of a file."""
+
+    def copy(file: IO[bytes]) -> None:
+        with open(source, "rb") as content:
+            shutil.copyfileobj(content, file)
+
+    write_atomically(target, copy)
+
+
+def write_json_atomically(path: str, value: object) -> None:
+    """Commit a JSON document that people can read."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+class WatchedFile(io.FileIO):
+    """A file that remembers why a write to it failed."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+class Counter(io.RawIOBase):
+    """Counts what is written to it."""
+
+    size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        written = memoryview(data).nbytes
+        self.size += written
+        return written
+
+
+def size_of(write: Callable[[IO[bytes]], object]) -> int | None:
+    """The bytes that `write` writes; None if it cannot be told."""
+    counter = Counter()
+    try:
+        write(counter)  # type: ignore[arg-type]
+    except Exception:  # the full disk is the news, whatever else is wrong
+        return None
+    return counter.size
+
+
+def keep_mode(path: str, aside: str) -> None:
+    """Give what will replace an existing file that file's mode."""
+    with contextlib.suppress(FileNotFoundError):
+        os.chmod(aside, stat.S_IMODE(os.stat(path).st_mode))
+
+
+def put_in_place(aside: str, target: str) -> None:
+    """Rename to target. A folder that is there changes places with it and is left at `aside`."""
+    if not os.path.isdir(target):
+        os.replace(aside, target)
+        return
+    try:
+        exchange(aside, target)
+    except OSError:  # a file system that has no such step: for a moment there is neither
+        old = f"{aside}.old{TEMPORARY_SUFFIX}"
+        os.rename(target, old)
+        os.rename(aside, target)
+        os.rename(old, aside)
+
+
+def exchange(one: str, other: str) -> None:
+    """Let two files or folders change places in one step. Raises OSError where that cannot be had."""
+    here, exchanging = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    if rename(here, os.fsencode(one), here, os.fsencode(other), exchanging) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def remove(path: str) -> None:
+    """Remove a file or folder that may not be there, as far as it can be."""
+    with contextlib.suppress(OSError):  # which rmtree raises for all that it is told to ignore
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
 
 
 def sync(path: str) -> None:
@@ -104,16 +193,55 @@ def sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
+            raise
     finally:
         os.close(descriptor)
 
 
-def storage_error(path: str, error: OSError) -> TlkitError:
+def system_error(error: BaseException, folder: str) -> OSError | None:
+    """The operating system's refusal to write that an exception is, comes from, or hides; None for any other."""
+    if isinstance(error, TlkitError):
+        return None
+    if isinstance(error, OSError):
+        return error
+    earlier = error.__cause__ or error.__context__
+    while earlier is not None:
+        if isinstance(earlier, OSError) and earlier.errno in FAILING:
+            return earlier
+        earlier = earlier.__cause__ or earlier.__context__
+    told = re.search(r"\(os error (\d+)\)", str(error))  # as safetensors does
+    if told:
+        return OSError(int(told[1]), os.strerror(int(told[1])))
+    if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):  # torch names no reason
+        number = errno.ENOSPC if (bytes_free(folder) or 0) < 1 << 20 else errno.EIO
+        return OSError(number, os.strerror(number))
+    return None
+
+
+def storage_error(path: str, error: OSError, measure: Callable[[], int | None] = lambda: None) -> TlkitError:
     """An operating system's refusal to write, in our words and with our exit code."""
     reason = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
-        return StorageError(path, f"cannot be written: {reason}", "Nothing that was there before is lost.")
-    return OutputError(path, f"cannot be created: {reason}")
+    if error.errno not in FAILING:
+        return OutputError(path, f"cannot be created: {reason}")
+    room = describe_room(measure(), bytes_free(os.path.dirname(os.path.realpath(path)))) if error.errno in FULL else ""
+    return StorageError(path, f"cannot be written: {reason}{room}", "Nothing that was there before is lost.")
+
+
+def describe_room(needed: int | None, free: int | None) -> str:
+    """What a file needs and what there is, as far as it is known."""
+    facts = [f"{needed:,} bytes needed"] if needed is not None else []
+    facts += [f"{free:,} bytes free"] if free is not None else []
+    return f" ({', '.join(facts)})" if facts else ""
+
+
+def bytes_free(folder: str) -> int | None:
+    """Room on the disk of a folder; None if it cannot be told."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
 
 
 def read_json(path: str) -> Any:
@@ -123,7 +251,7 @@ def read_json(path: str) -> Any:
             return json.load(stream)
     except OSError as error:
         raise MissingInputError(path, f"cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(path, f"is not valid JSON ({error})") from error
 
 

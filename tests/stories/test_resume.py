@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import BACKBONE, Run, command, finetune_arguments, write_image
+from tests.conftest import Run, command, finetune_arguments, write_image
 from tests.kills import fingerprint
 from tlkit.artifact import read_artifact, write_artifact
 
@@ -131,15 +131,6 @@ def test_a_run_that_stopped_early_says_so_and_goes_on_with_more_patience(
     assert len((run / "history.jsonl").read_text().splitlines()) == 5
 
 
-def test_damaged_run_files_are_named(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
-    for name in ("options.json", "split.json"):
-        run = tmp_path / name
-        shutil.copytree(finished_run, run)
-        (run / name).write_text("{}")
-        result = tlkit("resume", run, "--epochs", 8)
-        assert result.status == 65 and f"{run}/{name}: is not whole" in result.err
-
-
 def test_what_is_no_checkpoint(tmp_path: Path, tlkit: Run) -> None:
     (tmp_path / "text.pt").write_text("no checkpoint")
     torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
@@ -176,7 +167,7 @@ def test_a_signal_in_the_last_commit_is_not_forgotten(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tlkit: Run
 ) -> None:
     from tlkit.cli import app
-    from tlkit.commands import finetune as module
+    from tlkit.commands import watched_training as module
     from tlkit.interruption import Interrupted
 
     original = module.Checkpointer.commit_epoch
@@ -245,14 +236,3 @@ def wait_for(path: Path, seconds: float = 60) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.02)
-
-
-def test_two_kills_at_random_instants(images: Path, tmp_path: Path) -> None:
-    """A small sample of `make test-kills`."""
-    from tests.kills import Trial
-
-    trial = Trial(images, ["--backbone", BACKBONE, "--weights", "none", "--epochs", "40", "--batch-size", "8"])
-    expected = trial.uninterrupted(tmp_path / "whole")
-    found, kills = trial.killed(tmp_path / "killed", seed=1, most=2)
-    assert kills >= 1
-    assert found == expected

@@ -44,7 +44,7 @@ def test_one_step_by_hand() -> None:
     nn.init.zeros_(model[0].weight)
     data = VectorBatches([torch.tensor([[1.0, 2.0]])], torch.tensor([1]), 1, None)
     weights = torch.tensor([1.0, 3.0])
-    train(model, start(model), data, data, RECIPE, weights, CPU, lambda state, best: None)
+    train(model, start(model), data, data, RECIPE, weights, CPU, lambda state, best: None, lambda state: None)
     # d loss / d logits = 3 (softmax - onehot) = [1.5, -1.5]; Nesterov's first step with momentum 0.9 is 1.9 gradients.
     step = 0.5 * 1.9 * 1.5
     torch.testing.assert_close(model[0].weight, torch.tensor([[-step, -2 * step], [step, 2 * step]]))
@@ -57,7 +57,7 @@ def test_the_state_counts_and_the_best_epoch_is_kept() -> None:
     recipe = Recipe(**{**RECIPE.__dict__, "epochs": 4})
     train(
         model, state, vectors(), vectors(), recipe, torch.ones(2), CPU,
-        lambda s, best: seen.append((s.epoch, s.step, best)),
+        lambda s, best: seen.append((s.epoch, s.step, best)), lambda s: None,
     )  # fmt: skip
     assert [entry[:2] for entry in seen] == [(1, 3), (2, 6), (3, 9), (4, 12)]
     losses = [row["val_loss"] for row in state.history]
@@ -71,7 +71,17 @@ def test_dropout_depends_on_the_step_and_not_on_what_was_drawn_before() -> None:
         torch.manual_seed(1)
         model = Model(nn.Linear(2, 8), nn.Dropout(0.5), nn.Linear(8, 2))
         torch.rand(noise)
-        train(model, start(model), vectors(), vectors(), RECIPE, torch.ones(2), CPU, lambda state, best: None)
+        train(
+            model,
+            start(model),
+            vectors(),
+            vectors(),
+            RECIPE,
+            torch.ones(2),
+            CPU,
+            lambda state, best: None,
+            lambda state: None,
+        )
         results.append(model.state_dict())
     for name, tensor in results[0].items():
         assert torch.equal(tensor, results[1][name])
@@ -89,11 +99,11 @@ def test_a_state_goes_on_where_it_stood() -> None:
             kept.append(torch.utils._pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, values))
             kept[0]["progress"] = {**values["progress"], "history": list(values["progress"]["history"])}
 
-    train(whole, start(whole, "adamw"), vectors(), vectors(), recipe, torch.ones(2), CPU, keep)
+    train(whole, start(whole, "adamw"), vectors(), vectors(), recipe, torch.ones(2), CPU, keep, lambda state: None)
     again = Model(nn.Linear(2, 2))
     state = start(again, "adamw")
     state.load(kept[0])
-    train(again, state, vectors(), vectors(), recipe, torch.ones(2), CPU, lambda state, best: None)
+    train(again, state, vectors(), vectors(), recipe, torch.ones(2), CPU, lambda state, best: None, lambda state: None)
     assert torch.equal(whole[0].weight, again[0].weight)
     assert state.step == 15 and [row["epoch"] for row in state.history] == [1, 2, 3, 4, 5]
 
@@ -104,11 +114,37 @@ def test_a_loss_that_is_no_number_stops_at_once() -> None:
     state = start(model)
     before = model[0].weight.clone()
     with pytest.raises(DataError) as caught:
-        train(model, state, data, data, RECIPE, torch.ones(2), CPU, lambda state, best: None)
+        train(model, state, data, data, RECIPE, torch.ones(2), CPU, lambda state, best: None, lambda state: None)
     assert caught.value.exit_code == 65 and "step 1" in str(caught.value) and "0.5" in str(caught.value)
     assert torch.equal(before, model[0].weight) and state.step == 0
 
 
 def test_is_over() -> None:
-    assert is_over(5, 5, 5, None) and not is_over(4, 1, 5, None)
-    assert is_over(4, 2, 9, 2) and not is_over(3, 2, 9, 2)
+    assert is_over(5, {"epoch": 5}, 5, None) and not is_over(4, {"epoch": 1}, 5, None)
+    assert is_over(4, {"epoch": 2}, 9, 2) and not is_over(3, {"epoch": 2}, 9, 2)
+    assert not is_over(4, None, 9, 2), "patience counts from a best epoch that is there"
+
+
+def test_after_each_step_the_state_is_whole() -> None:
+    seen: list[tuple[int, int, int, int]] = []
+
+    def look(state: TrainingState) -> None:
+        assert state.tally is not None
+        seen.append((state.epoch, state.step, state.step_in_epoch, state.tally.samples))
+
+    model = Model(nn.Linear(2, 2))
+    recipe = Recipe(**{**RECIPE.__dict__, "epochs": 2})
+    data = vectors()
+    train(model, start(model), data, data, recipe, torch.ones(2), CPU, lambda state, best: None, look)
+    assert seen == [(0, 1, 1, 4), (0, 2, 2, 8), (0, 3, 3, 10), (1, 4, 1, 4), (1, 5, 2, 8), (1, 6, 3, 10)]
+
+
+def test_what_the_optimizer_keeps_must_be_numbers_too() -> None:
+    model = Model(nn.Linear(2, 2))
+    state = start(model, "adamw")
+    assert state.is_finite()
+    model(torch.ones(1, 2)).sum().backward()
+    state.optimizer.step()
+    assert state.is_finite()
+    state.optimizer.state[model[0].weight]["exp_avg_sq"][0, 0] = float("inf")
+    assert not state.is_finite()

@@ -86,3 +86,11 @@ def test_better_prefers_the_metric_then_the_smaller_loss() -> None:
     assert not better("accuracy", old, old)
     assert better("loss", {**old, "loss": 0.4, "accuracy": 0.1}, old)
     assert not better("macro_f1", {**old, "macro_f1": 0.7, "loss": 0.1}, old)
+
+
+def test_what_is_no_number_is_never_best() -> None:
+    good, bad = {"accuracy": 0.5, "loss": 1.0}, {"accuracy": 0.5, "loss": float("nan")}
+    assert better("accuracy", good, None)
+    for metric in ("accuracy", "loss"):
+        assert not better(metric, bad, None) and not better(metric, bad, good)
+    assert not better("accuracy", {"accuracy": float("nan"), "loss": 0.1}, good)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,31 @@ class Recipe:
 AfterEpoch = Callable[[TrainingState, bool], None]
 """What happens when an epoch is done: given the state, and whether the epoch is the best so far."""
 
+AfterStep = Callable[[TrainingState], None]
+"""What happens when a step is done, whose epoch may not be: the state is whole, and must be left as it is."""
+
+
+class NonFiniteLossError(DataError):
+    """Training has left the numbers: it ends before anything of that is saved.
+
+    epoch and step_in_epoch: where the batch stands that was to be trained on, counted from 0; step_in_epoch is None
+    where the epoch's steps are done and the whole of it went wrong.
+    """
+
+    code = "nonfinite_loss"
+
+    def __init__(self, state: TrainingState, problem: str, step: int, step_in_epoch: int | None) -> None:
+        subject = f"epoch {state.epoch + 1}, step {step}"
+        super().__init__(subject, problem, "Try a smaller --learning-rate in a new run.")
+        self.epoch, self.step_in_epoch = state.epoch, step_in_epoch
+        self.files: list[str] = []
+
+    def name_files(self, files: list[str]) -> None:
+        """Say what the batch was made of, which the loop does not know."""
+        self.files = files
+        if files:
+            self.hint = "\n".join([self.hint, "The batch:", *(f"  {file}" for file in files)])
+
 
 def train(
     module: nn.Module,
@@ -53,31 +78,34 @@ def train(
     class_weights: Tensor,
     device: torch.device,
     after_epoch: AfterEpoch,
+    after_step: AfterStep,
 ) -> None:
     """Train from where the state stands until the epochs are done or patience is at its end.
 
     class_weights [C]: factors of each class in the training loss. Batches may raise to stop: between two of
-    them the state is whole. Raises DataError when the loss stops being a number.
+    them the state is whole. Raises NonFiniteLossError when the loss stops being a number.
     """
     class_weights = class_weights.to(device)
     while not finished(state, recipe):
         started = time.monotonic()
-        trained = train_epoch(module, state, train_batches, recipe, class_weights, device)
+        trained = train_epoch(module, state, train_batches, recipe, class_weights, device, after_step)
         measured = evaluate(module, val_batches, len(class_weights), device)
         if not (state.is_finite() and math.isfinite(measured.figures()["loss"])):
-            raise diverged(state, "the parameters or the validation loss are no numbers any more")
+            problem = "the parameters or the validation loss are no numbers any more"
+            raise NonFiniteLossError(state, problem, state.step, None)
         complete_epoch(state, recipe, trained, measured, time.monotonic() - started, train_batches.steps_per_epoch)
         after_epoch(state, state.best is state.history[-1])
 
 
 def finished(state: TrainingState, recipe: Recipe) -> bool:
     """Whether no epoch is left to train."""
-    return is_over(state.epoch, state.best["epoch"] if state.best else 0, recipe.epochs, recipe.patience)
+    return is_over(state.epoch, state.best, recipe.epochs, recipe.patience)
 
 
-def is_over(epoch: int, best_epoch: int, epochs: int, patience: int | None) -> bool:
+def is_over(epoch: int, best: Mapping[str, Any] | None, epochs: int, patience: int | None) -> bool:
     """Whether all epochs are done, or `patience` of them have passed since the best one."""
-    return epoch >= epochs or (patience is not None and epoch - best_epoch >= patience)
+    out_of_patience = patience is not None and best is not None and epoch - best["epoch"] >= patience
+    return epoch >= epochs or out_of_patience
 
 
 def train_epoch(
@@ -87,6 +115,7 @@ def train_epoch(
     recipe: Recipe,
     class_weights: Tensor,
     device: torch.device,
+    after_step: AfterStep,
 ) -> Tally:
     """Train the rest of the epoch that the state is in."""
     module.train()
@@ -105,21 +134,16 @@ def train_epoch(
         loss = losses.mean()
         value = loss.item()
         if not math.isfinite(value):
-            raise diverged(state, f"the loss is {value} at learning rate {rate:.3g}")
+            problem = f"the loss is {value} at learning rate {rate:.3g}"
+            raise NonFiniteLossError(state, problem, state.step + 1, state.step_in_epoch)
         state.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimizer.step()
         state.tally.add(logits, labels, value)
         state.step += 1
         state.step_in_epoch += 1
+        after_step(state)
     return state.tally
-
-
-def diverged(state: TrainingState, problem: str) -> DataError:
-    """The error that ends training before anything that is not a number is saved."""
-    return DataError(
-        f"epoch {state.epoch + 1}, step {state.step + 1}", problem, "Try a smaller --learning-rate in a new run."
-    )
 
 
 def seed_dropout(seed: int, step: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,12 @@ def f1_scores(
 
 
 def better(metric: str, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
-    """Whether the figures `new` beat `old`; where the metric is equal, the smaller loss wins."""
+    """Whether the figures `new` beat `old`; where the metric is equal, the smaller loss wins.
+
+    What is no number beats nothing, and nothing is kept that is none.
+    """
+    if not all(math.isfinite(new[name]) for name in (metric, "loss")):
+        return False
     if old is None:
         return True
     sign = -1.0 if metric == "loss" else 1.0

@@ -53,9 +53,10 @@ class TrainingState:
         }
 
     def is_finite(self) -> bool:
-        """Whether every number that training has made is one."""
-        tensors = self.model.trainable_state().values()
-        return all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
+        """Whether every number that training has made is one: parameters, and what the optimizer keeps of them."""
+        kept = [value for values in self.optimizer.state.values() for value in values.values()]
+        made = [*self.model.trainable_state().values(), *(value for value in kept if isinstance(value, torch.Tensor))]
+        return all(bool(tensor.isfinite().all()) for tensor in made if tensor.is_floating_point())
 
     def where(self) -> dict[str, Any]:
         """epoch, step and best, for scripts."""

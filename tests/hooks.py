@@ -1,0 +1,252 @@
+"""What tests do inside a forked run before its command begins: stop it, starve it, or write down what it does."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import resource
+import signal
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+def chain(hooks: list[list[Any]]) -> None:
+    """Several hooks, each a name and what it is about."""
+    for name, about in hooks:
+        globals()[name](**about)
+
+
+def interrupt_at_step(step: int, number: int = signal.SIGTERM, where: str = "before") -> None:
+    """Get a signal at an optimizer step, counted from 0 over the whole run: before it, or when it is done."""
+    from tlkit.training import loop
+
+    seed_dropout = loop.seed_dropout
+
+    def seed(seed: int, at: int) -> None:
+        if at == step and where == "before":
+            os.kill(os.getpid(), number)
+        seed_dropout(seed, at)
+
+    loop.seed_dropout = seed
+
+
+def interrupt_in_validation(time: int, number: int = signal.SIGTERM, where: str = "inside") -> None:
+    """Get a signal in the time-th validation, counted from 1: at its first batch, or when it is done."""
+    from tlkit.training import loop
+
+    evaluate, count = loop.evaluate, 0
+
+    def evaluating(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == time and where == "inside":
+            os.kill(os.getpid(), number)
+        result = evaluate(*arguments)
+        if count == time and where == "after":
+            os.kill(os.getpid(), number)
+        return result
+
+    loop.evaluate = evaluating
+
+
+def count_calls(call: str, since: str, act: Callable[[int], None]) -> None:
+    """Call `act` with the number, from 1, of each call of a function of os once the loop, or the model, has begun."""
+    from tlkit.commands import training_run, watched_training
+
+    count, real = 0, getattr(os, call)
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        act(count)
+        return real(*arguments, **named)
+
+    module, name = (training_run, "write_model") if since == "model" else (watched_training, "train")
+    begin = getattr(module, name)
+
+    def begun(*arguments: Any) -> Any:
+        setattr(os, call, counted)
+        return begin(*arguments)
+
+    setattr(module, name, begun)
+
+
+def interrupt_in_commit(time: int, call: str, number: int = signal.SIGKILL, since: str = "checkpoints") -> None:
+    """Get a signal before the time-th such call."""
+
+    def act(count: int) -> None:
+        if count == time:
+            os.kill(os.getpid(), number)
+
+    count_calls(call, since, act)
+
+
+def fail_in_commit(time: int, call: str, errno: int) -> None:
+    """The time-th such call fails, and every one that follows."""
+
+    def act(count: int) -> None:
+        if count >= time:
+            raise OSError(errno, os.strerror(errno))
+
+    count_calls(call, "checkpoints", act)
+
+
+def fail_at_step(step: int, error: str) -> None:
+    """Raise an error in the middle of an optimizer step."""
+    from tlkit.training import loop
+
+    kinds: dict[str, Exception] = {
+        "MemoryError": MemoryError(),
+        "torch": RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        ),
+        "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        "bug": RuntimeError("shape mismatch"),
+    }
+    seed_dropout = loop.seed_dropout
+
+    def seed(seed: int, at: int) -> None:
+        if at == step:
+            raise kinds[error]
+        seed_dropout(seed, at)
+
+    loop.seed_dropout = seed
+
+
+def spoil_step(step: int, what: str, value: str = "nan") -> None:
+    """Make the loss of a step, or the gradient that comes of it, no number."""
+    from tlkit.training import loop
+
+    cross_entropy, at_step = loop.F.cross_entropy, -1
+    seed_dropout = loop.seed_dropout
+
+    def seed(seed: int, at: int) -> None:
+        nonlocal at_step
+        at_step = at
+        seed_dropout(seed, at)
+
+    def spoilt(logits: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        losses = cross_entropy(logits, *arguments, **named)
+        if at_step != step or not logits.requires_grad:
+            return losses
+        if what == "gradient":
+            losses.register_hook(lambda gradient: gradient * float(value))
+            return losses
+        return losses * float(value)
+
+    loop.seed_dropout = seed
+    loop.F.cross_entropy = spoilt
+
+
+def spoil_validation(time: int) -> None:
+    """Make the loss of the time-th validation, counted from 1, no number."""
+    from tlkit.training import loop
+
+    evaluate, count = loop.evaluate, 0
+
+    def evaluating(*arguments: Any) -> Any:
+        nonlocal count
+        count += 1
+        tally = evaluate(*arguments)
+        if count == time:
+            tally.loss_sum = float("nan")
+        return tally
+
+    loop.evaluate = evaluating
+
+
+def write_down_steps(file: str) -> None:
+    """A line for each optimizer step: its number, learning rate, loss, and the samples of its batch."""
+    from tlkit.data import batches
+    from tlkit.training import loop, metrics
+
+    facts: dict[str, Any] = {}
+    learning_rate_at, add, seed_dropout = loop.learning_rate_at, metrics.Tally.add, loop.seed_dropout
+    upcoming: list[list[int]] = []
+
+    def rate(step: int, *arguments: Any) -> float:
+        facts["rate"] = learning_rate_at(step, *arguments)
+        return facts["rate"]
+
+    def seed(seed: int, step: int) -> None:
+        facts["step"] = step
+        seed_dropout(seed, step)
+
+    def added(self: Any, logits: torch.Tensor, labels: torch.Tensor, loss: float) -> None:
+        add(self, logits, labels, loss)
+        if "step" in facts:
+            row = [facts.pop("step"), facts["rate"].hex(), loss.hex(), upcoming.pop(0)]
+            with open(file, "a") as stream:
+                stream.write(json.dumps(row) + "\n")
+
+    for kind in (batches.VectorBatches, batches.ImageBatches):
+
+        def epoch(self: Any, epoch: int, first_step: int = 0, of_kind: Any = kind.epoch) -> Iterator[Any]:
+            if self.seed is not None:
+                upcoming[:] = [chosen.tolist() for chosen in self.indices(epoch, first_step)]
+            yield from of_kind(self, epoch, first_step)
+
+        kind.epoch = epoch  # type: ignore[method-assign]
+    loop.learning_rate_at, loop.seed_dropout = rate, seed
+    metrics.Tally.add = added  # type: ignore[method-assign]
+
+
+def count_steps(file: str) -> None:
+    """Keep in a file of eight bytes, which outlives any kill, how many optimizer steps the run has done."""
+    from tlkit.training import loop
+
+    with open(file, "r+b") as stream:
+        done = mmap.mmap(stream.fileno(), 8)
+    seed_dropout, at = loop.seed_dropout, 0
+
+    def seed(seed: int, step: int) -> None:
+        nonlocal at
+        at = step
+        done[:] = struct.pack("q", step)
+        seed_dropout(seed, step)
+
+    def stepped(*arguments: Any) -> None:
+        done[:] = struct.pack("q", at + 1)
+
+    loop.seed_dropout = seed
+    register_optimizer_step_post_hook(stepped)
+
+
+def as_user(number: int) -> None:
+    """Go on as somebody without the rights of root."""
+    os.setgroups([])
+    os.setgid(number)
+    os.setuid(number)
+
+
+def limit_file_size(size: int) -> None:
+    """No file may grow beyond so many bytes, as on a disk that is full; root is limited too."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def compute_at_step(step: int, started: str, ended: str) -> None:
+    """A long computation inside a step, which never returns to Python meanwhile. Files tell when it starts and ends."""
+    from tlkit.training import loop
+
+    seed_dropout = loop.seed_dropout
+
+    def seed(seed: int, at: int) -> None:
+        if at == step:
+            matrix = torch.ones(5000, 5000)
+            open(started, "w").close()
+            torch.linalg.multi_dot([matrix] * 12)
+            open(ended, "w").close()
+        seed_dropout(seed, at)
+
+    loop.seed_dropout = seed
+
+
+def forget(names: list[str]) -> None:
+    """Environment variables that are not set."""
+    for name in names:
+        os.environ.pop(name, None)

@@ -1,0 +1,309 @@
+"""Run folders whose files are damaged, gone or changed: what resume makes of them, and that it never begins anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Run, finetune_arguments
+from tests.kills import fingerprint, read_checkpoint
+from tlkit.artifact import write_artifact
+
+BEST_IS_THE_SECOND = ["--keep", 9, "--learning-rate", 0.1, "--schedule", "constant"]
+
+
+@pytest.fixture(scope="module")
+def stopped_run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six epochs as a kill after the fourth leaves it, the first three being kept. Not to be written to."""
+    from tlkit.cli import run
+
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    assert run([*finetune_arguments(images, out, *BEST_IS_THE_SECOND)]) == 0
+    checkpoints = out / "checkpoints"
+    for file in checkpoints.glob("epoch_*"):
+        if read_checkpoint(file)["epoch"] > 4:
+            file.unlink()
+    (checkpoints / "last.pt").unlink()
+    shutil.copy(file_of(out, 4), checkpoints / "last.pt")  # a copy, so that damage to one is none to the other
+    (checkpoints / "best.pt").unlink()
+    shutil.copy(file_of(out, 2), checkpoints / "best.pt")
+    assert read_checkpoint(checkpoints / "last.pt")["progress"]["best"]["epoch"] == 2
+    (out / "model.pt").unlink()
+    return out
+
+
+@pytest.fixture
+def run(stopped_run: Path, tmp_path: Path) -> Path:
+    """A copy of it to damage."""
+    return Path(shutil.copytree(stopped_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def expected(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What it must end with."""
+    from tlkit.cli import run
+
+    out = tmp_path_factory.mktemp("expected") / "run"
+    assert run([*finetune_arguments(images, out, *BEST_IS_THE_SECOND)]) == 0
+    return fingerprint(out)
+
+
+def file_of(run: Path, epoch: int) -> Path:
+    return next((run / "checkpoints").glob(f"epoch_{epoch:04d}_*"))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3] ^= 4
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink, lambda file: file.write_bytes(b"")])
+def test_the_newest_whole_checkpoint_takes_the_place_of_a_damaged_one(
+    harm: Any, run: Path, expected: dict[str, str], tlkit: Run
+) -> None:
+    """Newest by its step, whatever the clock says."""
+    harm(run / "checkpoints" / "last.pt")
+    harm(file_of(run, 4))
+    for epoch in (1, 2, 3):
+        os.utime(file_of(run, epoch), (10**9 - epoch, 10**9 - epoch))
+    result = tlkit("resume", run)
+    assert (result.status, result.out) == (0, f"{run}/model.pt\n")
+    warning = next(line for line in result.err.splitlines() if line.startswith("warning"))
+    assert f"{run}/checkpoints/last.pt" in warning and file_of(run, 3).name in warning
+    assert "epoch 3, step 9" in warning and "resume    from epoch 3, step 9" in result.err
+    assert fingerprint(run) == expected
+
+
+def test_a_file_that_was_named_is_not_exchanged_for_another(run: Path, tlkit: Run) -> None:
+    cut(run / "checkpoints" / "last.pt")
+    result = tlkit("resume", run / "checkpoints" / "last.pt")
+    assert result.status == 65 and f"tlkit resume: {run}/checkpoints/last.pt: " in result.err
+    elsewhere = tlkit("resume", run / "checkpoints" / "last.pt", "--out", run.parent / "new")
+    assert elsewhere.status == 65 and not (run.parent / "new").exists()
+    newest = tlkit("resume", run, "--out", run.parent / "new")
+    assert newest.status == 0 and "going on from epoch_0004" in newest.err
+    assert os.path.getsize(run / "checkpoints" / "last.pt") < os.path.getsize(file_of(run, 4)), "it was left as it is"
+
+
+@pytest.mark.parametrize("harm", [cut, Path.unlink])
+def test_a_run_never_begins_anew_in_silence(harm: Any, run: Path, tlkit: Run) -> None:
+    before = (run / "history.jsonl").read_bytes()
+    for file in (run / "checkpoints").glob("*.pt"):
+        harm(file)
+    result = tlkit("resume", run)
+    assert (result.status, result.out) == (65, "")
+    assert f"tlkit resume: {run}: has no checkpoint" in result.err and "another folder" in result.err
+    assert (run / "history.jsonl").read_bytes() == before
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_says_that_it_begins_anew(
+    run: Path, expected: dict[str, str], tlkit: Run
+) -> None:
+    shutil.rmtree(run / "checkpoints")
+    os.mkdir(run / "checkpoints")
+    os.unlink(run / "history.jsonl")
+    result = tlkit("resume", run)
+    assert result.status == 0 and "from the beginning" in result.err
+    assert fingerprint(run) == expected
+
+
+def test_a_damaged_best_is_found_again_or_said_to_be_lost(
+    run: Path, expected: dict[str, str], tmp_path: Path, tlkit: Run
+) -> None:
+    lost = Path(shutil.copytree(run, tmp_path / "lost"))
+    cut(run / "checkpoints" / "best.pt")
+    assert tlkit("resume", run).status == 0
+    assert fingerprint(run) == expected
+    assert read_checkpoint(run / "checkpoints" / "best.pt")["epoch"] == 2
+    cut(lost / "checkpoints" / "best.pt")
+    os.unlink(file_of(lost, 2))
+    result = tlkit("resume", lost)
+    assert result.status == 0
+    assert "the checkpoint of the best epoch, 2, is damaged or gone; the best counts from here on" in result.err
+    assert json.loads((lost / "status.json").read_text())["best"]["epoch"] == 5
+
+
+def test_a_best_that_is_lost_at_the_end_is_not_replaced_by_another(
+    stopped_run: Path, tmp_path: Path, tlkit: Run
+) -> None:
+    run = Path(shutil.copytree(stopped_run, tmp_path / "run"))
+    assert tlkit("resume", run).status == 0
+    for file in (run / "checkpoints" / "best.pt", file_of(run, 2), run / "model.pt"):
+        file.unlink()
+    result = tlkit("resume", run)
+    assert (result.status, result.out) == (65, "")
+    assert "its best one is not here" in result.err and not (run / "model.pt").exists()
+    assert tlkit("resume", run, "--epochs", 7).status == 0
+
+
+def test_a_damaged_model_is_written_again(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    cut(run / "model.pt")
+    result = tlkit("resume", run)
+    assert (result.status, result.out) == (0, f"{run}/model.pt\n") and "it is written again" in result.err
+    assert fingerprint(run) == fingerprint(finished_run)
+
+
+ODD = {
+    "empty": "",
+    "cut": '{"given": {"da',
+    "null": "null",
+    "list": "[]",
+    "number": "5",
+    "nothing in it": "{}",
+    "odd kinds": '{"given": 5, "resolved": [], "classes": "ab", "train": [], "val": {"a": "b"}, "state": {}}',
+    "deep": "[" * 100_000,
+    "no text": "\udcff\udc80",
+    "not a number": '{"state": NaN',
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_odd_files_beside_a_checkpoint_are_made_again(
+    text: str, run: Path, expected: dict[str, str], tmp_path: Path, tlkit: Run
+) -> None:
+    for name in ("options.json", "split.json", "status.json", "history.jsonl"):
+        (run / name).write_bytes(os.fsencode(text))
+    result = tlkit("resume", run)
+    assert (result.status, result.out) == (0, f"{run}/model.pt\n"), result.err
+    assert "Traceback" not in result.err
+    assert f"{run}/options.json" in result.err and f"{run}/split.json" in result.err
+    assert fingerprint(run) == expected
+    again = tlkit("resume", run)
+    assert again.status == 0 and "is finished" in again.err and "warning" not in again.err
+
+
+def test_odd_files_of_a_finished_run_are_made_again(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    history = (run / "history.jsonl").read_bytes()
+    cut(run / "history.jsonl")
+    (run / "status.json").write_text("{")
+    assert tlkit("resume", run).status == 0
+    assert (run / "history.jsonl").read_bytes() == history
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_odd_options_without_a_checkpoint_are_an_error(text: str, run: Path, tlkit: Run) -> None:
+    shutil.rmtree(run / "checkpoints")
+    os.unlink(run / "history.jsonl")
+    (run / "options.json").write_bytes(os.fsencode(text))
+    result = tlkit("resume", run)
+    assert result.status == 65 and result.err.startswith(f"tlkit resume: {run}/options.json: ")
+
+
+def change(run: Path, **values: object) -> None:
+    stored = json.loads((run / "options.json").read_text())
+    stored["resolved"].update(values)
+    (run / "options.json").write_text(json.dumps(stored))
+
+
+def test_options_that_shape_training_must_be_those_of_the_checkpoint(run: Path, tlkit: Run) -> None:
+    changes = {"batch_size": 4, "seed": 7, "backbone": "timm/test_vit", "augment": "light", "unfreeze": "layer4"}
+    change(run, **changes)
+    before = read_checkpoint(run / "checkpoints" / "last.pt")
+    result = tlkit("resume", run)
+    assert (result.status, result.out) == (78, "")
+    for line in (
+        "--batch-size: 8 in the checkpoint, 4 in the file",
+        "--seed: 0 in the checkpoint, 7 in the file",
+        "--backbone: timm/test_resnet in the checkpoint, timm/test_vit in the file",
+        "--augment: none in the checkpoint, light in the file",
+        "--unfreeze: nothing in the checkpoint, layer4 in the file",
+    ):
+        assert line in result.err
+    assert read_checkpoint(run / "checkpoints" / "last.pt")["step"] == before["step"]
+
+
+def test_what_shapes_nothing_may_be_changed(run: Path, expected: dict[str, str], tlkit: Run) -> None:
+    change(run, keep=1, save_every=0, workers=3, cache_limit="1GB")
+    assert tlkit("resume", run, "--workers", 0).status == 0
+    assert fingerprint(run) == expected
+
+
+@pytest.mark.parametrize("value", ["many", True, [], {}, -1])
+def test_values_that_an_option_cannot_have_are_named(value: object, run: Path, tlkit: Run) -> None:
+    change(run, workers=value)
+    result = tlkit("resume", run)
+    assert result.status == 65 and f"{run}/options.json: " in result.err and "--workers" in result.err
+
+
+def test_other_classes_are_refused(run: Path, tlkit: Run) -> None:
+    split = json.loads((run / "split.json").read_text())
+    split["classes"][0] = "azure"
+    for part in ("train", "val"):
+        split[part]["azure"] = split[part].pop("blue")
+    (run / "split.json").write_text(json.dumps(split))
+    assert tlkit("resume", run).status == 78
+
+
+def test_more_epochs_are_another_schedule(run: Path, tlkit: Run) -> None:
+    result = tlkit("resume", run, "--epochs", 7)
+    assert result.status == 0
+    assert "--epochs 7 where 6 were planned" in result.err and "not that of a run planned so" in result.err
+
+
+def test_another_environment_is_said_and_costs_a_guarantee(run: Path, expected: dict[str, str], tlkit: Run) -> None:
+    last = run / "checkpoints" / "last.pt"
+    content = read_checkpoint(last)
+    there = {"torch": "2.0.0", "timm": "0.9", "device": "cuda", "threads": 4096}
+    content["environment"].update(there)
+    write_artifact(str(last), "tlkit-checkpoint", content)
+    result = tlkit("resume", run)
+    assert result.status == 0
+    warnings = [line for line in result.err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 4
+    for name, value in there.items():
+        assert any(f"{name}: " in line and f"{value} when the checkpoint was written" in line for line in warnings)
+    assert fingerprint(run) == expected
+
+
+def test_the_threads_a_run_began_with_are_used_again(run: Path, tlkit: Run) -> None:
+    import torch
+
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    last, before = run / "checkpoints" / "last.pt", torch.get_num_threads()
+    content = read_checkpoint(last)
+    content["environment"]["threads"] = 2
+    write_artifact(str(last), "tlkit-checkpoint", content)
+    try:
+        assert "threads:" not in tlkit("resume", run).err
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_state_that_does_not_fit_is_refused(run: Path, tlkit: Run) -> None:
+    last = run / "checkpoints" / "last.pt"
+    content = read_checkpoint(last)
+    for name, spoilt in {
+        "model_state_dict": {},
+        "optimizer_state_dict": {},
+    }.items():
+        write_artifact(str(last), "tlkit-checkpoint", {**content, name: spoilt})
+        result = tlkit("resume", run)
+        assert result.status == 78 and "does not fit" in result.err
+    write_artifact(str(last), "tlkit-checkpoint", {**content, "progress": {"step_in_epoch": "x"}})
+    result = tlkit("resume", last)
+    assert result.status == 65 and "is not a whole checkpoint: step_in_epoch" in result.err
+
+
+def test_a_folder_that_lost_its_options_says_what_can_be_resumed(run: Path, tmp_path: Path, tlkit: Run) -> None:
+    (run / "options.json").unlink()
+    result = tlkit("resume", run)
+    assert result.status == 65 and f"tlkit resume {run}/checkpoints/last.pt --out NEW" in result.err
+    assert tlkit("resume", run / "checkpoints" / "last.pt", "--out", tmp_path / "new").status == 0
+    data = read_checkpoint(run / "checkpoints" / "last.pt")["options"]["data"]
+    refused = tlkit(*finetune_arguments(Path(data), run))
+    assert refused.status == 73 and read_checkpoint(run / "checkpoints" / "last.pt")
