@@ -26,9 +26,13 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     metavar: str | None = None,
+    stored: bool = True,
 ) -> Any:
-    """Declare a flag: ``learning_rate`` becomes ``--learning-rate``. Bounds are inclusive."""
-    metadata = {"help": help, "short": short, "min": minimum, "max": maximum, "metavar": metavar}
+    """Declare a flag: ``learning_rate`` becomes ``--learning-rate``. Bounds are inclusive.
+
+    stored: whether a run remembers it; what a user must say anew each time is not.
+    """
+    metadata = {"help": help, "short": short, "min": minimum, "max": maximum, "metavar": metavar, "stored": stored}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -82,8 +86,8 @@ class Options:
                 raise UsageError(flag_of(field.name), f"{value} is too large; the largest is {largest}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option with its value, as plain JSON types."""
-        return dataclasses.asdict(self)
+        """Every option that a run remembers with its value, as plain JSON types."""
+        return {name: getattr(self, name) for name in self.stored_names()}
 
     @classmethod
     def from_command_line(cls, values: Mapping[str, Any]) -> Self:
@@ -93,6 +97,29 @@ class Options:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of to_dict; names this version does not know are left out."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        """The inverse of to_dict; names this version does not know are left out.
+
+        Raises TypeError for values of another type than declared, UsageError for those out of bounds.
+        """
+        kinds = get_type_hints(cls)
+        known = {name: values[name] for name in cls.stored_names() if name in values}
+        for name, value in known.items():
+            if not is_of_kind(value, kinds[name]):
+                raise TypeError(f"{name} has a value of another type than it should")
+        return cls(**known)
+
+    @classmethod
+    def stored_names(cls) -> list[str]:
+        """The options that a run remembers."""
+        return [field.name for field in dataclasses.fields(cls) if field.metadata.get("stored", True)]
+
+
+def is_of_kind(value: Any, kind: Any) -> bool:
+    """Whether a value is of a declared type: one of plain types, of several, or of given texts."""
+    if isinstance(kind, UnionType):
+        return any(is_of_kind(value, part) for part in get_args(kind))
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(is_of_kind(item, get_args(kind)[0]) for item in value)
+    return type(value) is kind or (kind is float and type(value) is int)

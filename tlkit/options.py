@@ -21,7 +21,19 @@ EXPORT_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(Options):
+class ReadingOptions(Options):
+    """What every command takes that reads weights or models."""
+
+    trust_pickle: str | None = option(
+        None,
+        "Run the code in this one file of weights, or model: only if you trust whoever made it.",
+        metavar="FILE",
+        stored=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(ReadingOptions):
     """tlkit finetune"""
 
     data: str = argument("Folder of images: DATA/<class>/..., or DATA/train/<class>/... with DATA/val/<class>/...")
@@ -59,7 +71,7 @@ class FinetuneOptions(Options):
         metavar="FRACTION|DIR",
     )
     image_size: int | None = option(
-        None, "Side of the square input in pixels. Default: the backbone's own.", minimum=16
+        None, "Side of the square input in pixels. Default: the backbone's own.", minimum=16, maximum=4096
     )
     augment: Literal["none", "light", "strong"] = option(
         "none", "Train on random views of the images: light crops and flips, strong also turns and recolours."
@@ -150,7 +162,7 @@ class FinetuneOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResumeOptions(Options):
+class ResumeOptions(ReadingOptions):
     """tlkit resume"""
 
     checkpoint: str = argument("Run folder, or a checkpoint of one.", metavar="CKPT_OR_RUN")
@@ -166,7 +178,7 @@ class ResumeOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(Options):
+class PredictOptions(ReadingOptions):
     """tlkit predict"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
@@ -190,7 +202,7 @@ class PredictOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Options):
+class EvaluateOptions(ReadingOptions):
     """tlkit evaluate"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
@@ -214,7 +226,7 @@ class EvaluateOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(Options):
+class ExportOptions(ReadingOptions):
     """tlkit export"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm or torch_export.")
@@ -252,12 +264,12 @@ class BackbonesOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SummaryOptions(Options):
+class SummaryOptions(ReadingOptions):
     """tlkit summary"""
 
     model: str = argument("Backbone name, or a run folder, checkpoint, model.pt or export.", metavar="NAME_OR_MODEL")
     depth: int = option(2, "How deep modules are listed.", minimum=1)
-    image_size: int | None = option(None, "Side of the square input in pixels, for a NAME.", minimum=16)
+    image_size: int | None = option(None, "Side of the square input in pixels, for a NAME.", minimum=16, maximum=4096)
     weights: str | None = option(
         None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
     )

@@ -42,7 +42,7 @@ def predict(options: PredictOptions) -> int:
     if not options.paths and sys.stdin.isatty():
         raise UsageError("PATH", "is missing; name images or folders, or pipe a list of paths in")
     paths = read_paths(options.paths or ["-"], sys.stdin.buffer, options.null)
-    model = open_labeller(options.model, options.weights, options.device, options.precision)
+    model = open_labeller(options.model, options.weights, options.device, options.precision, options.trust_pickle)
     ranked = options.top_k is not None
     writer = WRITERS[options.format]
     failures = 0

@@ -69,7 +69,10 @@ def resume_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:
 
 def changed(stored: FinetuneOptions, options: ResumeOptions) -> FinetuneOptions:
     """The run's options, with those that resume may change."""
-    wanted = {name: getattr(options, name) for name in ("epochs", "patience", "data", "weights", "device", "workers")}
+    wanted = {
+        name: getattr(options, name)
+        for name in ("epochs", "patience", "data", "weights", "device", "workers", "trust_pickle")
+    }
     given = {name: value for name, value in wanted.items() if value is not None}
     for name in given.keys() & {"data", "weights"}:
         given[name] = os.path.abspath(given[name])
