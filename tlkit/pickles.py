@@ -125,7 +125,8 @@ def is_pickle(file: BinaryIO) -> bool:
 
 def is_torch_like(head: bytes) -> bool:
     """Whether a file that begins so is a torch file or a pickle, whatever its name says."""
-    return head[:4] == b"PK\x03\x04" or (head[:1] == pickle.PROTO and head[1:2] <= b"\x05") or is_tar(head)
+    is_binary_pickle = head[:1] == pickle.PROTO and head[1:2] <= bytes([pickle.HIGHEST_PROTOCOL])
+    return head[:4] == b"PK\x03\x04" or is_tar(head) or is_binary_pickle or next(code_in(head), None) is not None
 
 
 def is_tar(head: bytes) -> bool:
