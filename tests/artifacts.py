@@ -125,7 +125,7 @@ def write_artifacts(folder: Path, run: Path) -> None:
 
     shutil.copytree(run, folder / "run")
     for format, name in EXPORTS.items():
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()):
             status = tlkit(["export", str(run), "--format", format, "-o", str(folder / name)])
         assert status == 0, format
     generator = np.random.default_rng(0)
