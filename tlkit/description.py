@@ -34,3 +34,19 @@ def described(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(description, dict) or version != str(VERSION):
         raise DataError(path, "is damaged: what it says about itself cannot be read")
     return description
+
+
+def class_names(values: Any) -> tuple[str, ...]:
+    """The names of classes. Raises TypeError or ValueError for what cannot be that."""
+    if not isinstance(values, (list, tuple)):
+        raise TypeError("classes are a list")
+    if not values or len(set(map(text, values))) != len(values):
+        raise ValueError("each class has a name of its own")
+    return tuple(values)
+
+
+def text(value: Any) -> str:
+    """A text. Raises TypeError for anything else."""
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected, not a {type(value).__name__}")
+    return value

@@ -23,8 +23,8 @@ FIELD = f'"{SEAL_KEY}":"'.encode()
 
 BLANK = b"0" * DIGITS
 LENGTH_BYTES = 8
-LARGEST_HEADER = 8_000_000
-"""Bytes. A thousand tensors and a hundred thousand classes take three million."""
+LARGEST_HEADER = 3_000_000
+"""Bytes. A thousand tensors and fifty thousand classes take two million. What reads it takes some twenty times that."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Train a head on the sample photographs and keep its checkpoint, its model and its predictions as NAME.*.
+"""Train a head on the sample photographs and keep its checkpoint and its predictions as NAME.*.
 
 python tests/golden/make.py NAME
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,14 +28,10 @@ def main(name: str) -> int:
         if status := run(["finetune", "sample_data/textures", *arguments]):
             return status
         shutil.copyfile(out / "checkpoints" / "last.pt", golden / f"{name}.checkpoint.pt")
-        shutil.copyfile(out / "model.pt", golden / f"{name}.model.pt")
-    records = golden / f"{name}.tsv"
-    saved = os.dup(1)
-    with open(records, "wb") as file:
-        os.dup2(file.fileno(), 1)
-        status = run(["predict", str(golden / f"{name}.model.pt"), "sample_data/unlabelled"])
-        os.dup2(saved, 1)
-    return status
+    checkpoint = str(golden / f"{name}.checkpoint.pt")
+    words = ["predict", checkpoint, "sample_data/unlabelled", "--weights", weights]
+    with open(golden / f"{name}.tsv", "wb") as records:
+        return subprocess.run([sys.executable, "-m", "tlkit", *words], stdout=records).returncode
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tlkit.artifact import as_content_of
+from tlkit.description import class_names, text
 from tlkit.errors import MismatchError
 from tlkit.model.backbones import (
     BackboneName,
@@ -21,7 +22,7 @@ from tlkit.model.backbones import (
     pretrained_classes,
 )
 from tlkit.model.classifier import DEFAULT_HIDDEN, Classifier, build_classifier
-from tlkit.model.files import ModelDescription, class_names, text
+from tlkit.model.files import ModelDescription
 from tlkit.model.weights import adapted, load_weights, read_weights_file, weights_sha256
 from tlkit.options import FinetuneOptions
 from tlkit.terminal import count

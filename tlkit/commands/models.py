@@ -11,14 +11,13 @@ from torch import nn
 
 from tlkit.artifact import artifact_in, as_content_of, open_torch_file, without_seal
 from tlkit.commands.assembly import assemble, require_same_backbone
-from tlkit.description import DESCRIPTION_KEY, described
+from tlkit.description import DESCRIPTION_KEY, class_names, described
 from tlkit.errors import DataError, MismatchError, MissingInputError, UsageError
 from tlkit.inputs import open_input
 from tlkit.model.files import (
     CHECKPOINT_FORMAT,
     MODEL_FORMAT,
     LoadedModel,
-    class_names,
     described_model,
     require_units,
 )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tlkit.artifact import as_content_of, write_artifact
 from tlkit.data.batches import normalise
 from tlkit.data.preprocessing import LARGEST_SIDE, Preprocessing
+from tlkit.description import class_names, text
 from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbones import BackboneName, is_known
 from tlkit.model.classifier import build_shipped
@@ -85,13 +86,6 @@ class ModelDescription:
 HEADS = ("linear", "mlp", "stack")
 
 
-def text(value: Any) -> str:
-    """A text. Raises TypeError for anything else."""
-    if not isinstance(value, str):
-        raise TypeError(f"a text was expected, not a {type(value).__name__}")
-    return value
-
-
 def one_of(value: str, known: Collection[str]) -> str:
     """A text of these. Raises ValueError for another."""
     if value not in known:
@@ -106,15 +100,6 @@ def number_or_none(value: Any, largest: float = math.inf) -> int | None:
     if value is not None and not 1 <= value <= largest:
         raise ValueError("a number is too small or too large")
     return value
-
-
-def class_names(values: Any) -> tuple[str, ...]:
-    """The names of classes. Raises TypeError or ValueError for what cannot be that."""
-    if not isinstance(values, (list, tuple)):
-        raise TypeError("classes are a list")
-    if not values or len(set(map(text, values))) != len(values):
-        raise ValueError("each class has a name of its own")
-    return tuple(values)
 
 
 @dataclass(frozen=True)
