@@ -136,12 +136,11 @@ TORCH_CLAIMS: dict[str, Callable[[], bytes]] = {
     "overlapping": overlapping,
     "repeated": repeated,
     "a header of 100 MB": lambda: headed(b"{" + b" " * (100 * MEGABYTE) + b"}"),
-    "lists in a header": lambda: headed(b'{"a":' + b"[" * 4_000_000 + b"]" * 3_900_000 + b"}"),
-    "objects in a header": lambda: headed(b'{"a":[' + b"{}," * 2_000_000 + b"{}]}"),
+    "lists in a header": lambda: headed(b'{"a":' + b"[" * 1_500_000 + b"]" * 1_400_000 + b"}"),
+    "objects in a header": lambda: headed(b'{"a":[' + b"{}," * 990_000 + b"{}]}"),
     "a tensor in a header": lambda: headed(
         b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4]}}', bytes(4)
     ),
-    "many tensors in a header": lambda: many_empty_tensors(7 * MEGABYTE),
 }
 
 
@@ -179,7 +178,7 @@ CLAIMS: list[tuple[str, Any]] = [
     ("backbone.name", "hf-hub:timm/resnet18"), ("backbone.name", "../resnet18"), ("backbone.name", 7),
     ("backbone.source", "os"), ("backbone.source", "timm.models"), ("backbone", None),
     ("head", {"kind": "mlp", "hidden": 10**9, "trainable": 1}), ("head.kind", "code"), ("head.trainable", "x"),
-    ("classes", [str(number) for number in range(400_000)]), ("classes", []), ("classes", ["a", "a", "a"]),
+    ("classes", []), ("classes", ["a", "a", "a"]),
     ("classes", [["a"], "b", "c"]), ("classes", "abc"), ("classes", {"a": 1}), ("classes", None),
     ("classes", ["a", "b"]),
     ("preprocessing.image_size", [10**6, 10**6]), ("preprocessing.image_size", [0, 0]),
@@ -299,9 +298,16 @@ def test_segments(shape: tuple[int, ...], tmp_path: Path) -> None:
     assert_refused(as_segment, path)
 
 
+def test_many_tensors_are_still_read(artifacts: Path, tmp_path: Path) -> None:
+    as_model(str(artifacts / "run"))
+    (tmp_path / "a.safetensors").write_bytes(many_empty_tensors(2_900_000))
+    grown, outcome = peak_growth(lambda: as_weights(str(tmp_path / "a.safetensors")))
+    assert outcome == "done" and grown < 100 * MEGABYTE
+
+
 def test_a_large_header_is_still_read(tmp_path: Path) -> None:
-    """A hundred thousand classes with long names."""
-    metadata = metadata_of({"classes": [f"a class with quite a long name, {number}" for number in range(100_000)]})
+    """Fifty thousand classes with long names."""
+    metadata = metadata_of({"classes": [f"a class with quite a long name, {number}" for number in range(50_000)]})
     (tmp_path / "a.safetensors").write_bytes(sealed_content({"a": torch.ones(3)}, metadata))
     assert torch.equal(as_weights(str(tmp_path / "a.safetensors"))["a"], torch.ones(3))  # type: ignore[index]
     (tmp_path / "b.safetensors").write_bytes(save({"a": torch.ones(3)}))
