@@ -111,6 +111,16 @@ def finished_run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
+@pytest.fixture(scope="session")
+def artifacts(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of every kind that tlkit writes; tests put back what they change."""
+    from tests.artifacts import write_artifacts
+
+    folder = tmp_path_factory.mktemp("artifacts")
+    write_artifacts(folder, finished_run)
+    return folder
+
+
 def finetune_arguments(data: Path, out: Path, *more: object) -> list[str]:
     """finetune on the tiny backbone with random weights."""
     options = ["--backbone", BACKBONE, "--weights", "none", "--out", out, "--epochs", 6, "--batch-size", 8, *more]

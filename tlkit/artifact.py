@@ -1,38 +1,50 @@
-"""A dict of tensors and plain values as one file with a checksum; the one place where torch files are opened.
+"""A dict of tensors and plain values as one sealed file; the one place where torch files are opened.
 
-Nothing from outside is ever unpickled as code: files open with torch.load(weights_only=True) and an empty
-allow-list, and there is no fallback.
+Nothing from outside is unpickled as code: files open with torch.load(weights_only=True) and an empty allow-list, and
+there is no fallback. The exception, a file that the user names by --trust-pickle, is in trusted.py.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
-import pickletools
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import torch
 
-from tlkit.errors import DataError, MismatchError, MissingInputError, UnsafeError
+from tlkit.archive import check_archive, is_archive
+from tlkit.errors import DataError, MismatchError, TlkitError
+from tlkit.inputs import open_input, size_of
+from tlkit.pickles import refuse_code
+from tlkit.seal import write_sealed_archive
 from tlkit.storage import write_atomically
+from tlkit.trusted import is_trusted, unpickle
 
 VERSION = 1
+OURS = "tlkit-"
+"""What every format of ours begins with."""
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """What a file holds, tensors on the CPU. sealed: whether tlkit wrote it, and it is as it was written."""
+
+    path: str
+    content: Any
+    sealed: bool
 
 
 def write_artifact(path: str, kind: str, content: Mapping[str, Any]) -> None:
-    """Commit content (tensors and plain types only) as a file of the given kind, such as "tlkit-checkpoint"."""
-    artifact = with_checksum(kind, content)
-    write_atomically(path, lambda file: torch.save(artifact, file))
+    """Commit content (tensors and plain types only) as a file of the given kind, such as "tlkit-checkpoint".
 
-
-def with_checksum(kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Content with what read_artifact looks at: format, version and checksum."""
+    Its checksum is that of the content, whatever file holds it; the file itself has a seal.
+    """
     artifact = {"format": kind, "version": VERSION, **content}
     artifact["checksum"] = digest(artifact)
-    return artifact
+    write_atomically(path, lambda file: write_sealed_archive(file, lambda sealed: torch.save(artifact, sealed)))
 
 
 def read_artifact(path: str, *kinds: str) -> dict[str, Any]:
@@ -41,78 +53,125 @@ def read_artifact(path: str, *kinds: str) -> dict[str, Any]:
     Raises MissingInputError, DataError (not such a file, or damaged), UnsafeError (it holds code) or
     MismatchError (written by a newer tlkit).
     """
-    return checked(path, load_safely(path), *kinds)
+    return artifact_in(open_torch_file(path), *kinds)
 
 
-def checked(path: str, artifact: Any, *kinds: str) -> dict[str, Any]:
-    """What with_checksum gave, after a look at format, version and checksum. Raises DataError or MismatchError."""
-    if not isinstance(artifact, dict) or artifact.get("format") not in kinds:
-        found = artifact.get("format") if isinstance(artifact, dict) else type(artifact).__name__
-        detail = f"a file of format {found!r}" if found else "a torch file that tlkit did not write"
-        raise DataError(path, f"is {detail}; expected {' or '.join(kinds)}")
-    if not isinstance(artifact.get("version"), int):
+def artifact_in(file: TorchFile, *kinds: str) -> dict[str, Any]:
+    """What write_artifact was given, format and version included. Raises DataError or MismatchError."""
+    content = checked(file.path, file.content, *kinds)
+    content.pop("checksum", None)
+    return content
+
+
+def checked(path: str, content: Any, *kinds: str) -> dict[str, Any]:
+    """Content of one of these kinds, in a version that is known. Raises DataError or MismatchError."""
+    found = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(found, str):
+        raise DataError(path, f"is a torch file that tlkit did not write; expected {' or '.join(kinds)}")
+    if found not in kinds:
+        raise DataError(path, f"is a file of format {found[:80]!r}; expected {' or '.join(kinds)}")
+    version = content.get("version")
+    if type(version) is not int:
         raise DataError(path, "is damaged: it has no version")
-    if artifact["version"] > VERSION:
-        raise MismatchError(
-            path,
-            f"has format version {artifact['version']}, but this tlkit reads up to {VERSION}",
-            "Update tlkit to read it.",
-        )
-    if artifact.pop("checksum", None) != digest(artifact):
-        raise DataError(path, "is damaged: its content does not match its checksum")
-    return artifact
+    if version > VERSION:
+        raise newer(path, version, VERSION)
+    return dict(content)
 
 
-def load_safely(path: str) -> Any:
-    """torch.load without ever running code from the file, tensors on the CPU.
+def newer(path: str, found: int, known: int) -> MismatchError:
+    """The refusal of a file by a tlkit that is older."""
+    problem = f"has format version {found}, but this tlkit reads up to {known}"
+    return MismatchError(path, problem, "Update tlkit to read it.")
+
+
+def load_safely(path: str, trusted: str | None = None) -> Any:
+    """What a torch file of anybody's holds, tensors on the CPU. trusted: the file that may run code, if any.
 
     Raises MissingInputError (no such file, or unreadable), UnsafeError (it needs code) or DataError (no torch
-    file, or cut short).
+    file, or damaged).
     """
-    if os.path.isdir(path):
-        raise DataError(path, "is a folder; expected a file")
+    return open_torch_file(path, trusted).content
+
+
+def open_torch_file(path: str, trusted: str | None = None) -> TorchFile:
+    """load_safely, and whether the file is sealed."""
+    with open_input(path) as file:
+        archive = is_archive(file)
+        sealed = archive and check_archive(path, file)
+        if is_trusted(path, trusted):
+            return TorchFile(path, unpickle(path, trusted), sealed)
+        refuse_code(path, file, archive)
+        content = load_plain(path, file)
+        require_held(path, content, size_of(file))
+        if not sealed and isinstance(content, dict) and str(content.get("format"))[: len(OURS)] == OURS:
+            raise without_seal(path)
+        return TorchFile(path, content, sealed)
+
+
+def without_seal(path: str) -> DataError:
+    """The refusal of a file that says that tlkit wrote it, and is not as tlkit wrote it."""
+    return DataError(path, "is damaged, or was changed since tlkit wrote it: it has no seal")
+
+
+def load_plain(path: str, file: BinaryIO) -> Any:
+    """What a torch file holds, if that is tensors and plain values. Raises DataError."""
+    file.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on the pickle protocol of files that are refused anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise MissingInputError(path, "no such file") from None
-    except PermissionError:
-        raise MissingInputError(path, "cannot be read: permission denied") from None
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Unsupported class" in str(error) or is_pickle(path):
-            raise UnsafeError(
-                path,
-                "refused: opening it would run code it contains",
-                "Ask for a state_dict or safetensors file.",
-            ) from None
-        raise DataError(path, "is not a torch file, or is damaged") from None
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # torch raises many kinds for damaged files, none of them documented
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(path, f"is not a torch file, or is damaged ({first_line[:120]})") from None
 
 
-def is_pickle(path: str) -> bool:
-    """Whether a file is a bare pickle stream: code, in the end."""
-    with open(path, "rb") as file:
-        if file.peek(1)[:1] == pickle.PROTO:
-            return True
-        try:
-            names = {operation.name for operation, _, _ in pickletools.genops(file)}
-        except Exception:  # pickletools raises whatever it stumbles over
-            return False
-    return bool(names & {"GLOBAL", "INST", "REDUCE", "OBJ"})
+def require_held(path: str, content: Any, size: int) -> None:
+    """Raises DataError unless all of the content lies in the file's `size` bytes.
+
+    A file of a few bytes can name a tensor of terabytes, all of them the same number, or a list of lists that doubles
+    with each level, and whoever copied or printed it would never end.
+    """
+    try:
+        if count_values(content, {}) <= size:
+            return
+    except (ValueError, RecursionError):
+        pass
+    raise DataError(path, "claims to hold more than it does")
 
 
-def load_our_own_code(path: str) -> Any:
-    """Open a pickled module that this very process has just written. The only place that may unpickle code."""
-    return torch.load(path, map_location="cpu", weights_only=False)
+def count_values(value: Any, counted: dict[int, int]) -> int:
+    """How many values are in nested containers; ValueError if one contains itself, or a tensor is no plain array."""
+    if isinstance(value, torch.Tensor):
+        if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+            raise ValueError("not an array")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError("larger than its storage")
+        return 1
+    if not isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = 0  # while its own values are counted
+        parts = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+        counted[id(value)] = 1 + sum(count_values(part, counted) for part in parts)
+    if not counted[id(value)]:
+        raise ValueError("contains itself")
+    return counted[id(value)]
 
 
-def load_our_own_program(path: str) -> Any:
-    """Open a torch.export file that this very process has just written: opening and running it can run any code."""
-    with open(path, "rb") as file:  # by its name it would have to end with .pt2
-        return torch.export.load(file)
+@contextmanager
+def as_content_of(path: str, what: str) -> Iterator[None]:
+    """Inside, what a file holds is used: where that is not as it should be, it is the file that is at fault."""
+    try:
+        yield
+    except (TlkitError, MemoryError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError) as error:
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        if "allocate memory" in first_line:
+            raise
+        raise DataError(path, f"is not a complete {what} ({type(error).__name__}: {first_line[:120]})") from error
 
 
 def digest(value: Any) -> str:

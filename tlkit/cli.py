@@ -19,6 +19,7 @@ from tlkit import options as declared
 from tlkit.declarations import Options, flag_of
 from tlkit.errors import DONE, printable, understood
 from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, complain, output_for_data_alone
+from tlkit.versions import require_floor
 
 Declared = TypeVar("Declared", bound=Options)
 
@@ -138,18 +139,22 @@ def describe_usage_error(error: typer.TyperException) -> tuple[str, str]:
     return subject, error.message or "is missing"
 
 
-def command(kind: type[Declared], name: str | None = None) -> Callable[[Callable[[Declared], int]], Any]:
-    """Register a function of one options object as a command whose flags are the object's fields."""
+def command(kind: type[Declared], needs: tuple[str, ...] = ()) -> Callable[[Callable[[Declared], int]], Any]:
+    """Register a function of one options object as a command whose flags are the object's fields.
+
+    needs: the libraries through which it reads files from outside.
+    """
 
     def register(function: Callable[[Declared], int]) -> Callable[[Declared], int]:
         def call(**values: Any) -> int:
             options = kind.from_command_line(values)
+            require_floor(*needs)
             with output_for_data_alone():
                 return function(options)
 
         call.__doc__ = function.__doc__
         call.__signature__ = inspect.Signature(parameters_of(kind))  # type: ignore[attr-defined]
-        app.command(name or function.__name__, cls=Command)(call)
+        app.command(function.__name__, cls=Command)(call)
         return function
 
     return register
@@ -199,7 +204,10 @@ def tlkit(
         raise typer.Exit
 
 
-@command(declared.FinetuneOptions)
+READERS = ("torch", "pillow")
+
+
+@command(declared.FinetuneOptions, needs=READERS)
 def finetune(options: declared.FinetuneOptions) -> int:
     """Train a new head on a pretrained backbone; prints the path of the finished model."""
     from tlkit.commands.finetune import finetune
@@ -207,7 +215,7 @@ def finetune(options: declared.FinetuneOptions) -> int:
     return finetune(options)
 
 
-@command(declared.ResumeOptions)
+@command(declared.ResumeOptions, needs=READERS)
 def resume(options: declared.ResumeOptions) -> int:
     """Go on exactly where a run stopped; prints the path of the finished model."""
     from tlkit.commands.resume import resume
@@ -215,7 +223,7 @@ def resume(options: declared.ResumeOptions) -> int:
     return resume(options)
 
 
-@command(declared.PredictOptions)
+@command(declared.PredictOptions, needs=READERS)
 def predict(options: declared.PredictOptions) -> int:
     """Label images: one record for each, in the order given."""
     from tlkit.commands.predict import predict
@@ -223,7 +231,7 @@ def predict(options: declared.PredictOptions) -> int:
     return predict(options)
 
 
-@command(declared.EvaluateOptions)
+@command(declared.EvaluateOptions, needs=READERS)
 def evaluate(options: declared.EvaluateOptions) -> int:
     """Measure a model on labelled images: accuracy, figures for each class, confusion, calibration."""
     from tlkit.commands.evaluate import evaluate
@@ -239,7 +247,7 @@ def check(options: declared.CheckOptions) -> int:
     return check(options)
 
 
-@command(declared.ExportOptions)
+@command(declared.ExportOptions, needs=READERS)
 def export(options: declared.ExportOptions) -> int:
     """Write the model in another format, and read it back before saying so; prints the path."""
     from tlkit.commands.export import export
@@ -255,7 +263,7 @@ def backbones(options: declared.BackbonesOptions) -> int:
     return backbones(options)
 
 
-@command(declared.SummaryOptions)
+@command(declared.SummaryOptions, needs=READERS)
 def summary(options: declared.SummaryOptions) -> int:
     """Show layers, parameters frozen and trainable, and multiply-adds."""
     from tlkit.commands.summary import summary

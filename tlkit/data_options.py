@@ -16,7 +16,7 @@ BAD_SHARE, BAD_IMAGES = 0.01, 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadingOptions:
+class ImageOptions:
     """How images are read."""
 
     workers: int | None = option(
@@ -29,7 +29,7 @@ class ReadingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(ReadingOptions):
+class DataOptions(ImageOptions):
     """A folder to train on: what finetune makes of it, and what check says that finetune will."""
 
     data: str = argument("Folder of images: DATA/<class>/..., or DATA/train/<class>/... with DATA/val/<class>/...")

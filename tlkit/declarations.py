@@ -28,9 +28,13 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     metavar: str | None = None,
+    stored: bool = True,
 ) -> Any:
-    """Declare a flag: ``learning_rate`` becomes ``--learning-rate``. Bounds are inclusive."""
-    metadata = {"help": help, "short": short, "min": minimum, "max": maximum, "metavar": metavar}
+    """Declare a flag: ``learning_rate`` becomes ``--learning-rate``. Bounds are inclusive.
+
+    stored: whether a run remembers it; what a user must say anew each time is not.
+    """
+    metadata = {"help": help, "short": short, "min": minimum, "max": maximum, "metavar": metavar, "stored": stored}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -113,8 +117,8 @@ class Options:
                 raise UsageError(flag_of(field.name), f"{value} is too large; the largest is {largest}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Every option with its value, as plain JSON types."""
-        return dataclasses.asdict(self)
+        """Every option that a run remembers with its value, as plain JSON types."""
+        return {name: getattr(self, name) for name in self.stored_names()}
 
     @classmethod
     def from_command_line(cls, values: Mapping[str, Any]) -> Self:
@@ -133,6 +137,10 @@ class Options:
         Raises UsageError for a value that an option cannot have.
         """
         kinds = get_type_hints(cls)
-        return cls(
-            **{name: require_kind(name, kinds[name], with_home(v)) for name, v in values.items() if name in kinds}
-        )
+        known = {name: values[name] for name in cls.stored_names() if name in values}
+        return cls(**{name: require_kind(name, kinds[name], with_home(value)) for name, value in known.items()})
+
+    @classmethod
+    def stored_names(cls) -> list[str]:
+        """The options that a run remembers."""
+        return [field.name for field in dataclasses.fields(cls) if field.metadata.get("stored", True)]

@@ -6,18 +6,18 @@ would follow references to other files, gets to see it. Loads neither torch nor 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tlkit.errors import DataError, MismatchError, MissingInputError, UnsafeError
+from tlkit.description import DESCRIPTION_KEY, described
+from tlkit.errors import DataError, UnsafeError
+from tlkit.inputs import open_input
+from tlkit.pickles import is_torch_like, unsafe
+from tlkit.seal import sha256_of
 
-VERSION = 1
-DESCRIPTION_KEY, VERSION_KEY, SEAL_KEY = "tlkit", "tlkit_format", "tlkit_sha256"
-"""In the file's metadata: what the model says about itself in JSON, the version of that, and the seal."""
+SEAL_KEY = "tlkit_sha256"
+"""Of the last entry in the file's metadata."""
 
 METADATA, KEY, VALUE = 14, 1, 2
 DATA_LOCATION = 14
@@ -46,7 +46,7 @@ class OnnxFile:
 
 def seal_of(content: bytes) -> bytes:
     """The SHA-256 of a file as one more entry of its metadata, to be put at its end: it stays valid ONNX."""
-    entry = text_field(KEY, SEAL_KEY) + text_field(VALUE, hashlib.sha256(content).hexdigest())
+    entry = field(KEY, SEAL_KEY.encode()) + field(VALUE, sha256_of(content))
     return field(METADATA, entry)
 
 
@@ -54,11 +54,6 @@ def field(number: int, content: bytes) -> bytes:
     """A short protobuf field that holds bytes."""
     assert len(content) < 128
     return bytes([number << 3 | LENGTH, len(content)]) + content
-
-
-def text_field(number: int, text: str) -> bytes:
-    """A short protobuf field that holds text."""
-    return field(number, text.encode())
 
 
 SEAL_BYTES = len(seal_of(b""))
@@ -70,7 +65,10 @@ def read_onnx(path: str) -> OnnxFile:
     Raises MissingInputError, DataError (not ours, or damaged), UnsafeError (weights in other files) or MismatchError
     (written by a newer tlkit).
     """
-    content = read_bytes(path)
+    with open_input(path) as file:
+        content = file.read()
+    if is_torch_like(content[:512]):
+        raise unsafe(path, "it is a torch file or a pickle under another name")
     try:
         metadata, leads_elsewhere = inspect(content)
     except ValueError:
@@ -84,37 +82,8 @@ def read_onnx(path: str) -> OnnxFile:
     if SEAL_KEY not in metadata or DESCRIPTION_KEY not in metadata:
         raise DataError(path, "does not describe itself, or is cut short; expected an ONNX file that tlkit exported")
     if content[-SEAL_BYTES:] != seal_of(content[:-SEAL_BYTES]):
-        raise DataError(path, "is damaged, or was changed since tlkit wrote it: it does not match its checksum")
+        raise DataError(path, "is damaged, or was changed since tlkit wrote it: it does not match its seal")
     return OnnxFile(content, described(path, metadata))
-
-
-def read_bytes(path: str) -> bytes:
-    """All of a file. Raises MissingInputError or DataError."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        problem = "is a folder; expected a file" if os.path.isdir(path) else "is not a regular file"
-        raise DataError(path, problem)
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise MissingInputError(path, "no such file") from None
-    except OSError as error:
-        raise MissingInputError(path, f"cannot be read: {error.strerror}") from error
-
-
-def described(path: str, metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """The description in a file's metadata. Raises DataError or MismatchError."""
-    version = metadata.get(VERSION_KEY, "")
-    if version.isdecimal() and int(version) > VERSION:
-        problem = f"has format version {version}, but this tlkit reads up to {VERSION}"
-        raise MismatchError(path, problem, "Update tlkit to read it.")
-    try:
-        description = json.loads(metadata[DESCRIPTION_KEY])
-    except (ValueError, RecursionError):  # brackets nested a thousand deep
-        description = None
-    if not isinstance(description, dict) or version != str(VERSION):
-        raise DataError(path, "is damaged: what it says about itself cannot be read")
-    return description
 
 
 def inspect(content: bytes) -> tuple[dict[str, str], bool]:

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from tlkit.data_options import DataOptions, ReadingOptions
+from tlkit.data_options import DataOptions, ImageOptions
 from tlkit.declarations import Options, argument, bytes_of, option
 from tlkit.errors import UsageError
 
@@ -22,7 +22,19 @@ EXPORT_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(DataOptions, Options):
+class TrustOptions(Options):
+    """What every command takes that reads weights or models."""
+
+    trust_pickle: str | None = option(
+        None,
+        "Run the code in this one file of weights, or model: only if you trust whoever made it.",
+        metavar="FILE",
+        stored=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(DataOptions, TrustOptions):
     """tlkit finetune"""
 
     backbone: str = option(
@@ -54,7 +66,7 @@ class FinetuneOptions(DataOptions, Options):
         "none", "balanced: weigh each class by the inverse of its number of training images."
     )
     image_size: int | None = option(
-        None, "Side of the square input in pixels. Default: the backbone's own.", minimum=16
+        None, "Side of the square input in pixels. Default: the backbone's own.", minimum=16, maximum=4096
     )
     augment: Literal["none", "light", "strong"] = option(
         "none", "Train on random views of the images: light crops and flips, strong also turns and recolours."
@@ -132,7 +144,7 @@ class FinetuneOptions(DataOptions, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResumeOptions(Options):
+class ResumeOptions(TrustOptions):
     """tlkit resume"""
 
     checkpoint: str = argument("Run folder, or a checkpoint of one.", metavar="CKPT_OR_RUN")
@@ -148,7 +160,7 @@ class ResumeOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(ReadingOptions, Options):
+class PredictOptions(ImageOptions, TrustOptions):
     """tlkit predict"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
@@ -188,7 +200,7 @@ class PredictOptions(ReadingOptions, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ReadingOptions, Options):
+class EvaluateOptions(ImageOptions, TrustOptions):
     """tlkit evaluate"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
@@ -223,7 +235,7 @@ class CheckOptions(DataOptions, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(Options):
+class ExportOptions(TrustOptions):
     """tlkit export"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm or torch_export.")
@@ -261,12 +273,12 @@ class BackbonesOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SummaryOptions(Options):
+class SummaryOptions(TrustOptions):
     """tlkit summary"""
 
     model: str = argument("Backbone name, or a run folder, checkpoint, model.pt or export.", metavar="NAME_OR_MODEL")
     depth: int = option(2, "How deep modules are listed.", minimum=1)
-    image_size: int | None = option(None, "Side of the square input in pixels, for a NAME.", minimum=16)
+    image_size: int | None = option(None, "Side of the square input in pixels, for a NAME.", minimum=16, maximum=4096)
     weights: str | None = option(
         None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
     )

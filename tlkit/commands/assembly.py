@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from tlkit.artifact import as_content_of
+from tlkit.description import class_names, text
 from tlkit.errors import MismatchError
 from tlkit.model.backbones import (
     BackboneName,
@@ -24,6 +26,7 @@ from tlkit.model.classifier import DEFAULT_HIDDEN, Classifier, build_classifier
 from tlkit.model.files import ModelDescription
 from tlkit.model.weights import adapted, load_weights, read_weights_file, weights_sha256
 from tlkit.options import FinetuneOptions
+from tlkit.terminal import count
 
 
 def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classifier, ModelDescription]:
@@ -33,7 +36,9 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
     """
     backbone = find_backbone(options.backbone)
     image_size = options.image_size or preferred_image_size(backbone)
-    state = None if options.weights in ("pretrained", "none") else read_weights_file(options.weights)
+    state = (
+        None if options.weights in ("pretrained", "none") else read_weights_file(options.weights, options.trust_pickle)
+    )
     outputs = outputs_of(backbone, options, image_size, state, len(classes))
     torch.manual_seed(options.seed)
     network = build_network(backbone, outputs, image_size)
@@ -88,18 +93,24 @@ def outputs_of(
 
 
 def require_same_backbone(description: ModelDescription, checkpoint: Mapping[str, Any], origin: str) -> None:
-    """Raises MismatchError if the weights found are not those a checkpoint was trained on."""
-    recorded = checkpoint["backbone"]
-    if description.sha256 != recorded["sha256"]:
+    """Raises MismatchError if a checkpoint was trained on another backbone, on other weights or for other classes."""
+    with as_content_of(origin, "checkpoint"):
+        recorded, classes = checkpoint["backbone"], class_names(checkpoint["classes"])
+        name, weights = f"{recorded['source']}/{recorded['name']}", text(recorded["weights"])
+        sha256 = text(recorded["sha256"])
+    if name != str(description.backbone):
+        raise MismatchError(origin, f"was trained on {name}, not on {description.backbone} as the options say")
+    if description.sha256 != sha256:
         raise MismatchError(
             origin,
-            f"was trained on other weights of {recorded['source']}/{recorded['name']} ({recorded['weights']}, "
-            f"sha256 {recorded['sha256'][:12]}) than those found ({description.weights}, "
-            f"sha256 {description.sha256[:12]})",
+            f"was trained on other weights of {name} ({weights}, sha256 {sha256[:12]}) than those found "
+            f"({description.weights}, sha256 {description.sha256[:12]})",
             "Name the right file with --weights FILE.",
         )
-    if list(description.classes) != list(checkpoint["classes"]):
-        raise MismatchError(
-            origin,
-            f"has {len(checkpoint['classes'])} classes, but the images have {len(description.classes)} others",
-        )
+    if description.classes != classes:
+        raise MismatchError(origin, f"has {count_of(classes)}, but the images have {count_of(description.classes)}")
+
+
+def count_of(classes: tuple[str, ...]) -> str:
+    """A number of classes, and the first of them."""
+    return f"{count(len(classes), 'class', 'classes')} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"

@@ -26,7 +26,7 @@ from tlkit.storage import copy_atomically, link_atomically
 from tlkit.terminal import emit, say
 from tlkit.training.loop import is_over
 
-CHANGED_BY_RESUME = ("epochs", "patience", "data", "weights", "device", "workers")
+CHANGED_BY_RESUME = ("epochs", "patience", "data", "weights", "device", "workers", "trust_pickle")
 SHAPES_NOTHING = (*CHANGED_BY_RESUME, "out", "keep", "save_every", "cache_limit", "debug")
 """Options that a run may go on with another value of. Any other decides what is trained, and how."""
 
@@ -38,7 +38,9 @@ def continue_in_place(run: RunFolder, options: ResumeOptions, signals: Interrupt
     file, checkpoint = newest_checkpoint(run) or (run.last_checkpoint, None)
     require_newest(run, options.checkpoint, checkpoint)
     stored = stored_options(run, checkpoint)
-    given, resolved = {**stored["given"], **changes(options)}, changed(run.options_file, stored["resolved"], options)
+    remembered = FinetuneOptions.stored_names()
+    given = {**stored["given"], **{name: v for name, v in changes(options).items() if name in remembered}}
+    resolved = changed(run.options_file, stored["resolved"], options)
     if checkpoint is None:
         say("resume", "from the beginning: the run was stopped before its first checkpoint")
         return train_run(run, given, resolved, stored_dataset(run, resolved), None, signals)

@@ -32,7 +32,7 @@ def export(options: ExportOptions) -> int:
     exporter = EXPORTERS[options.format]
     output = os.path.abspath(options.output or "")
     require_free(output, options)
-    model = open_model(options.model, options.weights)
+    model = open_model(options.model, options.weights, options.trust_pickle)
     exportable = as_exportable(model)
     with replaced_when_whole(output) as aside:
         exporter.write(exportable, aside)

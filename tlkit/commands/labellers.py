@@ -6,8 +6,11 @@ from tlkit.errors import UsageError
 from tlkit.model.labeller import Labeller
 
 
-def open_labeller(path: str, weights: str | None, device: str, precision: str) -> Labeller:
-    """Open whatever MODEL names, on a device. weights: the backbone's file, for a checkpoint whose file has moved."""
+def open_labeller(path: str, weights: str | None, device: str, precision: str, trusted: str | None) -> Labeller:
+    """Open whatever MODEL names, on a device.
+
+    weights: the backbone's file, for a checkpoint whose file has moved. trusted: the file that may run code, if any.
+    """
     if path.endswith(".onnx"):
         from tlkit.model.onnx_model import open_onnx
 
@@ -21,4 +24,4 @@ def open_labeller(path: str, weights: str | None, device: str, precision: str) -
     from tlkit.model.torch_model import TorchModel
 
     chosen = choose_device(device)
-    return TorchModel(open_model(path, weights), chosen, choose_precision(precision, chosen))
+    return TorchModel(open_model(path, weights, trusted), chosen, choose_precision(precision, chosen))

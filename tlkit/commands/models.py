@@ -3,114 +3,161 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from tlkit.artifact import read_artifact
+from torch import nn
+
+from tlkit.artifact import artifact_in, as_content_of, open_torch_file, without_seal
 from tlkit.commands.assembly import assemble, require_same_backbone
-from tlkit.errors import DataError, MissingInputError, UsageError
+from tlkit.description import DESCRIPTION_KEY, class_names, described
+from tlkit.errors import DataError, MismatchError, MissingInputError, UsageError
+from tlkit.inputs import open_input
 from tlkit.model.files import (
     CHECKPOINT_FORMAT,
     MODEL_FORMAT,
     LoadedModel,
-    ModelDescription,
-    load_network,
-    model_from_content,
+    described_model,
+    require_units,
 )
-from tlkit.model.weights import read_safetensors
-from tlkit.options import FinetuneOptions
-from tlkit.output.exportable import DESCRIPTION_KEY
-from tlkit.pt2_file import read_pt2
+from tlkit.options import EXPORT_SUFFIXES, FinetuneOptions
+from tlkit.pickles import is_torch_like
+from tlkit.pt2_file import is_program, read_pt2
 from tlkit.run_folder import RunFolder
+from tlkit.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
 from tlkit.storage import read_json
+from tlkit.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_timm_folder
 
 
-def open_model(path: str, weights: str | None = None) -> LoadedModel:
-    """Open whatever MODEL names. weights: the backbone's file, for a checkpoint whose file has moved."""
+def open_model(path: str, weights: str | None = None, trusted: str | None = None) -> LoadedModel:
+    """Open whatever MODEL names.
+
+    weights: the backbone's file, for a checkpoint whose file has moved. trusted: the file that may run code, if any.
+    """
     if not os.path.exists(path):
         raise MissingInputError(path, "no such file or folder")
     if os.path.isdir(path):
-        return open_folder(path, weights)
-    if path.endswith(".safetensors"):
-        return open_safetensors(path)
-    if path.endswith(".pt2"):
-        return model_from_content(path, read_pt2(path))
-    if path.endswith(".onnx"):
-        raise UsageError(
-            path,
-            "is an ONNX file, which only predict and evaluate take",
-            "Name the run folder, model.pt or .safetensors file that it was made from.",
-        )
-    content = read_artifact(path, MODEL_FORMAT, CHECKPOINT_FORMAT)
-    if content["format"] == MODEL_FORMAT:
-        return model_from_content(path, content)
-    return open_checkpoint(path, content, weights)
+        return open_folder(path, weights, trusted)
+    return OPENERS[format_of(path)](path, weights, trusted)
 
 
-def open_folder(path: str, weights: str | None) -> LoadedModel:
+def format_of(path: str) -> str:
+    """A key of OPENERS: by what a file holds, or if that is damaged by its name."""
+    with open_input(path) as file:
+        if is_safetensors(file):
+            return "safetensors"
+        if is_program(file):
+            return "torch_export"
+        file.seek(0)
+        if is_torch_like(file.read(512)):
+            return "torch"
+    return next((format for format, suffix in EXPORT_SUFFIXES.items() if path.endswith(suffix)), "torch")
+
+
+def open_folder(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
     """A run folder: its finished model, or its best checkpoint so far. Or a folder that export wrote for timm."""
-    if os.path.isfile(os.path.join(path, "config.json")):
-        return open_timm_folder(path)
+    if os.path.isfile(os.path.join(path, CONFIG_FILE)):
+        return self_described(path, read_timm_folder(path))
     run = RunFolder(path)
     for file in (run.model_file, run.best_checkpoint):
         if os.path.exists(file):
-            return open_model(file, weights)
+            return open_model(file, weights, trusted)
     if os.path.exists(run.options_file):
         raise DataError(path, "has no model yet: no epoch is finished", f"Go on with: tlkit resume {path}")
     raise DataError(path, "is neither a run folder nor an exported model")
 
 
-def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None) -> LoadedModel:
+def open_torch(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
+    """model.pt, a checkpoint, or the module itself if it may run code."""
+    file = open_torch_file(path, trusted)
+    if isinstance(file.content, nn.Module):
+        with as_content_of(path, "model"):
+            metadata = dict(getattr(file.content, DESCRIPTION_KEY, {}))
+            known = described(path, metadata)
+        if not file.sealed:
+            raise without_seal(path)
+        return described_model(path, known, file.content.state_dict())
+    content = artifact_in(file, MODEL_FORMAT, CHECKPOINT_FORMAT)
+    if content["format"] == CHECKPOINT_FORMAT:
+        return open_checkpoint(path, content, weights, trusted)
+    return described_artifact(path, content)
+
+
+def open_program(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
+    """A .pt2 file that export wrote."""
+    return described_artifact(path, read_pt2(path))
+
+
+def described_artifact(path: str, content: Mapping[str, Any]) -> LoadedModel:
+    """The model that a file describes by its keys."""
+    with as_content_of(path, "model"):
+        state = content["model_state_dict"]
+    return described_model(path, content, state)
+
+
+def open_safetensors(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
+    """A .safetensors file that export wrote."""
+    return self_described(path, read_safetensors(path))
+
+
+def self_described(path: str, file: SafetensorsFile) -> LoadedModel:
+    """The model that a file describes in its metadata."""
+    known = described(path, file.metadata)
+    if not file.sealed:
+        raise without_seal(path)
+    return described_model(path, known, file.state)
+
+
+def refuse_onnx(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
+    """Raises UsageError."""
+    raise UsageError(
+        path,
+        "is an ONNX file, which only predict and evaluate take",
+        "Name the run folder, model.pt or .safetensors file that it was made from.",
+    )
+
+
+OPENERS: dict[str, Callable[[str, str | None, str | None], LoadedModel]] = {
+    "torch": open_torch,
+    "torch_export": open_program,
+    "safetensors": open_safetensors,
+    "onnx": refuse_onnx,
+}
+
+
+def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, trusted: str | None) -> LoadedModel:
     """The model of a checkpoint: its head on the backbone's weights, found again and compared."""
     run = RunFolder.containing(path)
-    stored = run.read_options()["resolved"] if run else checkpoint["options"]
-    options = FinetuneOptions.from_dict(stored)
+    stored = run.read_options()["resolved"] if run else checkpoint.get("options")
+    with as_content_of(path, "checkpoint"):
+        classes, state = class_names(checkpoint["classes"]), dict(checkpoint["model_state_dict"])
+    options = stored_options(run.options_file if run else path, stored)
+    require_units(path, state, len(classes), options.hidden)
     if weights is not None:
         options = dataclasses.replace(options, weights=weights)
-    classifier, description = assemble(options, tuple(checkpoint["classes"]))
+    classifier, description = assemble(dataclasses.replace(options, trust_pickle=trusted), classes)
     require_same_backbone(description, checkpoint, path)
-    classifier.load_trainable_state(checkpoint["model_state_dict"])
+    try:
+        classifier.load_trainable_state(state)
+    except MismatchError as error:
+        raise MismatchError(path, error.problem, error.hint) from error
     return LoadedModel(classifier.shipped(), description)
 
 
-def open_safetensors(path: str) -> LoadedModel:
-    """A .safetensors file that export wrote: it describes itself in its metadata."""
-    from safetensors import safe_open
-
-    state = read_safetensors(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    return described_model(path, metadata.get(DESCRIPTION_KEY), state)
-
-
-def open_timm_folder(path: str) -> LoadedModel:
-    """A folder that export wrote for timm: our description is part of its config.json."""
-    description = json.dumps(read_config(path).get(DESCRIPTION_KEY))
-    return described_model(path, description, read_safetensors(os.path.join(path, "model.safetensors")))
+def stored_options(path: str, stored: Any) -> FinetuneOptions:
+    """The options that a file holds. Raises DataError naming path."""
+    try:
+        with as_content_of(path, "record of options"):
+            return FinetuneOptions.from_dict(stored)
+    except UsageError as error:
+        raise DataError(path, f"holds options that no run has: {error}") from error
 
 
 def is_exported_folder(path: str) -> bool:
     """Whether a folder holds an export to timm and nothing else."""
-    only_ours = set(os.listdir(path)) <= {"config.json", "model.safetensors"}
-    return only_ours and os.path.isfile(os.path.join(path, "config.json")) and DESCRIPTION_KEY in read_config(path)
-
-
-def read_config(folder: str) -> dict[str, Any]:
-    """config.json of a folder that export wrote for timm. Raises MissingInputError or DataError."""
-    config = read_json(os.path.join(folder, "config.json"))
-    if not isinstance(config, dict):
-        raise DataError(folder, "has a config.json that is no description of a model")
-    return config
-
-
-def described_model(path: str, description: str | None, state: Mapping[str, Any]) -> LoadedModel:
-    """Build what a description says and give it its weights."""
-    try:
-        known = ModelDescription.from_dict(json.loads(description or "null"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            path, "does not say which classes and preprocessing it has; expected a file that tlkit exported"
-        ) from error
-    return LoadedModel(load_network(path, known, state), known)
+    config = os.path.join(path, CONFIG_FILE)
+    if not (set(os.listdir(path)) <= {CONFIG_FILE, WEIGHTS_FILE} and os.path.isfile(config)):
+        return False
+    content = read_json(config)
+    return isinstance(content, dict) and DESCRIPTION_KEY in content

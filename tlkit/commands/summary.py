@@ -36,7 +36,7 @@ class Row:
 def summary(options: SummaryOptions) -> int:
     """Print a table of modules and the totals. Returns the exit status."""
     if os.path.exists(options.model):
-        model = open_model(options.model, options.weights)
+        model = open_model(options.model, options.weights, options.trust_pickle)
         title, network = str(model.description.backbone), model.network
         size = model.preprocessing.image_size
         trained = model.description.trainable

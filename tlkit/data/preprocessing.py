@@ -21,6 +21,10 @@ INTERPOLATIONS = {
     "box": Image.Resampling.BOX,
 }
 
+CROP_MODES = ("center", "squash", "border")
+LARGEST_SIDE = 4096
+"""Of a backbone's input, in pixels."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -80,9 +84,24 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of to_dict."""
+        """The inverse of to_dict. Raises TypeError or ValueError for values that no backbone has."""
         known: dict[str, Any] = {n: tuple(v) if isinstance(v, (list, tuple)) else v for n, v in values.items()}
-        return cls(**known)
+        made = cls(**known)
+        made.require_sound()
+        return made
+
+    def require_sound(self) -> None:
+        """Raises TypeError or ValueError for sizes and numbers that no backbone has: a file can claim anything."""
+        sides = (*self.image_size, *self.resize)
+        if len(sides) != 4 or any(type(side) is not int for side in sides):
+            raise TypeError("image_size and resize are two whole numbers each")
+        if not all(1 <= side <= LARGEST_SIDE for side in self.image_size) or max(sides) > 4 * max(self.image_size):
+            raise ValueError("image_size or resize is too small or too large")
+        numbers = (*self.mean, *self.std)
+        if (len(self.mean), len(self.std)) != (3, 3) or not all(math.isfinite(number) for number in numbers):
+            raise ValueError("mean and std are three numbers each")
+        if min(self.resize) < 1 or self.crop_mode not in CROP_MODES or self.interpolation not in INTERPOLATIONS:
+            raise ValueError("resize, crop_mode or interpolation is not known")
 
     @property
     def shortest_side(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import UnavailableError, UsageError
 from tlkit.model.sources import PATIENCE, SOURCES
+
+PLAIN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+"""hf-hub:, local-dir:, URLs and paths are none."""
 
 HOW_TO_GO_ON = "Go on with a file you have: --weights FILE (.safetensors or .pth), or with random ones: --weights none"
 
@@ -28,13 +32,25 @@ class BackboneName:
         return f"{self.source}/{self.name}"
 
 
+def is_known(backbone: BackboneName) -> bool:
+    """Whether a name is one that a library lists: not a place that it would fetch a model from, as some also take."""
+    plain = PLAIN_NAME.fullmatch(backbone.name) is not None
+    return plain and backbone.source in SOURCES and SOURCES[backbone.source].accepts(backbone.name)
+
+
 def find_backbone(text: str) -> BackboneName:
     """Look a name up: timm/NAME, torchvision/NAME or a bare NAME. Raises UsageError with the nearest names."""
     source, slash, name = text.partition("/")
     candidates = [BackboneName(source, name)] if slash else [BackboneName(known, text) for known in SOURCES]
     for candidate in candidates:
-        if candidate.source in SOURCES and SOURCES[candidate.source].accepts(candidate.name):
+        if is_known(candidate):
             return candidate
+    if PLAIN_NAME.fullmatch(text.removeprefix(f"{source}/") if source in SOURCES else text) is None:
+        raise UsageError(
+            "--backbone",
+            f"{text[:80]!r} is no name of a backbone; nothing is fetched from elsewhere",
+            "`tlkit backbones` lists all names. Weights from a file: --weights FILE",
+        )
     known = {entry.name: entry for entry in reversed(list_backbones(None))}
     bare = name if slash and source in SOURCES else text
     nearest = difflib.get_close_matches(bare.partition(".")[0], known, n=5, cutoff=0.5)

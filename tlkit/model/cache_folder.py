@@ -14,7 +14,7 @@ from typing import Any
 from tlkit.model.segments import Segment, segment_files
 from tlkit.storage import TEMPORARY_SUFFIX
 
-LAYOUT = "features-1"
+LAYOUT = "features-2"
 """The folder's name changes when the layout of files does: another version finds its own, or none."""
 
 

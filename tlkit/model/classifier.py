@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from tlkit.errors import UsageError
+from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbones import BackboneName, ClassifierLayers, build_network, classifier_layers, within
 from tlkit.model.inference import in_precision, quickened, shared_copy
-from tlkit.model.weights import load_tensors
+from tlkit.model.weights import list_differences, load_tensors
 
 DEFAULT_HIDDEN = 512
 
@@ -188,12 +188,14 @@ class Classifier(nn.Module):
         return state
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of trainable_state. Raises RuntimeError for other keys or shapes."""
+        """The inverse of trainable_state: all of it or nothing. Raises MismatchError for other keys or shapes."""
+        differences = list_differences(self.trainable_state(), state)
+        if differences:
+            raise MismatchError(
+                "checkpoint", f"does not fit {self.backbone.name} and this head", "\n".join(differences)
+            )
         self.head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
         rest = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-        expected = {key for key in self.backbone.network.state_dict() if self._trains(key)}
-        if rest.keys() != expected:
-            raise RuntimeError(f"{len(rest.keys() ^ expected)} keys of the backbone differ from what is unfrozen")
         load_tensors(self.backbone.network, rest, strict=False)
 
     def _trains(self, key: str) -> bool:

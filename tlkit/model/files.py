@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 
-from tlkit.artifact import write_artifact
+from tlkit.artifact import as_content_of, write_artifact
 from tlkit.data.batches import normalise
-from tlkit.data.preprocessing import Preprocessing
-from tlkit.errors import DataError, MismatchError
-from tlkit.model.backbones import BackboneName
+from tlkit.data.preprocessing import LARGEST_SIDE, Preprocessing
+from tlkit.description import class_names, text
+from tlkit.errors import MismatchError, UsageError
+from tlkit.model.backbones import BackboneName, is_known
 from tlkit.model.classifier import build_shipped
 from tlkit.model.skeleton import without_random_numbers
-from tlkit.model.weights import load_tensors
+from tlkit.model.weights import list_differences, load_tensors
 
 MODEL_FORMAT = "tlkit-model"
 CHECKPOINT_FORMAT = "tlkit-checkpoint"
@@ -66,20 +67,39 @@ class ModelDescription:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of to_dict."""
+        """The inverse of to_dict. Raises KeyError, TypeError or ValueError for values that no model has."""
         backbone, head = values["backbone"], values["head"]
         return cls(
-            backbone=BackboneName(backbone["source"], backbone["name"]),
-            weights=backbone["weights"],
-            sha256=backbone["sha256"],
-            image_size=backbone["image_size"],
-            backbone_classes=backbone["classes"],
-            head=head["kind"],
-            hidden=head["hidden"],
-            trainable=head["trainable"],
-            classes=tuple(values["classes"]),
+            backbone=BackboneName(text(backbone["source"]), text(backbone["name"])),
+            weights=text(backbone["weights"]),
+            sha256=text(backbone["sha256"]),
+            image_size=number_or_none(backbone["image_size"], LARGEST_SIDE),
+            backbone_classes=number_or_none(backbone["classes"]),
+            head=one_of(text(head["kind"]), HEADS),
+            hidden=number_or_none(head["hidden"]),
+            trainable=number_or_none(head["trainable"] or None) or 0,
+            classes=class_names(values["classes"]),
             preprocessing=Preprocessing.from_dict(values["preprocessing"]),
         )
+
+
+HEADS = ("linear", "mlp", "stack")
+
+
+def one_of(value: str, known: Collection[str]) -> str:
+    """A text of these. Raises ValueError for another."""
+    if value not in known:
+        raise ValueError(f"{value[:80]!r} is not known; expected {' or '.join(known)}")
+    return value
+
+
+def number_or_none(value: Any, largest: float = math.inf) -> int | None:
+    """A whole number from 1 up, or None. Raises TypeError or ValueError for anything else."""
+    if value is not None and type(value) is not int:
+        raise TypeError(f"a number was expected, not a {type(value).__name__}")
+    if value is not None and not 1 <= value <= largest:
+        raise ValueError("a number is too small or too large")
+    return value
 
 
 @dataclass(frozen=True)
@@ -126,26 +146,43 @@ def write_model(path: str, model: LoadedModel, figures: Mapping[str, Any]) -> No
     write_artifact(path, MODEL_FORMAT, content)
 
 
-def model_from_content(path: str, content: Mapping[str, Any]) -> LoadedModel:
-    """The model that the content of a model.pt holds. Raises DataError or MismatchError naming path."""
-    try:
-        description = ModelDescription.from_dict(content)
-        state = content["model_state_dict"]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(path, f"is not a complete model: {error!r}") from error
-    return LoadedModel(load_network(path, description, state), description)
+def described_model(path: str, values: Mapping[str, Any], state: Mapping[str, Tensor]) -> LoadedModel:
+    """The model that a file describes, and whose tensors it holds. Raises DataError or MismatchError naming path."""
+    with as_content_of(path, "model"):
+        description = ModelDescription.from_dict(values)
+        sound = dict(state)
+    require_units(path, sound, len(description.classes), description.hidden, description.backbone_classes)
+    return LoadedModel(load_network(path, description, sound), description)
 
 
-def load_network(path: str, description: ModelDescription, state: Mapping[str, torch.Tensor]) -> nn.Module:
+def require_units(path: str, state: Mapping[str, Any], *units: int | None) -> None:
+    """Raises DataError for a layer of more units than the file has numbers: a few bytes could ask for terabytes."""
+    with as_content_of(path, "model"):
+        numbers = sum(tensor.numel() for tensor in state.values())
+        if any(count is not None and count > numbers for count in units):
+            raise ValueError("it claims more classes or units than it has numbers for")
+
+
+def load_network(path: str, description: ModelDescription, state: Mapping[str, Tensor]) -> nn.Module:
     """Build the network that a description names and give it the weights, all of them and no others."""
-    with without_random_numbers(description.backbone.source):
-        network = description.build()
-    try:
-        load_tensors(network, state)
-    except RuntimeError as error:
+    if not is_known(description.backbone):
         raise MismatchError(
             path,
-            f"its weights do not fit {description.backbone} as built here",
-            f"Another version of timm or torchvision may have written it. {str(error).splitlines()[-1].strip()}",
-        ) from error
+            f"is built on {str(description.backbone)[:120]!r}, which timm and torchvision do not list here",
+            "Another version of timm or torchvision may have written it.",
+        )
+    try:
+        with without_random_numbers(description.backbone.source):
+            network = description.build()
+    except UsageError as error:
+        raise MismatchError(path, f"cannot be built here: {error.problem}") from error
+    differences = list_differences(network.state_dict(), state)
+    if differences:
+        raise MismatchError(
+            path,
+            f"its weights do not fit {description.backbone} with {len(description.classes)} classes as built here",
+            "\n".join([*differences, "Another version of timm or torchvision may have written it."]),
+        )
+    with as_content_of(path, "model"):
+        load_tensors(network, state)
     return network.eval().requires_grad_(False)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tlkit.data.decoders import Pixels
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.description import class_names
 from tlkit.errors import DataError, ResourceError, UnavailableError, UsageError
 from tlkit.model.labeller import Logits
 from tlkit.onnx_file import OnnxFile, read_onnx
@@ -44,11 +45,11 @@ def open_onnx(path: str, device: str) -> OnnxModel:
     file = read_onnx(path)
     runtime = import_runtime(path)
     try:
-        classes = tuple(map(str, file.description["classes"]))
+        classes = class_names(file.description["classes"])
         preprocessing = Preprocessing.from_dict(file.description["preprocessing"])
         shapes = [["batch", *preprocessing.image_size, 3], ["batch", len(classes)]]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(path, f"does not say which classes and preprocessing it has ({error!r})") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(path, f"does not say which classes and preprocessing it has ({error})") from error
     session = start_session(runtime, path, file, device)
     ends = [*session.get_inputs(), *session.get_outputs()]
     if [end.name for end in ends] != ["pixels", "logits"] or [end.shape for end in ends] != shapes:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tlkit.seal import DIGITS, Hashing, sha256_with
 
 Vector = NDArray[np.float32]
 
@@ -41,29 +44,48 @@ class Segment:
     def read(cls, path: str) -> Segment:
         """Raises OSError if it is gone, ValueError if it is damaged."""
         with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
             try:
-                index = np.lib.format.read_array(file, allow_pickle=False)
-                np.lib.format.read_magic(file)
-                (rows, *shape), fortran, dtype = np.lib.format.read_array_header_1_0(file)
-                segment = cls(path, index, tuple(shape), file.tell())
-                whole = segment.offset + rows * segment.row_bytes == os.fstat(file.fileno()).st_size
-                sound = index.dtype == INDEX and dtype == np.float32 and not fortran and rows == len(index)
+                rows, index_bytes = read_header(file, INDEX, size)
+                index = np.frombuffer(file.read(index_bytes), INDEX, math.prod(rows))
+                (count, *shape), vector_bytes = read_header(file, np.dtype(np.float32), size)
             except OSError:
                 raise
             except Exception as error:  # a damaged header can raise nearly anything
                 raise ValueError(f"{path}: {error}") from error
-        if not (sound and whole):
+            offset = file.tell()
+            digits = sha256_with(file, offset, size, b"")
+            file.seek(max(0, size - DIGITS))
+            whole = rows == (count,) and offset + vector_bytes + DIGITS == size and file.read() == digits
+        if not whole:
             raise ValueError(f"{path} is not whole")
-        return segment
+        return cls(path, index, tuple(shape), offset)
 
     @staticmethod
     def write(file: IO[bytes], rows: Mapping[bytes, Vector]) -> None:
-        """Two npy arrays, one after the other: the index, and the vectors [n, ...]."""
+        """Two npy arrays, one after the other: the index, and the vectors [n, ...].
+
+        Then the seal of all that lies before the vectors, which have checksums of their own: they are not all read.
+        """
         index = np.empty(len(rows), INDEX)
         for place, (key, vector) in enumerate(rows.items()):
             index[place] = np.frombuffer(key, np.uint8), checksum(key, vector.tobytes())
-        np.lib.format.write_array(file, index, version=(1, 0), allow_pickle=False)
-        np.lib.format.write_array(file, np.stack(list(rows.values())), version=(1, 0), allow_pickle=False)
+        vectors = np.stack(list(rows.values()))
+        hashing = Hashing(file)
+        np.lib.format.write_array(hashing, index, version=(1, 0), allow_pickle=False)
+        np.lib.format.write_array_header_1_0(hashing, np.lib.format.header_data_from_array_1_0(vectors))
+        file.write(vectors.tobytes())
+        file.write(hashing.sha256.hexdigest().encode())
+
+
+def read_header(file: IO[bytes], dtype: np.dtype[Any], size: int) -> tuple[tuple[int, ...], int]:
+    """The shape of an array of this type, and how many bytes it takes of a file of that size. Raises ValueError."""
+    np.lib.format.read_magic(file)
+    shape, fortran, found = np.lib.format.read_array_header_1_0(file)
+    taken = math.prod(shape) * dtype.itemsize
+    if found != dtype or fortran or min(shape, default=0) < 0 or taken > size:
+        raise ValueError("it holds something else")
+    return shape, taken
 
 
 def checksum(key: bytes, content: bytes) -> int:

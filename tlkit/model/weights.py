@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,44 +9,39 @@ from typing import Any
 from torch import Tensor, nn
 
 from tlkit.artifact import digest, load_safely
-from tlkit.errors import DataError, MismatchError, MissingInputError
+from tlkit.errors import DataError, MismatchError
+from tlkit.inputs import open_input
 from tlkit.model.backbones import BackboneName, within
 from tlkit.model.sources import SOURCES
+from tlkit.safetensors_file import is_safetensors, read_safetensors
+from tlkit.trusted import is_trusted
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "teacher", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
 
-def read_weights_file(path: str) -> dict[str, Tensor]:
-    """The state dict in a .safetensors or .pth file, freed of wrappers and prefixes.
+def read_weights_file(path: str, trusted: str | None = None) -> dict[str, Tensor]:
+    """The state dict in a file of anybody's, .safetensors or of torch, freed of wrappers and prefixes.
 
-    Raises MissingInputError, DataError (not a weights file) or UnsafeError (it would run code).
+    trusted: the file that may run code, if any. Raises MissingInputError, DataError (not a weights file) or UnsafeError
+    (it would run code).
     """
-    if path.endswith(".safetensors"):
-        return without_prefixes(read_safetensors(path))
-    content = load_safely(path)
-    while isinstance(content, Mapping) and not is_state_dict(content):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+    with open_input(path) as file:
+        safetensors = is_safetensors(file)
+    if safetensors or (path.endswith(".safetensors") and not is_trusted(path, trusted)):
+        return without_prefixes(read_safetensors(path).state)
+    content = load_safely(path, trusted)
+    while not (isinstance(content, Mapping) and is_state_dict(content)):
+        if isinstance(content, nn.Module):
+            content = content.state_dict()
+            continue
+        inside = [content[key] for key in WRAPPERS if key in content] if isinstance(content, Mapping) else []
+        inner = next((value for value in inside if isinstance(value, (Mapping, nn.Module))), None)
         if inner is None:
-            break
+            keys = f" with keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, Mapping) else ""
+            raise DataError(path, f"holds no state dict, but a {type(content).__name__}{keys[:200]}")
         content = inner
-    if not isinstance(content, Mapping) or not is_state_dict(content):
-        keys = f" with keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, Mapping) else ""
-        raise DataError(path, f"holds no state dict, but a {type(content).__name__}{keys}")
     return without_prefixes(dict(content))
-
-
-def read_safetensors(path: str) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file. Raises MissingInputError or DataError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not os.path.isfile(path):
-        raise MissingInputError(path, "no such file")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(path, f"is not a safetensors file, or is damaged ({error})") from None
 
 
 def is_state_dict(value: Mapping[Any, Any]) -> bool:
@@ -71,13 +65,12 @@ def load_weights(
     origin: where they come from, for errors. Raises MismatchError listing keys that are missing, unexpected or
     of another shape.
     """
-    if list_differences(network, state, head):
+    if differences_from(network, state, head):
         state = adapted(network, backbone, state)
-    differences = list_differences(network, state, head)
+    differences = differences_from(network, state, head)
     if differences:
         raise MismatchError(origin, f"does not hold the weights of {backbone}", "\n".join(differences))
-    kept = {name: tensor for name, tensor in state.items() if not belongs_to(name, head)}
-    load_tensors(network, kept, strict=False)
+    load_tensors(network, without_layers(state, head), strict=False)
 
 
 def adapted(network: nn.Module, backbone: BackboneName, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,16 +89,34 @@ def load_tensors(network: nn.Module, state: Mapping[str, Tensor], strict: bool =
     network.load_state_dict(named, strict=strict)
 
 
-def list_differences(network: nn.Module, state: Mapping[str, Tensor], head: Sequence[str], most: int = 5) -> list[str]:
-    """Lines that say which keys are missing, unexpected, or of another shape; the head's are ignored."""
-    own = {k: v.shape for k, v in network.state_dict().items() if not belongs_to(k, head)}
-    given = {k: v.shape for k, v in state.items() if not belongs_to(k, head)}
+def differences_from(network: nn.Module, state: Mapping[str, Tensor], head: Sequence[str]) -> list[str]:
+    """list_differences of all but the head, which weights may lack."""
+    own = without_layers(network.state_dict(), head)
+    # Counters that old files lack; they are not used where BatchNorm is frozen or has a momentum.
+    needed = {key: own[key] for key in own if key in state or not key.endswith("num_batches_tracked")}
+    return list_differences(needed, without_layers(state, head))
+
+
+def without_layers(state: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, Tensor]:
+    """A state dict without those of these layers."""
+    return {key: tensor for key, tensor in state.items() if not belongs_to(key, layers)}
+
+
+def list_differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], most: int = 5) -> list[str]:
+    """Lines that say which keys are missing, unexpected, of another shape or of numbers of another kind."""
+    both = [key for key in own if key in given]
     kinds = {
-        # Counters that old files lack; they are not used where BatchNorm is frozen or has a momentum.
-        "missing": [k for k in own if k not in given and not k.endswith("num_batches_tracked")],
-        "unexpected": [k for k in given if k not in own],
+        "missing": [key for key in own if key not in given],
+        "unexpected": [key for key in given if key not in own],
         "of another shape": [
-            f"{k} {list(given[k])} instead of {list(own[k])}" for k in own if k in given and given[k] != own[k]
+            f"{key} {list(given[key].shape)} instead of {list(own[key].shape)}"
+            for key in both
+            if given[key].shape != own[key].shape
+        ],
+        "of another type": [
+            f"{key} {given[key].dtype} instead of {own[key].dtype}"
+            for key in both
+            if given[key].is_floating_point() != own[key].is_floating_point() or given[key].is_complex()
         ],
     }
     return [
@@ -122,4 +133,4 @@ def belongs_to(key: str, layers: Sequence[str]) -> bool:
 
 def weights_sha256(network: nn.Module, head: Sequence[str]) -> str:
     """What identifies the frozen weights: names, shapes and bytes, whatever file they came from."""
-    return digest({k: v for k, v in sorted(network.state_dict().items()) if not belongs_to(k, head)})
+    return digest(dict(sorted(without_layers(network.state_dict(), head).items())))

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-DESCRIPTION_KEY = "tlkit"
-"""Where exported files keep what the model says about itself."""
+from tlkit.description import metadata_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,10 @@ class Exportable:
     head: str
     classes: tuple[str, ...]
     image_size: tuple[int, int]
+
+    def metadata(self) -> dict[str, str]:
+        """By which tlkit knows an exported file again."""
+        return metadata_of(self.description)
 
     def state(self) -> dict[str, Tensor]:
         """The network's state dict, each tensor with memory of its own."""

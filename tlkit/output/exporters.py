@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import copy
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tlkit.artifact import load_our_own_code, load_safely
+from tlkit.artifact import load_safely
+from tlkit.description import DESCRIPTION_KEY
 from tlkit.errors import OutputError, UsageError
-from tlkit.output.exportable import DESCRIPTION_KEY, Exportable, Exporter
+from tlkit.output.exportable import Exportable, Exporter
 from tlkit.output.graph_exporters import Onnx, TorchExport
+from tlkit.safetensors_file import read_safetensors, sealed_content
+from tlkit.seal import write_sealed_archive
+from tlkit.timm_folder import CONFIG_FILE, WEIGHTS_FILE, with_config
+from tlkit.trusted import unpickle
 
 
 class StateDict:
@@ -20,7 +26,7 @@ class StateDict:
 
     def write(self, model: Exportable, path: str) -> None:
         with open(path, "wb") as file:
-            torch.save(model.state(), file)
+            write_sealed_archive(file, lambda sealed: torch.save(model.state(), sealed))
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         return model.from_pixels(with_state(model.rebuild(), load_safely(path)))
@@ -33,40 +39,39 @@ class Safetensors:
     """Tensors, with the model's description in the file's metadata: tlkit predicts with it."""
 
     def write(self, model: Exportable, path: str) -> None:
-        from safetensors.torch import save
-
         if model.source == "torchvision" and model.name.startswith("mnasnet"):
             raise UsageError(
                 "--format safetensors",
                 f"cannot hold the version that {model.source}/{model.name} asks of a state dict",
                 "Use --format state_dict.",
             )
-        metadata = {"format": "pt", DESCRIPTION_KEY: json.dumps(model.description)}
-        content = save(model.state(), metadata)
         with open(path, "wb") as file:
-            file.write(content)
+            file.write(sealed_content(model.state(), model.metadata()))
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
-        from safetensors.torch import load_file
-
-        return model.from_pixels(with_state(model.rebuild(), load_file(path)))
+        return model.from_pixels(with_state(model.rebuild(), read_safetensors(path).state))
 
     def how_to_open(self, model: Exportable, path: str) -> str:
         return f"{plain_model(model)}.load_state_dict(safetensors.torch.load_file({path!r}))"
 
 
 class FullModel:
-    """The module itself. Loading it runs code, so it is for places that trust where it came from."""
+    """The module itself, which says in an attribute what tlkit knows about it.
+
+    Loading it runs code, so it is for places that trust where it came from.
+    """
 
     def write(self, model: Exportable, path: str) -> None:
+        network = copy.copy(model.network)
+        setattr(network, DESCRIPTION_KEY, model.metadata())
         try:
             with open(path, "wb") as file:
-                torch.save(model.network, file)
+                write_sealed_archive(file, lambda sealed: torch.save(network, sealed))
         except (AttributeError, TypeError) as error:
             raise UsageError("--format full", f"{model.source}/{model.name} cannot be pickled: {error}") from error
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
-        network = load_our_own_code(path)
+        network = unpickle(path, trusted=path)  # which this very process has just written
         assert isinstance(network, nn.Module)
         return model.from_pixels(network)
 
@@ -87,14 +92,18 @@ class TimmFolder:
         from timm.models import save_for_hf
 
         height, width = model.image_size
-        config = {"label_names": list(model.classes), DESCRIPTION_KEY: dict(model.description)}
+        labels = {"label_names": list(model.classes), DESCRIPTION_KEY: dict(model.description)}
         save_for_hf(
             model.network,
             path,
-            model_config=config,
+            model_config=labels,
             safe_serialization=True,
             data_config={"input_size": (3, height, width), "crop_pct": crop_share(model)},
         )
+        with open(os.path.join(path, CONFIG_FILE), "rb") as config:
+            metadata = with_config(model.metadata(), config.read())
+        with open(os.path.join(path, WEIGHTS_FILE), "wb") as weights:
+            weights.write(sealed_content(model.state(), metadata))
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         import timm

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,11 +12,13 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from tlkit.artifact import load_our_own_program
 from tlkit.errors import OutputError, UnavailableError, UsageError
-from tlkit.onnx_file import DESCRIPTION_KEY, VERSION, VERSION_KEY, read_onnx, seal_of
+from tlkit.onnx_file import read_onnx, seal_of
 from tlkit.output.exportable import Exportable
 from tlkit.pt2_file import DESCRIPTION_FILE, describe, read_pt2
+from tlkit.seal import write_sealed_archive
+from tlkit.trusted import load_program
+from tlkit.versions import require_floor
 
 LARGEST_ONNX = 2**31 - 2**24
 """Bytes of weights. An ONNX file is one protobuf message, which ends at 2 GiB; the graph beside them takes a few MB."""
@@ -58,8 +59,7 @@ class Onnx:
         graph = program.model
         ClearMetadataAndDocStringPass()(graph)  # where on this machine each line of code lies
         graph.metadata_props.clear()
-        graph.metadata_props[DESCRIPTION_KEY] = json.dumps(model.description)
-        graph.metadata_props[VERSION_KEY] = str(VERSION)
+        graph.metadata_props.update(model.metadata())
         graph.metadata_props["tlkit_version"] = version("tlkit")
         content: bytes = to_proto(graph).SerializeToString()
         return content
@@ -89,18 +89,17 @@ class TorchExport:
             )
             for node in program.graph.nodes:
                 node.meta.pop("stack_trace", None)  # where on this machine each line of code lies
+        extra = {DESCRIPTION_FILE: describe({**model.description, "tlkit_version": version("tlkit")})}
         with quiet(), open(path, "wb") as file:
-            torch.export.save(program, file, extra_files={DESCRIPTION_FILE: self._description(model)})
-
-    def _description(self, model: Exportable) -> str:
-        return describe({**model.description, "tlkit_version": version("tlkit")}, model.network.state_dict())
+            write_sealed_archive(file, lambda sealed: torch.export.save(program, sealed, extra_files=extra))
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         own, found = model.network.state_dict(), read_pt2(path)["model_state_dict"]
         if found.keys() != own.keys() or not all(torch.equal(found[key], own[key]) for key in own):
             raise OutputError(path, "reads back with other weights; this version of torch writes them in another way")
         with quiet():
-            network: Callable[[Tensor], Tensor] = load_our_own_program(path).module()
+            program = load_program(path, trusted=path)  # which this very process has just written
+            network: Callable[[Tensor], Tensor] = program.module()
         return network
 
     def how_to_open(self, model: Exportable, path: str) -> str:
@@ -124,6 +123,7 @@ def require_extra() -> None:
         raise UnavailableError(
             "--format onnx", f"needs {error.name}, which is not installed; get it by: pip install 'tlkit[onnx]'"
         ) from error
+    require_floor("onnx")
     onnxruntime.set_default_logger_severity(4)  # nothing but fatal errors
 
 

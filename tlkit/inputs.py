@@ -1,0 +1,35 @@
+"""A file that somebody names, opened for reading: regular files only, and every refusal in our words."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from tlkit.errors import DataError, MissingInputError
+
+
+@contextmanager
+def open_input(path: str) -> Iterator[BinaryIO]:
+    """Open a file. Raises MissingInputError (not there, or unreadable) or DataError (a folder, pipe or device)."""
+    try:
+        # A pipe that nobody writes to would keep a plain open waiting for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise MissingInputError(path, "no such file") from None
+    except OSError as error:
+        raise MissingInputError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except ValueError:  # a NUL byte, or what the file system cannot spell
+        raise MissingInputError(path, "is no name of a file") from None
+    with open(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise DataError(path, "is a folder; expected a file" if stat.S_ISDIR(mode) else "is not a regular file")
+        yield file
+
+
+def size_of(file: BinaryIO) -> int:
+    """How many bytes an open file has."""
+    return os.fstat(file.fileno()).st_size

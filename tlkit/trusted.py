@@ -1,0 +1,43 @@
+"""The one place where code from a file is run: only for the very file that the user has named for it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+
+from tlkit.errors import DataError
+from tlkit.pickles import unsafe
+
+
+def is_trusted(path: str, trusted: str | None) -> bool:
+    """Whether this is the file that --trust-pickle names."""
+    try:
+        return trusted is not None and os.path.samefile(path, trusted)
+    except OSError:
+        return False
+
+
+def unpickle(path: str, trusted: str | None) -> Any:
+    """What a torch file holds, code and all, tensors on the CPU. Raises UnsafeError or DataError."""
+    require_trust(path, trusted)
+    try:
+        with open(path, "rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=False)
+    except Exception as error:  # code that is run may raise anything
+        lines = str(error).strip().splitlines() or [""]
+        raise DataError(path, f"cannot be unpickled ({type(error).__name__}: {lines[0][:120]})") from error
+
+
+def load_program(path: str, trusted: str | None) -> Any:
+    """A torch.export file: opening and running it can run any code. Raises UnsafeError."""
+    require_trust(path, trusted)
+    with open(path, "rb") as file:  # by its name it would have to end with .pt2
+        return torch.export.load(file)
+
+
+def require_trust(path: str, trusted: str | None) -> None:
+    """Raises UnsafeError unless this is the file that is trusted."""
+    if not is_trusted(path, trusted):
+        raise unsafe(path, "opening it would run code")

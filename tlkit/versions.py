@@ -1,0 +1,36 @@
+"""Versions of libraries below which files from outside are not safe, and a refusal to go on with those."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, version
+
+from tlkit.errors import UnavailableError
+
+FLOORS = {
+    "torch": "2.10",  # CVE-2026-24747: weights_only=True could be made to run code
+    "pillow": "12.3",  # CVE-2026-25990, CVE-2026-42311 and others: images that write outside their memory
+    "onnx": "1.21",  # CVE-2026-27489, CVE-2026-34446, CVE-2026-34447: models that read files outside their folder
+}
+"""The same stands in pyproject.toml (a test compares), but nothing keeps people from installing over it."""
+
+
+def require_floor(*packages: str) -> None:
+    """Raises UnavailableError for an installed package that is older than its floor."""
+    for package in packages:
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            continue  # who uses it will say what is missing
+        if numbers_of(found) < numbers_of(FLOORS[package]):
+            raise UnavailableError(
+                package,
+                f"version {found} has known holes that files can use; tlkit needs {FLOORS[package]} or newer",
+                f"Get it by: pip install '{package}>={FLOORS[package]}'",
+            )
+
+
+def numbers_of(text: str) -> tuple[int, ...]:
+    """2.10.0+cpu -> (2, 10, 0)"""
+    match = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, match[0].split("."))) if match else ()
