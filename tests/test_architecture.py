@@ -59,7 +59,15 @@ COMMANDS_USED_BY_COMMANDS = {
     "finetune": {"devices", "image_check", "survey", "training_run"},
     "resume": {"continuation"},
     "continuation": {"checkpoints", "finetune", "image_check", "survey", "training_run"},
-    "training_run": {"assembly", "checkpoints", "devices", "environment", "images", "watched_training"},
+    "training_run": {
+        "assembly",
+        "checkpoints",
+        "devices",
+        "environment",
+        "image_check",
+        "images",
+        "watched_training",
+    },
 }
 SHARED_BY_COMMANDS = {
     "assembly", "check_report", "checkpoints", "devices", "extraction", "image_check", "images", "inputs", "labellers",

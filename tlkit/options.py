@@ -22,7 +22,7 @@ EXPORT_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrustOptions(Options):
+class TrustOptions:
     """What every command takes that reads weights or models."""
 
     trust_pickle: str | None = option(
@@ -34,7 +34,7 @@ class TrustOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(DataOptions, TrustOptions):
+class FinetuneOptions(DataOptions, TrustOptions, Options):
     """tlkit finetune"""
 
     backbone: str = option(
@@ -144,7 +144,7 @@ class FinetuneOptions(DataOptions, TrustOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResumeOptions(TrustOptions):
+class ResumeOptions(TrustOptions, Options):
     """tlkit resume"""
 
     checkpoint: str = argument("Run folder, or a checkpoint of one.", metavar="CKPT_OR_RUN")
@@ -160,7 +160,7 @@ class ResumeOptions(TrustOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(ImageOptions, TrustOptions):
+class PredictOptions(ImageOptions, TrustOptions, Options):
     """tlkit predict"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
@@ -200,7 +200,7 @@ class PredictOptions(ImageOptions, TrustOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ImageOptions, TrustOptions):
+class EvaluateOptions(ImageOptions, TrustOptions, Options):
     """tlkit evaluate"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
@@ -235,7 +235,7 @@ class CheckOptions(DataOptions, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(TrustOptions):
+class ExportOptions(TrustOptions, Options):
     """tlkit export"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm or torch_export.")
@@ -273,7 +273,7 @@ class BackbonesOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SummaryOptions(TrustOptions):
+class SummaryOptions(TrustOptions, Options):
     """tlkit summary"""
 
     model: str = argument("Backbone name, or a run folder, checkpoint, model.pt or export.", metavar="NAME_OR_MODEL")
