@@ -69,7 +69,7 @@ def test_an_interrupted_extraction_keeps_what_it_has(
 ) -> None:
     from tlkit.commands import extraction
 
-    monkeypatch.setattr(extraction, "EXTRACTION_BATCH", 4)
+    monkeypatch.setitem(extraction.EXTRACTION_BATCH, "cpu", 4)
     whole = tmp_path / "whole"
     assert tlkit(*finetune_arguments(data, whole)).status == 0
     shutil.rmtree(own_cache)

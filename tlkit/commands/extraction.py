@@ -19,8 +19,9 @@ from tlkit.data.view import View
 from tlkit.model.feature_store import Store, row_key
 from tlkit.terminal import progress
 
-EXTRACTION_BATCH = 16
-"""Images that pass a frozen backbone together: more leave a CPU's cache. Fixed: every run computes the same bits."""
+EXTRACTION_BATCH = {"cpu": 16, "cuda": 64}
+"""Images that pass a frozen backbone together, by kind of device: more leave a processor's cache, fewer leave a GPU
+waiting for orders. Fixed: every run computes the same bits."""
 
 IN_MEMORY_BYTES = 2 << 30
 """Vectors beyond this lie in a file that is mapped into memory: what is not used for a while takes no memory."""
@@ -50,6 +51,7 @@ class Extraction:
     store: Store
     decoder: Decoder
     workers: int
+    batch_size: int
     computed: int = field(default=0, init=False)
     known: int = field(default=0, init=False)
 
@@ -74,7 +76,7 @@ class Extraction:
         places: list[int] = []
         waiting: list[tuple[bytes, Pixels]] = []
         loaded = map_in_order(
-            lambda sample: self.load(sample.path, view), samples, workers=self.workers, ahead=2 * EXTRACTION_BATCH
+            lambda sample: self.load(sample.path, view), samples, workers=self.workers, ahead=2 * self.batch_size
         )
         for outcome in progress(loaded, label, len(samples)):
             vector = self.store.read(outcome.key) if isinstance(outcome, Known) else None
@@ -90,7 +92,7 @@ class Extraction:
             assert isinstance(outcome, Loaded)
             places.append(rows.next_place())
             waiting.append((outcome.key, outcome.pixels))
-            if len(waiting) == EXTRACTION_BATCH:
+            if len(waiting) == self.batch_size:
                 yield places, [key for key, _ in waiting], np.stack([pixels for _, pixels in waiting])
                 places, waiting = [], []
         if waiting:

@@ -114,7 +114,7 @@ class Preparation:
 
         train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
         train = ImageBatches(load_training, train_labels, self.preprocessing, options.batch_size, options.seed, workers)
-        val = ImageBatches(load_validation, val_labels, self.preprocessing, EXTRACTION_BATCH, None, workers)
+        val = ImageBatches(load_validation, val_labels, self.preprocessing, self.passing, None, workers)
         return PreparedBatches(
             dataset,
             self.classifier,
@@ -138,7 +138,12 @@ class Preparation:
     def extraction(self, store: Store) -> Extraction:
         """The pass of this run's backbone."""
         extractor = FeatureExtractor(self.classifier.backbone, self.preprocessing, self.device)
-        return Extraction(extractor, store, self.decoder, worker_count(self.options.workers))
+        return Extraction(extractor, store, self.decoder, worker_count(self.options.workers), self.passing)
+
+    @property
+    def passing(self) -> int:
+        """Images that pass the backbone together where nothing trains."""
+        return EXTRACTION_BATCH[self.device.type]
 
     def space(self) -> dict[str, Any]:
         """What determines a vector beside the image and its view."""
