@@ -166,8 +166,8 @@ def prediction_for(item: Loaded, tops: Iterator[tuple[tuple[str, float], ...]]) 
     """The prediction for an input; the next of tops is for the next picture."""
     if isinstance(item.picture, ImageError):
         return Prediction(item.index, item.path, error=(item.picture.code, item.picture.message))
-    frames, degraded = item.picture.frames, item.picture.degraded
-    return Prediction(item.index, item.path, next(tops), frames=frames, degraded=degraded)
+    frames = item.picture.frames if item.picture.frames > 1 else None
+    return Prediction(item.index, item.path, next(tops), frames=frames, degraded=item.picture.degraded)
 
 
 def best_labels(logits: Logits, classes: tuple[str, ...], top_k: int) -> tuple[tuple[str, float], ...]:

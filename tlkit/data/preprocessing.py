@@ -80,9 +80,11 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of to_dict."""
+        """The inverse of to_dict. Raises TypeError or ValueError for images that no model was trained on."""
         known: dict[str, Any] = {n: tuple(v) if isinstance(v, (list, tuple)) else v for n, v in values.items()}
-        return cls(**known)
+        made = cls(**known)
+        made.accepted()
+        return made
 
     @property
     def shortest_side(self) -> int:

@@ -18,15 +18,15 @@ class Prediction:
     """What became of one input.
 
     index: its place in the input. top: (label, probability), best first; empty for a failure.
-    error: (code, message) of a failure, else None. frames: in the file, of which the first was labelled. degraded: the
-    file is cut short, and what is there of it was labelled.
+    error: (code, message) of a failure, else None. frames: of an animation, of which the first was labelled.
+    degraded: not all of the image could be read.
     """
 
     index: int
     path: str
     top: tuple[tuple[str, float], ...] = ()
     error: tuple[str, str] | None = None
-    frames: int = 1
+    frames: int | None = None
     degraded: bool = False
 
 
@@ -89,8 +89,10 @@ class JsonlWriter:
         else:
             top = [{"label": label, "probability": probability} for label, probability in prediction.top]
             record |= {"status": "ok", **top[0], "top": top}
-            record |= {"frames": prediction.frames} if prediction.frames > 1 else {}
-            record |= {"degraded": True} if prediction.degraded else {}
+        if prediction.frames is not None:
+            record["frames"] = prediction.frames
+        if prediction.degraded:
+            record["degraded"] = True
         return (json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "surrogateescape")
 
 
