@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
-.PHONY: setup demo test check format test-backbones test-kills measure-defaults
+.PHONY: setup demo test check format test-backbones test-kills fuzz-images measure-defaults
 
 setup: $(STAMP)
 
@@ -43,6 +43,10 @@ test-backbones: setup
 # Runs killed at random instants and resumed until they are done.
 test-kills: setup
 	$(BIN)/python tests/kills.py --runs 20
+
+# Ten thousand damaged images of every format: each is read or refused with a code.
+fuzz-images: setup
+	$(BIN)/python tests/data/fuzz_images.py
 
 # The default options against scikit-learn's tuned logistic regression on the same vectors.
 measure-defaults: setup

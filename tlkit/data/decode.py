@@ -169,8 +169,10 @@ def describe_unopened(path: str, file: BinaryIO, formats: tuple[str, ...]) -> Im
         return ImageError(path, "image_truncated", "the image is cut short")
     accepted = f"accepted are {', '.join(formats)}"
     other = image_format(head, NOT_ACCEPTED)
-    if other and other.replace(" ", "") not in formats:
-        return ImageError(path, "unsupported_format", f"the format is {other}; {accepted}")
+    name = other.replace(" ", "") if other else ""  # as Pillow has it
+    if other and name not in formats:
+        advice = f" (finetune takes --formats {name})" if name in MORE_FORMATS else ""
+        return ImageError(path, "unsupported_format", f"the format is {other}; {accepted}{advice}")
     if ours := other or image_format(head):
         return ImageError(path, "not_an_image", f"begins like {ours}, but its header is damaged or cut short")
     return ImageError(path, "not_an_image", f"not an image; {accepted}")
@@ -179,7 +181,7 @@ def describe_unopened(path: str, file: BinaryIO, formats: tuple[str, ...]) -> Im
 def check_mode(path: str, image: Image.Image, accepted: Accepted) -> None:
     """Raises ImageError for pixels that have no agreed range, 32-bit integers and floats, unless one is given."""
     if has_no_range(image) and accepted.float_range is None:
-        problem = f"pixels of mode {image.mode} (32 bits) have no agreed range; give one by --float-range"
+        problem = f"pixels of mode {image.mode} (32 bits) have no agreed range (finetune takes --float-range)"
         raise ImageError(path, "unsupported_mode", problem)
 
 
