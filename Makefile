@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
-.PHONY: setup demo test check format test-backbones test-kills test-resume test-faults measure-defaults
+.PHONY: setup demo test check format test-backbones test-kills test-resume test-faults fuzz-images measure-defaults
 
 setup: $(STAMP)
 
@@ -52,6 +52,10 @@ test-resume: setup
 # A fault at every system call of a commit (about 2 minutes).
 test-faults: setup
 	$(BIN)/python tests/faults.py
+
+# Ten thousand damaged images of every format: each is read or refused with a code.
+fuzz-images: setup
+	$(BIN)/python tests/data/fuzz_images.py
 
 # The default options against scikit-learn's tuned logistic regression on the same vectors.
 measure-defaults: setup

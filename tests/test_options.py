@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tlkit import options
+from tlkit import data_options, options
+from tlkit.data import formats
 from tlkit.data.decode import MAX_PIXELS
 from tlkit.declarations import Options, flag_of
 from tlkit.errors import UsageError
@@ -161,8 +162,9 @@ def test_values_are_what_their_declaration_says() -> None:
     assert (type(options.epochs), type(options.learning_rate), type(options.data)) == (int, float, str)
 
 
-def test_options_and_decoder_agree_on_the_largest_image() -> None:
+def test_options_and_decoder_agree() -> None:
     assert FinetuneOptions(data="images").max_pixels == MAX_PIXELS
+    assert data_options.MORE_FORMATS == formats.MORE_FORMATS
 
 
 def test_worker_count() -> None:

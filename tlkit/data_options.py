@@ -9,7 +9,7 @@ from tlkit.declarations import argument, option
 from tlkit.errors import UsageError
 
 MORE_FORMATS = ("AVIF", "JPEG2000")
-"""What --formats may add to the formats that are read anyway."""
+"""What --formats may add to the formats that are read anyway; as in data/formats.py, which options do not import."""
 
 BAD_SHARE, BAD_IMAGES = 0.01, 10
 """How many bad images --skip-bad puts up with: this share, or so many of a small folder."""

@@ -22,6 +22,8 @@ from pathlib import Path
 
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from tests.data.odd_images import BAD, READABLE, encoded, noise
 from tlkit.data.decode import Accepted, check_file
 from tlkit.data.decoders import Processes

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from tests.data.odd_images import BAD, READABLE, RED, WHITE, encoded, flipped, pixels, sixteen_bit
 from tlkit.data.decode import Accepted, Facts, check_file, decode_file, decode_image
 from tlkit.data.image_file import IMAGE_ERROR_CODES, ImageError, open_regular
+from tlkit.data.preprocessing import Preprocessing
 
 PHOTO = Path(__file__).parents[2] / "sample_data" / "textures" / "val" / "retina" / "retina_00.jpg"
 
@@ -288,6 +289,20 @@ def test_more_formats_where_they_are_asked_for(name: str, format: str, tmp_path:
     with pytest.raises(ImageError) as refused:
         decode_image(str(tmp_path / "cut"), Accepted(more_formats=(format,)))
     assert refused.value.code in ("not_an_image", "image_truncated", "image_corrupt")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"more_formats": ("EPS",)}, {"more_formats": ("AVIF", 5)}, {"float_range": (1, 1)},
+     {"float_range": (0, float("nan"))},
+     {"float_range": (0,)}, {"float_range": ("a", "b")}],
+)  # fmt: skip
+def test_a_model_file_cannot_let_anything_in(values: dict[str, object]) -> None:
+    """Pillow's reader of EPS starts Ghostscript."""
+    preprocessing = Preprocessing((8, 8), (8, 8), "center", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).to_dict()
+    assert Preprocessing.from_dict(preprocessing).to_dict() == preprocessing
+    with pytest.raises((ValueError, TypeError)):
+        Preprocessing.from_dict(preprocessing | values)
 
 
 def test_memory_that_runs_out_says_nothing_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:

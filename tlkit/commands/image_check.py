@@ -64,7 +64,8 @@ def leave_out(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError])
     found = f"{count(len(bad), 'image')} of {images} cannot be read"
     every = "\n".join(f"  {printable(error.path)}: {error.message}" for error in bad)
     if not options.skip_bad:
-        raise DataError(options.data, found, f"{every}\nMend or remove them, or go on without them by --skip-bad.")
+        advice = "Mend or remove them, or go on without them by --skip-bad; tlkit check finds damage inside files too."
+        raise DataError(options.data, found, f"{every}\n{advice}")
     most = options.most_bad(images + len(dataset.skipped))
     if len(skipped) > most:
         problem = f"{found}; --skip-bad leaves out {most} at most"

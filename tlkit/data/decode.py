@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import struct
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from tlkit.data.formats import (
     FORMATS,
+    MORE_FORMATS,
     NOT_ACCEPTED,
     SEVERAL_FRAMES,
     SIGNATURE_BYTES,
@@ -34,9 +36,9 @@ assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated image must be an error"
 
 @dataclass(frozen=True)
 class Accepted:
-    """Which images are read.
+    """Which images are read. Raises ValueError for what cannot be meant: some of it comes out of model files.
 
-    more_formats: beside FORMATS, by Pillow's names. float_range: the values of 32-bit pixels that become
+    more_formats: of MORE_FORMATS, beside FORMATS. float_range: the values of 32-bit pixels that become
     black and white; without it such images are refused. truncated: read an image that is cut short as far as it goes.
     """
 
@@ -44,6 +46,14 @@ class Accepted:
     more_formats: tuple[str, ...] = ()
     float_range: tuple[float, float] | None = None
     truncated: bool = False
+
+    def __post_init__(self) -> None:
+        if not set(self.more_formats) <= set(MORE_FORMATS):
+            raise ValueError(f"formats are {', '.join(MORE_FORMATS)}, not {self.more_formats}")
+        if self.float_range is not None:
+            black, white = map(float, self.float_range)
+            if not (math.isfinite(black) and math.isfinite(white) and black != white):
+                raise ValueError(f"{self.float_range} is no range")
 
 
 @dataclass(frozen=True)
@@ -159,8 +169,10 @@ def describe_unopened(path: str, file: BinaryIO, formats: tuple[str, ...]) -> Im
         return ImageError(path, "image_truncated", "the image is cut short")
     accepted = f"accepted are {', '.join(formats)}"
     other = image_format(head, NOT_ACCEPTED)
-    if other and other.replace(" ", "") not in formats:
-        return ImageError(path, "unsupported_format", f"the format is {other}; {accepted}")
+    name = other.replace(" ", "") if other else ""  # as Pillow has it
+    if other and name not in formats:
+        advice = f" (finetune takes --formats {name})" if name in MORE_FORMATS else ""
+        return ImageError(path, "unsupported_format", f"the format is {other}; {accepted}{advice}")
     if ours := other or image_format(head):
         return ImageError(path, "not_an_image", f"begins like {ours}, but its header is damaged or cut short")
     return ImageError(path, "not_an_image", f"not an image; {accepted}")
@@ -169,7 +181,7 @@ def describe_unopened(path: str, file: BinaryIO, formats: tuple[str, ...]) -> Im
 def check_mode(path: str, image: Image.Image, accepted: Accepted) -> None:
     """Raises ImageError for pixels that have no agreed range, 32-bit integers and floats, unless one is given."""
     if has_no_range(image) and accepted.float_range is None:
-        problem = f"pixels of mode {image.mode} (32 bits) have no agreed range; give one by --float-range"
+        problem = f"pixels of mode {image.mode} (32 bits) have no agreed range (finetune takes --float-range)"
         raise ImageError(path, "unsupported_mode", problem)
 
 

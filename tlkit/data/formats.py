@@ -10,6 +10,9 @@ from typing import BinaryIO
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """What is read, by Pillow's names."""
 
+MORE_FORMATS = ("AVIF", "JPEG2000")
+"""What may be read too where it is asked for. No other: some of Pillow's readers start programs."""
+
 SEVERAL_FRAMES = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
 """Formats of animations and of several pages. The second picture in a camera's JPEG is a preview or a depth map."""
 

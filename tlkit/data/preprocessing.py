@@ -102,6 +102,7 @@ class Preprocessing:
             raise ValueError("mean and std are three numbers each")
         if min(self.resize) < 1 or self.crop_mode not in CROP_MODES or self.interpolation not in INTERPOLATIONS:
             raise ValueError("resize, crop_mode or interpolation is not known")
+        self.accepted()  # as its formats are
 
     @property
     def shortest_side(self) -> int:

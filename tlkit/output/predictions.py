@@ -20,15 +20,15 @@ class Prediction:
     """What became of one input.
 
     index: its place in the input. top: (label, probability), best first; empty for a failure.
-    error: (code, message) of a failure, else None. frames: in the file, of which the first was labelled. degraded: the
-    file is cut short, and what is there of it was labelled.
+    error: (code, message) of a failure, else None. frames: of an animation, of which the first was labelled.
+    degraded: not all of the image could be read.
     """
 
     index: int
     path: str
     top: tuple[tuple[str, float], ...] = ()
     error: tuple[str, str] | None = None
-    frames: int = 1
+    frames: int | None = None
     degraded: bool = False
 
 
