@@ -57,6 +57,21 @@ def value_of(name: str, kind: Any, text: str) -> Any:
     return text
 
 
+def require_kind(name: str, kind: Any, value: Any) -> Any:
+    """A value that was stored, if it is of the declared type. Raises UsageError."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    for one in kinds:
+        if get_origin(one) is Literal and value in get_args(one):
+            return value
+        plain = get_origin(one) or one
+        number = plain is float and isinstance(value, int) and not isinstance(value, bool)
+        if plain is not Literal and (
+            number or (isinstance(value, plain) and isinstance(value, bool) == (plain is bool))
+        ):
+            return value
+    raise UsageError(flag_of(name), f"{value!r} is not a value it can have")
+
+
 def bytes_of(flag: str, text: str) -> int:
     """500MB, 10GB or a plain number of bytes. Raises UsageError."""
     match = re.fullmatch(r"([0-9.]+) *([KMGT]?)B?", text.strip(), re.IGNORECASE)
@@ -99,27 +114,13 @@ class Options:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of to_dict; names this version does not know are left out.
 
-        Raises TypeError for values of another type than declared, UsageError for those out of bounds.
+        Raises UsageError for a value that an option cannot have.
         """
         kinds = get_type_hints(cls)
-        known = {name: values[name] for name in cls.stored_names() if name in values}
-        for name, value in known.items():
-            if not is_of_kind(value, kinds[name]):
-                raise TypeError(f"{name} has a value of another type than it should")
-        return cls(**known)
+        known = [name for name in cls.stored_names() if name in values]
+        return cls(**{name: require_kind(name, kinds[name], values[name]) for name in known})
 
     @classmethod
     def stored_names(cls) -> list[str]:
         """The options that a run remembers."""
         return [field.name for field in dataclasses.fields(cls) if field.metadata.get("stored", True)]
-
-
-def is_of_kind(value: Any, kind: Any) -> bool:
-    """Whether a value is of a declared type: one of plain types, of several, or of given texts."""
-    if isinstance(kind, UnionType):
-        return any(is_of_kind(value, part) for part in get_args(kind))
-    if get_origin(kind) is Literal:
-        return isinstance(value, str) and value in get_args(kind)
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(is_of_kind(item, get_args(kind)[0]) for item in value)
-    return type(value) is kind or (kind is float and type(value) is int)
