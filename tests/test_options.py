@@ -16,10 +16,11 @@ from tlkit.data import formats
 from tlkit.data.decode import MAX_PIXELS
 from tlkit.declarations import Options, flag_of
 from tlkit.errors import UsageError
-from tlkit.options import FinetuneOptions
+from tlkit.options import FinetuneOptions, ReadingOptions
 
 ROOT = Path(__file__).parent.parent
-KINDS = {kind.__name__.removesuffix("Options").lower(): kind for kind in Options.__subclasses__()}
+LEAVES = [kind for kind in [*Options.__subclasses__(), *ReadingOptions.__subclasses__()] if not kind.__subclasses__()]
+KINDS = {kind.__name__.removesuffix("Options").lower(): kind for kind in LEAVES}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

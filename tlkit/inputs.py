@@ -23,10 +23,11 @@ def open_input(path: str) -> Iterator[BinaryIO]:
         raise MissingInputError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError:  # a NUL byte, or what the file system cannot spell
         raise MissingInputError(path, "is no name of a file") from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise DataError(path, "is a folder; expected a file" if stat.S_ISDIR(mode) else "is not a regular file")
     with open(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise DataError(path, "is a folder; expected a file" if stat.S_ISDIR(mode) else "is not a regular file")
         yield file
 
 

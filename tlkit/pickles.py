@@ -18,7 +18,7 @@ from typing import BinaryIO
 from tlkit.errors import UnsafeError
 
 HARMLESS = re.compile(
-    r"collections\.(OrderedDict|Counter)|builtins\.(set|complex)|_codecs\.encode"
+    r"collections\.(OrderedDict|Counter)|(builtins|__builtin__)\.(set|complex)|_codecs\.encode"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)"
     r"|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.Parameter|torch\.(Size|Tensor|device)"
     r"|torch\.(storage\.)?[A-Z]\w*Storage|torch\.serialization\._get_layout"

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tlkit.errors import UsageError
+from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbones import build_network, find_backbone, preprocessing_of
 from tlkit.model.classifier import Classifier, Head, build_classifier, build_shipped
 from tlkit.model.weights import load_tensors
@@ -235,7 +235,7 @@ def test_trainable_state_restores_a_classifier() -> None:
     restored = make_classifier("timm/test_resnet", unfreeze="layer4")
     restored.load_trainable_state(trained.trainable_state())
     assert_equal_states(restored.state_dict(), trained.state_dict())
-    with pytest.raises(RuntimeError):
+    with pytest.raises(MismatchError, match="does not fit timm/test_resnet"):
         make_classifier("timm/test_resnet").load_trainable_state(trained.trainable_state())
 
 

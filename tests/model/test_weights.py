@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from tests.payloads import Canary
 from tlkit.errors import DataError, MismatchError, MissingInputError, UnsafeError
 from tlkit.model.backbones import build_network, find_backbone
 from tlkit.model.weights import load_tensors, load_weights, read_weights_file, weights_sha256
@@ -92,14 +92,6 @@ def test_keys_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     assert unexpected.strip() == "1 unexpected: surprise.weight"
     assert misshapen.strip().startswith("1 of another shape: conv1.0.weight [2, 2] instead of")
     assert weights_sha256(target, ()) == before
-
-
-class Canary:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pt", "bin"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -27,6 +28,7 @@ from tlkit.model.files import LoadedModel, ModelDescription, write_model
 from tlkit.model.weights import load_weights, read_weights_file
 from tlkit.output import graph_exporters
 from tlkit.output.exportable import Exportable
+from tlkit.seal import write_sealed_archive
 
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
 SAMPLE_WEIGHTS = Path(__file__).parents[2] / "sample_data" / "backbone.safetensors"
@@ -224,11 +226,17 @@ def zip_of(files: dict[str, bytes], folder: Path) -> bytes:
     return (folder / "made.zip").read_bytes()
 
 
-def rewritten(source: Path, target: Path, changes: dict[str, bytes]) -> Path:
-    """A .pt2 file with other content for files whose names end so, its checksums right."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+def rewritten(source: Path, target: Path, changes: dict[str, bytes], seal: bool = True) -> Path:
+    """A .pt2 file with other content for files whose names end so, its checksums right, and sealed as anyone can."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(inner, "w") as new:
         for name in old.namelist():
             new.writestr(name, next((v for end, v in changes.items() if name.endswith(end)), old.read(name)))
+    with open(target, "wb") as file:
+        if seal:
+            write_sealed_archive(file, lambda sealed: sealed.write(inner.getvalue()))
+        else:
+            file.write(inner.getvalue())
     return target
 
 
@@ -270,8 +278,9 @@ def test_a_description_that_was_changed_is_noticed(exported: Path, images: Path,
         (name,) = [name for name in archive.namelist() if name.endswith("tlkit.json")]
         description = archive.read(name)
     changed = {"tlkit.json": description.replace(b'"blue"', b'"Blue"')}
-    result = tlkit("predict", rewritten(exported / "model.pt2", tmp_path / "a.pt2", changed), images)
-    assert result.status == 65 and "checksum" in result.err
+    unsealed = rewritten(exported / "model.pt2", tmp_path / "a.pt2", changed, seal=False)
+    result = tlkit("predict", unsealed, images)
+    assert result.status == 65 and "seal" in result.err
     newer = {"tlkit.json": description.replace(b'"version": 1', b'"version": 2')}
     assert tlkit("predict", rewritten(exported / "model.pt2", tmp_path / "b.pt2", newer), images).status == 78
 
@@ -343,7 +352,7 @@ def test_the_last_line_of_defence_compares(
 ) -> None:
     shutil.copy(exported / "model.pt2", tmp_path / "m.pt2")
     other = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
-    monkeypatch.setattr(graph_exporters, "load_our_own_program", lambda path: LoadedProgram(other))
+    monkeypatch.setattr(graph_exporters, "load_program", lambda path, trusted: LoadedProgram(other))
     result = tlkit("export", finished_run, "--format", "torch_export", "-o", tmp_path / "m.pt2", "--overwrite")
     assert result.status == 65 and "differ" in result.err
     assert (tmp_path / "m.pt2").read_bytes() == (exported / "model.pt2").read_bytes()
