@@ -43,7 +43,7 @@ test-backbones: setup
 # Runs killed, or asked to stop, at random instants and resumed until they are done (about 8 minutes).
 test-kills: setup
 	$(BIN)/python tests/kills.py --runs 100
-	for signal in TERM INT HUP; do $(BIN)/python tests/kills.py --runs 20 --signal $$signal || exit 1; done
+	for signal in TERM INT HUP; do $(BIN)/python tests/kills.py --runs 25 --signal $$signal || exit 1; done
 
 # Runs stopped at every kind of instant under every way to train (about 3 minutes).
 test-resume: setup

@@ -131,10 +131,11 @@ def serve(folder: str) -> None:
     import torchvision
 
     from tests import hooks
-    from tlkit.commands import continuation, training_run
+    from tlkit import cli
+    from tlkit.commands import continuation, finetune, resume, training_run
     from tlkit.model.backbones import find_backbone
 
-    assert timm and torchvision and hooks and continuation and training_run
+    assert timm and torchvision and hooks and cli and continuation and finetune and resume and training_run
     find_backbone("timm/test_resnet")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(os.path.join(folder, "socket"))
@@ -190,6 +191,7 @@ def become(request: Mapping[str, Any]) -> int:
         os.dup2(descriptor, number)
         os.close(descriptor)
     os.environ.update(request["environment"])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the command handles it; Python's own would show a traceback
     import torch
 
     from tests import hooks

@@ -16,11 +16,10 @@ from tlkit.data import formats
 from tlkit.data.decode import MAX_PIXELS
 from tlkit.declarations import Options, flag_of
 from tlkit.errors import UsageError
-from tlkit.options import FinetuneOptions, ReadingOptions
+from tlkit.options import FinetuneOptions
 
 ROOT = Path(__file__).parent.parent
-LEAVES = [kind for kind in [*Options.__subclasses__(), *ReadingOptions.__subclasses__()] if not kind.__subclasses__()]
-KINDS = {kind.__name__.removesuffix("Options").lower(): kind for kind in LEAVES}
+KINDS = {kind.__name__.removesuffix("Options").lower(): kind for kind in Options.__subclasses__()}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

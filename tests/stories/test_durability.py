@@ -445,6 +445,21 @@ def test_a_kill_costs_no_more_than_what_was_asked_for(images: Path, tmp_path: Pa
         assert read_checkpoint(run / "checkpoints" / "last.pt")["step"] == 8 - lost
 
 
+def test_what_was_saved_before_inside_the_epoch_is_there_if_the_last_is_damaged(
+    images: Path, whole: Path, tmp_path: Path, warm: Warm
+) -> None:
+    run = tmp_path / "run"
+    arguments = finetune_arguments(images, run, "--save-every", 0)
+    assert warm.run(arguments, hook="interrupt_at_step", step=8, number=KILL)[0] == -KILL
+    last = run / "checkpoints" / "last.pt"
+    assert read_checkpoint(last)["step"] == 8
+    os.truncate(last, 1000)
+    status, _, err = warm.run(["resume", run])
+    assert status == 0 and "going on from previous.pt (epoch 2, step 7)" in err
+    assert fingerprint(run) == fingerprint(whole)
+    assert not (run / "checkpoints" / "previous.pt").exists()
+
+
 def test_a_run_is_nobodys_child(warm: Warm, images: Path, tmp_path: Path) -> None:
     """The helper itself: an exit status, a signal and the streams come through."""
     process: Forked = warm.start(["finetune", tmp_path / "nowhere"])

@@ -183,6 +183,16 @@ def test_odd_files_beside_a_checkpoint_are_made_again(
     assert again.status == 0 and "is finished" in again.err and "warning" not in again.err
 
 
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_an_odd_list_of_skipped_images_stops_nothing(
+    text: str, run: Path, expected: dict[str, str], tlkit: Run
+) -> None:
+    (run / "skipped.jsonl").write_bytes(os.fsencode(text))
+    result = tlkit("resume", run)
+    assert result.status == 3, result.err
+    assert fingerprint(run) == expected
+
+
 def test_odd_files_of_a_finished_run_are_made_again(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
     run = Path(shutil.copytree(finished_run, tmp_path / "run"))
     history = (run / "history.jsonl").read_bytes()

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import Run, command, finetune_arguments, write_image
+from tests.forked import Warm
 from tests.kills import fingerprint
 from tlkit.artifact import read_artifact, write_artifact
 
@@ -144,23 +145,37 @@ def test_what_is_no_checkpoint(tmp_path: Path, tlkit: Run) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name)
 def test_a_signal_leaves_a_checkpoint_and_the_right_status(
-    number: signal.Signals, images: Path, tmp_path: Path, tlkit: Run
+    number: signal.Signals, images: Path, tmp_path: Path, warm: Warm
 ) -> None:
     run = tmp_path / "run"
-    arguments = finetune_arguments(images, run, "--epochs", 2000)
-    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = warm.start(finetune_arguments(images, run, "--epochs", 2000))
     wait_for(run / "history.jsonl")
-    process.send_signal(number)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == -number
-    assert out == b""
-    assert b"saving a checkpoint" in err and b"tlkit resume" in err and b"Traceback" not in err
+    process.send(number)
+    assert process.wait(30) == -number
+    assert process.out.read_text() == ""
+    err = process.err.read_text()
+    assert f"{number.name}: saving a checkpoint ..." in err and "tlkit resume" in err and "Traceback" not in err
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("interrupted", 128 + number)
     stopped = read_artifact(str(run / "checkpoints" / "last.pt"), "tlkit-checkpoint")
     assert 0 < stopped["step"] < 2000 * 3
     # Shortening the plan changes the schedule, but going on from the very step must work.
-    assert tlkit("resume", run, "--epochs", stopped["epoch"] + 2).status == 0
+    assert warm.run(["resume", run, "--epochs", stopped["epoch"] + 2])[0] == 0
+
+
+@pytest.mark.parametrize("seconds", [0, 0.7])
+def test_a_signal_while_torch_is_loaded_leaves_nothing(seconds: float, images: Path, tmp_path: Path) -> None:
+    """In a cold process, as soon as the images were found, or a little later."""
+    arguments = command(*finetune_arguments(images, tmp_path / "runs" / "run"))
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stderr.readline().startswith(b"data")
+        time.sleep(seconds)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM and out == b""
+    assert b"SIGTERM: stopping ..." in err and b"Traceback" not in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_signal_in_the_last_commit_is_not_forgotten(

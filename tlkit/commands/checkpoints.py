@@ -19,19 +19,34 @@ from tlkit.training.loop import validation_figures
 from tlkit.training.state import TrainingState
 
 
-@dataclass
-class Checkpointer:
-    """Writes the checkpoints of one run.
+@dataclass(frozen=True)
+class Origin:
+    """Where checkpoints come from: the same in all that one process writes.
 
-    options, environment: plain types. split_sha256: of which image is where. save_every: seconds between checkpoints
-    inside an epoch.
+    options, environment: plain types. split_sha256: of which image is where.
     """
 
-    run: RunFolder
     options: Mapping[str, Any]
     environment: Mapping[str, Any]
     description: ModelDescription
     split_sha256: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, as a checkpoint holds them."""
+        return {
+            **self.description.to_dict(),
+            "options": dict(self.options),
+            "environment": dict(self.environment),
+            "split_sha256": self.split_sha256,
+        }
+
+
+@dataclass
+class Checkpointer:
+    """Writes the checkpoints of one run. save_every: seconds between those inside an epoch."""
+
+    run: RunFolder
+    origin: Origin
     metric: str
     keep: int
     save_every: float
@@ -63,15 +78,7 @@ class Checkpointer:
 
     def _write(self, file: str, state: TrainingState) -> None:
         figures = validation_figures(state.history[-1]) if state.history else {}
-        content = {
-            **state.to_dict(),
-            "loss": figures.get("loss"),
-            "metrics": figures,
-            **self.description.to_dict(),
-            "options": dict(self.options),
-            "environment": dict(self.environment),
-            "split_sha256": self.split_sha256,
-        }
+        content = {**state.to_dict(), "loss": figures.get("loss"), "metrics": figures, **self.origin.to_dict()}
         write_artifact(file, CHECKPOINT_FORMAT, content)
         self.saved_at = time.monotonic()
 

@@ -15,6 +15,7 @@ from tlkit.commands.image_check import check_images, read_skipped
 from tlkit.commands.survey import find_dataset
 from tlkit.commands.training_run import require_same_images, train_run
 from tlkit.data.folder import Dataset
+from tlkit.data.image_file import ImageError
 from tlkit.declarations import flag_of, with_home
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, TlkitError, UsageError
 from tlkit.interruption import Interruption
@@ -214,11 +215,20 @@ def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
     damaged: whether they are the same then shows by the checkpoint."""
     if os.path.exists(run.split_file):
         try:
-            split = run.read_split()
-            return dataclasses.replace(Dataset.from_split(split, options.data), skipped=read_skipped(run))
+            dataset = Dataset.from_split(run.read_split(), options.data)
+            return dataclasses.replace(dataset, skipped=skipped_images(run))
         except DataError as error:
             say("warning", f"{error}; the images are looked for again")
     return check_images(options, find_dataset(options))
+
+
+def skipped_images(run: RunFolder) -> tuple[ImageError, ...]:
+    """The images that the run leaves out, for people; none if their list is damaged."""
+    try:
+        return read_skipped(run)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        say("warning", f"{run.skipped_file} cannot be read ({type(error).__name__}); the images are left out as before")
+        return ()
 
 
 def adopt(run: RunFolder, file: str, checkpoint: dict[str, Any]) -> None:

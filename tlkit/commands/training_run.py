@@ -10,7 +10,7 @@ from typing import Any
 
 from tlkit import artifact
 from tlkit.commands.assembly import assemble, require_same_backbone
-from tlkit.commands.checkpoints import Checkpointer, find_epoch
+from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
 from tlkit.commands.devices import choose_device, make_deterministic
 from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
 from tlkit.commands.image_check import write_skipped
@@ -94,16 +94,8 @@ def train_run(
         write_json_atomically(run.split_file, split)
         if images.dataset.skipped:
             write_skipped(run, images.dataset.skipped)
-        checkpointer = Checkpointer(
-            run,
-            options.to_portable_dict(),
-            environment,
-            description,
-            artifact.digest(split),
-            options.metric,
-            options.keep,
-            options.save_every,
-        )
+        origin = Origin(options.to_portable_dict(), environment, description, artifact.digest(split))
+        checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
         train_to_the_end(run, options, images, state, checkpointer, device, signals)
         status = finish(run, classifier, description, state)
     emit(os.fsencode(f"{run.model_file}\n"))
