@@ -28,7 +28,7 @@ class Prediction:
     path: str
     top: tuple[tuple[str, float], ...] = ()
     error: tuple[str, str] | None = None
-    frames: int | None = None
+    frames: int = 1
     degraded: bool = False
 
 
