@@ -94,6 +94,26 @@ def test_options_survive_json() -> None:
     assert FinetuneOptions.from_dict({**given.to_dict(), "from_the_future": 1}) == given
 
 
+def test_the_home_folder_is_left_out_of_what_goes_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    given = FinetuneOptions(data="/home/someone/images", weights="/home/someones/w.pth", out="/home/someone")
+    portable = given.to_portable_dict()
+    assert (portable["data"], portable["weights"], portable["out"]) == ("~/images", given.weights, "~")
+    monkeypatch.setenv("HOME", "/Users/other")
+    assert FinetuneOptions.from_dict(portable).data == "/Users/other/images"
+    monkeypatch.setenv("HOME", "/")
+    assert given.to_portable_dict()["data"] == given.data, "a home that holds everything is nobody's"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", "many"), ("batch_size", True), ("no_cache", 1), ("head", "round"), ("head", ["mlp"]), ("data", None)],
+)
+def test_what_was_stored_must_be_of_its_kind(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=flag_of(name)):
+        FinetuneOptions.from_dict({"data": "images", name: value})
+
+
 @pytest.mark.parametrize(
     ("values", "flags"),
     [
@@ -111,6 +131,8 @@ def test_options_survive_json() -> None:
         ({"float_range": "0,inf"}, ["--float-range"]),
         ({"max_bad": 1.5}, ["--max-bad"]),
         ({"max_pixels": 0}, ["--max-pixels"]),
+        ({"learning_rate": float("inf")}, ["--learning-rate"]),
+        ({"save_every": -1.0}, ["--save-every"]),
     ],
 )
 def test_bad_values_are_refused_by_name(values: dict[str, object], flags: list[str]) -> None:

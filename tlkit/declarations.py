@@ -76,14 +76,15 @@ def require_kind(name: str, kind: Any, value: Any) -> Any:
 
 def without_home(value: Any) -> Any:
     """A path in the user's home folder with ~ in its place; any other value as it is."""
-    home = os.path.join(os.path.expanduser("~"), "")
-    inside = isinstance(value, str) and len(home) > 1 and value.startswith(home)
-    return os.path.join("~", value.removeprefix(home)) if inside else value
+    home = os.path.expanduser("~")
+    inside = isinstance(value, str) and home != "/" and os.path.join(value, "").startswith(os.path.join(home, ""))
+    return f"~{value[len(home) :]}" if inside else value
 
 
 def with_home(value: Any) -> Any:
     """The inverse of without_home, in the home folder of whoever reads it."""
-    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+    inside = isinstance(value, str) and os.path.join(value, "").startswith("~/")
+    return os.path.expanduser(value) if inside else value
 
 
 def bytes_of(flag: str, text: str) -> int:

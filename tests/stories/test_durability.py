@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import struct
@@ -20,7 +21,7 @@ import torch
 
 from tests.conftest import BACKBONE, finetune_arguments
 from tests.forked import Forked, Warm
-from tests.kills import fingerprint, read_checkpoint
+from tests.kills import KINDS, Trial, fingerprint, options_of, read_checkpoint
 from tests.matrix import CELLS, Matrix
 from tlkit.artifact import digest
 from tlkit.run_folder import RunFolder
@@ -254,20 +255,21 @@ def test_a_signal_while_the_model_is_written(
         resumes_to(run, whole, warm)
 
 
-def test_kills_at_random_instants(images: Path, tmp_path: Path, warm: Warm) -> None:
+@pytest.mark.parametrize("number", [KILL, TERM], ids=["KILL", "TERM"])
+def test_stopped_at_random_instants(number: int, images: Path, tmp_path: Path, warm: Warm) -> None:
     """A small sample of `make test-kills`."""
-    import random
-
-    from tests.kills import KINDS, Trial, options_of
-
-    for number in (KILL, TERM):
-        trial = Trial(warm, images, options_of(KINDS[0], number))
-        expected = trial.uninterrupted(tmp_path / f"whole{number}")
-        run = tmp_path / f"run{number}"
-        record = trial.stopped(run, number, random.Random(3), most=3)
-        assert record.problems == [] and record.stops >= 1
+    trial = Trial(warm, images, options_of(KINDS[0], number))
+    expected = trial.uninterrupted(tmp_path / "whole")
+    stops = 0
+    for seed in range(10):
+        record = trial.stopped(tmp_path / f"run{seed}", number, random.Random(seed), most=2)
+        assert record.problems == []
         assert record.lost <= (1 if number == KILL else 0)
-        assert fingerprint(run) == expected
+        assert fingerprint(tmp_path / f"run{seed}") == expected
+        stops += record.stops
+        if stops >= 2:  # on a busy machine a run may be over before its instant comes
+            return
+    raise AssertionError(f"stopped {stops} times in ten runs")
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_images(

@@ -13,6 +13,8 @@ import pytest
 from tests.conftest import Run, finetune_arguments
 from tests.kills import fingerprint, read_checkpoint
 from tlkit.artifact import write_artifact
+from tlkit.errors import DataError
+from tlkit.run_folder import RunFolder
 
 BEST_IS_THE_SECOND = ["--keep", 9, "--learning-rate", 0.1, "--schedule", "constant"]
 
@@ -82,6 +84,21 @@ def test_the_newest_whole_checkpoint_takes_the_place_of_a_damaged_one(
     assert f"{run}/checkpoints/last.pt" in warning and file_of(run, 3).name in warning
     assert "epoch 3, step 9" in warning and "resume    from epoch 3, step 9" in result.err
     assert fingerprint(run) == expected
+
+
+def test_cut_anywhere_a_checkpoint_is_stepped_over(run: Path) -> None:
+    """At 64 places: never opened, and the one before it is found."""
+    from tlkit.commands.checkpoints import newest_checkpoint
+    from tlkit.commands.checkpoints import read_checkpoint as open_checkpoint
+
+    last, folder = run / "checkpoints" / "last.pt", RunFolder(str(run))
+    content = last.read_bytes()
+    for place in range(64):
+        last.write_bytes(content[: place * len(content) // 64])
+        with pytest.raises(DataError):
+            open_checkpoint(str(last))
+        found = newest_checkpoint(folder)
+        assert found is not None and found[0] == str(file_of(run, 4))
 
 
 def test_a_file_that_was_named_is_not_exchanged_for_another(run: Path, tlkit: Run) -> None:
