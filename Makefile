@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
-.PHONY: setup demo test check format test-backbones test-kills measure-defaults
+.PHONY: setup demo test check format test-backbones test-kills test-damage fuzz measure-defaults
 
 setup: $(STAMP)
 
@@ -43,6 +43,14 @@ test-backbones: setup
 # Runs killed at random instants and resumed until they are done.
 test-kills: setup
 	$(BIN)/python tests/kills.py --runs 20
+
+# Every kind of file cut at 64 places and with 300 single bits flipped: none may be accepted.
+test-damage: setup
+	$(BIN)/python tests/damage.py --cuts 64 --flips 300
+
+# Ten thousand mutated files of each kind, opened as commands open them.
+fuzz: setup
+	$(BIN)/python tests/fuzz.py --cases 10000
 
 # The default options against scikit-learn's tuned logistic regression on the same vectors.
 measure-defaults: setup
