@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
-.PHONY: setup demo test check format test-backbones test-kills test-resume test-faults fuzz-images measure-defaults
+.PHONY: setup demo test check format test-backbones test-kills test-resume test-faults test-damage fuzz measure-defaults
 
 setup: $(STAMP)
 
@@ -53,8 +53,13 @@ test-resume: setup
 test-faults: setup
 	$(BIN)/python tests/faults.py
 
-# Ten thousand damaged images of every format: each is read or refused with a code.
-fuzz-images: setup
+# Every kind of file cut at 64 places and with 300 single bits flipped: none may be accepted.
+test-damage: setup
+	$(BIN)/python tests/damage.py --cuts 64 --flips 300
+
+# Ten thousand mutated files of each kind, opened as commands open them, and ten thousand damaged images.
+fuzz: setup
+	$(BIN)/python tests/fuzz.py --cases 10000
 	$(BIN)/python tests/data/fuzz_images.py
 
 # The default options against scikit-learn's tuned logistic regression on the same vectors.

@@ -85,7 +85,7 @@ def doubled(levels: int = 60) -> list[Any]:
     return value
 
 
-def nested(depth: int = 100_000) -> bytes:
+def nested(depth: int = 20_000) -> bytes:
     return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
 
 

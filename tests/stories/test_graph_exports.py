@@ -41,9 +41,9 @@ def export_all(model: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(artifacts: Path) -> Path:
     """Both exports of the finished run, not to be written to."""
-    return export_all(finished_run, tmp_path_factory.mktemp("exported"))
+    return artifacts
 
 
 @pytest.fixture(scope="session")
