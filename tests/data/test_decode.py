@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -91,12 +92,20 @@ def test_a_socket_is_not_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert code_of(decode_image, "socket.jpg") == "not_regular_file"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission(tmp_path: Path) -> None:
-    path = tmp_path / "secret.png"
-    path.write_bytes(encoded("PNG"))
-    path.chmod(0)
-    assert code_of(decode_image, path) == "permission_denied"
+def test_a_file_without_permission() -> None:
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path, other = Path(folder) / "secret.png", Path(folder) / "open.png"
+        for file, mode in ((path, 0), (other, 0o644)):
+            file.write_bytes(encoded("PNG"))
+            file.chmod(mode)
+        try:
+            os.seteuid(user or 65534)  # root may read everything
+            assert code_of(decode_image, path) == "permission_denied"
+            assert decode_image(str(other)).size == (40, 30)
+        finally:
+            os.seteuid(user)
 
 
 def test_a_file_without_permission_in_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,8 +52,7 @@ def main(seconds: float) -> None:
             with os.fdopen(descriptors[0], "rb") as file, limited(seconds, request["max_pixels"]):
                 answer, pixels = answer_to(request, file)
             text = json.dumps(answer).encode()
-            channel.sendall(LENGTH.pack(len(text)) + text)
-            channel.sendall(pixels)
+            channel.sendall(LENGTH.pack(len(text)) + text + pixels)
 
 
 def answer_to(request: dict[str, Any], file: BinaryIO) -> Answer:
