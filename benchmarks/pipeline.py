@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--missing", type=int, default=1_000_000, help="paths that lead nowhere")
     parser.add_argument("--images", type=Path, default=SAMPLE / "textures")
-    parser.add_argument("--links", type=int, default=100_000, help="paths that lead to images")
+    parser.add_argument("--links", type=int, default=100_000, help="paths that lead to images; 0: none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -63,9 +63,10 @@ def main() -> None:
         missing = [f"{folder}/missing/{number:07d}.jpg" for number in range(options.missing)]
         rows = [cells("bare, nothing there", missing, read([sys.executable, "-c", BARE], missing))]
         rows.append(cells("predict, nothing there", missing, read(predict, missing)))
-        sources = small_copies(options.images, folder)
-        links = [str(link(sources[n % len(sources)], folder / "links", n)) for n in range(options.links)]
-        rows.append(cells("predict, images", links, read(predict, links)))
+        if options.links:
+            sources = small_copies(options.images, folder)
+            links = [str(link(sources[n % len(sources)], folder / "links", n)) for n in range(options.links)]
+            rows.append(cells("predict, images", links, read(predict, links)))
     memory = (f"MB after {EARLY:,}", "MB at the end", "grown, MB")
     table(("list", "records", "seconds", "records/s", *memory, "in order"), *rows)
 

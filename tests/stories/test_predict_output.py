@@ -130,7 +130,7 @@ def test_going_on_counts_every_kind_of_input(model: Path, images: Path, picture:
     assert predict(model, images, "--format", "csv", "--resume-from", 10).stdout.splitlines() == table[11:]
 
 
-@pytest.mark.parametrize("length", [40, 20_000], ids=["short lines", "lines longer than a pipe takes at once"])
+@pytest.mark.parametrize("length", [40, 30_000], ids=["short lines", "longer than a pipe takes at once"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_whole_lines(model: Path, tmp_path: Path, number: int, length: int) -> None:
     listing = tmp_path / "list"
@@ -140,6 +140,7 @@ def test_a_signal_leaves_whole_lines(model: Path, tmp_path: Path, number: int, l
         content = process.stdout.read(3 * 65536 + 5)
         time.sleep(0.3)  # until the pipe is full and the command in the middle of a write, or waiting for one
         process.send_signal(number)
+        time.sleep(0.3)  # a writer that is woken by the reader first would not notice that it was interrupted
         content += process.stdout.read()
         assert process.wait(timeout=30) == -number
         assert process.stderr.read() == b""
@@ -153,7 +154,7 @@ def test_an_interrupt_does_not_wait_for_a_reader(model: Path, tmp_path: Path) ->
         os.set_blocking(process.stdin.fileno(), False)
         with contextlib.suppress(BlockingIOError):
             while True:
-                os.write(process.stdin.fileno(), b"missing\n" * 1000)
+                os.write(process.stdin.fileno(), (b"missing" * 30 + b"\n") * 1000)
         time.sleep(2)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == -signal.SIGINT  # nobody has read a byte yet

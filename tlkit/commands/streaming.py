@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 IDLE_SECONDS = 0.05
 """How long what is there waits for a next result."""
-LONGEST_WAIT = 0.25
+LONGEST_WAIT = 0.15
 """How long it waits in all, where results keep coming."""
 LOOK_UP_SECONDS = 0.5
 """How long nothing at all may come until an empty list is given."""
