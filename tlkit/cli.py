@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import os
@@ -67,20 +66,12 @@ def main() -> NoReturn:
     status = run(sys.argv[1:])
     os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)  # what C libraries hold back until the end is no data either
     if command_named(sys.argv[1:]) in WITHOUT_LOOSE_ENDS:
-        leave_at_once(status)
+        os._exit(status)  # all is written; the interpreter's own way takes a second once torch is loaded
     sys.exit(status)
 
 
 WITHOUT_LOOSE_ENDS = ("predict", "evaluate", "summary")
 """Commands that open nothing for which someone else has to tidy up when the interpreter ends."""
-
-
-def leave_at_once(status: int) -> None:
-    """End the process, all that was written out; the interpreter's own way takes a second once torch is loaded."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # talk that nobody reads is no loss
-            stream.flush()
-    os._exit(status)
 
 
 def open_missing_streams() -> None:
