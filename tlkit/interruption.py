@@ -8,10 +8,14 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+ONE_WISH = 0.3
+"""Seconds within which signals count as one: terminals that close, and programs that pass signals on, send pairs."""
 
 
 class Interrupted(BaseException):
@@ -32,25 +36,28 @@ class Interruption:
         self.requested: int | None = None
         self.announcement = announcement
         self._deferring = False
+        self._raised = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """The signal handler. Python calls it between two of its own instructions, so not inside a long computation."""
-        self.requested = number
-        if not self._deferring:
-            raise Interrupted(number)
+        self.requested = self.requested or number
+        if not self._deferring and not self._raised:  # no second one disturbs what the first makes whole
+            self.raise_if_requested()
 
     def watch(self, descriptor: int, numbers: list[int]) -> None:
         """Read the numbers of signals as they come, also while the main thread computes: say that one was heard; a
-        second one does not wait. Ends with the stream."""
-        heard = 0
+        second wish does not wait. Ends with the stream."""
+        heard_at: float | None = None
         while received := os.read(descriptor, 1):
             number = received[0]
             if number not in numbers:
                 continue
-            heard += 1
-            if heard > 1:
-                die_at_once_by(number)
-            self.requested = number
+            if heard_at is not None:
+                if time.monotonic() - heard_at > ONE_WISH:
+                    die_at_once_by(number)
+                continue
+            heard_at = time.monotonic()
+            self.requested = self.requested or number
             if self.announcement:
                 with contextlib.suppress(OSError):
                     os.write(2, f"\n{signal.Signals(number).name}: {self.announcement} ...\n".encode())
@@ -70,6 +77,7 @@ class Interruption:
     def raise_if_requested(self) -> None:
         """Raise Interrupted if a signal came."""
         if self.requested is not None:
+            self._raised = True
             raise Interrupted(self.requested)
 
 
