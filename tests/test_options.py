@@ -110,6 +110,7 @@ def test_options_survive_json() -> None:
         ({"float_range": "1,1"}, ["--float-range"]),
         ({"float_range": "0,inf"}, ["--float-range"]),
         ({"max_bad": 1.5}, ["--max-bad"]),
+        ({"max_bad": 0.5}, ["--max-bad", "--skip-bad"]),
         ({"max_pixels": 0}, ["--max-pixels"]),
     ],
 )
