@@ -54,9 +54,9 @@ class Sides:
 
     def rival(self, name: str, side: str) -> float:
         """A script of rivals/, which prints an accuracy and seconds for each epoch."""
-        model, epochs = self.backbone.partition("/")[2], self.options.rival_epochs
+        epochs = self.options.rival_epochs
         ended = run(
-            [sys.executable, RIVALS / f"{name}_finetune.py", self.data, self.weights, model, epochs, BATCH_SIZE]
+            [sys.executable, RIVALS / f"{name}_finetune.py", self.data, self.weights, self.backbone, epochs, BATCH_SIZE]
         )
         lines = [line.split()[1:] for line in ended.out.splitlines() if line.startswith("epoch ")]
         self.accuracies[side] = best_and_last([float(accuracy) for accuracy, _ in lines])
@@ -93,8 +93,8 @@ def read_options() -> argparse.Namespace:
         "--backbones",
         nargs="+",
         default=["torchvision/resnet50", "torchvision/resnet18"],
-        metavar="torchvision/NAME",
-        help="ResNets of torchvision",
+        metavar="NAME",
+        help="torchvision/resnet..., which all rivals know, or timm/NAME, which fastai's is left out for",
     )
     parser.add_argument("--weights", type=Path, help="of the one backbone; random weights are made otherwise")
     parser.add_argument("--epochs", type=int, default=20)
@@ -102,8 +102,8 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     options.rival_epochs = min(options.rival_epochs or options.epochs, options.epochs)
-    if not all(name.startswith("torchvision/resnet") for name in options.backbones):
-        parser.error("--backbones: the rivals know torchvision's ResNets only")
+    if not all(name.startswith(("torchvision/resnet", "timm/")) for name in options.backbones):
+        parser.error("--backbones: the rivals know timm/NAME and torchvision's ResNets only")
     if options.weights and len(options.backbones) > 1:
         parser.error("--weights belongs to one of --backbones; name that one")
     return options
@@ -120,7 +120,7 @@ def compare(sides: Sides) -> list[tuple[str, ...]]:
         "start-up: imports": sides.start_up,
         tutorial: lambda: sides.rival("tutorial", tutorial),
     }
-    if importlib.util.find_spec("fastai"):
+    if importlib.util.find_spec("fastai") and not sides.backbone.startswith("timm/"):
         plan[fastai] = lambda: sides.rival("fastai", fastai)
     found = in_turn(plan, sides.options.rounds)
     found["bound + start-up"] = [

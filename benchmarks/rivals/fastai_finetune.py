@@ -2,7 +2,7 @@
 
     python fastai_finetune.py DATA WEIGHTS MODEL EPOCHS BATCH_SIZE
 
-MODEL: a ResNet of torchvision. The head is fastai's own (two layers), and so is that BatchNorms of the body train.
+MODEL: torchvision/NAME, a ResNet. The head is fastai's own (two layers), and so is that BatchNorms of the body train.
 Prints the validation accuracy of each epoch, and its seconds.
 """
 
@@ -30,10 +30,10 @@ class Lines(Callback):
 
 
 def main() -> None:
-    data, weights, name, epochs, batch_size = sys.argv[1:]
+    data, weights, backbone, epochs, batch_size = sys.argv[1:]
 
     def body(pretrained: bool = False, **options: object) -> object:
-        model = torchvision.models.get_model(name)
+        model = torchvision.models.get_model(backbone.partition("/")[2])
         model.load_state_dict(load_file(weights))
         return model
 
