@@ -108,6 +108,8 @@ class DataOptions(ImageOptions):
 
     def check_data_options(self) -> None:
         """Raises UsageError for values that make no sense."""
+        if self.max_bad is not None and not self.skip_bad:
+            raise UsageError("--max-bad", "needs --skip-bad")
         self.validation()
         self.more_formats()
         self.black_and_white()

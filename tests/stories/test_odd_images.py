@@ -203,7 +203,7 @@ def test_files_that_hang_or_crash_a_decoder_are_bad_like_others(
     images: Path, finished_run: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoders, "PROGRAM", faults.PROGRAM)
-    monkeypatch.setattr(decoders, "DECODE_SECONDS", 0.5)
+    monkeypatch.setattr(decoders, "DECODE_SECONDS", 1)
     data = tmp_path / "data"
     shutil.copytree(images, data)
     expected = {}
