@@ -136,10 +136,12 @@ def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, 
     require_units(path, state, len(classes), options.hidden)
     if weights is not None:
         options = dataclasses.replace(options, weights=weights)
-    classifier, description = assemble(dataclasses.replace(options, trust_pickle=trusted), classes)
-    require_same_backbone(description, checkpoint, path)
     try:
+        classifier, description = assemble(dataclasses.replace(options, trust_pickle=trusted), classes)
+        require_same_backbone(description, checkpoint, path)
         classifier.load_trainable_state(state)
+    except UsageError as error:
+        raise MismatchError(path, f"cannot be built here: {error}", error.hint) from error
     except MismatchError as error:
         raise MismatchError(path, error.problem, error.hint) from error
     return LoadedModel(classifier.shipped(), description)
