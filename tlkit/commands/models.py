@@ -138,10 +138,11 @@ def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, 
         options = dataclasses.replace(options, weights=weights)
     try:
         classifier, description = assemble(dataclasses.replace(options, trust_pickle=trusted), classes)
-        require_same_backbone(description, checkpoint, path)
-        classifier.load_trainable_state(state)
     except UsageError as error:
         raise MismatchError(path, f"cannot be built here: {error}", error.hint) from error
+    require_same_backbone(description, checkpoint, path)
+    try:
+        classifier.load_trainable_state(state)
     except MismatchError as error:
         raise MismatchError(path, error.problem, error.hint) from error
     return LoadedModel(classifier.shipped(), description)
