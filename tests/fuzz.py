@@ -9,10 +9,10 @@ TlkitError is a crash, more than ten seconds a hang, and much memory is a bomb.
 from __future__ import annotations
 
 import argparse
-import faulthandler
 import json
 import os
 import random
+import select
 import signal
 import sys
 import tempfile
@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -152,7 +151,6 @@ def run_case(label: str, target: Target, number: int, seed: int, folder: Path) -
     path.unlink(missing_ok=True)
     path.write_bytes(content)
     signal.alarm(PATIENCE)
-    faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)  # where no line of Python comes to be run
     try:
         target.open_file(str(path))
         return Case(number, "opened")
@@ -164,7 +162,6 @@ def run_case(label: str, target: Target, number: int, seed: int, folder: Path) -
         return Case(number, "CRASH", f"{type(error).__name__}: {error}\n{traceback.format_exc()}"[:4000])
     finally:
         signal.alarm(0)
-        faulthandler.cancel_dump_traceback_later()
 
 
 class Hang(BaseException):
@@ -181,10 +178,6 @@ def work(label: str, target: Target, numbers: range, seed: int, scratch: Path, p
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, raise_hang)
-    for part in ("options.json", "split.json"):
-        if (scratch / "seed" / part).exists():
-            (scratch / "run").mkdir(exist_ok=True)
-            (scratch / "run" / part).write_bytes((scratch / "seed" / part).read_bytes())
     before = resident("VmRSS")
     for number in numbers:
         os.write(pipe, json.dumps([number, "begun", ""]).encode() + b"\n")
@@ -195,60 +188,91 @@ def work(label: str, target: Target, numbers: range, seed: int, scratch: Path, p
         os.write(pipe, json.dumps([number, case.outcome, case.detail]).encode() + b"\n")
 
 
+@dataclass
+class Worker:
+    """A forked process. cases: those it is to run, in order. begun: the one it is at, and since when."""
+
+    process: int
+    pipe: int
+    cases: range
+    folder: Path
+    unread: bytes = b""
+    begun: int | None = None
+    since: float = 0.0
+
+    def read(self) -> list[Case]:
+        """The cases that have ended since the last time. Raises EOFError when no more will come."""
+        content = os.read(self.pipe, 1 << 16)
+        if not content:
+            raise EOFError
+        *lines, self.unread = (self.unread + content).split(b"\n")
+        ended = []
+        for line in lines:
+            number, outcome, detail = json.loads(line)
+            self.begun, self.since = (number, time.monotonic()) if outcome == "begun" else (None, 0.0)
+            ended += [Case(number, outcome, detail)] if outcome != "begun" else []
+        return ended
+
+    def is_stuck(self) -> bool:
+        """Whether a case takes so long that not even the alarm has ended it: no line of Python comes to be run."""
+        return self.begun is not None and time.monotonic() - self.since > 2 * PATIENCE
+
+
 def fuzz(
     label: str, target: Target, numbers: range, seed: int, workers: int, scratch: Path, seeds: Path
 ) -> tuple[Counter[str], list[Case]]:
     """Run cases in forked workers; one that dies is a crash of the case it was at, and another takes its place."""
     found: Counter[str] = Counter()
     wrong: list[Case] = []
-    pending = [numbers[worker::workers] for worker in range(workers)]
-    running: list[tuple[int, Any, range, Path]] = []
-    for place, share in enumerate(pending):
-        running.append(start(label, target, share, seed, scratch / f"{label}-{place}", seeds))
+
+    def count(case: Case) -> None:
+        found[case.outcome] += 1
+        if case.outcome.isupper():
+            wrong.append(case)
+
+    shares = [numbers[place::workers] for place in range(workers)]
+    folders = [scratch / f"{label}-{place}" for place in range(workers)]
+    running = [start(label, target, *pair, seed, seeds) for pair in zip(shares, folders, strict=True)]
     while running:
-        child, pipe, share, folder = running.pop(0)
-        last = -1
-        for line in pipe:
-            number, outcome, detail = json.loads(line)
-            last = number
-            if outcome == "begun":
+        ready, _, _ = select.select([worker.pipe for worker in running], [], [], 1.0)
+        for worker in list(running):
+            if worker.pipe not in ready:
+                if worker.is_stuck():
+                    os.kill(worker.process, signal.SIGKILL)
                 continue
-            found[outcome] += 1
-            last = -1
-            if outcome.isupper():
-                wrong.append(Case(number, outcome, detail))
-        pipe.close()
-        _, status = os.waitpid(child, 0)
-        if status and last >= 0:
-            found["DIED"] += 1
-            wrong.append(Case(last, "DIED", f"the process ended by {status}"))
-            left = share[share.index(last) + 1 :]
-            if len(left):
-                running.append(start(label, target, left, seed, folder, seeds))
+            try:
+                for case in worker.read():
+                    count(case)
+            except EOFError:
+                running.remove(worker)
+                os.close(worker.pipe)
+                _, status = os.waitpid(worker.process, 0)
+                if worker.begun is not None:
+                    count(Case(worker.begun, "DIED", f"the process ended by {status}"))
+                    left = worker.cases[worker.cases.index(worker.begun) + 1 :]
+                    running.append(start(label, target, left, worker.folder, seed, seeds))
     return found, wrong
 
 
-def start(
-    label: str, target: Target, share: range, seed: int, folder: Path, seeds: Path
-) -> tuple[int, Any, range, Path]:
-    """Fork a worker. Returns its process, what it tells, its cases and its folder."""
-    (folder / "seed").mkdir(parents=True, exist_ok=True)
+def start(label: str, target: Target, cases: range, folder: Path, seed: int, seeds: Path) -> Worker:
+    """Fork a worker."""
+    (folder / "run").mkdir(parents=True, exist_ok=True)
     for part in ("options.json", "split.json"):
-        (folder / "seed" / part).write_bytes((seeds / part).read_bytes())
+        (folder / "run" / part).write_bytes((seeds / part).read_bytes())
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         status = 1
         try:
-            work(label, target, share, seed, folder, writer)
+            work(label, target, cases, seed, folder, writer)
             status = 0
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
     os.close(writer)
-    return child, os.fdopen(reader, "r", encoding="utf-8"), share, folder
+    return Worker(child, reader, cases, folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -136,7 +136,10 @@ def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, 
     require_units(path, state, len(classes), options.hidden)
     if weights is not None:
         options = dataclasses.replace(options, weights=weights)
-    classifier, description = assemble(dataclasses.replace(options, trust_pickle=trusted), classes)
+    try:
+        classifier, description = assemble(dataclasses.replace(options, trust_pickle=trusted), classes)
+    except UsageError as error:
+        raise MismatchError(path, f"cannot be built here: {error}", error.hint) from error
     require_same_backbone(description, checkpoint, path)
     try:
         classifier.load_trainable_state(state)
