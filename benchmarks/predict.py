@@ -4,7 +4,7 @@
 
 Images per second of the whole command, and less start-up, which is what the same command takes for one image. The
 bound: decoding and the bare backbone on all cores, one after the other, without start-up. Labels and probabilities
-of the two sides are compared image by image; large JPEGs, which tlkit decodes at a reduced scale, apart from the others.
+of the two sides are compared image by image; large JPEGs, which tlkit decodes at a reduced scale, apart from the rest.
 """
 
 from __future__ import annotations
