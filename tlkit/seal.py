@@ -8,7 +8,6 @@ damage, not against people: who changes a file can seal it again.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from typing import IO, Any, BinaryIO
 
@@ -51,12 +50,30 @@ class Hashing:
         self.file.flush()
 
 
+class Sealing(Hashing):
+    """As Hashing, for an archive: its last bytes are held back, for they are to be others."""
+
+    held = b""
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content).cast("B")
+        self.sha256.update(view)
+        body, tail = view[: -len(NO_COMMENT)], self.held + bytes(view[-len(NO_COMMENT) :])
+        self.file.write(tail[: -len(NO_COMMENT)])
+        self.file.write(body)
+        self.held = tail[-len(NO_COMMENT) :]
+        return view.nbytes
+
+    def seal(self) -> None:
+        """Write the comment in the place of the missing one."""
+        self.file.write(comment_of(self.sha256.hexdigest().encode()))
+
+
 def write_sealed_archive(file: IO[bytes], write: Callable[[Any], object]) -> None:
     """Let `write` write a zip archive without a comment, and seal it."""
-    hashing = Hashing(file)
-    write(hashing)
-    file.seek(-len(NO_COMMENT), os.SEEK_END)
-    file.write(comment_of(hashing.sha256.hexdigest().encode()))
+    sealing = Sealing(file)
+    write(sealing)
+    sealing.seal()
 
 
 def check_archive_seal(path: str, file: BinaryIO) -> bool:

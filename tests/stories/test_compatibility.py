@@ -20,6 +20,8 @@ from tests.stories.test_export import logits_of
 from tlkit.artifact import read_artifact, write_artifact
 from tlkit.commands.export import as_exportable
 from tlkit.commands.models import open_model
+from tlkit.data.decoders import ThisProcess
+from tlkit.data.view import View
 from tlkit.description import DESCRIPTION_KEY, VERSION_KEY
 from tlkit.model.backbones import BackboneName, build_network, preprocessing_of
 from tlkit.model.files import LoadedModel, ModelDescription
@@ -181,7 +183,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, Tensor,
     description = ModelDescription(backbone, "none", "", 64, None, "linear", None, 0, ("a", "b", "c"), preprocessing)
     model = LoadedModel(network, description)
     paths = sorted(write_folder(folder, 86).rglob("*.png"))[:256]
-    pixels = torch.from_numpy(np.stack([preprocessing.load(str(path)) for path in paths]))
+    pixels = torch.from_numpy(np.stack([ThisProcess().load(str(path), View(preprocessing)).pixels for path in paths]))
     with torch.inference_mode():
         return model, pixels, model.from_pixels(network)(pixels)
 

@@ -87,7 +87,7 @@ def test_the_records_are_those_of_the_model(
                 assert probabilities(json.loads(left)) == pytest.approx(probabilities(json.loads(right)), abs=1e-5)
         else:
             rows = [
-                list(csv.reader(text.splitlines(), delimiter="\t" if "tsv" in options else ","))
+                list(csv.reader(io.StringIO(text, newline=""), delimiter="\t" if "tsv" in options else ","))
                 for text in (expected.out, found.out)
             ]
             assert [[*row[:2], *row[3:]] for row in rows[0]] == [[*row[:2], *row[3:]] for row in rows[1]]

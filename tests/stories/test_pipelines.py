@@ -27,7 +27,7 @@ from tests.stories.predicting import (
     shell,
     unescaped,
 )
-from tlkit.data.decode import IMAGE_ERROR_CODES
+from tlkit.data.image_file import IMAGE_ERROR_CODES
 
 # Through a shell
 
