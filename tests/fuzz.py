@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # a checkpoint may ask for published weights, and a network is waited for
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.artifacts import KINDS, as_checkpoint, as_labeller, as_model, as_segment, as_weights, write_all

@@ -264,6 +264,15 @@ def assert_tells_nothing(file: Path, home: Path) -> None:
     assert [word for word in words if word.lower().encode() in content] == [], file
 
 
+@pytest.mark.parametrize("key", [7, None, True])
+def test_a_checkpoint_whose_tensors_have_odd_names(key: Any, images: Path, tmp_path: Path, tlkit: Run) -> None:
+    content = read_artifact(str(ROOT / "tests" / "golden" / f"{GOLDEN[0]}.checkpoint.pt"), "tlkit-checkpoint")
+    content["model_state_dict"][key] = content["model_state_dict"].pop("head.mean")
+    write_artifact(str(tmp_path / "ckpt.pt"), "tlkit-checkpoint", content)
+    result = tlkit("predict", tmp_path / "ckpt.pt", images, "--weights", WEIGHTS)
+    assert result.status == 65 and "is not a complete checkpoint" in result.err
+
+
 def test_a_checkpoint_for_another_number_of_classes(images: Path, tmp_path: Path, tlkit: Run) -> None:
     content = read_artifact(str(ROOT / "tests" / "golden" / f"{GOLDEN[0]}.checkpoint.pt"), "tlkit-checkpoint")
     content["classes"].append("sixth")

@@ -21,6 +21,7 @@ from tlkit.model.files import (
     described_model,
     require_units,
 )
+from tlkit.model.weights import tensors
 from tlkit.options import EXPORT_SUFFIXES, FinetuneOptions
 from tlkit.pickles import is_torch_like
 from tlkit.pt2_file import is_program, read_pt2
@@ -131,7 +132,7 @@ def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, 
     run = RunFolder.containing(path)
     stored = run.read_options()["resolved"] if run else checkpoint.get("options")
     with as_content_of(path, "checkpoint"):
-        classes, state = class_names(checkpoint["classes"]), dict(checkpoint["model_state_dict"])
+        classes, state = class_names(checkpoint["classes"]), tensors(checkpoint["model_state_dict"])
     options = stored_options(run.options_file if run else path, stored)
     require_units(path, state, len(classes), options.hidden)
     if weights is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbones import BackboneName, ClassifierLayers, build_network, classifier_layers, within
 from tlkit.model.inference import in_precision, quickened, shared_copy
-from tlkit.model.weights import list_differences, load_tensors
+from tlkit.model.weights import list_differences, load_tensors, tensors
 
 DEFAULT_HIDDEN = 512
 
@@ -188,7 +188,11 @@ class Classifier(nn.Module):
         return state
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of trainable_state: all of it or nothing. Raises MismatchError for other keys or shapes."""
+        """The inverse of trainable_state: all of it or nothing.
+
+        Raises MismatchError for other keys or shapes, TypeError for what is no state dict.
+        """
+        state = tensors(state)
         differences = list_differences(self.trainable_state(), state)
         if differences:
             raise MismatchError(

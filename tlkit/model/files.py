@@ -17,7 +17,7 @@ from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbones import BackboneName, is_known
 from tlkit.model.classifier import build_shipped
 from tlkit.model.skeleton import without_random_numbers
-from tlkit.model.weights import list_differences, load_tensors
+from tlkit.model.weights import list_differences, load_tensors, tensors
 
 MODEL_FORMAT = "tlkit-model"
 CHECKPOINT_FORMAT = "tlkit-checkpoint"
@@ -150,7 +150,7 @@ def described_model(path: str, values: Mapping[str, Any], state: Mapping[str, Te
     """The model that a file describes, and whose tensors it holds. Raises DataError or MismatchError naming path."""
     with as_content_of(path, "model"):
         description = ModelDescription.from_dict(values)
-        sound = dict(state)
+        sound = tensors(state)
     require_units(path, sound, len(description.classes), description.hidden, description.backbone_classes)
     return LoadedModel(load_network(path, description, sound), description)
 

@@ -49,6 +49,13 @@ def is_state_dict(value: Mapping[Any, Any]) -> bool:
     return bool(value) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
+def tensors(values: Any) -> dict[str, Tensor]:
+    """A state dict. Raises TypeError for what is none."""
+    if not isinstance(values, Mapping) or not is_state_dict(values):
+        raise TypeError("tensors with names were expected")
+    return dict(values)
+
+
 def without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Strip what DataParallel, torch.compile and wrapping modules put before every name."""
     for prefix in PREFIXES:
