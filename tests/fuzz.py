@@ -79,9 +79,9 @@ def resume_from(path: str) -> None:
     """Stand where a checkpoint stood, as resume does."""
     import torch
 
-    from tlkit.artifact import as_content_of
     from tlkit.commands.assembly import assemble, require_same_backbone
     from tlkit.commands.models import stored_options
+    from tlkit.files.artifact import as_content_of
     from tlkit.training.optimizer import build_optimizer
     from tlkit.training.state import TrainingState
 

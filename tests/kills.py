@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.conftest import BACKBONE, write_folder
 from tests.forked import Forked, Warm, warm_process
-from tlkit.artifact import digest, read_artifact
+from tlkit.files.artifact import digest, read_artifact
 
 LONGEST = 10.0
 """Seconds within which a run must be gone after a signal that asks: shorter than any grace period in use."""

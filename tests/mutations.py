@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from tlkit.onnx_file import SEAL_BYTES, seal_of
-from tlkit.safetensors_file import BLANK, FIELD
-from tlkit.seal import DIGITS, sha256_of, write_sealed_archive
+from tlkit.files.onnx_file import SEAL_BYTES, seal_of
+from tlkit.files.safetensors_file import BLANK, FIELD
+from tlkit.files.seal import DIGITS, sha256_of, write_sealed_archive
 
 Mutate = Callable[[bytes, random.Random], bytes]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tlkit.seal import write_sealed_archive
+from tlkit.files.seal import write_sealed_archive
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".onnx", ".pt2")
 

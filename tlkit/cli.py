@@ -230,7 +230,7 @@ def evaluate(options: declared.EvaluateOptions) -> int:
     return evaluate(options)
 
 
-@command(declared.CheckOptions)
+@command(declared.CheckOptions, needs=("pillow",))
 def check(options: declared.CheckOptions) -> int:
     """Find what would spoil training on a folder, before anyone trains on it."""
     from tlkit.commands.check import check

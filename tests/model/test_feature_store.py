@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from tlkit.errors import StorageError
+from tlkit.files.seal import DIGITS
 from tlkit.model import feature_store
 from tlkit.model.cache_folder import clear, list_spaces, make_room, summarise
 from tlkit.model.feature_store import FeatureStore, NoStore, open_store, row_key
 from tlkit.model.segments import Lookup, Segment
-from tlkit.seal import DIGITS
 
 SPACE = {"backbone": "timm/test_resnet", "precision": "fp32"}
 LIMIT = 10**9

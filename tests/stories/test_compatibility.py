@@ -17,17 +17,17 @@ from torch import Tensor
 from tests.artifacts import EXPORTS, as_model
 from tests.conftest import Run, finetune_arguments, write_folder
 from tests.stories.test_export import logits_of
-from tlkit.artifact import read_artifact, write_artifact
 from tlkit.commands.export import as_exportable
 from tlkit.commands.models import open_model
 from tlkit.data.decoders import ThisProcess
 from tlkit.data.view import View
-from tlkit.description import DESCRIPTION_KEY, VERSION_KEY
+from tlkit.files.artifact import read_artifact, write_artifact
+from tlkit.files.description import DESCRIPTION_KEY, VERSION_KEY
+from tlkit.files.onnx_file import read_onnx, seal_of
+from tlkit.files.safetensors_file import read_safetensors, sealed_content
 from tlkit.model.backbones import BackboneName, build_network, preprocessing_of
 from tlkit.model.files import LoadedModel, ModelDescription
-from tlkit.onnx_file import read_onnx, seal_of
 from tlkit.output.exporters import EXPORTERS
-from tlkit.safetensors_file import read_safetensors, sealed_content
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = sorted(path.name.removesuffix(".tsv") for path in (ROOT / "tests" / "golden").glob("*.tsv"))

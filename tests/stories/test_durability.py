@@ -23,7 +23,7 @@ from tests.conftest import BACKBONE, finetune_arguments
 from tests.forked import Forked, Warm
 from tests.kills import KINDS, Trial, fingerprint, options_of, read_checkpoint
 from tests.matrix import CELLS, Matrix
-from tlkit.artifact import digest
+from tlkit.files.artifact import digest
 from tlkit.run_folder import RunFolder
 
 TERM, KILL, INT = int(signal.SIGTERM), int(signal.SIGKILL), int(signal.SIGINT)

@@ -12,8 +12,8 @@ import pytest
 
 from tests.conftest import Run, finetune_arguments
 from tests.kills import fingerprint, read_checkpoint
-from tlkit.artifact import write_artifact
 from tlkit.errors import DataError
+from tlkit.files.artifact import write_artifact
 from tlkit.run_folder import RunFolder
 
 BEST_IS_THE_SECOND = ["--keep", 9, "--learning-rate", 0.1, "--schedule", "constant"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import Run, finetune_arguments, write_image
-from tlkit.artifact import read_artifact
+from tlkit.files.artifact import read_artifact
 
 
 @pytest.fixture

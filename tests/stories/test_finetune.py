@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import BACKBONE, Run, finetune_arguments, write_folder, write_image
-from tlkit.artifact import digest, read_artifact
+from tlkit.files.artifact import digest, read_artifact
 from tlkit.run_folder import RunFolder
 
 

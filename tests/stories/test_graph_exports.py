@@ -24,12 +24,12 @@ from tests.data.odd_images import BAD, READABLE
 from tlkit.cli import run
 from tlkit.commands.models import open_model
 from tlkit.data.batches import normalise
+from tlkit.files.seal import write_sealed_archive
 from tlkit.model.backbones import BackboneName, build_network, classifier_layers, preprocessing_of
 from tlkit.model.files import LoadedModel, ModelDescription, write_model
 from tlkit.model.weights import load_weights, read_weights_file
 from tlkit.output import graph_exporters
 from tlkit.output.exportable import Exportable
-from tlkit.seal import write_sealed_archive
 
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
 SAMPLE_WEIGHTS = Path(__file__).parents[2] / "sample_data" / "backbone.safetensors"

@@ -16,7 +16,7 @@ import torch
 from tests.conftest import Run, command, finetune_arguments, write_image
 from tests.forked import Warm
 from tests.kills import fingerprint
-from tlkit.artifact import read_artifact, write_artifact
+from tlkit.files.artifact import read_artifact, write_artifact
 
 
 @pytest.mark.parametrize("more", [[], ["--augment", "light", "--unfreeze", "layer4"]], ids=["vectors", "images"])

@@ -16,9 +16,9 @@ from torch import nn
 from tests.artifacts import KINDS, as_checkpoint, as_model, as_weights
 from tests.conftest import Run, finetune_arguments
 from tests.payloads import FORMS, SUFFIXES, Canary, saved
-from tlkit import artifact
-from tlkit.artifact import load_safely
 from tlkit.errors import DataError, TlkitError, UnsafeError
+from tlkit.files import artifact
+from tlkit.files.artifact import load_safely
 
 
 def commands(file: Path, images: Path, work: Path) -> dict[str, list[object]]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from tlkit.artifact import as_content_of
-from tlkit.description import class_names, text
 from tlkit.errors import MismatchError
+from tlkit.files.artifact import as_content_of
+from tlkit.files.description import class_names, text
 from tlkit.model.backbones import (
     BackboneName,
     build_network,

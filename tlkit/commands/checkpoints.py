@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
 
-from tlkit.artifact import read_artifact, write_artifact
 from tlkit.errors import DataError, MissingInputError, TlkitError, UnsafeError
+from tlkit.files.artifact import read_artifact, write_artifact
 from tlkit.model.files import CHECKPOINT_FORMAT, ModelDescription
 from tlkit.run_folder import RunFolder
 from tlkit.storage import link_atomically, remove

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlkit import interruption
-from tlkit.artifact import read_artifact
 from tlkit.commands.checkpoints import find_epoch, newest_checkpoint, read_checkpoint
 from tlkit.commands.finetune import default_run_folder, say_dataset
 from tlkit.commands.image_check import check_images, read_skipped
@@ -18,6 +17,7 @@ from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
 from tlkit.declarations import flag_of, with_home
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, TlkitError, UsageError
+from tlkit.files.artifact import read_artifact
 from tlkit.interruption import Interruption
 from tlkit.model.files import MODEL_FORMAT
 from tlkit.options import FinetuneOptions, ResumeOptions

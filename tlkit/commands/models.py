@@ -9,11 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from tlkit.artifact import artifact_in, as_content_of, open_torch_file, without_seal
 from tlkit.commands.assembly import assemble, require_same_backbone
-from tlkit.description import DESCRIPTION_KEY, class_names, described
 from tlkit.errors import DataError, MismatchError, MissingInputError, UsageError
-from tlkit.inputs import open_input
+from tlkit.files.artifact import artifact_in, as_content_of, open_torch_file, without_seal
+from tlkit.files.description import DESCRIPTION_KEY, class_names, described
+from tlkit.files.inputs import open_input
+from tlkit.files.pickles import is_torch_like
+from tlkit.files.pt2_file import is_program, read_pt2
+from tlkit.files.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
+from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_timm_folder
 from tlkit.model.files import (
     CHECKPOINT_FORMAT,
     MODEL_FORMAT,
@@ -23,12 +27,8 @@ from tlkit.model.files import (
 )
 from tlkit.model.weights import tensors
 from tlkit.options import EXPORT_SUFFIXES, FinetuneOptions
-from tlkit.pickles import is_torch_like
-from tlkit.pt2_file import is_program, read_pt2
 from tlkit.run_folder import RunFolder
-from tlkit.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
 from tlkit.storage import read_json
-from tlkit.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_timm_folder
 
 
 def open_model(path: str, weights: str | None = None, trusted: str | None = None) -> LoadedModel:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from tlkit import artifact
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
 from tlkit.commands.devices import choose_device, make_deterministic
@@ -18,6 +17,7 @@ from tlkit.commands.images import Preparation
 from tlkit.commands.watched_training import train_to_the_end
 from tlkit.data.folder import Dataset
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, ResourceError, TlkitError, understood
+from tlkit.files import artifact
 from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone, preferred_image_size
 from tlkit.model.classifier import Classifier

@@ -9,11 +9,11 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from tlkit.artifact import as_content_of, write_artifact
 from tlkit.data.batches import normalise
 from tlkit.data.preprocessing import LARGEST_SIDE, Preprocessing
-from tlkit.description import class_names, text
 from tlkit.errors import MismatchError, UsageError
+from tlkit.files.artifact import as_content_of, write_artifact
+from tlkit.files.description import class_names, text
 from tlkit.model.backbones import BackboneName, is_known
 from tlkit.model.classifier import build_shipped
 from tlkit.model.skeleton import without_random_numbers

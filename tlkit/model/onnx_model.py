@@ -9,10 +9,10 @@ from typing import Any
 
 from tlkit.data.decoders import Pixels
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.description import class_names
 from tlkit.errors import DataError, ResourceError, UnavailableError, UsageError
+from tlkit.files.description import class_names
+from tlkit.files.onnx_file import OnnxFile, read_onnx
 from tlkit.model.labeller import Logits
-from tlkit.onnx_file import OnnxFile, read_onnx
 
 NOTHING_BUT_FATAL = 4
 """onnxruntime's own log lines are no use to a person; what goes wrong comes as an exception too."""

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tlkit.artifact import digest, load_safely
 from tlkit.errors import DataError, MismatchError
-from tlkit.inputs import open_input
+from tlkit.files.artifact import digest, load_safely
+from tlkit.files.inputs import open_input
+from tlkit.files.safetensors_file import is_safetensors, read_safetensors
+from tlkit.files.trusted import is_trusted
 from tlkit.model.backbones import BackboneName, within
 from tlkit.model.sources import SOURCES
-from tlkit.safetensors_file import is_safetensors, read_safetensors
-from tlkit.trusted import is_trusted
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "teacher", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")

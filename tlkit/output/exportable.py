@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from tlkit.description import metadata_of
+from tlkit.files.description import metadata_of
 
 
 @dataclass(frozen=True)

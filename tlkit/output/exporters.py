@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tlkit.artifact import load_safely
-from tlkit.description import DESCRIPTION_KEY
 from tlkit.errors import OutputError, UsageError
+from tlkit.files.artifact import load_safely
+from tlkit.files.description import DESCRIPTION_KEY
+from tlkit.files.safetensors_file import read_safetensors, sealed_content
+from tlkit.files.seal import write_sealed_archive
+from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, with_config
+from tlkit.files.trusted import unpickle
 from tlkit.output.exportable import Exportable, Exporter
 from tlkit.output.graph_exporters import Onnx, TorchExport
-from tlkit.safetensors_file import read_safetensors, sealed_content
-from tlkit.seal import write_sealed_archive
-from tlkit.timm_folder import CONFIG_FILE, WEIGHTS_FILE, with_config
-from tlkit.trusted import unpickle
 
 
 class StateDict:

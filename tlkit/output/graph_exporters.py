@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from tlkit.errors import OutputError, UnavailableError, UsageError
-from tlkit.onnx_file import read_onnx, seal_of
+from tlkit.files.onnx_file import read_onnx, seal_of
+from tlkit.files.pt2_file import DESCRIPTION_FILE, describe, read_pt2
+from tlkit.files.seal import write_sealed_archive
+from tlkit.files.trusted import load_program
 from tlkit.output.exportable import Exportable
-from tlkit.pt2_file import DESCRIPTION_FILE, describe, read_pt2
-from tlkit.seal import write_sealed_archive
-from tlkit.trusted import load_program
 from tlkit.versions import require_floor
 
 LARGEST_ONNX = 2**31 - 2**24

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 
 from tlkit.errors import DataError
-from tlkit.inputs import open_input
-from tlkit.safetensors_file import SafetensorsFile, read_safetensors
-from tlkit.seal import sha256_of, sha256_with
+from tlkit.files.inputs import open_input
+from tlkit.files.safetensors_file import SafetensorsFile, read_safetensors
+from tlkit.files.seal import sha256_of, sha256_with
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 CONFIG_KEY = "tlkit_config_sha256"

@@ -15,11 +15,11 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from tlkit.archive import DAMAGED, check_archive, is_archive
-from tlkit.artifact import VERSION, checked, without_seal
 from tlkit.errors import DataError
-from tlkit.inputs import open_input
-from tlkit.pickles import unsafe
+from tlkit.files.archive import DAMAGED, check_archive, is_archive
+from tlkit.files.artifact import VERSION, checked, without_seal
+from tlkit.files.inputs import open_input
+from tlkit.files.pickles import unsafe
 
 FORMAT = "tlkit-exported-program"
 DESCRIPTION_FILE = "tlkit.json"

@@ -13,9 +13,9 @@ from typing import BinaryIO
 from torch import Tensor
 
 from tlkit.errors import DataError, UnsafeError
-from tlkit.inputs import open_input, size_of
-from tlkit.pickles import is_torch_like, unsafe
-from tlkit.seal import DIGITS, sha256_of, sha256_with
+from tlkit.files.inputs import open_input, size_of
+from tlkit.files.pickles import is_torch_like, unsafe
+from tlkit.files.seal import DIGITS, sha256_of, sha256_with
 
 SEAL_KEY = "tlkit_sha256"
 FIELD = f'"{SEAL_KEY}":"'.encode()

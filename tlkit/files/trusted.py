@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tlkit.errors import DataError
-from tlkit.pickles import unsafe
+from tlkit.files.pickles import unsafe
 
 
 def is_trusted(path: str, trusted: str | None) -> bool:

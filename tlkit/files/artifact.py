@@ -15,13 +15,13 @@ from typing import Any, BinaryIO
 
 import torch
 
-from tlkit.archive import check_archive, is_archive
 from tlkit.errors import DataError, MismatchError, TlkitError
-from tlkit.inputs import open_input, size_of
-from tlkit.pickles import refuse_code
-from tlkit.seal import write_sealed_archive
+from tlkit.files.archive import check_archive, is_archive
+from tlkit.files.inputs import open_input, size_of
+from tlkit.files.pickles import refuse_code
+from tlkit.files.seal import write_sealed_archive
+from tlkit.files.trusted import is_trusted, unpickle
 from tlkit.storage import write_atomically
-from tlkit.trusted import is_trusted, unpickle
 
 VERSION = 1
 OURS = "tlkit-"

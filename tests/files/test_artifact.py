@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from tests.payloads import Canary
-from tlkit.artifact import digest, load_safely, read_artifact, write_artifact
 from tlkit.errors import DataError, MismatchError, MissingInputError, UnsafeError
-from tlkit.seal import write_sealed_archive
+from tlkit.files.artifact import digest, load_safely, read_artifact, write_artifact
+from tlkit.files.seal import write_sealed_archive
 
 KIND = "tlkit-test"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch._export.serde.serialize import _TORCH_TO_SERIALIZE_DTYPE as SERIALIZED
 
-from tlkit.pt2_file import DTYPES
+from tlkit.files.pt2_file import DTYPES
 
 
 def test_types_are_numbered_as_torch_does() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import IO, Any, BinaryIO
 
 from tlkit.errors import DataError
-from tlkit.inputs import size_of
+from tlkit.files.inputs import size_of
 
 DIGITS = 64
 """Of a SHA-256, in hexadecimal."""

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tlkit.description import DESCRIPTION_KEY, described
 from tlkit.errors import DataError, UnsafeError
-from tlkit.inputs import open_input
-from tlkit.pickles import is_torch_like, unsafe
-from tlkit.seal import sha256_of
+from tlkit.files.description import DESCRIPTION_KEY, described
+from tlkit.files.inputs import open_input
+from tlkit.files.pickles import is_torch_like, unsafe
+from tlkit.files.seal import sha256_of
 
 SEAL_KEY = "tlkit_sha256"
 """Of the last entry in the file's metadata."""

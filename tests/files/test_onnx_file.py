@@ -14,9 +14,9 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 from onnx import TensorProto, helper, numpy_helper
 
-from tlkit.description import DESCRIPTION_KEY, VERSION_KEY
 from tlkit.errors import DataError, MismatchError, MissingInputError, TlkitError, UnsafeError
-from tlkit.onnx_file import PARTS, read_onnx, seal_of
+from tlkit.files.description import DESCRIPTION_KEY, VERSION_KEY
+from tlkit.files.onnx_file import PARTS, read_onnx, seal_of
 
 DESCRIPTION = {"classes": ["location", "ἄ\n\t\\"], "more": [1, 2.5, None]}
 

@@ -7,7 +7,7 @@ import zlib
 from typing import BinaryIO
 
 from tlkit.errors import DataError
-from tlkit.seal import check_archive_seal
+from tlkit.files.seal import check_archive_seal
 
 MAGIC = b"PK\x03\x04"
 LOCAL_HEADER = 30
