@@ -1,6 +1,6 @@
 """predict against an inference loop of timm: whole commands, the same model and images.
 
-    python benchmarks/predict.py [--images FOLDER] [--backbones timm/resnet18 ...] [--repeat 4] [--rounds 3]
+    python benchmarks/predict.py [--images FOLDER] [--backbones timm/resnet18 ...] [--repeat 4] [--rounds 3] [--bf16]
 
 Images per second of the whole command, and less start-up, which is what the same command takes for one image. The
 bound: decoding and the bare backbone on all cores, one after the other, without start-up. Labels and probabilities
@@ -80,7 +80,7 @@ def main() -> None:
         for number, backbone in enumerate(options.backbones):
             weights = weights_of(backbone, folder, options.weights)
             sides = prepare(backbone, weights, options.images, folder / f"model{number}")
-            rows += compare(sides, images, one, count, options.rounds)
+            rows += compare(sides, images, one, count, options.rounds, ["fp32"] + ["bf16"] * options.bf16)
     table(HEADER, *rows)
 
 
@@ -97,6 +97,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="of the one backbone; random weights are made otherwise")
     parser.add_argument("--repeat", type=int, default=4, help="times each image is predicted, by copies")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bf16", action="store_true", help="also in bf16, which processors without it do very slowly")
     options = parser.parse_args()
     if not all(name.startswith("timm/") for name in options.backbones):
         parser.error("--backbones: the rival knows timm's models only, written timm/NAME")
@@ -125,42 +126,44 @@ def prepare(backbone: str, weights: Path, images: Path, folder: Path) -> Sides:
     return Sides(backbone, weights, model, state, classes)
 
 
-def compare(sides: Sides, images: Path, one: Path, count: int, rounds: int) -> list[tuple[str, ...]]:
+def compare(
+    sides: Sides, images: Path, one: Path, count: int, rounds: int, precisions: list[str]
+) -> list[tuple[str, ...]]:
     """The rows of one backbone."""
     plan = {
-        f"{sides.backbone}: tlkit, one image": lambda: sides.tlkit(one),
-        f"{sides.backbone}: timm, one image": lambda: sides.timm(one),
-        f"{sides.backbone}: tlkit": lambda: sides.tlkit(images),
-        f"{sides.backbone}: tlkit, bf16": lambda: sides.tlkit(images, "bf16"),
-        f"{sides.backbone}: timm": lambda: sides.timm(images),
-        f"{sides.backbone}: bound": lambda: sides.bound(images),
+        "tlkit, one image": lambda: sides.tlkit(one),
+        "timm, one image": lambda: sides.timm(one),
+        **{f"tlkit, {name}": lambda name=name: sides.tlkit(images, name) for name in precisions},
+        "timm": lambda: sides.timm(images),
+        "bound": lambda: sides.bound(images),
     }
-    tlkit_one, timm_one, tlkit, short, timm, bound = in_turn(plan, rounds).values()
+    found = in_turn({f"{sides.backbone}: {side}": run for side, run in plan.items()}, rounds)
+    tlkit_one, timm_one, *ours, timm, bound = found.values()
     preprocessing = open_labeller(str(sides.model), None, "cpu", "fp32").preprocessing
-    fp32, bf16 = (
-        agreement(sides.answers[side], sides.answers["timm"], preprocessing, count) for side in ("fp32", "bf16")
-    )
     quick_timm = without(timm_one, timm)
-    rows = []
-    for side, whole, quick, answers in (
-        ("tlkit predict", tlkit, without(tlkit_one, tlkit), fp32),
-        ("tlkit predict --precision bf16", short, without(tlkit_one, short), bf16),
-        ("timm loop", timm, quick_timm, ""),
-        ("bound", None, bound, ""),
-    ):
-        rows.append(
-            (
-                sides.backbone,
-                side,
-                spread([count / seconds for seconds in whole], digits=1) if whole else "",
-                spread([count / seconds for seconds in quick], digits=1),
-                spread(ratios(timm, whole)) if whole else "",
-                spread(ratios(quick_timm, quick)),
-                spread(ratios(bound, quick)),
-                answers,
-            )
+    rows: list[tuple[str, list[float] | None, list[float], str]] = [
+        (
+            f"tlkit predict --precision {name}",
+            whole,
+            without(tlkit_one, whole),
+            agreement(sides.answers[name], sides.answers["timm"], preprocessing, count),
         )
-    return rows
+        for name, whole in zip(precisions, ours, strict=True)
+    ]
+    rows += [("timm loop", timm, quick_timm, ""), ("bound", None, bound, "")]
+    return [
+        (
+            sides.backbone,
+            side,
+            spread([count / seconds for seconds in whole], digits=1) if whole else "",
+            spread([count / seconds for seconds in quick], digits=1),
+            spread(ratios(timm, whole)) if whole else "",
+            spread(ratios(quick_timm, quick)),
+            spread(ratios(bound, quick)),
+            answers,
+        )
+        for side, whole, quick, answers in rows
+    ]
 
 
 def without(start: list[float], whole: list[float]) -> list[float]:
