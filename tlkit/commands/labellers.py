@@ -6,7 +6,7 @@ from tlkit.errors import UsageError
 from tlkit.model.labeller import Labeller
 
 
-def open_labeller(path: str, weights: str | None, device: str, precision: str, trusted: str | None) -> Labeller:
+def open_labeller(path: str, weights: str | None, device: str, precision: str, trusted: str | None = None) -> Labeller:
     """Open whatever MODEL names, on a device.
 
     weights: the backbone's file, for a checkpoint whose file has moved. trusted: the file that may run code, if any.
