@@ -12,7 +12,7 @@ import torch
 from common import in_turn, spread, table
 from torch import nn
 
-from tlkit.commands.finetune import few_threads
+from tlkit.commands.watched_training import few_threads
 from tlkit.data.batches import VectorBatches
 from tlkit.model.classifier import Head
 from tlkit.options import FinetuneOptions

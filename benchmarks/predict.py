@@ -17,10 +17,9 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import RIVALS, SAMPLE, TLKIT, in_turn, list_images, ratios, run, spread, table, weights_of
+from common import RIVALS, SAMPLE, TLKIT, decoded, in_turn, list_images, ratios, run, spread, table, weights_of
 
 from tlkit.commands.labellers import open_labeller
-from tlkit.data.decode import decode_image
 from tlkit.data.preprocessing import Preprocessing
 
 HEADER = (
@@ -170,7 +169,7 @@ def without(start: list[float], whole: list[float]) -> list[float]:
 
 def is_reduced(path: str, preprocessing: Preprocessing) -> bool:
     """Whether tlkit decodes an image at a reduced scale: its pixels, and so probabilities, are not those of timm."""
-    return decode_image(path, shortest_side=preprocessing.shortest_side).size != decode_image(path).size
+    return decoded(path, preprocessing.shortest_side).size != decoded(path).size
 
 
 def agreement(ours: Answers, theirs: Answers, preprocessing: Preprocessing, count: int) -> str:

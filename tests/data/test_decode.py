@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tests.data.decoding import decode_image
 from tests.data.odd_images import BAD, READABLE, RED, WHITE, encoded, flipped, pixels, sixteen_bit
-from tlkit.data.decode import Accepted, Facts, check_file, decode_file, decode_image
+from tlkit.data.decode import Accepted, Facts, check_file, decode_file
 from tlkit.data.image_file import IMAGE_ERROR_CODES, ImageError, open_regular
 from tlkit.data.preprocessing import Preprocessing
 
@@ -227,7 +228,7 @@ def test_odd_images_say_nothing(tmp_path: Path) -> None:
     """Pillow's warnings never reach the user."""
     for name in ("palette_alpha.png", "broken_exif.jpg", "broken_profile.jpg", "orientation_99.jpg"):
         READABLE[name](tmp_path / name)
-    program = "import sys; from tlkit.data.decode import decode_image; [decode_image(p) for p in sys.argv[1:]]"
+    program = "import sys; from tests.data.decoding import decode_image; [decode_image(p) for p in sys.argv[1:]]"
     paths = [str(path) for path in tmp_path.iterdir()]
     result = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

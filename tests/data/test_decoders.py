@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.data import faults
+from tests.data.decoding import check
 from tests.data.odd_images import BAD, READABLE, encoded
 from tlkit.data import decoders
 from tlkit.data.decode import Accepted, Facts
@@ -83,7 +84,7 @@ def test_pixels_are_those_that_this_process_decodes(augment: str, processes: Pro
         np.testing.assert_array_equal(here.pixels, there.pixels)
         assert (here.frames, here.degraded) == (there.frames, there.degraded)
         path = str(tmp_path / name)
-        assert processes.check(path, Accepted()) == ThisProcess().check(path, Accepted())
+        assert check(processes, path, Accepted()) == check(ThisProcess(), path, Accepted())
 
 
 def test_errors_are_those_of_this_process(processes: Processes, tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_errors_are_those_of_this_process(processes: Processes, tmp_path: Path) 
 def test_what_a_header_says(processes: Processes, tmp_path: Path) -> None:
     READABLE["frames.gif"](tmp_path / "frames.gif")
     for thorough in (False, True):
-        facts = processes.check(str(tmp_path / "frames.gif"), Accepted(), thorough)
+        facts = check(processes, str(tmp_path / "frames.gif"), Accepted(), thorough)
         assert facts == Facts("GIF", "P", 40, 30, 2)  # Pillow writes two equal frames as one
 
 
@@ -185,13 +186,14 @@ def test_no_decoder_survives_a_command_that_is_killed(busy: bool, tmp_path: Path
     program = f"""
 import sys, threading
 from tests.data import faults
+from tests.data.decoding import check
 from tlkit.data import decoders
 from tlkit.data.decode import Accepted
 decoders.PROGRAM = faults.PROGRAM
 pool = decoders.Processes(seconds=1)
 pool.start()
 print(pool._idle[0].process.pid, flush=True)
-pool.check({path!r}, Accepted())
+check(pool, {path!r}, Accepted())
 sys.stdin.read()
 """
     with subprocess.Popen(

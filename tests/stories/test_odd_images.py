@@ -231,18 +231,17 @@ def test_a_decoder_killed_for_want_of_memory_ends_the_run_and_it_can_be_resumed(
     arguments = finetune_arguments(data, tmp_path / "run")
     load = Preparation.batches
 
-    def with_faults(preparation: Preparation) -> object:
-        monkeypatch.setattr(decoders, "PROGRAM", faults.PROGRAM)
-        return load(preparation)
-
     with monkeypatch.context() as patch:
+
+        def with_faults(preparation: Preparation) -> object:
+            patch.setattr(decoders, "PROGRAM", faults.PROGRAM)
+            return load(preparation)
+
         patch.setattr(Preparation, "batches", with_faults)
         killed = tlkit(*arguments)
     assert killed.status == 71
     assert "image decoder: the worker process was killed by SIGKILL, while it had" in killed.err
     assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == 71
-    monkeypatch.undo()
-    os.environ["TLKIT_CACHE"] = os.environ.get("TLKIT_CACHE", str(tmp_path))
     assert tlkit("resume", tmp_path / "run").status == 0
 
 
