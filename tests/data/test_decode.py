@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import resource
 import socket
@@ -324,3 +326,32 @@ def test_memory_that_runs_out_says_nothing_of_the_image(monkeypatch: pytest.Monk
             patch.setattr(place, refuse)
             with pytest.raises(MemoryError):
                 decode_image(str(PHOTO))
+
+
+class FailingDrive(io.BytesIO):
+    """A file whose first bytes alone can be read."""
+
+    def __init__(self, content: bytes, good: int) -> None:
+        super().__init__(content)
+        self.good = good
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size)
+        if self.tell() > self.good:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return content
+
+
+@pytest.mark.parametrize("good", [0, 16, 200, 1000])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("truncated", [False, True])
+def test_what_the_system_cannot_read_is_told_as_that(format: str, good: int, truncated: bool) -> None:
+    content = encoded(format, Image.fromarray(pixels(100, 80)))
+    accepted = Accepted(truncated=truncated)
+    for read in (
+        lambda file: decode_file("a.jpg", file, accepted),
+        lambda file: check_file("a.jpg", file, accepted, thorough=True),
+    ):
+        with pytest.raises(ImageError) as refused:
+            read(FailingDrive(content, good))
+        assert (refused.value.code, refused.value.message) == ("image_corrupt", "cannot be read (Input/output error)")

@@ -148,6 +148,17 @@ def test_a_decoder_that_is_killed_is_no_fault_of_the_image(faulty: Processes, tm
     assert faulty.load(good, VIEW).pixels.shape == (32, 48, 3)
 
 
+def test_a_decoder_that_was_killed_while_idle_costs_nothing(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.png")
+    with closing(Processes()) as pool:
+        pool.load(good, VIEW)
+        (process,) = pool._all
+        os.kill(process.process.pid, signal.SIGKILL)
+        assert wait_until_gone(process.process.pid)
+        assert pool.load(good, VIEW).pixels.shape == (32, 48, 3)
+        assert len(pool._all) == 1 and process not in pool._all
+
+
 def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(decoders, "PROGRAM", "import no_such_module")
     with closing(Processes()) as pool, pytest.raises(ResourceError, match="ended with status 1"):
