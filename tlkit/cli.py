@@ -75,13 +75,12 @@ WITHOUT_LOOSE_ENDS = ("predict", "evaluate", "summary")
 
 
 def open_missing_streams() -> None:
-    """Stand-ins for standard streams that were closed before the start, so that nothing else gets their numbers.
-
-    Data that goes to a closed standard output is lost, so writing there fails; who talks to nobody may.
-    """
-    for name, mode, access in (("stdin", "r", os.O_RDONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY)):
+    """Stand-ins for standard streams that were closed before the start, so that nothing else gets their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.open(os.devnull, access), mode))  # noqa: SIM115
+            if name == "stdout":
+                os.open(os.devnull, os.O_RDONLY)  # gets the number, and refuses data, which would be lost there
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 def run(arguments: list[str]) -> int:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.data.decoding import decode_image
-from tests.data.odd_images import BAD, READABLE, RED, WHITE, encoded, flipped, pixels, sixteen_bit
+from tests.data.odd_images import BAD, READABLE, RED, WHITE, encoded, flipped, noise, pixels, sixteen_bit
 from tlkit.data.decode import Accepted, Facts, check_file, decode_file
 from tlkit.data.image_file import IMAGE_ERROR_CODES, ImageError, open_regular
 from tlkit.data.preprocessing import Preprocessing
@@ -342,11 +342,11 @@ class FailingDrive(io.BytesIO):
         return content
 
 
-@pytest.mark.parametrize("good", [0, 16, 200, 1000])
+@pytest.mark.parametrize("good", [0, 200, 1000])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
 @pytest.mark.parametrize("truncated", [False, True])
 def test_what_the_system_cannot_read_is_told_as_that(format: str, good: int, truncated: bool) -> None:
-    content = encoded(format, Image.fromarray(pixels(100, 80)))
+    content = encoded(format, noise(100, 80))
     accepted = Accepted(truncated=truncated)
     for read in (
         lambda file: decode_file("a.jpg", file, accepted),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import struct
 import warnings
@@ -241,8 +242,11 @@ def range_to_eight(image: Image.Image, black: float, white: float) -> Image.Imag
 
 
 def says_nothing_of_the_image(error: Exception) -> bool:
-    """Whether memory is used up, or the system cannot read the file."""
-    return isinstance(error, MemoryError) or is_refusal(error)
+    """Whether memory is used up, or the system cannot read the file.
+
+    EINVAL it may say of a place in the file to which a damaged header leads.
+    """
+    return isinstance(error, MemoryError) or (is_refusal(error) and getattr(error, "errno", 0) != errno.EINVAL)
 
 
 def describe_failure(path: str, error: Exception) -> ImageError:
