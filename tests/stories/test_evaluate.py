@@ -62,11 +62,11 @@ def test_nothing_more_is_computed_once_it_is_clear_that_it_is_refused(
 def test_decoders_end_with_the_work(
     finished_run: Path, images: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: set[int] = set()
-    closed: set[int] = set()
+    opened: list[decoders.Processes] = []
+    closed: list[decoders.Processes] = []
     make, close = decoders.Processes.__init__, decoders.Processes.close
-    monkeypatch.setattr(decoders.Processes, "__init__", lambda pool, *a: opened.add(id(pool)) or make(pool, *a))
-    monkeypatch.setattr(decoders.Processes, "close", lambda pool: closed.add(id(pool)) or close(pool))
+    monkeypatch.setattr(decoders.Processes, "__init__", lambda pool, *a: opened.append(pool) or make(pool, *a))
+    monkeypatch.setattr(decoders.Processes, "close", lambda pool: closed.append(pool) or close(pool))
     for arguments in (
         ["evaluate", finished_run, images],
         finetune_arguments(images, tmp_path / "run", "--no-cache", "--epochs", 1),
@@ -75,7 +75,7 @@ def test_decoders_end_with_the_work(
         opened.clear()
         closed.clear()
         assert tlkit(*arguments).status == 0
-        assert opened and opened == closed
+        assert opened and set(opened) == set(closed)
 
 
 def test_classes_of_any_name_can_be_read_by_any_program(images: Path, tmp_path: Path, tlkit: Run) -> None:
