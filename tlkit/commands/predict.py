@@ -54,11 +54,11 @@ def predict(options: PredictOptions) -> int:
         if not options.resume_from:  # what is gone on with has its header
             write(writer.header(ranked))
         for batch in stream(loader(decoder, view), rest, workers, options.batch_size):
-            predictions, problem = label_batch(model, batch, options.top_k or 1)
+            predictions, broken = label_batch(model, batch, options.top_k or 1)
             outcomes.add(predictions)
             write(b"".join(writer.record(prediction, ranked) for prediction in predictions))
-            if problem:
-                raise problem
+            if broken:
+                raise broken
     outcomes.conclude(options.summary)
     return SOME_INPUTS_FAILED if outcomes.errors else DONE
 
