@@ -104,6 +104,7 @@ def accuracy_of_defaults(vectors: Vectors) -> float:
         torch.ones(classes),
         torch.device("cpu"),
         lambda state, is_best: None,
+        lambda state: None,
     )
     assert state.best is not None
     return float(state.best["val_accuracy"])

@@ -89,7 +89,7 @@ def train_model(options: argparse.Namespace, folder: Path) -> Labeller:
     weights = weights_of(options.backbone, folder, options.weights)
     flags = ["--backbone", options.backbone, "--weights", weights, "--image-size", options.image_size]
     run([*TLKIT, "finetune", options.images, *flags, "--out", folder / "run"], cache=folder / "cache")
-    return open_labeller(str(folder / "run"), None, "cpu", "fp32")
+    return open_labeller(str(folder / "run"), None, "cpu", "fp32", None)
 
 
 def enlarge(images: Path, count: int, folder: Path) -> list[str]:

@@ -135,7 +135,7 @@ def compare(sides: Sides, images: Path, one: Path, count: int, rounds: int) -> l
         f"{sides.backbone}: bound": lambda: sides.bound(images),
     }
     tlkit_one, timm_one, tlkit, short, timm, bound = in_turn(plan, rounds).values()
-    preprocessing = open_labeller(str(sides.model), None, "cpu", "fp32").preprocessing
+    preprocessing = open_labeller(str(sides.model), None, "cpu", "fp32", None).preprocessing
     fp32, bf16 = (
         agreement(sides.answers[side], sides.answers["timm"], preprocessing, count) for side in ("fp32", "bf16")
     )
