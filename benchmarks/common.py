@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 SAMPLE = REPOSITORY / "sample_data"
 RIVALS = REPOSITORY / "benchmarks" / "rivals"
@@ -58,6 +60,15 @@ def run(command: Sequence[object], cache: Path | None = None) -> Finished:
     if process.returncode:
         raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}:\n{texts[1]}")
     return Finished(seconds, usage.ru_maxrss * 1024, *texts)
+
+
+def decoded(path: str, shortest_side: int | None = None) -> Image.Image:
+    """An image as tlkit decodes it. shortest_side: as in tlkit.data.decode.decode_file."""
+    from tlkit.data.decode import Accepted, decode_file
+    from tlkit.data.image_file import open_regular
+
+    with open_regular(path) as file:
+        return decode_file(path, file, Accepted(), shortest_side).image
 
 
 def in_turn(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from tlkit.commands.assembly import assemble
-from tlkit.commands.extraction import Extraction
+from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction
 from tlkit.commands.images import labels_of
 from tlkit.data.batches import VectorBatches
 from tlkit.data.decoders import open_decoder
@@ -49,7 +49,8 @@ def from_folder(data: Path, backbone: str, weights: str) -> Vectors:
     dataset = read_dataset(options.data)
     classifier, description = assemble(options, dataset.classes)
     extractor = FeatureExtractor(classifier.backbone, description.preprocessing, torch.device("cpu"))
-    extraction = Extraction(extractor, NoStore(), open_decoder(worker_count(None)), worker_count(None))
+    workers = worker_count(None)
+    extraction = Extraction(extractor, NoStore(), open_decoder(workers), workers, EXTRACTION_BATCH["cpu"])
     plain = View(description.preprocessing)
     parts: list[Tensor] = []
     for samples in (dataset.train, dataset.val):
@@ -103,6 +104,7 @@ def accuracy_of_defaults(vectors: Vectors) -> float:
         torch.ones(classes),
         torch.device("cpu"),
         lambda state, is_best: None,
+        lambda state: None,
     )
     assert state.best is not None
     return float(state.best["val_accuracy"])

@@ -70,7 +70,8 @@ def seconds(options: argparse.Namespace, batch_size: int) -> float:
     validation = VectorBatches([vectors[:1000]], labels[:1000], 4096, None)
     began = time.perf_counter()
     with few_threads(module.head, batch_size):
-        train(module.head, state, batches, validation, recipe, torch.ones(CLASSES), torch.device("cpu"), ignore)
+        cpu = torch.device("cpu")
+        train(module.head, state, batches, validation, recipe, torch.ones(CLASSES), cpu, ignore, lambda state: None)
     return time.perf_counter() - began
 
 

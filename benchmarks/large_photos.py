@@ -15,11 +15,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from common import CORES, SAMPLE, SAMPLE_BACKBONE, TLKIT, in_turn, list_images, ratios, run, spread, table, weights_of
+from common import (
+    CORES,
+    SAMPLE,
+    SAMPLE_BACKBONE,
+    TLKIT,
+    decoded,
+    in_turn,
+    list_images,
+    ratios,
+    run,
+    spread,
+    table,
+    weights_of,
+)
 from PIL import Image, ImageOps
 
 from tlkit.commands.labellers import open_labeller
-from tlkit.data.decode import decode_image
 from tlkit.data.decoders import ThisProcess
 from tlkit.data.in_order import map_in_order
 from tlkit.data.view import View
@@ -48,7 +60,7 @@ def main() -> None:
         megabytes = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1e6
         loads = {
             "reduced scale": lambda path: ThisProcess().load(path, View(model.preprocessing)).pixels,
-            "full size": lambda path: np.asarray(model.preprocessing(decode_image(path))),
+            "full size": lambda path: np.asarray(model.preprocessing(decoded(path))),
         }
         found = in_turn({side: lambda load=load: seconds(load, paths) for side, load in loads.items()}, options.rounds)
         reduced, full = (np.stack(list(load_all(load, paths))) for load in loads.values())
@@ -77,7 +89,7 @@ def train_model(options: argparse.Namespace, folder: Path) -> Labeller:
     weights = weights_of(options.backbone, folder, options.weights)
     flags = ["--backbone", options.backbone, "--weights", weights, "--image-size", options.image_size]
     run([*TLKIT, "finetune", options.images, *flags, "--out", folder / "run"], cache=folder / "cache")
-    return open_labeller(str(folder / "run"), None, "cpu", "fp32")
+    return open_labeller(str(folder / "run"), None, "cpu", "fp32", None)
 
 
 def enlarge(images: Path, count: int, folder: Path) -> list[str]:

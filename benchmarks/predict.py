@@ -17,10 +17,9 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import RIVALS, SAMPLE, TLKIT, in_turn, list_images, ratios, run, spread, table, weights_of
+from common import RIVALS, SAMPLE, TLKIT, decoded, in_turn, list_images, ratios, run, spread, table, weights_of
 
 from tlkit.commands.labellers import open_labeller
-from tlkit.data.decode import decode_image
 from tlkit.data.preprocessing import Preprocessing
 
 HEADER = (
@@ -139,7 +138,7 @@ def compare(
     }
     found = in_turn({f"{sides.backbone}: {side}": run for side, run in plan.items()}, rounds)
     tlkit_one, timm_one, *ours, timm, bound = found.values()
-    preprocessing = open_labeller(str(sides.model), None, "cpu", "fp32").preprocessing
+    preprocessing = open_labeller(str(sides.model), None, "cpu", "fp32", None).preprocessing
     quick_timm = without(timm_one, timm)
     rows: list[tuple[str, list[float] | None, list[float], str]] = [
         (
@@ -173,7 +172,7 @@ def without(start: list[float], whole: list[float]) -> list[float]:
 
 def is_reduced(path: str, preprocessing: Preprocessing) -> bool:
     """Whether tlkit decodes an image at a reduced scale: its pixels, and so probabilities, are not those of timm."""
-    return decode_image(path, shortest_side=preprocessing.shortest_side).size != decode_image(path).size
+    return decoded(path, preprocessing.shortest_side).size != decoded(path).size
 
 
 def agreement(ours: Answers, theirs: Answers, preprocessing: Preprocessing, count: int) -> str:

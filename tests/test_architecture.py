@@ -36,7 +36,7 @@ ALLOWED = {
     "commands": {
         "data", "model", "training", "output",
         "options", "data_options", "declarations", "errors", "run_folder", "run_claim", "storage", "terminal",
-        "interruption", "files",
+        "interruption", "files", "versions",
     },
 }  # fmt: skip
 

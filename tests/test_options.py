@@ -193,3 +193,11 @@ def test_options_and_decoder_agree() -> None:
 def test_worker_count() -> None:
     assert options.worker_count(0) == 0
     assert options.worker_count(None) >= 1
+
+
+def test_going_on_never_replaces_what_is_there() -> None:
+    with pytest.raises(UsageError, match=r"--resume-from 5: does not go with --output out\.jsonl"):
+        options.PredictOptions(model="m", resume_from=5, output="out.jsonl")
+    for output in options.STANDARD_OUTPUT:
+        assert options.PredictOptions(model="m", resume_from=5, output=output).resume_from == 5
+    assert options.PredictOptions(model="m", output="out.jsonl").output == "out.jsonl"

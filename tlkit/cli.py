@@ -78,6 +78,8 @@ def open_missing_streams() -> None:
     """Stand-ins for standard streams that were closed before the start, so that nothing else gets their numbers."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
+            if name == "stdout":
+                os.open(os.devnull, os.O_RDONLY)  # gets the number, and refuses data, which would be lost there
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 

@@ -17,6 +17,9 @@ from tlkit.errors import UsageError
 DEFAULT_VIEWS = 8
 DEFAULT_BACKBONE = "timm/vit_small_patch14_dinov2.lvd142m"
 
+STANDARD_OUTPUT = (None, "-", "/dev/stdout")
+"""What predict's --output may call it."""
+
 EXPORT_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}
 """By which a file that describes itself is known when it is opened again."""
 
@@ -176,7 +179,12 @@ class PredictOptions(ImageOptions, TrustOptions, Options):
         short="-o",
         metavar="FILE",
     )
-    resume_from: int = option(0, "Leave out the first N inputs; the others keep their numbers.", minimum=0, metavar="N")
+    resume_from: int = option(
+        0,
+        "Leave out the first N inputs; the others keep their numbers. Lines are inputs in jsonl alone.",
+        minimum=0,
+        metavar="N",
+    )
     summary: bool = option(False, "End standard error with the counts of inputs and failures, as a line of JSON.")
     top_k: int | None = option(
         None, "Labels for each image, best first; adds a rank column. Default: the best only.", minimum=1
@@ -197,6 +205,12 @@ class PredictOptions(ImageOptions, TrustOptions, Options):
         super().__post_init__()
         if self.null and self.crlf:
             raise UsageError("--crlf", "is for lists of lines, but --null reads names that end with a NUL byte")
+        if self.resume_from and self.output not in STANDARD_OUTPUT:
+            raise UsageError(
+                f"--resume-from {self.resume_from}",
+                f"does not go with --output {self.output}, which would replace the records of the inputs left out",
+                "Append by >> to what is there.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,17 @@ def require_floor(*packages: str) -> None:
             found = version(package)
         except PackageNotFoundError:
             continue  # who uses it will say what is missing
-        if numbers_of(found) < numbers_of(FLOORS[package]):
+        if is_refused(package, found):
             raise UnavailableError(
                 package,
                 f"version {found} has known holes that files can use; tlkit needs {FLOORS[package]} or newer",
                 f"Get it by: pip install '{package}>={FLOORS[package]}'",
             )
+
+
+def is_refused(package: str, found: str) -> bool:
+    """Whether a version of a package is older than its floor, if it has one."""
+    return package in FLOORS and numbers_of(found) < numbers_of(FLOORS[package])
 
 
 def numbers_of(text: str) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from itertools import chain, count
 import pytest
 
 from tlkit.commands import streaming
-from tlkit.commands.streaming import in_order
+from tlkit.commands.streaming import stream
 
 
 def flat(batches: Iterator[list[int]]) -> list[int]:
@@ -26,18 +26,18 @@ def test_every_result_once_and_in_order(workers: int, size: int) -> None:
             time.sleep(random.random() / 1000)
         return -item
 
-    batches = list(in_order(function, iter(range(1000)), workers, size))
+    batches = list(stream(function, iter(range(1000)), workers, size))
     assert flat(iter(batches)) == [-item for item in range(1000)]
     assert max(map(len, batches)) <= size
 
 
 def test_no_items_no_results() -> None:
-    assert flat(in_order(abs, iter([]), 2, 4)) == []
+    assert flat(stream(abs, iter([]), 2, 4)) == []
 
 
 def test_what_is_ready_does_not_wait_for_a_slow_result_behind_it() -> None:
     release = threading.Event()
-    results = in_order(lambda item: item if item < 2 else release.wait(30) * item, iter([0, 1, 2, 3]), 3, 16)
+    results = stream(lambda item: item if item < 2 else release.wait(30) * item, iter([0, 1, 2, 3]), 3, 16)
     assert next(results) == [0, 1]
     release.set()
     assert flat(results) == [2, 3]
@@ -52,7 +52,7 @@ def test_what_is_ready_does_not_wait_for_a_slow_item_behind_it() -> None:
         release.wait(30)
         yield 2
 
-    results = in_order(abs, items(), 2, 16)
+    results = stream(abs, items(), 2, 16)
     assert next(results) == [0, 1]
     release.set()
     assert flat(results) == [2]
@@ -66,7 +66,7 @@ def test_what_keeps_coming_does_not_fill_a_batch_for_ever(monkeypatch: pytest.Mo
             time.sleep(0.03)
             yield item
 
-    batches = [batch for batch in in_order(abs, items(), 1, 1000) if batch]
+    batches = [batch for batch in stream(abs, items(), 1, 1000) if batch]
     assert flat(iter(batches)) == list(range(30))
     assert len(batches) > 1
 
@@ -79,7 +79,7 @@ def test_an_empty_list_tells_that_nothing_comes() -> None:
         release.wait(30)
         yield 1
 
-    results = in_order(abs, items(), 2, 16)
+    results = stream(abs, items(), 2, 16)
     assert next(results) == [0]
     assert next(results) == []
     release.set()
@@ -96,7 +96,7 @@ def test_never_far_ahead(workers: int, size: int, ahead: int) -> None:
             taken = item
             yield item
 
-    results = in_order(abs, items(), workers, size)
+    results = stream(abs, items(), workers, size)
     given = 0
     for batch in results:
         given += len(batch)
@@ -119,7 +119,7 @@ def test_an_exception_comes_in_its_place(workers: int) -> None:
 
     found: list[int] = []
     with pytest.raises(ZeroDivisionError):
-        for batch in in_order(function, iter(range(20)), workers, 4):
+        for batch in stream(function, iter(range(20)), workers, 4):
             found += batch
     assert found == [60 // (item - 5) for item in range(5)]
 
@@ -132,14 +132,14 @@ def test_an_exception_of_the_items_comes_after_those_before_it(workers: int) -> 
 
     found: list[int] = []
     with pytest.raises(OSError, match="the list"):
-        for batch in in_order(abs, items(), workers, 4):
+        for batch in stream(abs, items(), workers, 4):
             found += batch
     assert found == list(range(10))
 
 
 def test_threads_end_with_the_items() -> None:
     before = threading.active_count()
-    assert len(flat(in_order(abs, iter(range(100)), 4, 8))) == 100
+    assert len(flat(stream(abs, iter(range(100)), 4, 8))) == 100
     for _ in range(200):
         if threading.active_count() == before:
             return

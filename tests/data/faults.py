@@ -31,6 +31,11 @@ def raise_an_odd_error() -> None:
     raise RecursionError("something that no decoder should raise")
 
 
+def answer_without_end() -> None:
+    os.write(0, (1 << 30).to_bytes(4, "little"))
+    time.sleep(600)
+
+
 FAULTS: dict[tuple[int, int], Callable[[], object]] = {
     (13, 1): compute_for_ever,
     (13, 2): lambda: time.sleep(600),
@@ -39,6 +44,7 @@ FAULTS: dict[tuple[int, int], Callable[[], object]] = {
     (13, 5): take_all_memory,
     (13, 6): lambda: os.kill(os.getpid(), signal.SIGKILL),
     (13, 7): raise_an_odd_error,
+    (13, 8): answer_without_end,
 }
 CODES = {
     (13, 1): "decode_timeout",
@@ -47,6 +53,7 @@ CODES = {
     (13, 4): "image_corrupt",
     (13, 5): "image_corrupt",
     (13, 7): "image_corrupt",
+    (13, 8): "image_corrupt",
 }
 """What becomes of an image that makes a decoder do so; (13, 6) stands for the kernel, out of memory."""
 

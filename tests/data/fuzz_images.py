@@ -24,6 +24,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.data.decoding import check
 from tests.data.odd_images import BAD, READABLE, encoded, noise
 from tlkit.data.decode import Accepted, check_file
 from tlkit.data.decoders import Processes
@@ -155,7 +156,7 @@ def main() -> int:
             path.write_bytes(data)
             began, found = time.monotonic(), []
             for job in (
-                lambda: decoder.check(str(path), ACCEPTED),
+                lambda: check(decoder, str(path), ACCEPTED),
                 *(lambda v=v: decoder.load(str(path), v) for v in VIEWS),
             ):
                 try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import resource
 import socket
@@ -14,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tests.data.odd_images import BAD, READABLE, RED, WHITE, encoded, flipped, pixels, sixteen_bit
-from tlkit.data.decode import Accepted, Facts, check_file, decode_file, decode_image
+from tests.data.decoding import decode_image
+from tests.data.odd_images import BAD, READABLE, RED, WHITE, encoded, flipped, noise, pixels, sixteen_bit
+from tlkit.data.decode import Accepted, Facts, check_file, decode_file
 from tlkit.data.image_file import IMAGE_ERROR_CODES, ImageError, open_regular
 from tlkit.data.preprocessing import Preprocessing
 
@@ -227,7 +230,7 @@ def test_odd_images_say_nothing(tmp_path: Path) -> None:
     """Pillow's warnings never reach the user."""
     for name in ("palette_alpha.png", "broken_exif.jpg", "broken_profile.jpg", "orientation_99.jpg"):
         READABLE[name](tmp_path / name)
-    program = "import sys; from tlkit.data.decode import decode_image; [decode_image(p) for p in sys.argv[1:]]"
+    program = "import sys; from tests.data.decoding import decode_image; [decode_image(p) for p in sys.argv[1:]]"
     paths = [str(path) for path in tmp_path.iterdir()]
     result = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
@@ -323,3 +326,32 @@ def test_memory_that_runs_out_says_nothing_of_the_image(monkeypatch: pytest.Monk
             patch.setattr(place, refuse)
             with pytest.raises(MemoryError):
                 decode_image(str(PHOTO))
+
+
+class FailingDrive(io.BytesIO):
+    """A file whose first bytes alone can be read."""
+
+    def __init__(self, content: bytes, good: int) -> None:
+        super().__init__(content)
+        self.good = good
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size)
+        if self.tell() > self.good:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return content
+
+
+@pytest.mark.parametrize("good", [0, 200, 1000])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("truncated", [False, True])
+def test_what_the_system_cannot_read_is_told_as_that(format: str, good: int, truncated: bool) -> None:
+    content = encoded(format, noise(100, 80))
+    accepted = Accepted(truncated=truncated)
+    for read in (
+        lambda file: decode_file("a.jpg", file, accepted),
+        lambda file: check_file("a.jpg", file, accepted, thorough=True),
+    ):
+        with pytest.raises(ImageError) as refused:
+            read(FailingDrive(content, good))
+        assert (refused.value.code, refused.value.message) == ("image_corrupt", "cannot be read (Input/output error)")

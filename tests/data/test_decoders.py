@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.data import faults
+from tests.data.decoding import check
 from tests.data.odd_images import BAD, READABLE, encoded
 from tlkit.data import decoders
 from tlkit.data.decode import Accepted, Facts
@@ -83,7 +84,7 @@ def test_pixels_are_those_that_this_process_decodes(augment: str, processes: Pro
         np.testing.assert_array_equal(here.pixels, there.pixels)
         assert (here.frames, here.degraded) == (there.frames, there.degraded)
         path = str(tmp_path / name)
-        assert processes.check(path, Accepted()) == ThisProcess().check(path, Accepted())
+        assert check(processes, path, Accepted()) == check(ThisProcess(), path, Accepted())
 
 
 def test_errors_are_those_of_this_process(processes: Processes, tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_errors_are_those_of_this_process(processes: Processes, tmp_path: Path) 
 def test_what_a_header_says(processes: Processes, tmp_path: Path) -> None:
     READABLE["frames.gif"](tmp_path / "frames.gif")
     for thorough in (False, True):
-        facts = processes.check(str(tmp_path / "frames.gif"), Accepted(), thorough)
+        facts = check(processes, str(tmp_path / "frames.gif"), Accepted(), thorough)
         assert facts == Facts("GIF", "P", 40, 30, 2)  # Pillow writes two equal frames as one
 
 
@@ -147,6 +148,17 @@ def test_a_decoder_that_is_killed_is_no_fault_of_the_image(faulty: Processes, tm
     assert faulty.load(good, VIEW).pixels.shape == (32, 48, 3)
 
 
+def test_a_decoder_that_was_killed_while_idle_costs_nothing(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.png")
+    with closing(Processes()) as pool:
+        pool.load(good, VIEW)
+        (process,) = pool._all
+        os.kill(process.process.pid, signal.SIGKILL)
+        assert wait_until_gone(process.process.pid)
+        assert pool.load(good, VIEW).pixels.shape == (32, 48, 3)
+        assert len(pool._all) == 1 and process not in pool._all
+
+
 def test_a_decoder_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(decoders, "PROGRAM", "import no_such_module")
     with closing(Processes()) as pool, pytest.raises(ResourceError, match="ended with status 1"):
@@ -185,13 +197,14 @@ def test_no_decoder_survives_a_command_that_is_killed(busy: bool, tmp_path: Path
     program = f"""
 import sys, threading
 from tests.data import faults
+from tests.data.decoding import check
 from tlkit.data import decoders
 from tlkit.data.decode import Accepted
 decoders.PROGRAM = faults.PROGRAM
 pool = decoders.Processes(seconds=1)
 pool.start()
 print(pool._idle[0].process.pid, flush=True)
-pool.check({path!r}, Accepted())
+check(pool, {path!r}, Accepted())
 sys.stdin.read()
 """
     with subprocess.Popen(

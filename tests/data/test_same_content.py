@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Run
 from tlkit.data import same_content
 from tlkit.data.folder import Sample
 from tlkit.data.image_file import open_regular
@@ -58,3 +60,15 @@ def test_a_file_that_has_gone_meanwhile_is_nobodys_copy(tmp_path: Path) -> None:
     same = collect(tmp_path, {"a": b"x" * 10, "b": b"x" * 10})
     (tmp_path / "a").unlink()
     assert groups(same) == []
+
+
+def test_a_file_that_the_system_cannot_read_is_a_bad_image(
+    images: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(*arguments: object) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "pread", stale)
+    result = tlkit("check", images, "--format", "json")
+    assert result.status == 65, result.err
+    assert result.out.count('"message": "cannot be read (Stale file handle)"') == 30

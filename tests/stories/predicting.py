@@ -10,13 +10,15 @@ import pty
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 
 from tests.conftest import command
+from tlkit.commands.labellers import open_labeller
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "predictions.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -91,3 +93,24 @@ def name_of(record: dict[str, Any]) -> bytes:
 def unescaped(cell: bytes) -> bytes:
     plain = {b"\\\\": b"\\", b"\\t": b"\t", b"\\n": b"\n", b"\\r": b"\r"}
     return re.sub(rb"\\[\\tnr]", lambda match: plain[match[0]], cell)
+
+
+def without_numbers_for(place: int) -> Callable[..., Any]:
+    """open_labeller, of a model that gives NaN for the image at that place among all that it is given."""
+    seen = 0
+
+    def opened(*arguments: Any) -> Any:
+        model = open_labeller(*arguments)
+        logits = model.logits
+
+        def broken(pixels: Any) -> Any:
+            nonlocal seen
+            scores = logits(pixels).copy()
+            scores[np.arange(seen, seen + len(scores)) == place, 0] = np.nan
+            seen += len(scores)
+            return scores
+
+        object.__setattr__(model, "logits", broken)
+        return model
+
+    return opened

@@ -175,6 +175,24 @@ def test_predict_reads_what_is_cut_short_where_that_is_asked_for(
     assert all(found[os.fsencode(name)]["status"] == "ok" for name in cut)
 
 
+REFUSED_BY_THE_KERNEL = "/sys/class/net/lo/speed"
+"""A regular file of 4 KiB that can be opened, and not read."""
+
+
+@pytest.mark.skipif(not os.path.exists(REFUSED_BY_THE_KERNEL), reason="no such file here")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_the_kernel_does_not_read_is_a_bad_image(
+    workers: int, finished_run: Path, images: Path, tlkit: Run
+) -> None:
+    picture = images / "red" / "00.png"
+    options = ("--workers", workers, "--format", "jsonl")
+    found = tlkit("predict", finished_run, REFUSED_BY_THE_KERNEL, picture, *options)
+    assert found.status == 3
+    bad, good = map(json.loads, found.out.splitlines())
+    assert bad["error"] == {"code": "image_corrupt", "message": "cannot be read (Invalid argument)"}
+    assert good["status"] == "ok"
+
+
 def test_the_largest_image_may_be_chosen(finished_run: Path, images: Path, tmp_path: Path, tlkit: Run) -> None:
     few = tlkit("predict", finished_run, images / "red" / "00.png", "--max-pixels", 100, "--format", "jsonl")
     assert few.status == 3 and json.loads(few.out)["error"]["code"] == "image_too_large"
@@ -231,18 +249,17 @@ def test_a_decoder_killed_for_want_of_memory_ends_the_run_and_it_can_be_resumed(
     arguments = finetune_arguments(data, tmp_path / "run")
     load = Preparation.batches
 
-    def with_faults(preparation: Preparation) -> object:
-        monkeypatch.setattr(decoders, "PROGRAM", faults.PROGRAM)
-        return load(preparation)
-
     with monkeypatch.context() as patch:
+
+        def with_faults(preparation: Preparation) -> object:
+            patch.setattr(decoders, "PROGRAM", faults.PROGRAM)
+            return load(preparation)
+
         patch.setattr(Preparation, "batches", with_faults)
         killed = tlkit(*arguments)
     assert killed.status == 71
     assert "image decoder: the worker process was killed by SIGKILL, while it had" in killed.err
     assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == 71
-    monkeypatch.undo()
-    os.environ["TLKIT_CACHE"] = os.environ.get("TLKIT_CACHE", str(tmp_path))
     assert tlkit("resume", tmp_path / "run").status == 0
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from tests.conftest import Run, command, finetune_arguments, run_process
-from tests.stories.predicting import on_a_terminal
+from tests.stories.predicting import on_a_terminal, without_numbers_for
 from tlkit.commands.models import open_model
 from tlkit.commands.predict import Loaded, best_labels, label_batch
 from tlkit.data.batches import normalise
@@ -163,8 +163,18 @@ def test_a_model_that_gives_no_numbers_is_told_by_the_image() -> None:
 
     pixels = np.zeros((2, 2, 3), np.uint8)
     batch = [Loaded(place, f"{place}.jpg", Picture(pixels)) for place in range(3)]
-    with pytest.raises(DataError, match=r"1\.jpg: the model gives no finite numbers"):
-        label_batch(Broken(), batch, 1)  # type: ignore[arg-type]
+    predictions, problem = label_batch(Broken(), batch, 1)  # type: ignore[arg-type]
+    assert [prediction.path for prediction in predictions] == ["0.jpg"]
+    assert isinstance(problem, DataError) and "1.jpg: the model gives no finite numbers" in str(problem)
+
+
+def test_records_before_an_image_without_numbers_are_written(
+    finished_run: Path, images: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tlkit.commands.predict.open_labeller", without_numbers_for(2))
+    result = tlkit("predict", finished_run, images, "--batch-size", 30, "--workers", 1)
+    assert result.status == 65 and "blue/02.png: the model gives no finite numbers for it" in result.err
+    assert [line.split("\t")[0][-11:] for line in result.out.splitlines()] == ["blue/00.png", "blue/01.png"]
 
 
 def test_empty_input_and_a_last_line_without_its_end(model: Path, images: Path) -> None:
@@ -251,17 +261,17 @@ def test_models_that_are_none(tmp_path: Path, images: Path, tlkit: Run) -> None:
     assert tlkit("predict", tmp_path / "weights.safetensors", images).status == 65
 
 
-def test_every_command_knows_a_reader_that_left_and_a_full_disk(finished_run: Path, images: Path) -> None:
-    for arguments in (["backbones"], ["evaluate", finished_run, images], ["summary", finished_run]):
-        with subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as left:
-            assert left.stdout and left.stderr
-            left.stdout.close()
-            err = left.stderr.read()
-            assert left.wait() == -signal.SIGPIPE, err
-        assert b"Error" not in err
-        with open("/dev/full", "wb") as full:
-            result = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE)
-        assert result.returncode == 74 and b"standard output: cannot be written: No space left" in result.stderr
+def test_other_commands_know_a_reader_that_left_and_a_full_disk(model: Path, images: Path) -> None:
+    arguments = command("evaluate", model, images)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as left:
+        assert left.stdout and left.stderr
+        left.stdout.close()
+        err = left.stderr.read()
+        assert left.wait() == -signal.SIGPIPE, err
+    assert b"Error" not in err
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE)
+    assert result.returncode == 74 and b"standard output: cannot be written: No space left" in result.stderr
 
 
 def test_closed_standard_streams_harm_nobody(model: Path, images: Path, tmp_path: Path) -> None:
@@ -271,7 +281,10 @@ def test_closed_standard_streams_harm_nobody(model: Path, images: Path, tmp_path
     assert without_input.returncode == 3 and without_input.stdout.startswith(f"{image}\t")
     without_errors = subprocess.run(["sh", "-c", f"{line} 2>&-"], capture_output=True, text=True)
     assert (without_errors.returncode, without_errors.stdout) == (3, without_input.stdout)
-    assert subprocess.run(["sh", "-c", f"{line} >&-"], capture_output=True).returncode == 3
+    without_output = subprocess.run(["sh", "-c", f"{line} >&-"], capture_output=True, text=True)
+    assert without_output.returncode == 74 and "standard output: cannot be written" in without_output.stderr
+    into_file = subprocess.run(["sh", "-c", f"{line} -o {tmp_path}/out.tsv >&-"], capture_output=True)
+    assert into_file.returncode == 3 and (tmp_path / "out.tsv").read_text() == without_input.stdout
 
 
 def test_evaluate_finds_validation_folders_of_every_name(

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import Run, command, finetune_arguments, write_image
+from tests.data.odd_images import BAD
 from tests.forked import Warm
 from tests.kills import fingerprint
 from tlkit.files.artifact import read_artifact, write_artifact
@@ -119,6 +120,32 @@ def test_a_run_with_skipped_images_goes_on_elsewhere(images: Path, tmp_path: Pat
     last = tmp_path / "run" / "checkpoints" / "last.pt"
     assert tlkit("resume", last, "--out", tmp_path / "new", "--epochs", 8).status == 3
     assert (tmp_path / "new" / "skipped.jsonl").read_text() == (tmp_path / "run" / "skipped.jsonl").read_text()
+
+
+def test_a_checkpoint_alone_finds_the_images_that_were_skipped(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    """Also one whose damage only decoding shows."""
+    data = tmp_path / "data"
+    shutil.copytree(images, data)
+    BAD["damaged_pixels.png"][1](data / "red" / "damaged.png")
+    assert tlkit(*finetune_arguments(data, tmp_path / "run", "--skip-bad")).status == 3
+    shutil.copy(tmp_path / "run" / "checkpoints" / "last.pt", tmp_path / "alone.pt")
+    shutil.rmtree(tmp_path / "run")
+    resumed = tlkit("resume", tmp_path / "alone.pt", "--out", tmp_path / "new", "--epochs", 8)
+    assert resumed.status == 3, resumed.err
+    assert "damaged.png" in (tmp_path / "new" / "skipped.jsonl").read_text()
+
+
+def test_an_image_that_was_skipped_all_along_is_not_blamed(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(images, data)
+    (data / "red" / "text.jpg").write_text("this is no picture")
+    assert tlkit(*finetune_arguments(data, run, "--skip-bad")).status == 3
+    split = json.loads((run / "split.json").read_text())
+    split["train"]["red"].pop()
+    (run / "split.json").write_text(json.dumps(split))
+    refused = tlkit("resume", run, "--epochs", 8)
+    assert refused.status == 78 and "its images are not those of the checkpoint" in refused.err
+    assert "text.jpg" not in refused.err
 
 
 def test_a_run_that_stopped_early_says_so_and_goes_on_with_more_patience(

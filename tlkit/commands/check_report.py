@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlkit.commands.image_check import groups_listing, listing
+from tlkit.commands.image_check import error_fields, groups_listing, listing
 from tlkit.commands.survey import Repeats
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
 from tlkit.errors import printable
-from tlkit.output.predictions import path_fields
+from tlkit.output.predictions import label_fields, path_fields
 from tlkit.terminal import count
 
 MOST_CLASSES = 30
@@ -120,11 +120,11 @@ def as_json(report: Report) -> str:
     value: dict[str, Any] = {
         "data": path_fields(dataset.root),
         "shape": dataset.shape,
-        "classes": [{"label": name, "train": train, "val": val} for name, train, val in report.class_counts()],
+        "classes": [{**label_fields(name), "train": train, "val": val} for name, train, val in report.class_counts()],
         "formats": dict(report.formats),
         "modes": dict(report.modes),
         "sizes": report.size_range(),
-        "bad": [{**path_fields(e.path), "code": e.code, "message": e.message} for e in report.bad],
+        "bad": list(map(error_fields, report.bad)),
         "in_train_and_val": as_paths(repeats.across_parts),
         "in_several_classes": as_paths(repeats.across_classes),
         "repeated": as_paths(repeats.harmless),
@@ -133,7 +133,7 @@ def as_json(report: Report) -> str:
         "warnings": report.warnings,
         "stops": report.stops,
     }
-    return json.dumps(value, indent=2) + "\n"
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def as_paths(groups: list[list[Sample]]) -> list[list[dict[str, str]]]:

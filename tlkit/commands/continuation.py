@@ -60,7 +60,7 @@ def continue_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:
     resolved = changed(file, checkpoint["options"], options)
     warn_of_another_schedule(checkpoint, resolved)
     with new_run_folder(options.out, default_run_folder(resolved)) as new, interruption.handled("stopping") as signals:
-        dataset = stored_dataset(run, resolved) if run is not None else check_images(resolved, find_dataset(resolved))
+        dataset = stored_dataset(run, resolved) if run is not None else found_again(resolved)
         say_dataset(dataset)
         require_same_images(dataset, checkpoint)
         adopt(new, file, checkpoint)
@@ -219,7 +219,12 @@ def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
             return dataclasses.replace(dataset, skipped=skipped_images(run))
         except DataError as error:
             say("warning", f"{error}; the images are looked for again")
-    return check_images(options, find_dataset(options))
+    return found_again(options)
+
+
+def found_again(options: FinetuneOptions) -> Dataset:
+    """The images of the run's folder. All are decoded where bad ones were left out: those damaged inside were too."""
+    return check_images(options, find_dataset(options), thorough=options.skip_bad)
 
 
 def skipped_images(run: RunFolder) -> tuple[ImageError, ...]:

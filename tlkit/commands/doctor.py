@@ -13,8 +13,11 @@ from tlkit.errors import DONE
 from tlkit.model.cache_folder import LAYOUT, cache_folder, list_spaces, summarise
 from tlkit.options import DoctorOptions
 from tlkit.terminal import compact, emit
+from tlkit.versions import FLOORS, is_refused
 
 NEEDED = ("tlkit", "torch", "torchvision", "timm", "pillow", "numpy", "safetensors", "typer", "tqdm")
+EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
+"""By the name in tlkit[NAME]."""
 
 
 def doctor(options: DoctorOptions) -> int:
@@ -25,13 +28,22 @@ def doctor(options: DoctorOptions) -> int:
 
 
 def versions() -> Iterator[tuple[str, str]]:
-    """Python, and the libraries that tlkit stands on."""
+    """Python, and the libraries that tlkit stands on, or can use."""
     yield "python", f"{platform.python_version()} on {platform.platform()}"
     for name in NEEDED:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            yield name, "missing: install tlkit again"
+        yield name, state_of(name, "install tlkit again")
+    for extra, names in EXTRAS.items():
+        for name in names:
+            yield name, state_of(name, f"pip install 'tlkit[{extra}]'")
+
+
+def state_of(package: str, remedy: str) -> str:
+    """A library's version, and what is wrong with it. remedy: for one that is missing."""
+    try:
+        found = version(package)
+    except PackageNotFoundError:
+        return f"missing: {remedy}"
+    return f"{found}: older than {FLOORS[package]}, refused" if is_refused(package, found) else found
 
 
 def devices() -> Iterator[tuple[str, str]]:

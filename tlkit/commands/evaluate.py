@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
-from tlkit.commands.image_check import left_out, listing
+from tlkit.commands.image_check import describe_bad, error_fields, tell_left_out
 from tlkit.commands.images import labels_of
 from tlkit.commands.labellers import open_labeller
-from tlkit.data.decoders import Pixels, open_decoder
+from tlkit.data.decoders import Decoder, Pixels, open_decoder
 from tlkit.data.folder import Dataset, Sample, find_evaluation_folder, read_labelled, validation_folder
 from tlkit.data.image_file import ImageError
 from tlkit.data.in_order import map_in_order
 from tlkit.data.view import View
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError, printable
+from tlkit.model.labeller import Labeller, require_finite
 from tlkit.options import EvaluateOptions, worker_count
-from tlkit.output.predictions import path_fields
+from tlkit.output.predictions import label_fields
 from tlkit.run_folder import RunFolder
 from tlkit.terminal import count, emit, progress, say
 from tlkit.training.metrics import Evaluation, evaluate_logits
@@ -32,30 +34,31 @@ def evaluate(options: EvaluateOptions) -> int:
     model = open_labeller(options.model, options.weights, options.device, options.precision, options.trust_pickle)
     samples, what = choose_samples(options, model.classes)
     say("data", f"{what}: {count(len(samples), 'image')}")
+    readable: list[Sample] = []
+    logits: list[torch.Tensor] = []
     bad: list[ImageError] = []
-    view = View(model.preprocessing, options.max_pixels)
-    batches = readable_batches(samples, view, worker_count(options.workers), bad, options.batch_size)
-    logits = [torch.from_numpy(model.logits(pixels)) for pixels in batches]
+    view, workers = View(model.preprocessing, options.max_pixels), worker_count(options.workers)
+    with closing(open_decoder(workers)) as decoder:
+        loaded = load_readable(samples, decoder, view, workers, bad, ahead=2 * options.batch_size)
+        while batch := list(islice(loaded, options.batch_size)):
+            if options.skip_bad or not bad:  # else the rest is loaded only to name all that is bad
+                logits.append(logits_of(model, batch))
+                readable += [sample for sample, _ in batch]
     if bad and not options.skip_bad:
-        every = "\n".join(f"  {printable(error.path)}: {error.message}" for error in bad)
-        problem = f"{count(len(bad), 'image')} of {len(samples)} cannot be read"
+        problem, every = describe_bad(bad, len(samples))
         raise DataError(options.data, problem, f"{every}\nGo on without them by --skip-bad.")
     if not logits:
         raise DataError(options.data, "no readable image to evaluate on")
-    unreadable = {error.path for error in bad}
-    readable = [sample for sample in samples if sample.path not in unreadable]
     result = evaluate_logits(torch.cat(logits), labels_of(readable), model.classes)
-    if bad:
-        say("warning", f"{left_out(bad)}\n{listing(f'{error.path}: {error.message}' for error in bad)}")
+    tell_left_out(bad)
     emit(FORMATS[options.format](result, bad))
     return SOME_INPUTS_FAILED if bad else DONE
 
 
-def readable_batches(
-    samples: list[Sample], view: View, workers: int, bad: list[ImageError], batch_size: int
-) -> Iterator[Pixels]:
-    """Images uint8 [B, H, W, 3] in order; unreadable ones are left out and added to `bad`."""
-    decoder = open_decoder(workers)
+def load_readable(
+    samples: list[Sample], decoder: Decoder, view: View, workers: int, bad: list[ImageError], ahead: int
+) -> Iterator[tuple[Sample, Pixels]]:
+    """Samples with their pixels in order; unreadable ones are left out and added to `bad`."""
 
     def load(sample: Sample) -> Pixels | ImageError:
         try:
@@ -63,17 +66,20 @@ def readable_batches(
         except ImageError as error:
             return error
 
-    def readable() -> Iterator[Pixels]:
-        loaded = map_in_order(load, samples, workers=workers, ahead=2 * batch_size)
-        for outcome in progress(loaded, "evaluate", len(samples)):
-            if isinstance(outcome, ImageError):
-                bad.append(outcome)
-            else:
-                yield outcome
+    loaded = map_in_order(load, samples, workers=workers, ahead=ahead)
+    for sample, outcome in zip(samples, progress(loaded, "evaluate", len(samples)), strict=True):
+        if isinstance(outcome, ImageError):
+            bad.append(outcome)
+        else:
+            yield sample, outcome
 
-    pixels = readable()
-    while batch := list(islice(pixels, batch_size)):
-        yield np.stack(batch)
+
+def logits_of(model: Labeller, batch: list[tuple[Sample, Pixels]]) -> torch.Tensor:
+    """The scores [B, C] of a batch. Raises DataError if some are no numbers."""
+    logits = model.logits(np.stack([pixels for _, pixels in batch]))
+    for (sample, _), scores in zip(batch, logits, strict=True):
+        require_finite(scores, sample.path)
+    return torch.from_numpy(logits)
 
 
 def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[list[Sample], str]:
@@ -163,7 +169,7 @@ def as_json(result: Evaluation, skipped: list[ImageError]) -> str:
         "calibration_error": result.calibration_error,
         "classes": [
             {
-                "label": name,
+                **label_fields(name),
                 "precision": float(p),
                 "recall": float(r),
                 "f1": float(f1),
@@ -172,9 +178,9 @@ def as_json(result: Evaluation, skipped: list[ImageError]) -> str:
             for name, p, r, f1, support in rows
         ],
         "confusion": result.confusion.tolist(),
-        "skipped": [{**path_fields(e.path), "code": e.code, "message": e.message} for e in skipped],
+        "skipped": list(map(error_fields, skipped)),
     }
-    return json.dumps(value, indent=2) + "\n"
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 FORMATS = {"text": as_text, "json": as_json}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from tlkit.data.image_file import ImageError, file_digest, open_regular
 from tlkit.data.in_order import map_in_order
 from tlkit.data.view import View
 from tlkit.model.feature_store import Store, row_key
+from tlkit.storage import storage_error
 from tlkit.terminal import progress
 
 EXTRACTION_BATCH = {"cpu": 16, "cuda": 64}
@@ -135,8 +137,13 @@ class Rows:
 
 
 def allocate(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Room for vectors. Raises OSError if the disk has none."""
-    if 4 * int(np.prod(shape)) <= IN_MEMORY_BYTES:
+    """Room for vectors. Raises OutputError or StorageError if the disk has none."""
+    size = 4 * int(np.prod(shape))
+    if size <= IN_MEMORY_BYTES:
         return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(prefix="tlkit-vectors-") as file:  # the mapping keeps it alive
-        return np.memmap(file, np.float32, "w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile(prefix="tlkit-vectors-") as file:  # the mapping keeps it alive
+            os.posix_fallocate(file.fileno(), 0, size)  # a mapped file that finds no room later ends it by SIGBUS
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as error:
+        raise storage_error(os.path.join(tempfile.gettempdir(), "tlkit-vectors"), error, lambda: size) from error

@@ -13,6 +13,7 @@ from tlkit.data.image_file import ImageError
 from tlkit.data.same_content import SameContent
 from tlkit.data_options import DataOptions
 from tlkit.errors import DataError, printable
+from tlkit.output.predictions import path_fields, path_of
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_atomically
 from tlkit.terminal import count, say
@@ -21,15 +22,16 @@ NAMED = 10
 """How many of the files with the same problem a warning names."""
 
 
-def check_images(options: DataOptions, dataset: Dataset) -> Dataset:
+def check_images(options: DataOptions, dataset: Dataset, thorough: bool = False) -> Dataset:
     """Look at the header and the end of every file before any long work; returns the readable images.
 
+    thorough: decode them, so that damage inside is found too.
     Raises DataError naming all bad files, unless they may be skipped.
     """
     bad: list[ImageError] = []
     animated: list[str] = []
     same = SameContent()
-    for sample, found in look_at(options, dataset.train + dataset.val, same):
+    for sample, found in look_at(options, dataset.train + dataset.val, same, thorough):
         if isinstance(found, ImageError):
             bad.append(found)
         elif found.frames > 1:
@@ -46,14 +48,26 @@ def check_images(options: DataOptions, dataset: Dataset) -> Dataset:
 def without_bad(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
     """The data without its bad images, of which it tells. Raises DataError as `leave_out` does."""
     kept = leave_out(options, dataset, bad)
-    if bad:
-        say("warning", f"{left_out(bad)}\n{listing(f'{error.path}: {error.message}' for error in bad)}")
+    tell_left_out(bad)
     return kept
 
 
-def left_out(bad: Sequence[ImageError]) -> str:
-    """1 image cannot be read and is left out"""
-    return f"{count(len(bad), 'image')} cannot be read and {'is' if len(bad) == 1 else 'are'} left out"
+def tell_left_out(bad: Sequence[ImageError]) -> None:
+    """Warn of bad images that are left out, if there are some."""
+    if bad:
+        found = f"{count(len(bad), 'image')} cannot be read and {'is' if len(bad) == 1 else 'are'} left out"
+        say("warning", f"{found}\n{listing(f'{error.path}: {error.message}' for error in bad)}")
+
+
+def describe_bad(bad: Sequence[ImageError], images: int) -> tuple[str, str]:
+    """How many of so many images cannot be read, and a line for each."""
+    every = "\n".join(f"  {printable(error.path)}: {error.message}" for error in bad)
+    return f"{count(len(bad), 'image')} of {images} cannot be read", every
+
+
+def error_fields(error: ImageError) -> dict[str, str]:
+    """A bad image as JSON can say it."""
+    return {**path_fields(error.path), "code": error.code, "message": error.message}
 
 
 def leave_out(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
@@ -61,8 +75,7 @@ def leave_out(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError])
     if not bad:
         return dataset
     images, skipped = len(dataset.train) + len(dataset.val), (*dataset.skipped, *bad)
-    found = f"{count(len(bad), 'image')} of {images} cannot be read"
-    every = "\n".join(f"  {printable(error.path)}: {error.message}" for error in bad)
+    found, every = describe_bad(bad, images)
     if not options.skip_bad:
         advice = "Mend or remove them, or go on without them by --skip-bad; tlkit check finds damage inside files too."
         raise DataError(options.data, found, f"{every}\n{advice}")
@@ -121,10 +134,10 @@ def read_skipped(run: RunFolder) -> tuple[ImageError, ...]:
         return ()
     with open(run.skipped_file, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    return tuple(ImageError(row["path"], row["code"], row["message"]) for row in rows)
+    return tuple(ImageError(path_of(row), row["code"], row["message"]) for row in rows)
 
 
 def write_skipped(run: RunFolder, skipped: Sequence[ImageError]) -> None:
     """List the images that a run leaves out."""
-    rows = [json.dumps({"path": e.path, "code": e.code, "message": e.message}) + "\n" for e in skipped]
+    rows = [json.dumps(error_fields(error)) + "\n" for error in skipped]
     write_atomically(run.skipped_file, lambda file: file.write("".join(rows).encode()))

@@ -167,6 +167,10 @@ class Preparation:
         """What opens this run's images, in this pass and in all epochs."""
         return open_decoder(worker_count(self.options.workers))
 
+    def close(self) -> None:
+        """No image is opened any more."""
+        self.decoder.close()
+
     @property
     def plain_view(self) -> View:
         """Images as they are."""

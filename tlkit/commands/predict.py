@@ -15,19 +15,16 @@ import numpy as np
 from tlkit.commands.inputs import LIST, read_inputs
 from tlkit.commands.labellers import open_labeller
 from tlkit.commands.outcomes import Outcomes
-from tlkit.commands.streaming import in_order
+from tlkit.commands.streaming import stream
 from tlkit.data.decoders import Decoder, Picture, open_decoder
 from tlkit.data.image_file import ImageError
 from tlkit.data.view import View
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, OutputError, UsageError
-from tlkit.model.labeller import Labeller, Logits
-from tlkit.options import PredictOptions, worker_count
+from tlkit.model.labeller import Labeller, Logits, require_finite
+from tlkit.options import STANDARD_OUTPUT, PredictOptions, worker_count
 from tlkit.output.predictions import WRITERS, Prediction
 from tlkit.storage import replaced_when_whole
 from tlkit.terminal import emit
-
-STANDARD_OUTPUT = (None, "-", "/dev/stdout")
-"""What --output may call it."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,12 @@ def predict(options: PredictOptions) -> int:
         rest = islice(inputs, options.resume_from, None)
         if not options.resume_from:  # what is gone on with has its header
             write(writer.header(ranked))
-        for batch in in_order(loader(decoder, view), rest, workers, options.batch_size):
-            predictions = label_batch(model, batch, options.top_k or 1)
+        for batch in stream(loader(decoder, view), rest, workers, options.batch_size):
+            predictions, broken = label_batch(model, batch, options.top_k or 1)
             outcomes.add(predictions)
             write(b"".join(writer.record(prediction, ranked) for prediction in predictions))
+            if broken:
+                raise broken
     outcomes.conclude(options.summary)
     return SOME_INPUTS_FAILED if outcomes.errors else DONE
 
@@ -94,23 +93,29 @@ def loader(decoder: Decoder, view: View) -> Callable[[tuple[int, str]], Loaded]:
     return load
 
 
-def label_batch(model: Labeller, batch: list[Loaded], top_k: int) -> list[Prediction]:
-    """Predictions for a batch in its order; images that could not be read become failures. Raises DataError."""
+def label_batch(model: Labeller, batch: list[Loaded], top_k: int) -> tuple[list[Prediction], DataError | None]:
+    """Predictions for a batch in its order, up to the first image for which the model gives no numbers, and that error.
+
+    Images that could not be read become failures.
+    """
     pixels = [item.picture.pixels for item in batch if isinstance(item.picture, Picture)]
     logits = iter(model.logits(np.stack(pixels)) if pixels else ())  # [B, C]
-    return [
-        Prediction(item.index, item.path, error=(item.picture.code, item.picture.message))
-        if isinstance(item.picture, ImageError)
-        else label_image(item, item.picture, next(logits), model.classes, top_k)
-        for item in batch
-    ]
+    predictions: list[Prediction] = []
+    for item in batch:
+        if isinstance(item.picture, ImageError):
+            error = item.picture.code, item.picture.message
+            predictions.append(Prediction(item.index, item.path, error=error))
+            continue
+        try:
+            predictions.append(label_image(item, item.picture, next(logits), model.classes, top_k))
+        except DataError as problem:
+            return predictions, problem
+    return predictions, None
 
 
 def label_image(item: Loaded, picture: Picture, logits: Logits, classes: tuple[str, ...], top_k: int) -> Prediction:
     """The prediction for one image, of logits [C]. Raises DataError if they are infinite or no numbers."""
-    if not np.isfinite(logits).all():
-        problem = "the model gives no finite numbers for it; its weights may be damaged"
-        raise DataError(item.path, problem, "If --precision is fp16 or bf16, try fp32.")
+    require_finite(logits, item.path)
     top = best_labels(logits, classes, top_k)
     return Prediction(item.index, item.path, top, frames=picture.frames, degraded=picture.degraded)
 

@@ -1,4 +1,7 @@
-"""Results in the order of their items, while items still come: computed by threads, ahead, but never far."""
+"""Results in the order of their items, while items still come: computed by threads, ahead, but never far.
+
+For pipelines, where somebody waits for what is ready. Items that are all there take data/in_order.py, which is simpler.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class Raised:
         self.error = error
 
 
-def in_order(
+def stream(
     function: Callable[[Item], Result], items: Iterator[Item], workers: int, size: int
 ) -> Iterator[list[Result]]:
     """The results of function over items, in their order, up to `size` together as soon as they can be given.

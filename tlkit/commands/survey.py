@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tlkit.data.decode import Accepted, Facts
 from tlkit.data.decoders import open_decoder
 from tlkit.data.folder import Dataset, Sample, read_dataset
-from tlkit.data.image_file import ImageError, open_regular
+from tlkit.data.image_file import ImageError, open_regular, reading
 from tlkit.data.in_order import map_in_order
 from tlkit.data.same_content import SameContent, likeness
 from tlkit.data_options import DataOptions
@@ -63,7 +63,8 @@ def look_at(
         def look_once(sample: Sample) -> Look:
             try:
                 with open_regular(sample.path) as file:
-                    alike = likeness(file)
+                    with reading(sample.path):
+                        alike = likeness(file)
                     return Look(decoder.check_file(sample.path, file, accepted, thorough), alike)
             except ImageError as error:
                 return Look(error)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from tlkit.commands.assembly import assemble, require_same_backbone
@@ -16,6 +16,7 @@ from tlkit.commands.image_check import write_skipped
 from tlkit.commands.images import Preparation
 from tlkit.commands.watched_training import train_to_the_end
 from tlkit.data.folder import Dataset
+from tlkit.data.image_file import ImageError
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, ResourceError, TlkitError, understood
 from tlkit.files import artifact
 from tlkit.interruption import Interrupted, Interruption
@@ -81,15 +82,16 @@ def train_run(
     if checkpoint is not None:
         load_state(state, checkpoint, run)
     write_json_atomically(run.options_file, {"given": dict(given), "resolved": options.to_dict()})
-    with recorded_in_status(run, options, state):
+    fresh = checkpoint is None
+    preparation = Preparation(options, dataset, classifier, description, device, fresh, signals)
+    with recorded_in_status(run, options, state), closing(preparation):
         run.write_status("running", **state.where())
         if state.history:
             run.write_history(state.history)
         signals.raise_if_requested()
-        fresh = checkpoint is None
-        images = Preparation(options, dataset, classifier, description, device, fresh, signals).batches()
+        images = preparation.batches()
         if checkpoint is not None:
-            require_same_images(images.dataset, checkpoint)
+            require_same_images(images.dataset, checkpoint, images.dataset.skipped[len(dataset.skipped) :])
         split = images.dataset.to_split()
         write_json_atomically(run.split_file, split)
         if images.dataset.skipped:
@@ -111,10 +113,13 @@ def load_state(state: TrainingState, checkpoint: Mapping[str, Any], run: RunFold
     say("resume", f"from epoch {state.epoch}, step {state.step}")
 
 
-def require_same_images(dataset: Dataset, checkpoint: Mapping[str, Any]) -> None:
-    """Raises MismatchError unless the images are those, in the same parts, that a checkpoint was trained on."""
+def require_same_images(dataset: Dataset, checkpoint: Mapping[str, Any], newly: Sequence[ImageError] = ()) -> None:
+    """Raises MismatchError unless the images are those, in the same parts, that a checkpoint was trained on.
+
+    newly: the images that are left out only now.
+    """
     if artifact.digest(dataset.to_split()) != checkpoint["split_sha256"]:
-        gone = f" ({dataset.skipped[-1].path}: {dataset.skipped[-1].message})" if dataset.skipped else ""
+        gone = f" ({newly[-1].path}: {newly[-1].message})" if newly else ""
         raise MismatchError(
             dataset.root,
             f"its images are not those of the checkpoint: some were added, removed, renamed or damaged{gone}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import struct
 import warnings
@@ -21,7 +22,7 @@ from tlkit.data.formats import (
     has_its_end,
     image_format,
 )
-from tlkit.data.image_file import ImageError, open_regular
+from tlkit.data.image_file import ImageError, is_refusal, reading
 
 MAX_PIXELS = 64_000_000
 BACKGROUND = (255, 255, 255)
@@ -76,12 +77,6 @@ class Decoded:
     degraded: bool
 
 
-def decode_image(path: str, accepted: Accepted | None = None, shortest_side: int | None = None) -> Image.Image:
-    """As decode_file, of the file of that name, the picture alone."""
-    with open_regular(path) as file:
-        return decode_file(path, file, accepted or Accepted(), shortest_side).image
-
-
 def decode_file(path: str, file: BinaryIO, accepted: Accepted, shortest_side: int | None = None) -> Decoded:
     """A file that is open at its beginning as RGB, upright as its EXIF orientation says, transparency on white, 16 bits
     scaled to 8.
@@ -90,12 +85,13 @@ def decode_file(path: str, file: BinaryIO, accepted: Accepted, shortest_side: in
     many pixels. Of animations the first frame. Raises ImageError.
     """
     try:
-        return decode_whole(path, file, accepted, shortest_side)
+        with reading(path):
+            return decode_whole(path, file, accepted, shortest_side)
     except ImageError as error:
         if error.code != "image_truncated" or not accepted.truncated:
             raise
-    file.seek(0)
-    with as_far_as_it_goes():
+    with reading(path), as_far_as_it_goes():
+        file.seek(0)
         image = decode_whole(path, file, accepted, shortest_side)
     return Decoded(image.image, image.frames, degraded=True)
 
@@ -112,9 +108,9 @@ def decode_whole(path: str, file: BinaryIO, accepted: Accepted, shortest_side: i
                 image.draft(None, (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
         image.load()
         return Decoded(to_rgb(image, accepted.float_range), frames, degraded=False)
-    except MemoryError:  # says nothing of the image
-        raise
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error
+        if says_nothing_of_the_image(error):
+            raise
         raise describe_failure(path, error) from error
 
 
@@ -134,12 +130,13 @@ def check_file(path: str, file: BinaryIO, accepted: Accepted, thorough: bool = F
     Otherwise only a file whose end looks wrong is decoded, so damage in the middle of a file is not found. Raises
     ImageError.
     """
-    image = open_image(path, file, accepted)
-    check_mode(path, image, accepted)
-    facts = Facts(image.format or "", image.mode, image.width, image.height, frames_of(image))
-    if thorough or not has_its_end(facts.format, file):
-        file.seek(0)
-        decode_file(path, file, accepted, shortest_side=1)
+    with reading(path):
+        image = open_image(path, file, accepted)
+        check_mode(path, image, accepted)
+        facts = Facts(image.format or "", image.mode, image.width, image.height, frames_of(image))
+        if thorough or not has_its_end(facts.format, file):
+            file.seek(0)
+            decode_file(path, file, accepted, shortest_side=1)
     return facts
 
 
@@ -148,9 +145,9 @@ def open_image(path: str, file: BinaryIO, accepted: Accepted) -> Image.Image:
     formats = (*FORMATS, *accepted.more_formats)
     try:
         image = Image.open(file, formats=formats)
-    except MemoryError:
-        raise
     except Exception as error:  # a damaged header can raise nearly anything
+        if says_nothing_of_the_image(error):
+            raise
         raise describe_unopened(path, file, formats) from error
     if image.width * image.height > accepted.max_pixels:
         raise ImageError(
@@ -242,6 +239,14 @@ def range_to_eight(image: Image.Image, black: float, white: float) -> Image.Imag
 
     scaled = (np.asarray(image).astype(np.float64) - black) * (255 / (white - black))
     return Image.fromarray(np.nan_to_num(scaled, nan=0).clip(0, 255).round().astype(np.uint8))
+
+
+def says_nothing_of_the_image(error: Exception) -> bool:
+    """Whether memory is used up, or the system cannot read the file.
+
+    EINVAL it may say of a place in the file to which a damaged header leads.
+    """
+    return isinstance(error, MemoryError) or (is_refusal(error) and getattr(error, "errno", 0) != errno.EINVAL)
 
 
 def describe_failure(path: str, error: Exception) -> ImageError:

@@ -46,6 +46,9 @@ ENVIRONMENT = {
 SOCKET_BYTES = 1 << 20
 """Room for the pixels of an image on their way, where the system allows it."""
 
+LONGEST_ANSWER = 64 << 10
+"""Bytes. What says more than facts or a message is no decoder any more."""
+
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 
 
@@ -61,11 +64,6 @@ class Picture:
 class Decoder(ABC):
     """What opens images. Threads may share it."""
 
-    def check(self, path: str, accepted: Accepted, thorough: bool = False) -> Facts:
-        """What a header says, if the image can be decoded; see decode.check_file. Raises ImageError."""
-        with open_regular(path) as file:
-            return self.check_file(path, file, accepted, thorough)
-
     def load(self, path: str, view: View) -> Picture:
         """A view of an image. Raises ImageError."""
         with open_regular(path) as file:
@@ -73,7 +71,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> Facts:
-        """As check, of a file that is open at its beginning."""
+        """What a header says, if the image can be decoded; see decode.check_file. Raises ImageError."""
 
     @abstractmethod
     def load_file(self, path: str, file: BufferedReader, view: View, digest: bytes) -> Picture:
@@ -132,9 +130,7 @@ class Processes(Decoder):
     @contextlib.contextmanager
     def _borrowed(self) -> Iterator[DecoderProcess]:
         """A process for one image. One that was left in the middle of an answer is not used again."""
-        with self._lock:
-            process = self._idle.pop() if self._idle else None
-        process = process or self._new()
+        process = self._take_idle() or self._new()
         try:
             yield process
         except ImageError:
@@ -148,6 +144,17 @@ class Processes(Decoder):
                     self._all.discard(process)
                 else:
                     self._idle.append(process)
+
+    def _take_idle(self) -> DecoderProcess | None:
+        """A process that waits for work. What was killed while it waited is no fault of the next image."""
+        with self._lock:
+            while self._idle:
+                process = self._idle.pop()
+                if process.is_running():
+                    return process
+                self._all.discard(process)
+                process.end()
+        return None
 
     def _new(self) -> DecoderProcess:
         process = DecoderProcess(self.seconds)
@@ -192,13 +199,19 @@ class DecoderProcess:
     def ended(self) -> bool:
         return self.process.returncode is not None
 
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
     def ask(self, path: str, file: BufferedReader, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request about an open file. Raises ImageError, or ResourceError if the process was killed."""
         text = json.dumps(request).encode()
         try:
             socket.send_fds(self.channel, [LENGTH.pack(len(text)) + text], [file.fileno()])
-            length = LENGTH.unpack(receive(self.channel, LENGTH.size))
-            answer: dict[str, Any] = json.loads(receive(self.channel, *length))
+            (length,) = LENGTH.unpack(receive(self.channel, LENGTH.size))
+            if length > LONGEST_ANSWER:
+                self.end()
+                raise ImageError(path, "image_corrupt", f"the decoder crashed on it (an answer of {length:,} bytes)")
+            answer: dict[str, Any] = json.loads(receive(self.channel, length))
         except OSError:
             raise self.describe_end(path) from None
         if "error" in answer:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from io import BufferedReader
 
 from tlkit.errors import ResourceError
@@ -61,7 +63,8 @@ def open_regular(path: str) -> BufferedReader:
         raise ImageError(path, code, message) from error
     except ValueError as error:
         raise ImageError(path, "not_found", "the path holds a NUL byte") from error
-    status = os.fstat(descriptor)
+    with reading(path):
+        status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size:
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
@@ -76,9 +79,23 @@ def file_digest(path: str, file: BufferedReader) -> bytes:
     """The SHA-256 of an open file, which is left at its beginning. Raises ImageError."""
     import hashlib  # not for decoder processes, which should be there at once
 
-    try:
+    with reading(path):
         digest = hashlib.file_digest(file, "sha256").digest()
         file.seek(0)
-    except OSError as error:
-        raise ImageError(path, "image_corrupt", f"cannot be read ({error.strerror})") from error
     return digest
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Inside, that the system cannot read an open file, as on a failing drive, becomes an ImageError."""
+    try:
+        yield
+    except OSError as error:
+        if not is_refusal(error):
+            raise
+        raise ImageError(path, "image_corrupt", f"cannot be read ({error.strerror})") from error
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the system says it. Pillow raises OSError too, for what it does not like in a file."""
+    return isinstance(error, OSError) and error.errno is not None

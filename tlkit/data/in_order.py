@@ -1,4 +1,8 @@
-"""Items -> results, in order, computed ahead by threads."""
+"""Items -> results, in order, computed ahead by threads: for items that are all there, as those of a folder are.
+
+Results come one by one, each as late as it comes. Where items still come, or others wait for what is ready,
+commands/streaming.py gives what there is.
+"""
 
 from __future__ import annotations
 

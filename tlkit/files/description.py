@@ -37,11 +37,13 @@ def described(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def class_names(values: Any) -> tuple[str, ...]:
-    """The names of classes. Raises TypeError or ValueError for what cannot be that."""
+    """The names of classes, each of which can name a folder. Raises TypeError or ValueError for what cannot be that."""
     if not isinstance(values, (list, tuple)):
         raise TypeError("classes are a list")
     if not values or len(set(map(text, values))) != len(values):
         raise ValueError("each class has a name of its own")
+    for name in values:
+        name.encode("utf-8", "surrogateescape")  # what cannot be written so is ValueError
     return tuple(values)
 
 

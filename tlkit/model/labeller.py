@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from tlkit.data.decoders import Pixels
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.errors import DataError
 
 Logits = NDArray[np.float32]
 
@@ -25,3 +26,10 @@ class Labeller(Protocol):
 
     def logits(self, pixels: Pixels) -> Logits:
         """uint8 [B, H, W, 3] -> float32 [B, C]"""
+
+
+def require_finite(logits: Logits, path: str) -> None:
+    """Raises DataError if the scores of an image, [C], are infinite or no numbers."""
+    if not np.isfinite(logits).all():
+        problem = "the model gives no finite numbers for it; its weights may be damaged"
+        raise DataError(path, problem, "If --precision is fp16 or bf16, try fp32.")

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,7 +80,8 @@ class CsvWriter:
 class JsonlWriter:
     """One JSON object for each input, failures included, as docs/predictions.schema.json describes it.
 
-    A name that is not UTF-8 is path_bytes in base64. A line with characters that a terminal may act on is all ASCII.
+    A name that is not UTF-8 is path_bytes in base64, a class likewise label_bytes. A line with characters
+    that a terminal may act on is all ASCII.
     """
 
     def header(self, ranked: bool) -> bytes:
@@ -92,7 +94,7 @@ class JsonlWriter:
             message = message.encode("utf-8", "replace").decode()
             record |= {"status": "error", "error": {"code": code, "message": message}}
         else:
-            top = [{"label": label, "probability": probability} for label, probability in prediction.top]
+            top = [{**label_fields(label), "probability": probability} for label, probability in prediction.top]
             record |= {"status": "ok", **top[0], "top": top}
         record |= {"frames": prediction.frames} if prediction.frames > 1 else {}
         record |= {"degraded": True} if prediction.degraded else {}
@@ -113,8 +115,22 @@ def table_rows(prediction: Prediction, ranked: bool) -> list[list[str]]:
 
 def path_fields(path: str) -> dict[str, str]:
     """The path as JSON can say it: text, or base64 of its bytes."""
-    name = os.fsencode(path)
+    return fields_of("path", os.fsencode(path))  # the locale may have another idea of file names than UTF-8
+
+
+def path_of(fields: Mapping[str, str]) -> str:
+    """The inverse of path_fields. Raises KeyError or ValueError."""
+    return os.fsdecode(fields["path"].encode() if "path" in fields else base64.b64decode(fields["path_bytes"]))
+
+
+def label_fields(label: str) -> dict[str, str]:
+    """The name of a class likewise: it was the name of a folder."""
+    return fields_of("label", label.encode("utf-8", "surrogateescape"))
+
+
+def fields_of(name: str, content: bytes) -> dict[str, str]:
+    """A field of that name with a text in UTF-8; of other bytes, a field NAME_bytes."""
     try:
-        return {"path": name.decode()}  # by itself: the locale may have another idea of file names than UTF-8
+        return {name: content.decode()}
     except UnicodeDecodeError:
-        return {"path_bytes": base64.b64encode(name).decode()}
+        return {f"{name}_bytes": base64.b64encode(content).decode()}

@@ -1,0 +1,96 @@
+"""evaluate where something is wrong: images that cannot be read, a model that gives no numbers, names of any bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import Run, finetune_arguments
+from tests.stories.predicting import without_numbers_for
+from tlkit.commands.evaluate import as_json
+from tlkit.commands.labellers import open_labeller
+from tlkit.data import decoders
+from tlkit.training.metrics import Evaluation
+
+OPEN_LABELLER = "tlkit.commands.evaluate.open_labeller"
+
+
+def test_a_model_that_gives_no_numbers_is_refused(
+    finished_run: Path, images: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OPEN_LABELLER, without_numbers_for(3))
+    result = tlkit("evaluate", finished_run, images, "--split", "all", "--format", "json")
+    assert (result.status, result.out) == (65, "")
+    assert "blue/03.png: the model gives no finite numbers for it" in result.err
+
+
+def test_what_is_no_number_is_never_written() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        as_json(Evaluation(("a", "b"), np.eye(2, dtype=np.int64), float("nan"), 0.0), [])
+
+
+def test_nothing_more_is_computed_once_it_is_clear_that_it_is_refused(
+    finished_run: Path, images: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(images, tmp_path / "data")
+    for name in ("blue/04.png", "red/09.png"):
+        (tmp_path / "data" / name).write_bytes(b"")
+    passes: list[int] = []
+
+    def counting(*arguments: Any) -> Any:
+        model = open_labeller(*arguments)
+        logits = model.logits
+        object.__setattr__(model, "logits", lambda pixels: passes.append(len(pixels)) or logits(pixels))
+        return model
+
+    monkeypatch.setattr(OPEN_LABELLER, counting)
+    options = ("--split", "all", "--batch-size", 2)
+    strict = tlkit("evaluate", finished_run, tmp_path / "data", *options)
+    assert strict.status == 65 and "2 images of 30 cannot be read" in strict.err
+    assert "blue/04.png" in strict.err and "red/09.png" in strict.err
+    assert passes == [2, 2]
+    assert tlkit("evaluate", finished_run, tmp_path / "data", *options, "--skip-bad").status == 3
+    assert sum(passes) == 4 + 28
+
+
+def test_decoders_end_with_the_work(
+    finished_run: Path, images: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[decoders.Processes] = []
+    closed: list[decoders.Processes] = []
+    make, close = decoders.Processes.__init__, decoders.Processes.close
+    monkeypatch.setattr(decoders.Processes, "__init__", lambda pool, *a: opened.append(pool) or make(pool, *a))
+    monkeypatch.setattr(decoders.Processes, "close", lambda pool: closed.append(pool) or close(pool))
+    for arguments in (
+        ["evaluate", finished_run, images],
+        finetune_arguments(images, tmp_path / "run", "--no-cache", "--epochs", 1),
+        finetune_arguments(images, tmp_path / "other", "--epochs", 1),
+    ):
+        opened.clear()
+        closed.clear()
+        assert tlkit(*arguments).status == 0
+        assert opened and set(opened) == set(closed)
+
+
+def test_classes_of_any_name_can_be_read_by_any_program(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    data = os.fsencode(tmp_path) + b"/data"
+    for source, name in (("red", b"caf\xe9"), ("blue", b"blue")):
+        shutil.copytree(os.fsencode(images / source), data + b"/" + name)
+    folder = tmp_path / "data"
+    assert tlkit(*finetune_arguments(folder, tmp_path / "run")).status == 0
+    for arguments in (
+        ["evaluate", tmp_path / "run", folder, "--format", "json"],
+        ["check", folder, "--format", "json"],
+        ["predict", tmp_path / "run", folder, "--format", "jsonl"],
+    ):
+        result = tlkit(*arguments)
+        assert result.status == 0
+        first = json.loads(result.out.splitlines()[0] if arguments[0] == "predict" else result.out)
+        json.dumps(first, ensure_ascii=False).encode()  # a strict reader: every text can be encoded
+        assert "label_bytes" in result.out
