@@ -148,7 +148,7 @@ def newest_checkpoint(run: RunFolder) -> tuple[str, dict[str, Any]] | None:
     for file in run.checkpoint_files():
         try:
             checkpoint = read_checkpoint(file)
-        except (DataError, UnsafeError) as error:
+        except (DataError, UnsafeError, MissingInputError) as error:
             damaged[file] = error
             continue
         if file == run.last_checkpoint:
