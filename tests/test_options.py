@@ -193,3 +193,9 @@ def test_options_and_decoder_agree() -> None:
 def test_worker_count() -> None:
     assert options.worker_count(0) == 0
     assert options.worker_count(None) >= 1
+
+
+@pytest.mark.parametrize("size", ["9" * 400, "1.2.3", "x", ""])
+def test_what_is_no_size_is_a_usage_error(size: str) -> None:
+    with pytest.raises(UsageError, match="is not a size"):
+        FinetuneOptions(data="x", cache_limit=size)
