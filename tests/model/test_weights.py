@@ -185,7 +185,7 @@ def test_however_often_a_name_is_wrapped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("can't allocate memory"), OSError(12, "Cannot allocate")]
+    "error", [MemoryError(), RuntimeError("can't allocate memory"), OSError(12, "Cannot allocate memory")]
 )
 def test_memory_at_its_end_is_no_damage(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors.torch
