@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 
@@ -256,8 +257,9 @@ def test_what_goes_wrong_beside_the_writing_is_no_failure_to_write(tmp_path: Pat
         raise FileNotFoundError(2, "No such file or directory", "model")
     with pytest.raises(OutputError, match="a: cannot be created"):
         OutputFile(str(tmp_path / "no" / "where"), str(tmp_path / "a"))
-    with pytest.raises(StorageError, match="a: cannot be written: No space left"):
-        OutputFile("/dev/full", str(tmp_path / "a")).write(b"x")
+    full = OutputFile("/dev/full", str(tmp_path / "a"))
+    with closing(full), pytest.raises(StorageError, match="a: cannot be written: No space left"):
+        full.write(b"x")
     assert os.listdir(tmp_path) == []
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -64,8 +65,9 @@ def test_epochs_extends_a_run(finished_run: Path, tmp_path: Path, tlkit: Run) ->
     assert json.loads((run / "options.json").read_text())["resolved"]["epochs"] == 9
 
 
-def figures_of(run: Path) -> object:
-    return read_artifact(str(run / "model.pt"), "tlkit-model")["figures"]
+def figures_of(run: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = read_artifact(str(run / "model.pt"), "tlkit-model")["figures"]
+    return figures
 
 
 def test_an_extension_that_was_stopped_before_its_model_is_not_finished(
@@ -82,7 +84,7 @@ def test_an_extension_that_was_stopped_before_its_model_is_not_finished(
     assert figures_of(run) == before
     status, out, err = warm.run(["resume", run])
     assert (status, out) == (0, f"{run}/model.pt\n"), err
-    assert figures_of(run) == figures_of(whole) != before
+    assert figures_of(run)["epoch"] == figures_of(whole)["epoch"] != before["epoch"]
     assert fingerprint(run) == fingerprint(whole)
     assert "is finished" in warm.run(["resume", run])[2]
 
