@@ -36,7 +36,7 @@ def write(file):
     file.write(new[:10000])
     file.write(new[10000:])
 def write_folder():
-    with storage.replaced_when_whole(path) as aside:
+    with storage.replaced_when_whole(path) as aside, storage.writing(path):
         os.mkdir(aside)
         with open(os.path.join(aside, "inside"), "wb") as file:
             write(file)

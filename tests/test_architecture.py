@@ -25,7 +25,7 @@ ALLOWED = {
     "interruption": set(),
     "terminal": {"errors", "interruption"},
     "storage": {"errors"},
-    "run_folder": {"errors", "storage"},
+    "run_folder": {"errors", "storage", "files"},
     "run_claim": {"errors", "run_folder", "storage"},
     "versions": {"errors"},
     "files": {"errors", "storage"},
@@ -43,7 +43,7 @@ ALLOWED = {
 COMMANDS_USED_BY_COMMANDS = {
     "finetune": {"devices", "image_check", "survey", "training_run"},
     "resume": {"continuation"},
-    "continuation": {"checkpoints", "finetune", "image_check", "survey", "training_run"},
+    "continuation": {"checkpoints", "finetune", "image_check", "stored_options", "survey", "training_run"},
     "training_run": {
         "assembly",
         "checkpoints",
@@ -56,14 +56,15 @@ COMMANDS_USED_BY_COMMANDS = {
 }
 SHARED_BY_COMMANDS = {
     "assembly", "check_report", "checkpoints", "devices", "extraction", "image_check", "images", "inputs", "labellers",
-    "models", "outcomes", "streaming", "survey",
+    "models", "outcomes", "stored_options", "streaming", "survey",
 }  # fmt: skip
 
 WITHOUT_TORCH = [
     "tlkit.cli", "tlkit.options", "tlkit.declarations", "tlkit.errors", "tlkit.run_folder", "tlkit.storage",
     "tlkit.interruption", "tlkit.terminal", "tlkit.data_options", "tlkit.data.folder", "tlkit.data.listing",
     "tlkit.data.decoders", "tlkit.data.same_content", "tlkit.commands.image_check", "tlkit.commands.check",
-    "tlkit.output.predictions", "tlkit.versions", "tlkit.files.inputs", "tlkit.files.seal", "tlkit.files.archive",
+    "tlkit.output.predictions", "tlkit.versions", "tlkit.files.inputs", "tlkit.files.json_file",
+    "tlkit.files.seal", "tlkit.files.archive",
     "tlkit.files.pickles", "tlkit.files.description", "tlkit.files.onnx_file", "tlkit.model.feature_store",
     "tlkit.model.labeller",
     "tlkit.model.onnx_model", "tlkit.commands.labellers", "tlkit.commands.predict",

@@ -201,3 +201,9 @@ def test_going_on_never_replaces_what_is_there() -> None:
     for output in options.STANDARD_OUTPUT:
         assert options.PredictOptions(model="m", resume_from=5, output=output).resume_from == 5
     assert options.PredictOptions(model="m", output="out.jsonl").output == "out.jsonl"
+
+
+@pytest.mark.parametrize("size", ["9" * 400, "1.2.3", "x", ""])
+def test_what_is_no_size_is_a_usage_error(size: str) -> None:
+    with pytest.raises(UsageError, match="is not a size"):
+        FinetuneOptions(data="x", cache_limit=size)

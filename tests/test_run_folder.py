@@ -9,16 +9,17 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import IO
 
 import pytest
 
-from tlkit import storage
+from tlkit import run_claim, storage
 from tlkit.errors import DataError, MissingInputError, OutputError, StorageError
 from tlkit.run_claim import new_run_folder
 from tlkit.run_folder import RunFolder
-from tlkit.storage import link_atomically, replaced_when_whole, write_atomically
+from tlkit.storage import OutputFile, link_atomically, replaced_when_whole, write_atomically, writing
 
 
 def test_a_file_appears_whole_and_nothing_is_left_over(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_what_others_hide_is_found_out(hidden: Exception, tmp_path: Path) -> Non
 
 
 def in_place_of(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    with replaced_when_whole(str(path)) as aside, open(aside, "wb") as file:
+    with replaced_when_whole(str(path)) as aside, writing(str(path)), open(aside, "wb") as file:
         write(file)
 
 
@@ -215,6 +216,83 @@ def test_folders_change_places_also_where_the_file_system_has_no_step_for_it(
             os.mkdir(aside)
             Path(aside, "new").touch()
         assert os.listdir(tmp_path) == ["folder"] and os.listdir(tmp_path / "folder") == ["new"]
+
+
+def test_a_folder_whose_place_cannot_be_taken_is_back_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system has no step for it."""
+    real, folder = os.rename, tmp_path / "folder"
+
+    def exchange(one: str, other: str) -> None:
+        raise OSError(22, "Invalid argument")
+
+    def rename(one: str, other: str) -> None:
+        if Path(one, "new").exists():
+            raise OSError(13, "Permission denied")
+        real(one, other)
+
+    monkeypatch.setattr(storage, "exchange", exchange)
+    monkeypatch.setattr(storage.os, "rename", rename)
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(OutputError), replaced_when_whole(str(folder)) as aside:
+        os.mkdir(aside)
+        Path(aside, "new").touch()
+    assert os.listdir(tmp_path) == ["folder"] and os.listdir(folder) == ["old"]
+
+
+def test_a_file_and_a_folder_do_not_change_places(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").touch()
+    with pytest.raises(OutputError), replaced_when_whole(str(tmp_path / "file")) as aside:
+        os.mkdir(aside)
+    with pytest.raises(OutputError), replaced_when_whole(str(tmp_path / "folder")) as aside:
+        Path(aside).touch()
+    assert (tmp_path / "file").read_text() == "mine" and os.listdir(tmp_path / "folder") == ["mine"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_what_goes_wrong_beside_the_writing_is_no_failure_to_write(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replaced_when_whole(str(tmp_path / "a")):
+        raise FileNotFoundError(2, "No such file or directory", "model")
+    with pytest.raises(OutputError, match="a: cannot be created"):
+        OutputFile(str(tmp_path / "no" / "where"), str(tmp_path / "a"))
+    full = OutputFile("/dev/full", str(tmp_path / "a"))
+    with closing(full), pytest.raises(StorageError, match="a: cannot be written: No space left"):
+        full.write(b"x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_pipe_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(OutputError, match="pipe or device"):
+            write_atomically(str(tmp_path / name), lambda file: file.write(b"x"))
+    assert (tmp_path / "pipe").is_fifo() and sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+def test_a_lock_that_cannot_be_had_is_not_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OutputError, match="cannot be locked: No locks available"), RunFolder(str(tmp_path)).locked():
+        pass
+
+
+def test_each_new_folder_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(run_claim, "sync", synced.append)
+    with new_run_folder(str(tmp_path / "a" / "b" / "c"), "unused"):
+        assert {str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")} <= set(synced)
+
+
+def test_a_claim_given_up_leaves_no_checkpoint_either(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_run_folder(str(tmp_path), "unused") as run:
+        Path(run.last_checkpoint).touch()
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
 
 
 def test_checkpoints_without_options_are_nobodys_to_write_over(tmp_path: Path) -> None:

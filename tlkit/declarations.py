@@ -93,7 +93,7 @@ def bytes_of(flag: str, text: str) -> int:
     try:
         if match:
             return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
-    except ValueError:
+    except (ValueError, OverflowError):  # 1.2.3, or more digits than a number has
         pass
     raise UsageError(flag, f"{text!r} is not a size; expected one like 500MB or 10GB")
 

@@ -82,19 +82,34 @@ class MismatchError(TlkitError):
     exit_code = 78
 
 
-MEMORY_IS_USED_UP = ("out of memory", "can't allocate memory", "bad_alloc")
-"""As CUDA, torch's own allocator and the C++ library say it."""
+MEMORY_IS_USED_UP = ("out of memory", "llocate memory", "bad_alloc", "bad allocation")
+"""As CUDA, torch's own allocator, the system, and the C++ library say it."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FAILING = (*FULL, errno.EIO)
+"""What a disk answers that has no room, or is broken."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def is_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory is used up, which is nobody's fault."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY_IS_USED_UP)
 
 
 def understood(error: Exception) -> TlkitError:
     """An exception as the error it means: itself if it is one of ours, else memory at its end, or a bug."""
     if isinstance(error, TlkitError):
         return error
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if isinstance(error, MemoryError) or any(words in text for words in MEMORY_IS_USED_UP):
+    text = first_line(error)
+    if is_memory(error):
         return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size or --image-size.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        return StorageError(error.filename or "output", f"cannot be written: {error.strerror}")
+    if isinstance(error, OSError) and error.errno in FAILING:
+        what = "written" if error.errno in FULL else "read or written"
+        return StorageError(error.filename or "a file", f"cannot be {what}: {error.strerror}")
     return TlkitError("unexpected error", f"{type(error).__name__}: {text}", "Run it again with --debug to see where.")
 
 

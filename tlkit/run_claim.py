@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from tlkit.errors import OutputError
 from tlkit.run_folder import RunFolder
-from tlkit.storage import TEMPORARY_SUFFIX, remove, sync
+from tlkit.storage import TEMPORARY_SUFFIX, sync
 
 
 @contextlib.contextmanager
@@ -42,10 +42,9 @@ def new_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
 def discard_empty_run(run: RunFolder, created: Sequence[str]) -> None:
     """Remove what claiming made; anything that is not ours makes this stop quietly. Call under the lock."""
     with contextlib.suppress(OSError):
-        if created:
-            remove(run.checkpoints)
-        else:
-            os.rmdir(run.checkpoints)
+        for file in run.checkpoint_files():  # there was none when the folder was claimed
+            os.unlink(file)
+        os.rmdir(run.checkpoints)
         os.unlink(run.lock_file)
         for folder in created:
             os.rmdir(folder)
@@ -61,9 +60,11 @@ def claim_folder(folder: str) -> tuple[str, list[str]]:
     except OSError as error:
         raise OutputError(folder, f"cannot be created: {error.strerror}") from error
     ours = {"options.json", ".lock", "checkpoints", "split.json", "status.json"}
-    strangers = [
-        name for name in sorted(os.listdir(folder)) if name not in ours and not name.endswith(TEMPORARY_SUFFIX)
-    ]
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise OutputError(folder, f"cannot be read: {error.strerror}") from error
+    strangers = [name for name in names if name not in ours and not name.endswith(TEMPORARY_SUFFIX)]
     if strangers and not os.path.exists(os.path.join(folder, "options.json")):
         raise OutputError(folder, f"is not empty (it holds {strangers[0]}); expected a new or empty folder")
     return folder, []
@@ -90,5 +91,6 @@ def make_folder(folder: str) -> list[str]:
     while not os.path.lexists(above := os.path.dirname(missing[-1])):
         missing.append(above)
     os.makedirs(folder)
-    sync(os.path.dirname(missing[-1]))
+    for created in missing:
+        sync(os.path.dirname(created))
     return missing

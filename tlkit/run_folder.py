@@ -13,14 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from tlkit.errors import DataError, OutputError, TlkitError
-from tlkit.storage import (
-    TEMPORARY_SUFFIX,
-    read_whole_json,
-    remove,
-    storage_error,
-    write_atomically,
-    write_json_atomically,
-)
+from tlkit.files.inputs import open_input
+from tlkit.files.json_file import read_whole_json
+from tlkit.storage import TEMPORARY_SUFFIX, remove, storage_error, write_atomically, write_json_atomically
 
 EPOCH_FILE = re.compile(r"epoch_(\d+)_.*\.pt")
 
@@ -165,11 +160,14 @@ class RunFolder:
                 raise OutputError(self.path, f"cannot be written: {error.strerror}") from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 os.close(descriptor)
                 raise OutputError(
                     self.path, "is in use by another tlkit process", "Wait for it, or choose another --out."
                 ) from error
+            except OSError as error:
+                os.close(descriptor)
+                raise OutputError(self.path, f"cannot be locked: {error.strerror}") from error
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(self.lock_file)):
                     return descriptor
@@ -191,11 +189,11 @@ class RunFolder:
 
 
 def read_or_empty(path: str) -> bytes:
-    """The content of a file that may not be there."""
+    """The content of a file; nothing if it is not there, or cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_input(path) as file:
             return file.read()
-    except FileNotFoundError:
+    except TlkitError:
         return b""
 
 

@@ -1,4 +1,4 @@
-"""The one way any file is committed: readers see the old content or the new, also after a crash. And JSON read back."""
+"""The one way any file is committed: readers see the old content or the new, also after a crash."""
 
 from __future__ import annotations
 
@@ -12,37 +12,54 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, Any
 
-from tlkit.errors import DataError, MissingInputError, OutputError, StorageError, TlkitError
+from tlkit.errors import FAILING, FULL, OutputError, StorageError, TlkitError
 
 TEMPORARY_SUFFIX = ".tlkit-tmp"
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FAILING = (*FULL, errno.EIO)
+Measure = Callable[[], int | None]
+"""The bytes that a file needs, asked for when the disk is full; None if it cannot be told."""
+
+
+def unknown() -> None:
+    """A Measure that cannot tell."""
 
 
 @contextlib.contextmanager
-def replacing(path: str, measure: Callable[[], int | None] = lambda: None) -> Iterator[str]:
-    """Give a name beside `path`; what lies there when the block ends well takes the place of `path` in one step.
+def writing(path: str, measure: Measure = unknown) -> Iterator[None]:
+    """Inside, what is to become `path` is written: what the system refuses is told in our words.
 
-    Renamed, and the folder synced; until then, or if the block fails, what was there stays. A symbolic link is
-    followed. measure: the bytes that are needed, asked for when the disk is full.
     Raises OutputError if the file cannot be created, StorageError if the disk is full or failing.
     """
-    target = os.path.realpath(path)
+    try:
+        yield
+    except Exception as error:
+        cause = system_error(error, os.path.dirname(os.path.realpath(path)))
+        if cause is None:
+            raise
+        raise storage_error(path, cause, measure) from error
+
+
+@contextlib.contextmanager
+def replacing(path: str, measure: Measure = unknown, follow: bool = True) -> Iterator[str]:
+    """Give a name beside `path`; what lies there when the block ends well takes the place of `path` in one step.
+
+    Renamed, and the folder synced; until then, or if the block fails, what was there stays. follow: what a symbolic
+    link leads to is replaced, not the link. Raises as `writing` does, but lets through what the block raises.
+    """
+    target = os.path.realpath(path) if follow else os.path.abspath(path)
+    if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
+        raise OutputError(path, "is a pipe or device, and is not replaced")
     folder, name = os.path.split(target)
     aside = os.path.join(folder, f".{name[:40]}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         remove(aside)  # of a process that had this number and was killed
         yield aside
-        put_in_place(aside, target)
-        sync(folder)
-    except Exception as error:
-        cause = system_error(error, folder)
-        if cause is None:
-            raise
-        raise storage_error(path, cause, measure) from error
+        with writing(path, measure):
+            put_in_place(aside, target)
+            sync(folder)
     finally:
         remove(aside)
 
@@ -51,9 +68,10 @@ def write_atomically(path: str, write: Callable[[IO[bytes]], object]) -> None:
     """Commit one file: readers see the old content or the new, never a part, also after a crash.
 
     write: is called once more, to count, if the disk is full. An existing file keeps its mode.
-    Raises as `replacing` does.
+    Raises as `writing` does.
     """
-    with replacing(path, lambda: size_of(write)) as aside:
+    measure = partial(size_of, write)
+    with replacing(path, measure) as aside, writing(path, measure):
         raw = WatchedFile(aside, "wb")
         with io.BufferedWriter(raw) as file:
             try:
@@ -71,21 +89,22 @@ def write_atomically(path: str, write: Callable[[IO[bytes]], object]) -> None:
 def replaced_when_whole(path: str) -> Iterator[str]:
     """Give a name beside `path` for a file or folder, which takes its place when the block ends well.
 
-    What was there stays until then. Raises as `replacing` does.
+    What was there stays until then. Raises as `replacing` does: what the block writes, it writes inside `writing`.
     """
     with replacing(path) as aside:
         yield aside
-        if os.path.isdir(aside):
-            for entry in os.scandir(aside):
-                sync(entry.path)
-        else:
-            keep_mode(path, aside)
-        sync(aside)
+        with writing(path):
+            if os.path.isdir(aside):
+                for entry in os.scandir(aside):
+                    sync(entry.path)
+            else:
+                keep_mode(path, aside)
+            sync(aside)
 
 
 def link_atomically(source: str, target: str) -> None:
-    """Make target another name of the file source, replacing what target was in one step."""
-    with replacing(target) as aside:
+    """Make target another name of the file source, replacing what target was, be it a link, in one step."""
+    with replacing(target, follow=False) as aside, writing(target):
         try:
             os.link(source, aside)
         except OSError:  # a file system without hard links
@@ -93,16 +112,6 @@ def link_atomically(source: str, target: str) -> None:
                 shutil.copyfileobj(content, copy)
                 copy.flush()
                 os.fsync(copy.fileno())
-
-
-def copy_atomically(source: str, target: str) -> None:
-    """Commit a copy of a file."""
-
-    def copy(file: IO[bytes]) -> None:
-        with open(source, "rb") as content:
-            shutil.copyfileobj(content, file)
-
-    write_atomically(target, copy)
 
 
 def write_json_atomically(path: str, value: object) -> None:
@@ -122,6 +131,19 @@ class WatchedFile(io.FileIO):
         except OSError as error:
             self.failure = error
             raise
+
+
+class OutputFile(io.FileIO):
+    """A file that will take the place of `path`; raises as `writing` does."""
+
+    def __init__(self, aside: str, path: str) -> None:
+        self.path = path
+        with writing(path):
+            super().__init__(aside, "wb")
+
+    def write(self, data: Any, /) -> int:
+        with writing(self.path):
+            return super().write(data)
 
 
 class Counter(io.RawIOBase):
@@ -155,8 +177,8 @@ def keep_mode(path: str, aside: str) -> None:
 
 
 def put_in_place(aside: str, target: str) -> None:
-    """Rename to target. A folder that is there changes places with it and is left at `aside`."""
-    if not os.path.isdir(target):
+    """Rename to target. A folder in the place of a folder changes places with it, and the old one is left aside."""
+    if not (os.path.isdir(target) and os.path.isdir(aside)):
         os.replace(aside, target)
         return
     try:
@@ -164,8 +186,12 @@ def put_in_place(aside: str, target: str) -> None:
     except OSError:  # a file system that has no such step: for a moment there is neither
         old = f"{aside}.old{TEMPORARY_SUFFIX}"
         os.rename(target, old)
-        os.rename(aside, target)
-        os.rename(old, aside)
+        try:
+            os.rename(aside, target)
+        except OSError:
+            os.rename(old, target)
+            raise
+        remove(old)
 
 
 def exchange(one: str, other: str) -> None:
@@ -220,7 +246,7 @@ def system_error(error: BaseException, folder: str) -> OSError | None:
     return None
 
 
-def storage_error(path: str, error: OSError, measure: Callable[[], int | None] = lambda: None) -> TlkitError:
+def storage_error(path: str, error: OSError, measure: Measure = unknown) -> TlkitError:
     """An operating system's refusal to write, in our words and with our exit code."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno not in FAILING:
@@ -242,23 +268,3 @@ def bytes_free(folder: str) -> int | None:
         return shutil.disk_usage(folder).free
     except OSError:
         return None
-
-
-def read_json(path: str) -> Any:
-    """A JSON document. Raises MissingInputError or DataError."""
-    try:
-        with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
-    except OSError as error:
-        raise MissingInputError(path, f"cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(path, f"is not valid JSON ({error})") from error
-
-
-def read_whole_json(path: str, *keys: str) -> dict[str, Any]:
-    """A JSON object with these keys. Raises MissingInputError or DataError."""
-    value = read_json(path)
-    missing = [key for key in keys if key not in value] if isinstance(value, dict) else list(keys)
-    if missing:
-        raise DataError(path, f"is not whole: it has no {', '.join(missing)}")
-    return dict(value)

@@ -177,3 +177,27 @@ def test_mnasnet_takes_a_state_dict_without_version() -> None:
     source, target = (network(seed, 5, "torchvision/mnasnet0_5") for seed in (1, 2))
     load_tensors(target, dict(source.state_dict()))
     assert_backbone_equal(target, source, "nothing")
+
+
+def test_however_often_a_name_is_wrapped(tmp_path: Path) -> None:
+    save_file({"module." * 50_000 + "conv.weight": torch.ones(2)}, tmp_path / "a.safetensors")
+    assert list(read_weights_file(str(tmp_path / "a.safetensors"))) == ["conv.weight"]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("can't allocate memory"), OSError(12, "Cannot allocate memory")]
+)
+def test_memory_at_its_end_is_no_damage(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors.torch
+
+    def fail(*arguments: object, **how: object) -> None:
+        raise error
+
+    path = tmp_path / "a.safetensors"
+    save_file({"conv.weight": torch.ones(2)}, path)
+    monkeypatch.setattr(safetensors.torch, "load_file", fail)
+    monkeypatch.setattr(torch, "load", fail)
+    torch.save({"conv.weight": torch.ones(2)}, tmp_path / "a.pth")
+    for file, trusted in ((path, None), (tmp_path / "a.pth", None), (tmp_path / "a.pth", str(tmp_path / "a.pth"))):
+        with pytest.raises(type(error)):
+            read_weights_file(str(file), trusted)

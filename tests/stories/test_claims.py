@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import math
 import pickle
 import struct
 import zipfile
@@ -265,6 +266,16 @@ def test_pt2_files(artifacts: Path, tmp_path: Path) -> None:
         {"weight_0": lambda content: b""},
         {config: with_meta(lambda meta: meta.update(sizes=[{"as_int": HUGE}])), "weight_0": lambda content: b""},
     ]
+
+    def many_of_one(content: bytes) -> bytes:
+        config = json.loads(content)
+        largest = max(
+            config["config"].values(), key=lambda e: math.prod(n["as_int"] for n in e["tensor_meta"]["sizes"])
+        )
+        config["config"] |= {f"x{number}": largest for number in range(2000)}
+        return json.dumps(config).encode()
+
+    changes.append({config: many_of_one})
     as_model(str(artifacts / "run"))
     rewritten(artifacts / "model.pt2", path, {})
     as_model(str(path))

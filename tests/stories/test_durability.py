@@ -395,6 +395,10 @@ def test_a_folder_without_permission(warm: Warm) -> None:
         for out in (root / "closed", root / "closed" / "run"):
             status, _, err = warm.run(finetune_arguments(images, out), hook="as_user", number=65534)
             assert status == 73 and "Permission denied" in err
+        (root / "unlisted").mkdir()
+        (root / "unlisted").chmod(0o733)
+        status, _, err = warm.run(finetune_arguments(images, root / "unlisted"), hook="as_user", number=65534)
+        assert status == 73 and "unlisted: cannot be read: Permission denied" in err
         assert os.listdir(root / "closed") == []
 
 
@@ -442,6 +446,18 @@ def test_checkpoints_name_no_home(images: Path, tmp_path: Path, warm: Warm) -> N
     (tmp_path / "home").rename(tmp_path / "moved")
     elsewhere = {"HOME": str(tmp_path / "moved" / "someone")}
     status, _, err = warm.run(["resume", tmp_path / "lone.pt", "--out", tmp_path / "new"], environment=elsewhere)
+    assert status == 0, err
+
+
+def test_validation_images_in_a_home_that_is_another_now(images: Path, tmp_path: Path, warm: Warm) -> None:
+    from tests.conftest import write_folder
+
+    home, run = tmp_path / "home", tmp_path / "run"
+    arguments = finetune_arguments(images, run, "--val", write_folder(home / "val", 2, 100))
+    hook = {"hook": "interrupt_at_step", "step": 7, "number": TERM}
+    assert warm.run(arguments, environment={"HOME": str(home)}, **hook)[0] == -TERM
+    assert read_checkpoint(run / "checkpoints" / "last.pt")["options"]["val"] == "~/val"
+    status, _, err = warm.run(["resume", run], environment={"HOME": str(tmp_path / "another")})
     assert status == 0, err
 
 

@@ -184,6 +184,14 @@ def test_a_stacked_head_on_a_weights_file(images: Path, tmp_path: Path, tlkit: R
     assert tlkit("predict", tmp_path / "run", images).out.count("\n") == 30
 
 
+def test_a_folder_for_timm_takes_the_place_of_no_file(tmp_path: Path, tlkit: Run) -> None:
+    """Which is said before any work: there is no model here."""
+    (tmp_path / "notes").write_text("mine")
+    result = tlkit("export", tmp_path / "missing", "--format", "timm", "-o", tmp_path / "notes", "--overwrite")
+    assert result.status == 73 and "is a file" in result.err
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
 def test_nothing_is_overwritten_unasked(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
     (tmp_path / "mine.pt").write_text("mine")
     refused = tlkit("export", finished_run, "--output", tmp_path / "mine.pt")

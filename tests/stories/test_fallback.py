@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import Run, finetune_arguments
+from tests.forked import Warm
 from tests.kills import fingerprint, read_checkpoint
 from tlkit.errors import DataError
-from tlkit.files.artifact import write_artifact
+from tlkit.files.artifact import load_safely, write_artifact
 from tlkit.run_folder import RunFolder
 
 BEST_IS_THE_SECOND = ["--keep", 9, "--learning-rate", 0.1, "--schedule", "constant"]
@@ -296,8 +298,6 @@ def test_another_environment_is_said_and_costs_a_guarantee(run: Path, expected: 
 
 
 def test_the_threads_a_run_began_with_are_used_again(run: Path, tlkit: Run) -> None:
-    import torch
-
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")
     last, before = run / "checkpoints" / "last.pt", torch.get_num_threads()
@@ -334,3 +334,105 @@ def test_a_folder_that_lost_its_options_says_what_can_be_resumed(run: Path, tmp_
     data = read_checkpoint(run / "checkpoints" / "last.pt")["options"]["data"]
     refused = tlkit(*finetune_arguments(Path(data), run))
     assert refused.status == 73 and read_checkpoint(run / "checkpoints" / "last.pt")
+
+
+ALLOCATOR = (
+    "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate {} bytes."
+)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError(ALLOCATOR.format(800)), OSError(12, "Cannot allocate memory")]
+)
+def test_memory_at_its_end_is_no_damage(
+    error: Exception, run: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a good checkpoint would be passed over for an older one."""
+    load, calls = torch.load, []
+
+    def fail(*arguments: Any, **how: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise error
+        return load(*arguments, **how)
+
+    monkeypatch.setattr(torch, "load", fail)
+    before = sorted(os.listdir(run / "checkpoints"))
+    result = tlkit("resume", run)
+    assert (result.status, result.out) == (71, ""), result.err
+    assert len(calls) == 1 and sorted(os.listdir(run / "checkpoints")) == before
+
+
+def test_a_file_that_asks_for_more_memory_than_it_has_bytes_is_damaged(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **how: object) -> None:
+        raise RuntimeError(ALLOCATOR.format(10**15))
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(DataError):
+        load_safely(str(run / "checkpoints" / "last.pt"))
+
+
+@pytest.mark.parametrize(
+    ("place", "why"), [("/proc/self/mem", "input/output error"), ("/nowhere/last.pt", "is missing")]
+)
+def test_a_checkpoint_that_cannot_be_read_is_stepped_over(
+    place: str, why: str, run: Path, expected: dict[str, str], tlkit: Run
+) -> None:
+    """As where a disk fails: the first bytes of that file cannot be read by anybody."""
+    last = run / "checkpoints" / "last.pt"
+    last.unlink()
+    last.symlink_to(place)
+    result = tlkit("resume", run)
+    assert result.status == 0, result.err
+    assert why in result.err and f"going on from {file_of(run, 4).name}" in result.err
+    assert not last.is_symlink() and fingerprint(run) == expected
+
+
+@pytest.mark.parametrize("resolved", [{}, {"data": 7}, {"data": "x", "workers": "many"}])
+def test_evaluate_and_odd_options(
+    resolved: object, finished_run: Path, images: Path, tmp_path: Path, tlkit: Run
+) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    (run / "options.json").write_text(json.dumps({"given": {}, "resolved": resolved}))
+    result = tlkit("evaluate", run, images)
+    assert result.status == 65 and f"{run}/options.json: " in result.err
+
+
+ODD_OPTIONS: dict[str, tuple[dict[Any, Any], int]] = {
+    "a key that is no text": ({7: 8}, 0),
+    "text for a number": ({"workers": "many"}, 65),
+    "a tensor": ({"workers": torch.ones(3)}, 65),
+    "a size beyond all numbers": ({"cache_limit": "9" * 400}, 65),
+    "a share that is none": ({"val": "7"}, 65),
+    "what does not go together": ({"hidden": 8}, 65),
+    "nothing": ({}, 65),
+}
+
+
+@pytest.mark.parametrize("odd", ODD_OPTIONS)
+def test_odd_options_in_a_checkpoint(odd: str, run: Path, tmp_path: Path, tlkit: Run) -> None:
+    values, expected = ODD_OPTIONS[odd]
+    last = run / "checkpoints" / "last.pt"
+    content = read_checkpoint(last)
+    content["options"] = content["options"] | values if values else {"epochs": 6}
+    for file in (run / "checkpoints").glob("*.pt"):
+        file.unlink()
+    write_artifact(str(last), "tlkit-checkpoint", content)
+    for arguments in (["resume", run], ["resume", last, "--out", tmp_path / "new"]):
+        result = tlkit(*arguments)
+        assert result.status == expected, result.err
+        assert expected == 0 or f"{last}: " in result.err
+
+
+@pytest.mark.parametrize("name", ["options.json", "split.json", "history.jsonl", "skipped.jsonl", "status.json"])
+def test_a_pipe_in_a_run_folder_keeps_nobody_waiting(name: str, run: Path, warm: Warm) -> None:
+    """Nor is it read or replaced, whatever leads to it."""
+    pipe = run.parent / "pipe"
+    os.mkfifo(pipe)
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(pipe)
+    status, out, err = warm.run(["resume", run])
+    assert (status, out) in ([(3, f"{run}/model.pt\n")] if name == "skipped.jsonl" else [(65, ""), (73, "")]), err
+    assert "Traceback" not in err and pipe.is_fifo()

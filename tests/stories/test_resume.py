@@ -9,15 +9,17 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import Run, command, finetune_arguments, write_image
+from tests.conftest import Run, command, finetune_arguments, write_folder, write_image
 from tests.data.odd_images import BAD
 from tests.forked import Warm
 from tests.kills import fingerprint
 from tlkit.files.artifact import read_artifact, write_artifact
+from tlkit.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("more", [[], ["--augment", "light", "--unfreeze", "layer4"]], ids=["vectors", "images"])
@@ -62,6 +64,87 @@ def test_epochs_extends_a_run(finished_run: Path, tmp_path: Path, tlkit: Run) ->
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, 10))
     assert json.loads((run / "options.json").read_text())["resolved"]["epochs"] == 9
+
+
+def figures_of(run: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = read_artifact(str(run / "model.pt"), "tlkit-model")["figures"]
+    return figures
+
+
+def test_an_extension_that_was_stopped_before_its_model_is_not_finished(
+    images: Path, tmp_path: Path, warm: Warm
+) -> None:
+    """The model that is there is whole, but of before."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert warm.run(finetune_arguments(images, run, "--epochs", 2, "--metric", "loss"))[0] == 0
+    before = figures_of(run)
+    shutil.copytree(run, whole)
+    assert warm.run(["resume", whole, "--epochs", 5])[0] == 0
+    hook = {"hook": "interrupt_in_commit", "since": "model", "call": "replace", "number": int(signal.SIGKILL)}
+    assert warm.run(["resume", run, "--epochs", 5], **hook, time=1)[0] == -signal.SIGKILL
+    assert figures_of(run) == before
+    status, out, err = warm.run(["resume", run])
+    assert (status, out) == (0, f"{run}/model.pt\n"), err
+    assert figures_of(run)["epoch"] == figures_of(whole)["epoch"] != before["epoch"]
+    assert fingerprint(run) == fingerprint(whole)
+    assert "is finished" in warm.run(["resume", run])[2]
+
+
+@pytest.mark.parametrize("val", ["images/val", "{here}/images/val", "./images/../images/val"])
+def test_validation_images_inside_the_data_however_they_are_named(
+    val: str, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "images" / "train", 4)
+    write_folder(tmp_path / "images" / "val", 2, 100)
+    monkeypatch.chdir(tmp_path)
+    arguments = finetune_arguments(tmp_path, tmp_path / "run", "--val", val.format(here=tmp_path), "--epochs", 2)
+    arguments[1] = "./images"
+    assert tlkit(*arguments).status == 0
+    assert json.loads((tmp_path / "run" / "split.json").read_text())["val"]["red"][0] == "val/red/00.png"
+    result = tlkit("resume", tmp_path / "run", "--epochs", 3)
+    assert result.status == 0, result.err
+
+
+def test_what_was_refused_is_not_remembered(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    run, wrong = tmp_path / "run", tmp_path / "wrong"
+    assert tlkit(*finetune_arguments(images, run)).status == 0
+    options = (run / "options.json").read_bytes()
+    shutil.copytree(images, wrong)
+    (wrong / "red" / "00.png").unlink()
+    refused = tlkit("resume", run, "--epochs", 8, "--data", wrong)
+    assert refused.status in (65, 78) and refused.out == ""
+    assert (run / "options.json").read_bytes() == options
+    assert tlkit("resume", run).status == 0 and tlkit("resume", run, "--epochs", 8).status == 0
+    assert json.loads((run / "options.json").read_text())["resolved"]["epochs"] == 8
+
+
+def test_a_new_folder_is_as_it_was_if_going_on_in_it_fails(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
+    checkpoint, out = tmp_path / "ckpt.pt", tmp_path / "new"
+    content = read_artifact(str(finished_run / "checkpoints" / "last.pt"), "tlkit-checkpoint")
+    sha256, content["backbone"]["sha256"] = content["backbone"]["sha256"], "0" * 64
+    write_artifact(str(checkpoint), "tlkit-checkpoint", content)
+    out.mkdir()
+    for _ in range(2):
+        refused = tlkit("resume", checkpoint, "--out", out, "--epochs", 8)
+        assert refused.status == 78 and "other weights" in refused.err
+        assert os.listdir(out) == []
+    content["backbone"]["sha256"] = sha256
+    write_artifact(str(checkpoint), "tlkit-checkpoint", content)
+    assert tlkit("resume", checkpoint, "--out", out, "--epochs", 8).status == 0
+
+
+def test_a_run_that_goes_on_elsewhere_begins_with_what_was_read(finished_run: Path, tmp_path: Path) -> None:
+    """The file may be another by then, if the run is alive."""
+    from tlkit.commands.checkpoints import read_checkpoint
+    from tlkit.commands.continuation import past_of
+
+    checkpoints, new = tmp_path / "run" / "checkpoints", RunFolder(str(tmp_path / "new"))
+    shutil.copytree(finished_run, tmp_path / "run")
+    read = read_checkpoint(str(checkpoints / "last.pt"))
+    shutil.copy(next(checkpoints.glob("epoch_0004_*")), checkpoints / "last.pt")
+    past = past_of(new, str(checkpoints / "last.pt"), read)
+    assert past[new.last_checkpoint] is read
+    assert past[new.best_checkpoint]["epoch"] == read["progress"]["best"]["epoch"]
 
 
 def test_a_lone_checkpoint_goes_on_in_a_new_folder(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:

@@ -148,7 +148,7 @@ def newest_checkpoint(run: RunFolder) -> tuple[str, dict[str, Any]] | None:
     for file in run.checkpoint_files():
         try:
             checkpoint = read_checkpoint(file)
-        except (DataError, UnsafeError) as error:
+        except (DataError, UnsafeError, MissingInputError) as error:
             damaged[file] = error
             continue
         if file == run.last_checkpoint:
@@ -158,7 +158,7 @@ def newest_checkpoint(run: RunFolder) -> tuple[str, dict[str, Any]] | None:
         require_a_fresh_start(run, damaged)
         return None
     newest = max(whole, key=whole.__getitem__)
-    why = damaged[run.last_checkpoint].problem if run.last_checkpoint in damaged else "is missing"
+    why = damaged[run.last_checkpoint].problem if os.path.exists(run.last_checkpoint) else "is missing"
     checkpoint = read_checkpoint(newest)
     say(
         "warning",

@@ -11,25 +11,27 @@ from tlkit import interruption
 from tlkit.commands.checkpoints import find_epoch, newest_checkpoint, read_checkpoint
 from tlkit.commands.finetune import default_run_folder, say_dataset
 from tlkit.commands.image_check import check_images, read_skipped
+from tlkit.commands.stored_options import stored_options
 from tlkit.commands.survey import find_dataset
 from tlkit.commands.training_run import require_same_images, train_run
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
 from tlkit.declarations import flag_of, with_home
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, TlkitError, UsageError
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, TlkitError
 from tlkit.files.artifact import read_artifact
 from tlkit.interruption import Interruption
 from tlkit.model.files import MODEL_FORMAT
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.run_claim import new_run_folder
 from tlkit.run_folder import RunFolder
-from tlkit.storage import copy_atomically, link_atomically
+from tlkit.storage import link_atomically
 from tlkit.terminal import emit, say
 from tlkit.training.loop import is_over
 
 CHANGED_BY_RESUME = ("epochs", "patience", "data", "weights", "device", "workers", "trust_pickle")
-SHAPES_NOTHING = (*CHANGED_BY_RESUME, "out", "keep", "save_every", "cache_limit", "debug")
-"""Options that a run may go on with another value of. Any other decides what is trained, and how."""
+SHAPES_NOTHING = (*CHANGED_BY_RESUME, "val", "out", "keep", "save_every", "cache_limit", "debug")
+"""Options that a run may go on with another value of. Any other decides what is trained, and how; what --val decides,
+the checkpoint knows image by image."""
 
 
 def continue_in_place(run: RunFolder, options: ResumeOptions, signals: Interruption) -> int:
@@ -38,7 +40,7 @@ def continue_in_place(run: RunFolder, options: ResumeOptions, signals: Interrupt
         read_checkpoint(options.checkpoint)  # who names a file wants no other in its place
     file, checkpoint = newest_checkpoint(run) or (run.last_checkpoint, None)
     require_newest(run, options.checkpoint, checkpoint)
-    stored = stored_options(run, checkpoint)
+    stored = recorded_options(run, file, checkpoint)
     remembered = FinetuneOptions.stored_names()
     given = {**stored["given"], **{name: v for name, v in changes(options).items() if name in remembered}}
     resolved = changed(run.options_file, stored["resolved"], options)
@@ -47,9 +49,10 @@ def continue_in_place(run: RunFolder, options: ResumeOptions, signals: Interrupt
         return train_run(run, given, resolved, stored_dataset(run, resolved), None, signals)
     if file != run.last_checkpoint:
         link_atomically(file, run.last_checkpoint)
-    warn_of_another_schedule(checkpoint, resolved)
+    warn_of_another_schedule(stored_options(file, checkpoint["options"]), resolved)
+    best = checkpoint["progress"]["best"]
     checkpoint["progress"]["best"] = available_best(run, checkpoint)
-    if nothing_left(checkpoint, resolved) and has_whole_model(run):
+    if nothing_left(checkpoint, resolved) and has_whole_model(run, best):
         return leave_finished(run, checkpoint, resolved)
     return train_run(run, given, resolved, stored_dataset(run, resolved), checkpoint, signals)
 
@@ -58,13 +61,13 @@ def continue_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:
     """Go on in a new run folder from a checkpoint, with the options that it carries."""
     file, checkpoint = chosen_checkpoint(run, options.checkpoint)
     resolved = changed(file, checkpoint["options"], options)
-    warn_of_another_schedule(checkpoint, resolved)
+    warn_of_another_schedule(stored_options(file, checkpoint["options"]), resolved)
     with new_run_folder(options.out, default_run_folder(resolved)) as new, interruption.handled("stopping") as signals:
         dataset = stored_dataset(run, resolved) if run is not None else found_again(resolved)
         say_dataset(dataset)
         require_same_images(dataset, checkpoint)
-        adopt(new, file, checkpoint)
-        return train_run(new, resolved.to_dict(), resolved, dataset, checkpoint, signals)
+        past = past_of(new, file, checkpoint)
+        return train_run(new, resolved.to_dict(), resolved, dataset, checkpoint, signals, past)
 
 
 def chosen_checkpoint(run: RunFolder | None, named: str) -> tuple[str, dict[str, Any]]:
@@ -90,15 +93,16 @@ def require_newest(run: RunFolder, named: str, checkpoint: Mapping[str, Any] | N
         )
 
 
-def stored_options(run: RunFolder, checkpoint: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """The options of options.json; of the checkpoint, if that file is damaged.
+def recorded_options(run: RunFolder, file: str, checkpoint: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """The options of options.json; if that is damaged, those of the checkpoint in `file`.
 
-    Raises MismatchError if the two differ in what shapes training, DataError if the file is damaged and no checkpoint
-    knows better.
+    Raises MismatchError if the two differ in what shapes training, DataError if options.json is damaged and no
+    checkpoint knows better, or if the checkpoint's own cannot be.
     """
     if checkpoint is None:
         return run.read_options()
-    recorded = {name: with_home(value) for name, value in checkpoint["options"].items()}
+    whole = stored_options(file, checkpoint["options"]).to_dict()
+    recorded = {name: value for name, value in whole.items() if name in checkpoint["options"]}
     try:
         stored = run.read_options()
     except DataError as error:
@@ -137,21 +141,16 @@ def is_weights_file(name: str, value: object) -> bool:
 
 def changed(origin: str, stored: Mapping[str, Any], options: ResumeOptions) -> FinetuneOptions:
     """The run's options, with those that resume changes. Raises DataError for values that no option can have."""
-    try:
-        before = FinetuneOptions.from_dict(stored)
-    except (UsageError, TypeError) as error:
-        raise DataError(origin, f"holds options that cannot be: {error}") from error
-    return dataclasses.replace(before, **changes(options))
+    return dataclasses.replace(stored_options(origin, stored), **changes(options))
 
 
-def warn_of_another_schedule(checkpoint: Mapping[str, Any], options: FinetuneOptions) -> None:
+def warn_of_another_schedule(before: FinetuneOptions, now: FinetuneOptions) -> None:
     """The learning rate is a function of the planned epochs, so with others of them the run is another."""
-    before = FinetuneOptions.from_dict(checkpoint["options"]).planned_epochs()
-    if options.planned_epochs() != before:
+    if now.planned_epochs() != before.planned_epochs():
         say(
             "warning",
-            f"--epochs {options.planned_epochs()} where {before} were planned: the learning rate is laid out anew from "
-            "here on, so the result is not that of a run planned so from its start",
+            f"--epochs {now.planned_epochs()} where {before.planned_epochs()} were planned: the learning rate is laid "
+            "out anew from here on, so the result is not that of a run planned so from its start",
         )
 
 
@@ -178,16 +177,15 @@ def nothing_left(checkpoint: Mapping[str, Any], options: FinetuneOptions) -> boo
     return is_over(checkpoint["epoch"], best, options.planned_epochs(), options.patience)
 
 
-def has_whole_model(run: RunFolder) -> bool:
-    """Whether the model is there as it was written."""
+def has_whole_model(run: RunFolder, best: Mapping[str, Any] | None) -> bool:
+    """Whether the model is there as it was written, and of this epoch: a run that was extended has one of before."""
     if not os.path.exists(run.model_file):
         return False
     try:
-        read_artifact(run.model_file, MODEL_FORMAT)
+        return bool(read_artifact(run.model_file, MODEL_FORMAT).get("figures") == best)
     except TlkitError as error:
         say("warning", f"{error}; it is written again")
         return False
-    return True
 
 
 def leave_finished(run: RunFolder, checkpoint: Mapping[str, Any], options: FinetuneOptions) -> int:
@@ -231,25 +229,25 @@ def skipped_images(run: RunFolder) -> tuple[ImageError, ...]:
     """The images that the run leaves out, for people; none if their list is damaged."""
     try:
         return read_skipped(run)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (TlkitError, ValueError, KeyError, TypeError, RecursionError) as error:
         say("warning", f"{run.skipped_file} cannot be read ({type(error).__name__}); the images are left out as before")
         return ()
 
 
-def adopt(run: RunFolder, file: str, checkpoint: dict[str, Any]) -> None:
-    """Give a new run the past of a checkpoint: the file itself, and its best epoch if that is at hand.
+def past_of(run: RunFolder, file: str, checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a new run's checkpoints hold at first, by their files: what was read, and its best epoch if that is at hand.
 
     Where the best epoch is neither this one nor beside it, the best counts from here on.
     """
-    copy_atomically(file, run.last_checkpoint)
+    past = {run.last_checkpoint: checkpoint}
     progress = checkpoint["progress"]
     if progress["best"] is None:
-        return
+        return past
     old = RunFolder.containing(file)
     beside = [os.path.join(os.path.dirname(file), "best.pt"), *(old.checkpoint_files() if old else [])]
     found = find_epoch([file, *beside], progress["best"])
     if found is not None:
-        copy_atomically(found[0], run.best_checkpoint)
-        return
+        return {**past, run.best_checkpoint: found[1]}
     say("warning", f"the best epoch, {progress['best']['epoch']}, is not beside {file}; the best counts from here on")
     progress["best"] = None
+    return past

@@ -15,6 +15,7 @@ import torch
 from tlkit.commands.image_check import describe_bad, error_fields, tell_left_out
 from tlkit.commands.images import labels_of
 from tlkit.commands.labellers import open_labeller
+from tlkit.commands.stored_options import stored_options
 from tlkit.data.decoders import Decoder, Pixels, open_decoder
 from tlkit.data.folder import Dataset, Sample, find_evaluation_folder, read_labelled, validation_folder
 from tlkit.data.image_file import ImageError
@@ -86,7 +87,7 @@ def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[
     """The images to evaluate on, and what they are, for people."""
     run = RunFolder.containing(options.model)
     if options.split in ("auto", "train", "val") and run is not None and os.path.exists(run.split_file):
-        data = run.read_options()["resolved"]["data"]
+        data = stored_options(run.options_file, run.read_options()["resolved"]).data
         if os.path.realpath(data) == os.path.realpath(options.data) and not has_test_folder(options):
             dataset = Dataset.from_split(run.read_split(), options.data)
             if options.split == "train":

@@ -15,7 +15,7 @@ from tlkit.options import ExportOptions
 from tlkit.output.exportable import Exportable
 from tlkit.output.exporters import EXPORTERS
 from tlkit.run_folder import RunFolder
-from tlkit.storage import replaced_when_whole
+from tlkit.storage import replaced_when_whole, writing
 from tlkit.terminal import emit, say
 
 TOLERANCE = 1e-4
@@ -35,7 +35,8 @@ def export(options: ExportOptions) -> int:
     model = open_model(options.model, options.weights, options.trust_pickle)
     exportable = as_exportable(model)
     with replaced_when_whole(output) as aside:
-        exporter.write(exportable, aside)
+        with writing(output):
+            exporter.write(exportable, aside)
         difference = compare(model, exporter.read(exportable, aside), output)
     say("export", f"{options.format}, read back and compared: logits differ by {difference:.1g} at most")
     say("open", exporter.how_to_open(exportable, options.output or ""))
@@ -48,6 +49,8 @@ def require_free(output: str, options: ExportOptions) -> None:
     if os.path.lexists(output):
         if not options.overwrite:
             raise OutputError(output, "exists already", "Choose another --output, or replace it by --overwrite.")
+        if options.format == "timm" and not os.path.isdir(output):
+            raise OutputError(output, "is a file, and --format timm writes a folder")
         if os.path.isdir(output) and not (options.format == "timm" and is_exported_folder(output)):
             raise OutputError(output, "is a folder that no export to timm made, and is not replaced")
         if is_of_a_run(output) or os.path.realpath(output) == os.path.realpath(options.model):

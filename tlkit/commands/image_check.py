@@ -13,6 +13,7 @@ from tlkit.data.image_file import ImageError
 from tlkit.data.same_content import SameContent
 from tlkit.data_options import DataOptions
 from tlkit.errors import DataError, printable
+from tlkit.files.inputs import open_input
 from tlkit.output.predictions import path_fields, path_of
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_atomically
@@ -129,10 +130,10 @@ def listing(lines: Iterable[str]) -> str:
 
 
 def read_skipped(run: RunFolder) -> tuple[ImageError, ...]:
-    """The images that a run left out so far."""
+    """The images that a run left out so far. Raises DataError, or another error if the list is damaged."""
     if not os.path.exists(run.skipped_file):
         return ()
-    with open(run.skipped_file, encoding="utf-8") as file:
+    with open_input(run.skipped_file) as file:
         rows = [json.loads(line) for line in file]
     return tuple(ImageError(path_of(row), row["code"], row["message"]) for row in rows)
 

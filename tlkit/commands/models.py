@@ -10,10 +10,12 @@ from typing import Any
 from torch import nn
 
 from tlkit.commands.assembly import assemble, require_same_backbone
+from tlkit.commands.stored_options import stored_options
 from tlkit.errors import DataError, MismatchError, MissingInputError, UsageError
 from tlkit.files.artifact import artifact_in, as_content_of, open_torch_file, without_seal
 from tlkit.files.description import DESCRIPTION_KEY, class_names, described
 from tlkit.files.inputs import open_input
+from tlkit.files.json_file import read_json
 from tlkit.files.pickles import is_torch_like
 from tlkit.files.pt2_file import is_program, read_pt2
 from tlkit.files.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
@@ -26,9 +28,8 @@ from tlkit.model.files import (
     require_units,
 )
 from tlkit.model.weights import tensors
-from tlkit.options import EXPORT_SUFFIXES, FinetuneOptions
+from tlkit.options import EXPORT_SUFFIXES
 from tlkit.run_folder import RunFolder
-from tlkit.storage import read_json
 
 
 def open_model(path: str, weights: str | None = None, trusted: str | None = None) -> LoadedModel:
@@ -147,15 +148,6 @@ def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, 
     except MismatchError as error:
         raise MismatchError(path, error.problem, error.hint) from error
     return LoadedModel(classifier.shipped(), description)
-
-
-def stored_options(path: str, stored: Any) -> FinetuneOptions:
-    """The options that a file holds. Raises DataError naming path."""
-    try:
-        with as_content_of(path, "record of options"):
-            return FinetuneOptions.from_dict(stored)
-    except UsageError as error:
-        raise DataError(path, f"holds options that no run has: {error}") from error
 
 
 def is_exported_folder(path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, OutputError, Usage
 from tlkit.model.labeller import Labeller, Logits, require_finite
 from tlkit.options import STANDARD_OUTPUT, PredictOptions, worker_count
 from tlkit.output.predictions import WRITERS, Prediction
-from tlkit.storage import replaced_when_whole
+from tlkit.storage import OutputFile, replaced_when_whole
 from tlkit.terminal import emit
 
 
@@ -76,7 +77,7 @@ def destination(path: str | None) -> Iterator[Callable[[bytes], object]]:
     if os.path.exists(target) and not os.path.isfile(target):
         problem = "is a folder, pipe or device; --output replaces a file"
         raise OutputError(path or "--output", problem, "Use > to write to a pipe or device.")
-    with replaced_when_whole(path) as aside, open(aside, "wb") as file:
+    with replaced_when_whole(path) as aside, io.BufferedWriter(OutputFile(aside, path)) as file:
         yield file.write
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from types import MappingProxyType
 from typing import Any
 
 from tlkit.commands.assembly import assemble, require_same_backbone
@@ -17,12 +18,21 @@ from tlkit.commands.images import Preparation
 from tlkit.commands.watched_training import train_to_the_end
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, ResourceError, TlkitError, understood
+from tlkit.errors import (
+    DONE,
+    SOME_INPUTS_FAILED,
+    DataError,
+    MismatchError,
+    ResourceError,
+    TlkitError,
+    is_memory,
+    understood,
+)
 from tlkit.files import artifact
 from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone, preferred_image_size
 from tlkit.model.classifier import Classifier
-from tlkit.model.files import LoadedModel, ModelDescription, write_model
+from tlkit.model.files import CHECKPOINT_FORMAT, LoadedModel, ModelDescription, write_model
 from tlkit.model.inference import choose_precision
 from tlkit.options import FinetuneOptions
 from tlkit.run_folder import RunFolder
@@ -60,10 +70,12 @@ def train_run(
     dataset: Dataset,
     checkpoint: Mapping[str, Any] | None,
     signals: Interruption,
+    past: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> int:
     """Train a run from its start, or from a checkpoint of it, until its model is written.
 
-    given: the options as typed, which options.json shows beside `options`, the same resolved.
+    given: the options as typed, which options.json shows beside `options`, the same resolved. past: what the
+    checkpoints of a new run hold that another run began, by their files.
     """
     recorded = checkpoint["environment"] if checkpoint is not None else {}
     make_deterministic(options.deterministic)
@@ -81,7 +93,9 @@ def train_run(
     state = TrainingState(classifier, optimizer)
     if checkpoint is not None:
         load_state(state, checkpoint, run)
-    write_json_atomically(run.options_file, {"given": dict(given), "resolved": options.to_dict()})
+    remembered = {"given": dict(given), "resolved": options.to_dict()}
+    if not os.path.exists(run.options_file):
+        begin(run, remembered, past)
     fresh = checkpoint is None
     preparation = Preparation(options, dataset, classifier, description, device, fresh, signals)
     with recorded_in_status(run, options, state), closing(preparation):
@@ -92,6 +106,7 @@ def train_run(
         images = preparation.batches()
         if checkpoint is not None:
             require_same_images(images.dataset, checkpoint, images.dataset.skipped[len(dataset.skipped) :])
+        write_json_atomically(run.options_file, remembered)  # what was refused until here is not
         split = images.dataset.to_split()
         write_json_atomically(run.split_file, split)
         if images.dataset.skipped:
@@ -104,11 +119,20 @@ def train_run(
     return status
 
 
+def begin(run: RunFolder, remembered: Mapping[str, Any], past: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make a folder a run that can be resumed, whenever it is stopped."""
+    for file, content in past.items():
+        artifact.write_artifact(file, CHECKPOINT_FORMAT, content)
+    write_json_atomically(run.options_file, remembered)
+
+
 def load_state(state: TrainingState, checkpoint: Mapping[str, Any], run: RunFolder) -> None:
     """Stand where a checkpoint stood. Raises MismatchError."""
     try:
         state.load(checkpoint)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if is_memory(error):
+            raise
         raise MismatchError(run.path, f"its checkpoint does not fit what is trained here ({error})") from error
     say("resume", f"from epoch {state.epoch}, step {state.step}")
 
@@ -143,7 +167,7 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
         named = {"code": error.code, "files": error.files} if isinstance(error, NonFiniteLossError) else {}
         with suppress(TlkitError):
             run.write_status("failed", exit_code=known.exit_code, error=str(known), **named, **state.where())
-        if isinstance(known, ResourceError):
+        if known is not error and isinstance(known, ResourceError):
             raise known from error
         raise
     except Interrupted as interrupted:

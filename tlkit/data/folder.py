@@ -55,11 +55,11 @@ class Dataset:
         }
 
     def _names_by_class(self, samples: list[Sample]) -> dict[str, list[str]]:
+        """Whichever way the root and --val were spelled, the names are the same."""
         names: dict[str, list[str]] = {name: [] for name in self.classes}
-        inside = os.path.join(self.root, "")
+        inside = os.path.join(os.path.abspath(self.root), "")
         for path, label in samples:
-            name = path.removeprefix(inside) if path.startswith(inside) else os.path.abspath(path)
-            names[self.classes[label]].append(name)
+            names[self.classes[label]].append(os.path.abspath(path).removeprefix(inside))
         return names
 
     @classmethod

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from typing import BinaryIO
 
-from tlkit.errors import DataError
+from tlkit.errors import DataError, first_line, is_memory
 from tlkit.files.seal import check_archive_seal
 
 MAGIC = b"PK\x03\x04"
@@ -34,8 +34,9 @@ def check_archive(path: str, file: BinaryIO) -> bool:
             require_no_more_than_its_bytes(archive, file)
             damaged = None if sealed else archive.testzip()
     except DAMAGED as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(path, f"is damaged ({first_line[:120]})") from None
+        if is_memory(error):
+            raise
+        raise DataError(path, f"is damaged ({first_line(error)[:120]})") from None
     if damaged is not None:
         raise DataError(path, f"is damaged: {damaged} in it does not match its checksum")
     return sealed

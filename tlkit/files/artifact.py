@@ -1,12 +1,13 @@
-"""A dict of tensors and plain values as one sealed file; the one place where torch files are opened.
+"""A dict of tensors and plain values as one sealed file; and torch files of anybody's, opened as data.
 
 Nothing from outside is unpickled as code: files open with torch.load(weights_only=True) and an empty allow-list, and
-there is no fallback. The exception, a file that the user names by --trust-pickle, is in trusted.py.
+there is no fallback. A file that the user names by --trust-pickle is opened by trusted.py.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,15 +16,15 @@ from typing import Any, BinaryIO
 
 import torch
 
-from tlkit.errors import DataError, MismatchError, TlkitError
+from tlkit.errors import DataError, TlkitError, first_line, is_memory
 from tlkit.files.archive import check_archive, is_archive
+from tlkit.files.description import VERSION, newer
 from tlkit.files.inputs import open_input, size_of
 from tlkit.files.pickles import refuse_code
 from tlkit.files.seal import write_sealed_archive
 from tlkit.files.trusted import is_trusted, unpickle
 from tlkit.storage import write_atomically
 
-VERSION = 1
 OURS = "tlkit-"
 """What every format of ours begins with."""
 
@@ -74,14 +75,8 @@ def checked(path: str, content: Any, *kinds: str) -> dict[str, Any]:
     if type(version) is not int:
         raise DataError(path, "is damaged: it has no version")
     if version > VERSION:
-        raise newer(path, version, VERSION)
+        raise newer(path, version)
     return dict(content)
-
-
-def newer(path: str, found: int, known: int) -> MismatchError:
-    """The refusal of a file by a tlkit that is older."""
-    problem = f"has format version {found}, but this tlkit reads up to {known}"
-    return MismatchError(path, problem, "Update tlkit to read it.")
 
 
 def load_safely(path: str, trusted: str | None = None) -> Any:
@@ -120,11 +115,16 @@ def load_plain(path: str, file: BinaryIO) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on the pickle protocol of files that are refused anyway
             return torch.load(file, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
     except Exception as error:  # torch raises many kinds for damaged files, none of them documented
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DataError(path, f"is not a torch file, or is damaged ({first_line[:120]})") from None
+        if is_memory(error) and asked_for(error) <= size_of(file):
+            raise
+        raise DataError(path, f"is not a torch file, or is damaged ({first_line(error)[:120]})") from None
+
+
+def asked_for(error: Exception) -> int:
+    """The bytes that torch wanted for one tensor and did not get; 0 if it does not say."""
+    told = re.search(r"tried to allocate (\d+) bytes", str(error))
+    return int(told[1]) if told else 0
 
 
 def require_held(path: str, content: Any, size: int) -> None:
@@ -165,13 +165,14 @@ def as_content_of(path: str, what: str) -> Iterator[None]:
     """Inside, what a file holds is used: where that is not as it should be, it is the file that is at fault."""
     try:
         yield
-    except (TlkitError, MemoryError):
+    except TlkitError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError) as error:
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        if "allocate memory" in first_line:
+        if is_memory(error):
             raise
-        raise DataError(path, f"is not a complete {what} ({type(error).__name__}: {first_line[:120]})") from error
+        raise DataError(
+            path, f"is not a complete {what} ({type(error).__name__}: {first_line(error)[:120]})"
+        ) from error
 
 
 def digest(value: Any) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 from tlkit.errors import DataError, MismatchError
 
 VERSION = 1
+"""Of every file of ours, whatever holds it."""
+
 DESCRIPTION_KEY, VERSION_KEY = "tlkit", "tlkit_format"
 """The description in JSON, and the version of that."""
 
@@ -25,8 +27,7 @@ def described(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
         problem = "does not say which classes and preprocessing it has; expected a file that tlkit exported"
         raise DataError(path, problem)
     if version.isdecimal() and len(version) < 10 and int(version) > VERSION:
-        problem = f"has format version {version}, but this tlkit reads up to {VERSION}"
-        raise MismatchError(path, problem, "Update tlkit to read it.")
+        raise newer(path, int(version))
     try:
         description = json.loads(text)
     except (ValueError, RecursionError):  # brackets nested a thousand deep
@@ -34,6 +35,12 @@ def described(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(description, dict) or version != str(VERSION):
         raise DataError(path, "is damaged: what it says about itself cannot be read")
     return description
+
+
+def newer(path: str, found: int) -> MismatchError:
+    """The refusal of a file by a tlkit that is older."""
+    problem = f"has format version {found}, but this tlkit reads up to {VERSION}"
+    return MismatchError(path, problem, "Update tlkit to read it.")
 
 
 def class_names(values: Any) -> tuple[str, ...]:

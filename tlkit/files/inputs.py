@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from tlkit.errors import DataError, MissingInputError
+from tlkit.errors import DataError, MissingInputError, is_memory
 
 
 @contextmanager
 def open_input(path: str) -> Iterator[BinaryIO]:
-    """Open a file. Raises MissingInputError (not there, or unreadable) or DataError (a folder, pipe or device)."""
+    """Open a file.
+
+    Raises MissingInputError (not there, or not to be opened) or DataError (a folder, pipe or device; or a disk that
+    fails while the block reads it).
+    """
     try:
         # A pipe that nobody writes to would keep a plain open waiting for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -28,7 +32,12 @@ def open_input(path: str) -> Iterator[BinaryIO]:
         os.close(descriptor)
         raise DataError(path, "is a folder; expected a file" if stat.S_ISDIR(mode) else "is not a regular file")
     with open(descriptor, "rb") as file:
-        yield file
+        try:
+            yield file
+        except OSError as error:
+            if is_memory(error):
+                raise
+            raise DataError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from error
 
 
 def size_of(file: BinaryIO) -> int:

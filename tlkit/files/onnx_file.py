@@ -14,10 +14,7 @@ from tlkit.errors import DataError, UnsafeError
 from tlkit.files.description import DESCRIPTION_KEY, described
 from tlkit.files.inputs import open_input
 from tlkit.files.pickles import is_torch_like, unsafe
-from tlkit.files.seal import sha256_of
-
-SEAL_KEY = "tlkit_sha256"
-"""Of the last entry in the file's metadata."""
+from tlkit.files.seal import SEAL_KEY, sha256_of
 
 METADATA, KEY, VALUE = 14, 1, 2
 DATA_LOCATION = 14
@@ -45,7 +42,7 @@ class OnnxFile:
 
 
 def seal_of(content: bytes) -> bytes:
-    """The SHA-256 of a file as one more entry of its metadata, to be put at its end: it stays valid ONNX."""
+    """The SHA-256 of a file as one more entry of its metadata, the last, to be put at its end: it stays valid ONNX."""
     entry = field(KEY, SEAL_KEY.encode()) + field(VALUE, sha256_of(content))
     return field(METADATA, entry)
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from tlkit.errors import DataError
+from tlkit.errors import DataError, first_line, is_memory
 from tlkit.files.archive import DAMAGED, check_archive, is_archive
-from tlkit.files.artifact import VERSION, checked, without_seal
+from tlkit.files.artifact import checked, without_seal
+from tlkit.files.description import VERSION
 from tlkit.files.inputs import open_input
 from tlkit.files.pickles import unsafe
 
@@ -65,8 +67,9 @@ def read_pt2(path: str, prefix: str = "network.") -> dict[str, Any]:
             with zipfile.ZipFile(file) as archive:
                 content = read_archive(path, archive, prefix)
         except DAMAGED as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DataError(path, f"is not a torch.export file, or is damaged ({first_line[:120]})") from None
+            if is_memory(error):
+                raise
+            raise DataError(path, f"is not a torch.export file, or is damaged ({first_line(error)[:120]})") from None
         except (LookupError, TypeError, AttributeError) as error:
             problem = f"is damaged, or no torch.export file that tlkit wrote ({type(error).__name__}: {error})"
             raise DataError(path, problem[:200]) from None
@@ -83,20 +86,27 @@ def read_archive(path: str, archive: zipfile.ZipFile, prefix: str) -> dict[str, 
         raise DataError(path, "does not describe itself; expected a torch.export file that tlkit exported")
     content: dict[str, Any] = json.loads(archive.read(f"{root}/extra/{DESCRIPTION_FILE}"))
     entries = json.loads(archive.read(f"{root}/data/weights/model_weights_config.json"))["config"]
+
+    @cache  # however many tensors name it
+    def read(name: str) -> bytearray:
+        return bytearray(archive.read(f"{root}/data/weights/{name}"))
+
     content["model_state_dict"] = {
-        name.removeprefix(prefix): read_tensor(path, archive, f"{root}/data/weights/", entry)
-        for name, entry in sorted(entries.items())
+        name.removeprefix(prefix): read_tensor(path, read, entry) for name, entry in sorted(entries.items())
     }
     return content
 
 
-def read_tensor(path: str, archive: zipfile.ZipFile, folder: str, entry: Mapping[str, Any]) -> Tensor:
-    """A tensor from its bytes. Raises UnsafeError if it is pickled, ValueError if it claims more than its bytes."""
+def read_tensor(path: str, read: Callable[[str], bytearray], entry: Mapping[str, Any]) -> Tensor:
+    """A tensor from the bytes that `read` gives for a name.
+
+    Raises UnsafeError if it is pickled, ValueError if it claims more than its bytes.
+    """
     if entry["use_pickle"]:
         raise unsafe(path, "opening its weights would run code")
     meta = entry["tensor_meta"]
     sizes, strides = ([number["as_int"] for number in meta[key]] for key in ("sizes", "strides"))
-    content = bytearray(archive.read(folder + entry["path_name"]))
+    content = read(entry["path_name"])
     dtype = DTYPES[meta["dtype"]]
     if min(sizes, default=1) < 0 or math.prod(sizes) * dtype.itemsize > len(content):
         raise ValueError("a tensor is larger than its bytes")

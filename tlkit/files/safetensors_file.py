@@ -12,12 +12,11 @@ from typing import BinaryIO
 
 from torch import Tensor
 
-from tlkit.errors import DataError, UnsafeError
+from tlkit.errors import DataError, UnsafeError, first_line, is_memory
 from tlkit.files.inputs import open_input, size_of
 from tlkit.files.pickles import is_torch_like, unsafe
-from tlkit.files.seal import DIGITS, sha256_of, sha256_with
+from tlkit.files.seal import DIGITS, SEAL_KEY, sha256_of, sha256_with
 
-SEAL_KEY = "tlkit_sha256"
 FIELD = f'"{SEAL_KEY}":"'.encode()
 """Before the digits. Inside of any other text in the header its quotes would be written in another way."""
 
@@ -47,10 +46,12 @@ def sealed_content(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 
 
 def is_safetensors(file: BinaryIO) -> bool:
-    """Whether a file begins as one."""
+    """Whether a file begins as one: with a header, and before it a length that the file has. Some lengths look like a
+    pickle, so this is asked before anything else."""
     file.seek(0)
     head = file.read(LENGTH_BYTES + 1)
-    return head[LENGTH_BYTES:] == b"{" and not is_torch_like(head)
+    length = int.from_bytes(head[:LENGTH_BYTES], "little")
+    return head[LENGTH_BYTES:] == b"{" and length <= size_of(file) - LENGTH_BYTES
 
 
 def read_safetensors(path: str) -> SafetensorsFile:
@@ -68,8 +69,9 @@ def read_safetensors(path: str) -> SafetensorsFile:
             metadata = file.metadata() or {}
         return SafetensorsFile(load_file(path), metadata, sealed)
     except (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(path, f"is not a safetensors file, or is damaged ({first_line[:120]})") from None
+        if is_memory(error):
+            raise
+        raise DataError(path, f"is not a safetensors file, or is damaged ({first_line(error)[:120]})") from None
 
 
 def check_header(path: str) -> bool:

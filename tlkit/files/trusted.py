@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tlkit.errors import DataError
+from tlkit.errors import DataError, first_line, is_memory
 from tlkit.files.pickles import unsafe
 
 
@@ -26,8 +26,9 @@ def unpickle(path: str, trusted: str | None) -> Any:
         with open(path, "rb") as file:
             return torch.load(file, map_location="cpu", weights_only=False)
     except Exception as error:  # code that is run may raise anything
-        lines = str(error).strip().splitlines() or [""]
-        raise DataError(path, f"cannot be unpickled ({type(error).__name__}: {lines[0][:120]})") from error
+        if is_memory(error):
+            raise
+        raise DataError(path, f"cannot be unpickled ({type(error).__name__}: {first_line(error)[:120]})") from error
 
 
 def load_program(path: str, trusted: str | None) -> Any:

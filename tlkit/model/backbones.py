@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.errors import UnavailableError, UsageError
+from tlkit.errors import UnavailableError, UsageError, first_line
 from tlkit.model.sources import PATIENCE, SOURCES
 
 PLAIN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -115,8 +115,7 @@ def download_weights(backbone: BackboneName, network: nn.Module) -> dict[str, Te
     try:
         return SOURCES[backbone.source].download(backbone.name, network)
     except Exception as error:  # each library and each of its transports has exceptions of its own
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        reason = first_line.partition(". ")[0][:160]
+        reason = first_line(error).partition(". ")[0][:160]
         raise UnavailableError(
             str(backbone), f"its pretrained weights cannot be had here ({reason})", HOW_TO_GO_ON
         ) from error

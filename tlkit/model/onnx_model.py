@@ -9,7 +9,7 @@ from typing import Any
 
 from tlkit.data.decoders import Pixels
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.errors import DataError, ResourceError, UnavailableError, UsageError
+from tlkit.errors import DataError, ResourceError, UnavailableError, UsageError, first_line, is_memory
 from tlkit.files.description import class_names
 from tlkit.files.onnx_file import OnnxFile, read_onnx
 from tlkit.model.labeller import Logits
@@ -110,7 +110,6 @@ def plain(provider: str) -> str:
 
 def failure(path: str, error: Exception) -> Exception:
     """An exception of onnxruntime in our words."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if "llocate memory" in text or "bad_alloc" in text or "bad allocation" in text:
-        return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size.")
-    return DataError(path, f"does not run in onnxruntime ({text[:160]})")
+    if is_memory(error):
+        return ResourceError("memory", f"is used up ({first_line(error)})", "Try a smaller --batch-size.")
+    return DataError(path, f"does not run in onnxruntime ({first_line(error)[:160]})")

@@ -58,10 +58,10 @@ def tensors(values: Any) -> dict[str, Tensor]:
 
 def without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Strip what DataParallel, torch.compile and wrapping modules put before every name."""
-    for prefix in PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            return without_prefixes({name.removeprefix(prefix): tensor for name, tensor in state.items()})
-    return state
+    start = 0
+    while prefix := next((p for p in PREFIXES if state and all(name.startswith(p, start) for name in state)), ""):
+        start += len(prefix)
+    return {name[start:]: tensor for name, tensor in state.items()}
 
 
 def load_weights(

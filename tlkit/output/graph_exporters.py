@@ -12,7 +12,7 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from tlkit.errors import OutputError, UnavailableError, UsageError
+from tlkit.errors import OutputError, UnavailableError, UsageError, first_line, is_memory
 from tlkit.files.onnx_file import read_onnx, seal_of
 from tlkit.files.pt2_file import DESCRIPTION_FILE, describe, read_pt2
 from tlkit.files.seal import write_sealed_archive
@@ -27,7 +27,7 @@ PIXELS, LOGITS = "pixels", "logits"
 
 
 class Onnx:
-    """One file for onnxruntime and others, with its description and checksum in the metadata."""
+    """One file for onnxruntime and others, with its description and seal in the metadata."""
 
     def write(self, model: Exportable, path: str) -> None:
         require_extra()
@@ -150,8 +150,7 @@ def only_usage_errors(name: str, model: Exportable) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        if is_memory(error):
             raise
-        problem = f"cannot hold {model.source}/{model.name}: {type(error).__name__}: {lines[0][:160]}"
+        problem = f"cannot hold {model.source}/{model.name}: {type(error).__name__}: {first_line(error)[:160]}"
         raise UsageError(f"--format {name}", problem, "Use --format safetensors.") from error
