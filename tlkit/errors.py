@@ -108,8 +108,8 @@ def understood(error: Exception) -> TlkitError:
     if is_memory(error):
         return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size or --image-size.")
     if isinstance(error, OSError) and error.errno in FAILING:
-        what = "written" if error.errno in FULL else "read or written"
-        return StorageError(error.filename or "a file", f"cannot be {what}: {error.strerror}")
+        subject, what = ("output", "written") if error.errno in FULL else ("a file", "read or written")
+        return StorageError(error.filename or subject, f"cannot be {what}: {error.strerror}")
     return TlkitError("unexpected error", f"{type(error).__name__}: {text}", "Run it again with --debug to see where.")
 
 
