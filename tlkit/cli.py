@@ -18,7 +18,6 @@ from tlkit import options as declared
 from tlkit.declarations import Options, flag_of
 from tlkit.errors import DONE, printable, understood
 from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, complain, output_for_data_alone
-from tlkit.versions import require_floor
 
 Declared = TypeVar("Declared", bound=Options)
 
@@ -141,6 +140,8 @@ def command(kind: type[Declared], needs: tuple[str, ...] = ()) -> Callable[[Call
     def register(function: Callable[[Declared], int]) -> Callable[[Declared], int]:
         def call(**values: Any) -> int:
             options = kind.from_command_line(values)
+            from tlkit.versions import require_floor  # 20 ms that help and usage errors need not wait
+
             require_floor(*needs)
             with output_for_data_alone():
                 return function(options)
