@@ -20,6 +20,7 @@ from tlkit.cli import run
 def main(name: str) -> int:
     golden = Path(__file__).parent
     os.chdir(golden.parents[1])
+    os.environ["HOME"] = os.getcwd()  # which a checkpoint writes as ~: no path of this machine is kept
     weights = "sample_data/backbone.safetensors"
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TLKIT_CACHE"] = folder
