@@ -30,9 +30,9 @@ from tlkit.data.batches import VectorBatches
 from tlkit.data.decoders import open_decoder
 from tlkit.data.folder import read_dataset
 from tlkit.data.view import View
-from tlkit.model.classifier import Head
 from tlkit.model.feature_store import NoStore
 from tlkit.model.features import FeatureExtractor, feature_statistics
+from tlkit.model.head import Head
 from tlkit.options import FinetuneOptions, worker_count
 from tlkit.training.loop import Recipe, train
 from tlkit.training.optimizer import build_optimizer

@@ -14,7 +14,7 @@ from torch import nn
 
 from tlkit.commands.watched_training import few_threads
 from tlkit.data.batches import VectorBatches
-from tlkit.model.classifier import Head
+from tlkit.model.head import Head
 from tlkit.options import FinetuneOptions
 from tlkit.training.loop import Recipe, train
 from tlkit.training.optimizer import build_optimizer

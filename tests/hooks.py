@@ -23,16 +23,16 @@ def chain(hooks: list[list[Any]]) -> None:
 
 def interrupt_at_step(step: int, number: int = signal.SIGTERM, where: str = "before") -> None:
     """Get a signal at an optimizer step, counted from 0 over the whole run: before it, or when it is done."""
-    from tlkit.training import loop
+    from tlkit.training import step as steps
 
-    seed_dropout = loop.seed_dropout
+    seed_dropout = steps.seed_dropout
 
     def seed(seed: int, at: int) -> None:
         if at == step and where == "before":
             os.kill(os.getpid(), number)
         seed_dropout(seed, at)
 
-    loop.seed_dropout = seed
+    steps.seed_dropout = seed
 
 
 def interrupt_in_validation(time: int, number: int = signal.SIGTERM, where: str = "inside") -> None:
@@ -98,7 +98,7 @@ def fail_in_commit(time: int, call: str, errno: int) -> None:
 
 def fail_at_step(step: int, error: str) -> None:
     """Raise an error in the middle of an optimizer step."""
-    from tlkit.training import loop
+    from tlkit.training import step as steps
 
     kinds: dict[str, Exception] = {
         "MemoryError": MemoryError(),
@@ -108,22 +108,22 @@ def fail_at_step(step: int, error: str) -> None:
         "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         "bug": RuntimeError("shape mismatch"),
     }
-    seed_dropout = loop.seed_dropout
+    seed_dropout = steps.seed_dropout
 
     def seed(seed: int, at: int) -> None:
         if at == step:
             raise kinds[error]
         seed_dropout(seed, at)
 
-    loop.seed_dropout = seed
+    steps.seed_dropout = seed
 
 
 def spoil_step(step: int, what: str, value: str = "nan") -> None:
     """Make the loss of a step, or the gradient that comes of it, no number."""
-    from tlkit.training import loop
+    from tlkit.training import step as steps
 
-    cross_entropy, at_step = loop.F.cross_entropy, -1
-    seed_dropout = loop.seed_dropout
+    cross_entropy, at_step = steps.F.cross_entropy, -1
+    seed_dropout = steps.seed_dropout
 
     def seed(seed: int, at: int) -> None:
         nonlocal at_step
@@ -139,8 +139,8 @@ def spoil_step(step: int, what: str, value: str = "nan") -> None:
             return losses
         return losses * float(value)
 
-    loop.seed_dropout = seed
-    loop.F.cross_entropy = spoilt
+    steps.seed_dropout = seed
+    steps.F.cross_entropy = spoilt
 
 
 def spoil_validation(time: int) -> None:
@@ -164,9 +164,10 @@ def write_down_steps(file: str) -> None:
     """A line for each optimizer step: its number, learning rate, loss, and the samples of its batch."""
     from tlkit.data import batches
     from tlkit.training import loop, metrics
+    from tlkit.training import step as steps
 
     facts: dict[str, Any] = {}
-    learning_rate_at, add, seed_dropout = loop.learning_rate_at, metrics.Tally.add, loop.seed_dropout
+    learning_rate_at, add, seed_dropout = loop.learning_rate_at, metrics.Tally.add, steps.seed_dropout
     upcoming: list[list[int]] = []
 
     def rate(step: int, *arguments: Any) -> float:
@@ -192,17 +193,17 @@ def write_down_steps(file: str) -> None:
             yield from of_kind(self, epoch, first_step)
 
         kind.epoch = epoch  # type: ignore[method-assign]
-    loop.learning_rate_at, loop.seed_dropout = rate, seed
+    loop.learning_rate_at, steps.seed_dropout = rate, seed
     metrics.Tally.add = added  # type: ignore[method-assign]
 
 
 def count_steps(file: str) -> None:
     """Keep in a file of eight bytes, which outlives any kill, how many optimizer steps the run has done."""
-    from tlkit.training import loop
+    from tlkit.training import step as steps
 
     with open(file, "r+b") as stream:
         done = mmap.mmap(stream.fileno(), 8)
-    seed_dropout, at = loop.seed_dropout, 0
+    seed_dropout, at = steps.seed_dropout, 0
 
     def seed(seed: int, step: int) -> None:
         nonlocal at
@@ -213,7 +214,7 @@ def count_steps(file: str) -> None:
     def stepped(*arguments: Any) -> None:
         done[:] = struct.pack("q", at + 1)
 
-    loop.seed_dropout = seed
+    steps.seed_dropout = seed
     register_optimizer_step_post_hook(stepped)
 
 
@@ -231,9 +232,9 @@ def limit_file_size(size: int) -> None:
 
 def compute_at_step(step: int, started: str, ended: str) -> None:
     """A long computation inside a step, which never returns to Python meanwhile. Files tell when it starts and ends."""
-    from tlkit.training import loop
+    from tlkit.training import step as steps
 
-    seed_dropout = loop.seed_dropout
+    seed_dropout = steps.seed_dropout
 
     def seed(seed: int, at: int) -> None:
         if at == step:
@@ -243,7 +244,7 @@ def compute_at_step(step: int, started: str, ended: str) -> None:
             open(ended, "w").close()
         seed_dropout(seed, at)
 
-    loop.seed_dropout = seed
+    steps.seed_dropout = seed
 
 
 def forget(names: list[str]) -> None:

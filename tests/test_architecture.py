@@ -17,10 +17,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "options": {"declarations", "errors", "data_options"},
-    "data_options": {"declarations", "errors"},
+    "options": {"declarations", "errors"},
     "cli": {"declarations", "options", "errors", "interruption", "terminal", "versions", "commands"},
     "declarations": {"errors"},
+    "distributed": {"errors"},
     "errors": set(),
     "interruption": set(),
     "terminal": {"errors", "interruption"},
@@ -30,13 +30,13 @@ ALLOWED = {
     "versions": {"errors"},
     "files": {"errors", "storage"},
     "data": {"errors"},
-    "model": {"data", "errors", "storage", "files"},
-    "training": {"errors"},
+    "model": {"data", "distributed", "errors", "storage", "files"},
+    "training": {"distributed", "errors"},
     "output": {"errors", "versions", "files"},
     "commands": {
         "data", "model", "training", "output",
-        "options", "data_options", "declarations", "errors", "run_folder", "run_claim", "storage", "terminal",
-        "interruption", "files", "versions",
+        "options", "declarations", "errors", "run_folder", "run_claim", "storage", "terminal",
+        "interruption", "files", "versions", "distributed",
     },
 }  # fmt: skip
 
@@ -61,7 +61,7 @@ SHARED_BY_COMMANDS = {
 
 WITHOUT_TORCH = [
     "tlkit.cli", "tlkit.options", "tlkit.declarations", "tlkit.errors", "tlkit.run_folder", "tlkit.storage",
-    "tlkit.interruption", "tlkit.terminal", "tlkit.data_options", "tlkit.data.folder", "tlkit.data.listing",
+    "tlkit.interruption", "tlkit.terminal", "tlkit.data.folder", "tlkit.data.listing",
     "tlkit.data.decoders", "tlkit.data.same_content", "tlkit.commands.image_check", "tlkit.commands.check",
     "tlkit.output.predictions", "tlkit.versions", "tlkit.files.inputs", "tlkit.files.json_file",
     "tlkit.files.seal", "tlkit.files.archive",

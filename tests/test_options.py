@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tlkit import data_options, options
+from tlkit import options
 from tlkit.data import formats
 from tlkit.data.decode import MAX_PIXELS
 from tlkit.declarations import Options, flag_of
 from tlkit.errors import UsageError
 from tlkit.options import FinetuneOptions
+from tlkit.options.data import MORE_FORMATS
 
 ROOT = Path(__file__).parent.parent
 KINDS = {kind.__name__.removesuffix("Options").lower(): kind for kind in Options.__subclasses__()}
@@ -69,7 +70,7 @@ def test_every_option_is_read_by_its_command(command: str) -> None:
 
 def checked_by_itself(kind: type[Options]) -> set[str]:
     """What methods of an options class and of what it inherits, which commands call, read of it."""
-    sources = [(ROOT / "tlkit" / name).read_text() for name in ("options.py", "data_options.py")]
+    sources = [file.read_text() for file in (ROOT / "tlkit" / "options").glob("*.py")]
     names = {parent.__name__ for parent in kind.__mro__}
     bodies = [
         n for source in sources for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name in names
@@ -187,7 +188,7 @@ def test_values_are_what_their_declaration_says() -> None:
 
 def test_options_and_decoder_agree() -> None:
     assert FinetuneOptions(data="images").max_pixels == MAX_PIXELS
-    assert data_options.MORE_FORMATS == formats.MORE_FORMATS
+    assert MORE_FORMATS == formats.MORE_FORMATS
 
 
 def test_worker_count() -> None:

@@ -155,11 +155,16 @@ def command(kind: type[Declared], needs: tuple[str, ...] = ()) -> Callable[[Call
 
 
 def parameters_of(kind: type[Options]) -> list[inspect.Parameter]:
-    """A command's parameters as typer reads them, derived from the dataclass: arguments first, then what is its own."""
-    hints, own = get_type_hints(kind), kind.__annotations__
+    """A command's parameters as typer reads them, derived from the dataclass: arguments first, then what is its own,
+    then what it shares with others."""
+    hints = get_type_hints(kind)
+    place = {
+        name: place
+        for place, parent in reversed([*enumerate(kind.__mro__)])
+        for name in inspect.get_annotations(parent)
+    }
     fields = sorted(
-        dataclasses.fields(kind),
-        key=lambda field: (not field.metadata.get("positional"), field.name not in own, field.name == "debug"),
+        dataclasses.fields(kind), key=lambda field: (not field.metadata.get("positional"), place[field.name])
     )
     return [parameter_of(field, hints[field.name]) for field in fields]
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbones import build_network, find_backbone, preprocessing_of
-from tlkit.model.classifier import Classifier, Head, build_classifier, build_shipped
+from tlkit.model.classifier import Classifier, build_classifier, build_shipped
+from tlkit.model.head import Head
 from tlkit.model.weights import load_tensors
 
 CLASSES = 7

@@ -11,9 +11,9 @@ from tlkit.commands.survey import Repeats, find_repeats, look_at
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
 from tlkit.data.same_content import SameContent
-from tlkit.data_options import DataOptions
 from tlkit.errors import DataError, printable
 from tlkit.files.inputs import open_input
+from tlkit.options.data import DataOptions
 from tlkit.output.predictions import path_fields, path_of
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_atomically

@@ -12,8 +12,8 @@ from tlkit.data.folder import Dataset, Sample, read_dataset
 from tlkit.data.image_file import ImageError, open_regular, reading
 from tlkit.data.in_order import map_in_order
 from tlkit.data.same_content import SameContent, likeness
-from tlkit.data_options import DataOptions
 from tlkit.options import worker_count
+from tlkit.options.data import DataOptions
 from tlkit.terminal import progress
 
 

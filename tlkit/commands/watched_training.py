@@ -14,7 +14,7 @@ from tlkit.data.batches import EpochSteps
 from tlkit.data.folder import Dataset
 from tlkit.errors import TlkitError
 from tlkit.interruption import Interrupted, Interruption
-from tlkit.model.classifier import Head
+from tlkit.model.head import Head
 from tlkit.options import FinetuneOptions
 from tlkit.run_folder import RunFolder
 from tlkit.terminal import say

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tlkit.data.batches import normalise
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.model.classifier import Backbone
+from tlkit.model.backbone import Backbone
 
 
 class FeatureExtractor:

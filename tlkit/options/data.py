@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 from tlkit.declarations import argument, option
@@ -113,3 +114,8 @@ class DataOptions(ImageOptions):
         self.validation()
         self.more_formats()
         self.black_and_white()
+
+
+def worker_count(workers: int | None) -> int:
+    """Processes that decode images: what was asked for, or one for each core this process may use."""
+    return len(os.sched_getaffinity(0)) if workers is None else workers

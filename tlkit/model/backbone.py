@@ -1,0 +1,73 @@
+"""A plain network seen as a source of features: what enters its own classifier, or its class outputs."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from tlkit.model.backbones import BackboneName, ClassifierLayers
+from tlkit.model.inference import in_precision, quickened
+
+
+class Backbone(nn.Module):
+    """A plain network seen as a source of features: what enters its classifier, or (stack) its class outputs.
+
+    precision: a key of PRECISIONS; what the network computes in. Features are float32.
+    """
+
+    def __init__(self, name: BackboneName, network: nn.Module, layers: ClassifierLayers | None) -> None:
+        """layers: the classifier whose input is the feature; None for the network's outputs."""
+        super().__init__()
+        self.name = name
+        self.network = network
+        self.layers = layers
+        self.precision = "fp32"
+        self._entering: dict[str, Tensor] = {}
+        for leaf in layers.leaves if layers else ():
+            network.get_submodule(leaf).register_forward_pre_hook(partial(self._keep, leaf))
+
+    def _keep(self, leaf: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._entering[leaf] = inputs[0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] -> features [B, D] in float32, or [B, P, D] where the classifier looks at P positions."""
+        with in_precision(self.precision, images.device):
+            outputs: Tensor = self.network(images)
+        if self.layers is None:
+            return outputs.float()
+        parts = [as_rows(self._entering.pop(leaf)) for leaf in self.layers.leaves]
+        return torch.cat(parts, dim=-1).float()
+
+    def quickened(self, image_size: tuple[int, int]) -> Backbone:
+        """A copy for extraction alone: the same features up to rounding."""
+        copy = Backbone(self.name, quickened(self.network, image_size), self.layers)
+        copy.precision = self.precision
+        return copy
+
+    def width(self) -> int:
+        """Features in a row, D."""
+        assert self.layers is not None
+        layers = [self.network.get_submodule(leaf) for leaf in self.layers.leaves]
+        return sum(layer.weight.shape[1] for layer in layers if isinstance(layer, (nn.Linear, nn.Conv2d)))
+
+    def has_bias(self) -> bool:
+        """Whether the classifier has a bias."""
+        assert self.layers is not None
+        return all(self.network.get_submodule(leaf).bias is not None for leaf in self.layers.leaves)
+
+    def head_names(self) -> tuple[str, ...]:
+        """The layers of the network that its weights file need not hold."""
+        return (*self.layers.leaves, *self.layers.auxiliary) if self.layers else ()
+
+
+def as_rows(entering: Tensor) -> Tensor:
+    """What enters a classifier, as rows of features: [B, D], or [B, P, D] for maps [B, D, H, W].
+
+    Networks that classify each token [B, P, D] (those of CLIP with attention pooling) keep the first.
+    """
+    if entering.ndim == 4:
+        rows = entering.flatten(2).transpose(1, 2)  # [B, D, H, W] -> [B, P, D]
+        return rows[:, 0] if rows.shape[1] == 1 else rows
+    return entering[:, 0] if entering.ndim == 3 else entering
