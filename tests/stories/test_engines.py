@@ -15,6 +15,7 @@ from tests.conftest import Run, finetune_arguments, write_image
 from tests.stories.test_features import counts, head, same_heads
 from tlkit.commands import engines, extraction
 from tlkit.model.cache_folder import LAYOUT, graph_file, list_spaces
+from tlkit.model.features import FeatureExtractor
 from tlkit.output import graph_exporters
 
 EXPORTED: dict[str, bytes] = {}
@@ -29,9 +30,7 @@ class Exports:
         self.fails = False
         self.changes = False
 
-    def __call__(
-        self, network: nn.Module, size: tuple[int, int], output: str, metadata: Mapping[str, str]
-    ) -> bytes:
+    def __call__(self, network: nn.Module, size: tuple[int, int], output: str, metadata: Mapping[str, str]) -> bytes:
         self.count += 1
         if self.fails:
             raise ValueError("no such operator")
@@ -45,10 +44,11 @@ class Exports:
 
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> Exports:
-    """Exports are counted, and pay from two images on."""
+    """Exports are counted, and pay from some images on."""
     counted = Exports()
     monkeypatch.setattr(engines, "as_onnx", counted)
-    monkeypatch.setattr(engines, "EXPORT_IMAGES", 0.1)
+    monkeypatch.setattr(engines, "EXPORT_SECONDS", 1.0)
+    monkeypatch.setattr(FeatureExtractor, "seconds_an_image", lambda self: 1.0)
     return counted
 
 
@@ -110,7 +110,7 @@ def test_what_torch_knows_is_not_computed_anew(
 def test_views_count_as_images(
     data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "EXPORT_IMAGES", 60 * (1 - engines.SHARE))
+    monkeypatch.setattr(engines, "EXPORT_SECONDS", 60 * (1 - engines.SHARE))
     few = tlkit(*finetune_arguments(data, tmp_path / "few", "--augment", "light", "--views", 1))
     assert few.status == 0 and engine(tmp_path / "few") == "torch"
     shutil.rmtree(own_cache)
@@ -136,7 +136,7 @@ def test_a_run_keeps_to_its_engine(
     monkeypatch.setattr(extraction.Extraction, "put_through", stop_at_the_fourth)
     assert tlkit(*finetune_arguments(data, tmp_path / "cut")).status == 71
     monkeypatch.setattr(extraction.Extraction, "put_through", compute)
-    monkeypatch.setattr(engines, "EXPORT_IMAGES", 1e9)  # it would not pay now, but so the run began
+    monkeypatch.setattr(engines, "EXPORT_SECONDS", 1e9)  # it would not pay now, but so the run began
     resumed = tlkit("resume", tmp_path / "cut")
     assert counts(resumed.err) == (18, 12) and engine(tmp_path / "cut") == "onnxruntime"
     assert same_heads(whole, tmp_path / "cut")
@@ -190,6 +190,7 @@ def test_graphs_count_as_what_is_kept(
     small = tlkit(*finetune_arguments(data, tmp_path / "small", "--cache-limit", "1MB"))
     assert counts(small.err) == (30, 0) and engine(tmp_path / "small") == "onnxruntime"
     assert graphs(own_cache) == [], "the graph alone is larger"
+    shutil.rmtree(own_cache)
     assert tlkit(*finetune_arguments(data, tmp_path / "large")).status == 0
     (graph,) = graphs(own_cache)
     (line,) = tlkit("cache").out.splitlines()

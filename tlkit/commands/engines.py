@@ -46,8 +46,8 @@ LIBRARIES = {
 SHARE = 0.8
 """Of torch's time, what onnxruntime takes for an image at most, where a network is made of convolutions."""
 
-EXPORT_IMAGES = 200
-"""So many images pass torch while a backbone is exported."""
+EXPORT_SECONDS = 6.0
+"""What it takes to export a backbone, for one command: the graph is kept."""
 
 SAMPLE = 64
 """Images of a run that are looked up to learn how many of all are known."""
@@ -100,10 +100,10 @@ class Engines:
         by_torch, by_onnxruntime = (
             images * (1 - count_held(self.space(engine), keys) / max(1, len(keys))) for engine in (TORCH, ONNXRUNTIME)
         )
-        ready = by_onnxruntime == 0 or has_graph(self.space(ONNXRUNTIME))
-        if SHARE * by_onnxruntime + (0 if ready else EXPORT_IMAGES) >= by_torch:
-            return False
-        return ready or self.can_be_prepared()
+        saved = by_torch - SHARE * by_onnxruntime  # as many images as torch would have to compute
+        if saved <= 0 or by_onnxruntime == 0 or has_graph(self.space(ONNXRUNTIME)):
+            return saved > 0
+        return saved * self.torch_pass.seconds_an_image() > EXPORT_SECONDS and self.can_be_prepared()
 
     def can_be_prepared(self) -> bool:
         """Whether onnxruntime can run the backbone, as torch does but for rounding."""
@@ -142,7 +142,7 @@ class Engines:
     def export(self, space: dict[str, Any]) -> bytes:
         """The backbone as ONNX, from pixels to features."""
         preprocessing = self.torch_pass.preprocessing
-        network = FromPixels(self.torch_pass.backbone, preprocessing).eval()
+        network = FromPixels(self.torch_pass.quick, preprocessing).eval()
         try:
             return as_onnx(network, preprocessing.image_size, FEATURES, metadata_of(space))
         except Exception as error:  # as above
