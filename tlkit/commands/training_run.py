@@ -9,13 +9,16 @@ from contextlib import closing, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any
 
+from tlkit.commands.answering import keep_answers
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
 from tlkit.commands.devices import choose_device, make_deterministic
 from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
 from tlkit.commands.image_check import write_skipped
 from tlkit.commands.images import Preparation
+from tlkit.commands.survey import describe
 from tlkit.commands.watched_training import train_to_the_end
+from tlkit.commands.watching import conclude, watching
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
 from tlkit.errors import (
@@ -35,6 +38,7 @@ from tlkit.model.classifier import Classifier
 from tlkit.model.files import CHECKPOINT_FORMAT, LoadedModel, ModelDescription, write_model
 from tlkit.model.inference import choose_precision
 from tlkit.options import FinetuneOptions
+from tlkit.output.monitoring import require_installed
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_json_atomically
 from tlkit.terminal import compact, emit, say
@@ -88,7 +92,9 @@ def train_run(
         warn_of_differences(recorded, environment)
     classifier.to(device)
     classifier.backbone.precision = choose_precision(options.precision, device)
-    say_model(options, description, classifier)
+    model = describe_model(description, classifier)
+    say("backbone", model)
+    say("head", f"{options.head}, {compact(description.trainable)} parameters to train")
     optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
     state = TrainingState(classifier, optimizer)
     if checkpoint is not None:
@@ -98,7 +104,12 @@ def train_run(
         begin(run, remembered, past)
     fresh = checkpoint is None
     preparation = Preparation(options, dataset, classifier, description, device, fresh, signals)
-    with recorded_in_status(run, options, state), closing(preparation):
+    require_installed(options.log or ())
+    with (
+        recorded_in_status(run, options, state),
+        closing(preparation),
+        watching(run, options, dataset.classes) as monitor,
+    ):
         run.write_status("running", **state.where())
         if state.history:
             run.write_history(state.history)
@@ -107,14 +118,17 @@ def train_run(
         if checkpoint is not None:
             require_same_images(images.dataset, checkpoint, images.dataset.skipped[len(dataset.skipped) :])
         write_json_atomically(run.options_file, remembered)  # what was refused until here is not
-        split = images.dataset.to_split()
-        write_json_atomically(run.split_file, split)
-        if images.dataset.skipped:
-            write_skipped(run, images.dataset.skipped)
-        origin = Origin(options.to_portable_dict(), environment, description, artifact.digest(split))
+        write_down_images(run, images.dataset, model, environment)
+        digest = artifact.digest(images.dataset.to_split())
+        origin = Origin(options.to_portable_dict(), environment, description, digest)
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
-        train_to_the_end(run, options, images, state, checkpointer, device, signals)
-        status = finish(run, classifier, description, state)
+        monitor.log(state.history)
+        train_to_the_end(run, options, images, state, checkpointer, device, signals, monitor)
+        best = load_best(run, classifier, state)
+        keep_answers(run, images, best["epoch"], device)
+        write_model(run.model_file, LoadedModel(classifier.shipped(), description), best)
+        conclude(run, monitor)
+        status = finish(run, state, best)
     emit(os.fsencode(f"{run.model_file}\n"))
     return status
 
@@ -124,6 +138,16 @@ def begin(run: RunFolder, remembered: Mapping[str, Any], past: Mapping[str, Mapp
     for file, content in past.items():
         artifact.write_artifact(file, CHECKPOINT_FORMAT, content)
     write_json_atomically(run.options_file, remembered)
+
+
+def write_down_images(run: RunFolder, dataset: Dataset, model: str, environment: Mapping[str, Any]) -> None:
+    """Which image is where, which are left out, and, when a run begins, what was found of them."""
+    if not os.path.exists(run.about_file):
+        found = {"data": describe(dataset), "warnings": list(dataset.warnings), "model": model}
+        write_json_atomically(run.about_file, {**found, "environment": dict(environment)})
+    write_json_atomically(run.split_file, dataset.to_split())
+    if dataset.skipped:
+        write_skipped(run, dataset.skipped)
 
 
 def load_state(state: TrainingState, checkpoint: Mapping[str, Any], run: RunFolder) -> None:
@@ -177,20 +201,19 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
         raise
 
 
-def say_model(options: FinetuneOptions, description: ModelDescription, classifier: Classifier) -> None:
-    """What is trained, for people."""
+def describe_model(description: ModelDescription, classifier: Classifier) -> str:
+    """The backbone, for people."""
     frozen = sum(p.numel() for p in classifier.parameters()) - description.trainable
     height, width = description.preprocessing.image_size
-    say(
-        "backbone",
+    return (
         f"{description.backbone} at {width}x{height} px, weights: {description.weights}, "
-        f"{compact(frozen)} parameters frozen",
+        f"{compact(frozen)} parameters frozen"
     )
-    say("head", f"{options.head}, {compact(description.trainable)} parameters to train")
 
 
-def finish(run: RunFolder, classifier: Classifier, description: ModelDescription, state: TrainingState) -> int:
-    """Write the model of the best epoch, and say what came out. Returns the exit status."""
+def load_best(run: RunFolder, classifier: Classifier, state: TrainingState) -> dict[str, Any]:
+    """Give the classifier what it had learnt in the best epoch, whose row is returned. Raises DataError if that is
+    not here."""
     if state.best is None:
         raise DataError(run.path, "no epoch is left to train, and its best one is not here", "Extend it by --epochs N.")
     found = find_epoch([run.best_checkpoint, *run.checkpoint_files()], state.best)
@@ -202,13 +225,17 @@ def finish(run: RunFolder, classifier: Classifier, description: ModelDescription
         )
     _, checkpoint = found
     classifier.load_trainable_state(checkpoint["model_state_dict"])
-    write_model(run.model_file, LoadedModel(classifier.shipped(), description), state.best)
+    return state.best
+
+
+def finish(run: RunFolder, state: TrainingState, best: Mapping[str, Any]) -> int:
+    """Say what came out. Returns the exit status."""
     status = SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
     run.write_status("finished", exit_code=status, **state.where())
     say(
         "best",
-        f"epoch {state.best['epoch']}: accuracy {state.best['val_accuracy']:.4f}, "
-        f"macro F1 {state.best['val_macro_f1']:.4f}, loss {state.best['val_loss']:.4f} on the validation images",
+        f"epoch {best['epoch']}: accuracy {best['val_accuracy']:.4f}, "
+        f"macro F1 {best['val_macro_f1']:.4f}, loss {best['val_loss']:.4f} on the validation images",
     )
     say("next", f"tlkit predict {run.path} IMAGE...")
     return status
