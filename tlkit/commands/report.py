@@ -18,7 +18,8 @@ def report(options: ReportOptions) -> int:
     run = RunFolder.containing(options.run)
     if run is None:
         raise DataError(options.run, "is not a run folder: it has no options.json")
-    path = options.output or RunFolder(os.path.relpath(run.path)).report_file
+    named = RunFolder(options.run)
+    path = options.output or (named if os.path.exists(named.options_file) else run).report_file
     write_page(gather(run, options.data), path)
     emit(os.fsencode(f"{path}\n"))
     return DONE

@@ -64,7 +64,7 @@ def gather(run: RunFolder, data: str | None = None) -> RunFacts:
         model=at_home(about.get("model", options.backbone)),
         warnings=[at_home(warning) for warning in about.get("warnings", ())],
         skipped=[(at_home(error.path), error.message) for error in read_skipped(run)],
-        given=described(given_options(stored["given"], options)),
+        given=described(given_options(stored["given"])),
         options=described(options.to_dict()),
         versions={name: str(value) for name, value in about.get("environment", {}).items()},
         notes=notes(validation, measured, best, root),
@@ -79,10 +79,10 @@ def resolved_options(run: RunFolder, stored: Mapping[str, Any]) -> FinetuneOptio
         raise DataError(run.options_file, f"holds options that no run has: {error}") from error
 
 
-def given_options(given: Mapping[str, Any], resolved: FinetuneOptions) -> dict[str, Any]:
-    """Those of the resolved options that were typed with another value than the default."""
+def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were typed with another value than their default."""
     default = FinetuneOptions(data="").to_dict()
-    return {n: v for n, v in resolved.to_dict().items() if given.get(n) is not None and given[n] != default.get(n)}
+    return {name: value for name, value in given.items() if value != default.get(name, value)}
 
 
 def described(options: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from tlkit.output.report.facts import Bin
 from tlkit.output.report.markup import Markup, joined, tag
 
 WIDTH, HEIGHT = 460, 270
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 68, 14, 20, 42
 MARKED_POINTS = 30
 """Up to so many points are drawn as dots, which tell their value."""
 
@@ -40,7 +40,7 @@ class Frame:
     def axes(self, x_ticks: Sequence[float], y_ticks: Sequence[float], x_name: str, y_name: str) -> Markup:
         """Grid lines with their numbers, and the names of both directions."""
         across = [
-            tag("text", short(tick), x=self.across(tick), y=HEIGHT - BOTTOM + 18, class_="tick middle")
+            tag("text", short(tick), x=self.across(tick), y=HEIGHT - BOTTOM + 17, class_="tick middle")
             for tick in x_ticks
         ]
         upwards = [
@@ -50,8 +50,8 @@ class Frame:
         ]
         middle = number((TOP + HEIGHT - BOTTOM) / 2)
         names = [
-            tag("text", x_name, x=number((LEFT + WIDTH - RIGHT) / 2), y=HEIGHT - 4, class_="axis middle"),
-            tag("text", y_name, x=11, y=middle, transform=f"rotate(-90 11 {middle})", class_="axis middle"),
+            tag("text", x_name, x=number((LEFT + WIDTH - RIGHT) / 2), y=HEIGHT - 5, class_="axis middle"),
+            tag("text", y_name, x=13, y=middle, transform=f"rotate(-90 13 {middle})", class_="axis middle"),
         ]
         return joined(*map(Markup, upwards), *across, *names)
 
@@ -98,9 +98,8 @@ def best_mark(frame: Frame, best: int) -> Markup:
     """A line at the best epoch."""
     x = frame.across(best)
     line = tag("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="best")
-    right_half = float(x) > (LEFT + WIDTH) / 2
-    side, anchor = (-5, "end") if right_half else (5, "start")
-    return joined(line, tag("text", f"best: {best}", x=x, dx=side, y=TOP + 9, class_=f"tick {anchor}"))
+    anchor = "end" if float(x) > WIDTH - 60 else "middle"
+    return joined(line, tag("text", f"best: {best}", x=x, y=TOP - 7, class_=f"tick {anchor}"))
 
 
 def legend(series: Sequence[Series]) -> Markup:

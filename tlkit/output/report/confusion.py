@@ -27,7 +27,7 @@ def confusion_matrix(names: Sequence[str], matrix: Matrix) -> Markup:
 
 def as_table(names: Sequence[str], matrix: Matrix) -> Markup:
     """A cell for each pair, shaded by its share of the true class."""
-    head = [tag("th", name, scope="col") for name in names]
+    head = [tag("th", shortened(name), scope="col", title=name) for name in names]
     rows = [
         tag(
             "tr",
@@ -39,16 +39,16 @@ def as_table(names: Sequence[str], matrix: Matrix) -> Markup:
         )
         for true, (name, row) in enumerate(zip(names, matrix, strict=True))
     ]
-    caption = "Rows: what the images are. Columns: what the model said. Shade: share of the row."
+    note = "Rows: what the images are. Columns: what the model said. Shade: share of the row."
     corner = tag("td", "is ↓ said →", class_="corner")
     table = tag(
         "table",
-        tag("caption", caption),
         tag("thead", tag("tr", corner, *head)),
         tag("tbody", *rows),
         class_="matrix",
     )
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="Confusion matrix")
+    scroll = tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="Confusion matrix")
+    return joined(tag("p", note, class_="note"), scroll)
 
 
 def as_picture(names: Sequence[str], matrix: Matrix, side: int = 10) -> Markup:
@@ -123,13 +123,8 @@ def most_frequent(names: Sequence[str], matrix: Matrix) -> Markup:
     ]
     head = [tag("th", name, scope="col") for name in ("is", "said", "images", "of the class")]
     more = f", the first {LISTED} of {len(wrong)}" if len(wrong) > LISTED else ""
-    table = tag(
-        "table",
-        tag("caption", f"Most frequent confusions{more}"),
-        tag("thead", tag("tr", *head)),
-        tag("tbody", *rows),
-    )
-    return tag("div", table, class_="scroll")
+    table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows), class_="frequent")
+    return joined(tag("h3", f"Most frequent confusions{more}"), tag("div", table, class_="scroll"))
 
 
 def look(count: int, row: Sequence[int], right: bool) -> str:

@@ -40,6 +40,7 @@ def tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
     found = [
         ("classes", f"{facts.classes:,}", f"{facts.train_images:,} training images"),
         ("validation images", f"{facts.val_images:,}", "never trained on"),
+        ("training time", duration(sum(row.get("seconds", 0) for row in facts.history)), "of the epochs alone"),
     ]
     if facts.best is None:
         return [("state", facts.state, f"{len(facts.history)} epochs so far"), *found]
@@ -51,7 +52,7 @@ def tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
     ]
     if facts.measured is not None:
         measured = facts.measured
-        found.insert(0, ("calibration error", share(measured.calibration_error), "between sure and right"))
+        found.insert(0, ("calibration error", share(measured.calibration_error), "how far probabilities are off"))
         found.insert(0, ("mistakes", f"{measured.mistaken:,}", f"of {measured.samples:,} validation images"))
     return [*figures, *found]
 
@@ -85,11 +86,11 @@ def curves(facts: RunFacts) -> Markup:
             [
                 series("training", "train", "train_accuracy"),
                 series("validation", "val", "val_accuracy"),
-                series("validation macro F1", "other", "val_macro_f1"),
             ],
             best,
         ),
-        line_chart("Learning rate", "learning rate", [series("of the head", "val", "learning_rate")], None),
+        line_chart("Macro F1", "mean over classes", [series("validation", "val", "val_macro_f1")], best),
+        line_chart("Learning rate", "of the head", [series("at the epoch's end", "other", "learning_rate")], best),
     ]
     return section(
         "Learning curves",
@@ -158,7 +159,7 @@ def class_row(figures: ClassFigures) -> Markup:
     return tag(
         "tr",
         tag("th", figures.name, scope="row"),
-        tag("td", bar, " ", share(figures.f1), class_="number"),
+        tag("td", bar, tag("span", share(figures.f1)), class_="number"),
         *(tag("td", number, class_="number") for number in numbers),
     )
 
@@ -254,14 +255,13 @@ def usage(facts: RunFacts) -> Markup:
 
 def settings(facts: RunFacts) -> Markup:
     """Options and versions: what it takes to do it again."""
-    given = {name: value for name, value in facts.options.items() if name in facts.given}
     rest = {name: value for name, value in facts.options.items() if name not in facts.given}
     return section(
         "Options and versions",
         "",
-        pairs("Given", given) if given else None,
+        pairs("Given", facts.given) if facts.given else None,
         tag("details", tag("summary", "All other options"), pairs("", rest)),
-        pairs("Versions", facts.versions) if facts.versions else None,
+        pairs("Versions and machine", facts.versions) if facts.versions else None,
     )
 
 
@@ -281,6 +281,14 @@ def footer(facts: RunFacts) -> Markup:
 def share(value: float) -> str:
     """0.9612 -> 96.1%"""
     return f"{value:.1%}"
+
+
+def duration(seconds: float) -> str:
+    """75 -> 1:15 min"""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
 
 
 def plain(value: object) -> str:

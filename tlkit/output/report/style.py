@@ -37,7 +37,7 @@ section {
   background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 24px; margin: 20px 0;
 }
 .callout { background: var(--warn); border-left: 4px solid var(--warn-line); border-radius: 6px; padding: 10px 16px; margin: 20px 0 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 26px 0 0; }
+.tiles { display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 26px 0 0; }
 .tiles div { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 14px 16px; }
 .tiles dt { color: var(--soft); font-size: 0.85rem; }
 .tiles dd { margin: 0; font-size: 1.6rem; font-weight: 650; line-height: 1.25; letter-spacing: -0.02em; font-variant-numeric: tabular-nums; }
@@ -45,18 +45,18 @@ section {
 .tiles div:first-child { border-color: var(--accent); box-shadow: inset 0 0 0 1px var(--accent); }
 .tiles div:first-child dd:not(.remark) { color: var(--accent); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 8px 28px; margin-top: 14px; }
-.chart { margin: 0; min-width: 0; }
+.chart { margin: 0; min-width: 0; max-width: 600px; }
 .chart > svg { display: block; width: 100%; height: auto; }
 figcaption { display: flex; flex-wrap: wrap; gap: 2px 18px; align-items: baseline; padding-left: 4px; }
 .legend { display: flex; flex-wrap: wrap; gap: 0 14px; font-size: 0.85rem; color: var(--soft); }
 .legend svg { width: 22px; height: 12px; margin-right: 6px; vertical-align: -1px; }
-svg text { fill: var(--soft); font-size: 12.5px; font-family: inherit; }
+svg text { fill: var(--soft); font-size: 13px; font-family: inherit; }
 svg .middle { text-anchor: middle; } svg .end { text-anchor: end; }
-svg .axis { font-size: 13px; } svg .name { font-size: 8px; fill: var(--ink); }
+svg .axis { font-size: 13.5px; } svg .name { font-size: 8px; fill: var(--ink); }
 .grid { stroke: var(--grid); } .best { stroke: var(--soft); stroke-dasharray: 2 3; }
 .curve { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
 .curve.train { stroke: var(--train); stroke-dasharray: 6 4; } .curve.val { stroke: var(--accent); }
-.curve.other { stroke: var(--other); stroke-dasharray: 1.5 4.5; }
+.curve.other { stroke: var(--other); }
 .curve.diagonal { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 5 4; }
 circle.train { fill: var(--train); } circle.val { fill: var(--accent); } circle.other { fill: var(--other); }
 .share { fill: var(--accent); } .rail { fill: var(--grid); } .said { stroke: var(--ink); stroke-width: 2; }
@@ -71,17 +71,19 @@ thead th { color: var(--soft); font-weight: 500; font-size: 0.85rem; }
 tbody th { font-weight: 500; }
 tbody tr:last-child > * { border-bottom: 0; }
 th.number, td.number { text-align: right; white-space: nowrap; }
-td svg { vertical-align: 1px; margin-right: 4px; }
+td svg { vertical-align: 1px; } td svg + span { display: inline-block; min-width: 3.9em; }
 .classes tbody th, .pairs td { overflow-wrap: anywhere; min-width: 8rem; }
 .pairs th { white-space: nowrap; color: var(--soft); }
 .chosen td { font-weight: 650; color: var(--accent); }
 .matrix th, .matrix td { padding: 7px 10px; border: 2px solid var(--card); text-align: center; }
 .matrix tbody th { text-align: right; max-width: 14rem; overflow-wrap: anywhere; }
-.matrix thead th { max-width: 8rem; overflow-wrap: anywhere; color: var(--ink); }
+.matrix thead th { white-space: nowrap; color: var(--ink); font-size: 0.85rem; }
 .matrix td { min-width: 3rem; border-radius: 8px; }
 .matrix .corner { color: var(--soft); font-size: 0.8rem; white-space: nowrap; }
 .matrix .none { color: var(--soft); opacity: 0.6; }
 .field { fill: var(--page); }
+.heat svg { max-width: 100%; min-width: 640px; height: auto; }
+.frequent td { overflow-wrap: anywhere; min-width: 4.5rem; }
 """ + "".join(
     f"td.right.s{level} {{ background: color-mix(in srgb, var(--accent) {6 + 5 * level}%, var(--card)); }}\n"
     f"td.wrong.s{level} {{ background: color-mix(in srgb, var(--wrong) {10 + 5 * level}%, var(--card)); }}\n"
@@ -106,9 +108,10 @@ code.line { display: block; color: var(--soft); }
 .commands code { display: block; background: var(--code); border-radius: 8px; padding: 10px 14px; user-select: all; cursor: copy; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--accent); font-size: 0.92rem; }
 footer { color: var(--soft); font-size: 0.85rem; padding-top: 4px; padding-bottom: 44px; }
-@media (max-width: 600px) {
+@media (max-width: 760px) {
   header { padding-top: 26px; } header, main, footer { padding-left: 14px; padding-right: 14px; }
   section { padding: 18px 14px; margin: 14px 0; border-radius: 12px; }
+  svg text { font-size: 16px; } svg .axis { font-size: 16px; } svg .name { font-size: 8px; }
   .tiles { grid-template-columns: 1fr 1fr; gap: 8px; } .tiles dd { font-size: 1.35rem; }
   .cards { grid-template-columns: 1fr 1fr; gap: 14px; }
 }
