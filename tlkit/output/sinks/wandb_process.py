@@ -42,6 +42,8 @@ def main() -> None:
 
 def begin(about: dict[str, Any]) -> tuple[Any, str]:
     """The W&B run, and why it is offline; nothing if it is not."""
+    for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # else in the home folder
+        os.environ.setdefault(variable, os.path.join(about["folder"], "wandb", "cache"))
     import wandb
 
     def init(mode: str | None) -> Any:
@@ -55,6 +57,7 @@ def begin(about: dict[str, Any]) -> tuple[Any, str]:
             mode=mode,  # type: ignore[arg-type]
             settings=wandb.Settings(
                 console="off", silent=True, save_code=False, disable_git=True,
+                x_disable_meta=True, x_save_requirements=False,
                 init_timeout=INIT_SECONDS, finish_timeout=UPLOAD_SECONDS, finish_timeout_raises=True,
             ),
         )  # fmt: skip
