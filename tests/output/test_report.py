@@ -33,11 +33,13 @@ def facts(classes: int = 5, epochs: int = 40, names: list[str] | None = None) ->
     figures = [ClassFigures(name, 0.9, 0.8, 0.85, sum(row), 160) for name, row in zip(names, confusion, strict=True)]
     bins = [Bin(n / 15, (n + 1) / 15, n * n, (n + 0.5) / 15, n / 15) for n in range(15)]
     mistakes = [
-        Mistake(f"val/{name}/{place}.jpg", name, names[place - 1], 0.99 - place / 100, None if place == 1 else thumbnail())
+        Mistake(
+            f"val/{name}/{place}.jpg", name, names[place - 1], 0.99 - place / 100, None if place == 1 else thumbnail()
+        )
         for place, name in enumerate(names[:24])
     ]
     history = [
-        {"epoch": e, "step": 9 * e, "learning_rate": 0.01 * math.cos(e / epochs), "train_loss": 1 / e, "val_loss": 0.1 + 1 / e,
+        {"epoch": e, "learning_rate": 0.01 * math.cos(e / epochs), "train_loss": 1 / e, "val_loss": 0.1 + 1 / e,
          "train_accuracy": 1 - 0.3 / e, "val_accuracy": 0.96 - 0.2 / e, "val_macro_f1": 0.95 - 0.2 / e, "seconds": 0.01}
         for e in range(1, epochs + 1)
     ]  # fmt: skip
@@ -71,7 +73,8 @@ class Elements(html.parser.HTMLParser):
 def test_names_from_outside_are_text_wherever_they_stand() -> None:
     plain = facts(8)
     hostile = dataclasses.replace(
-        facts(8, names=HOSTILE), name=HOSTILE[0], folder=HOSTILE[1], data=HOSTILE[7], model=HOSTILE[7], warnings=HOSTILE,
+        facts(8, names=HOSTILE), name=HOSTILE[0], folder=HOSTILE[1], data=HOSTILE[7], model=HOSTILE[7],
+        warnings=HOSTILE,
         skipped=[(name, name) for name in HOSTILE], given={"--data": HOSTILE[0]}, options={"--data": HOSTILE[7]},
         versions={HOSTILE[0]: HOSTILE[7]}, notes=HOSTILE,
     )  # fmt: skip

@@ -16,12 +16,22 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from tests.conftest import Run, finetune_arguments
+from tests.conftest import COLOURS, Run, finetune_arguments, write_folder, write_image
 from tests.forked import Warm
 
 ALL = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "learning_rate", "seconds",
        "images_per_second"]  # fmt: skip
 OFFLINE = {"WANDB_MODE": "offline"}
+
+
+@pytest.fixture(scope="module")
+def mislabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of which one, in validation, lies in the wrong folder."""
+    root = tmp_path_factory.mktemp("mislabelled") / "colours"
+    write_folder(root / "train", 8)
+    write_folder(root / "val", 4, first_seed=500)
+    write_image(root / "val" / "blue" / "red.png", COLOURS["red"], 7)
+    return root
 
 
 def history(run: Path) -> list[dict[str, Any]]:
@@ -78,10 +88,10 @@ def assert_whole_in_wandb(run: Path) -> None:
         assert [row[tag] for row in found] == [row[tag.replace("/", "_")] for row in rows], tag
 
 
-def test_a_run_in_both_tools(warm: Warm, images: Path, tmp_path: Path) -> None:
+def test_a_run_in_both_tools(warm: Warm, mislabelled: Path, tmp_path: Path) -> None:
     run, home = tmp_path / "run", tmp_path / "home"
     home.mkdir()
-    arguments = finetune_arguments(images, run, "--log", "tensorboard", "--log", "wandb")
+    arguments = finetune_arguments(mislabelled, run, "--log", "tensorboard", "--log", "wandb")
     status, out, err = warm.run(arguments, environment={"HOME": str(home)}, hook="forget", names=["WANDB_MODE"])
     assert (status, out) == (0, f"{run}/model.pt\n")
     assert "offline (no account); upload it by: wandb sync" in err and "warning" not in err
@@ -99,7 +109,9 @@ def test_a_run_in_both_tools(warm: Warm, images: Path, tmp_path: Path) -> None:
     records = wandb_records(run)
     config = next(record["run"]["config"]["update"] for record in records if record["type"] == "run")
     assert config["batch_size"] == 8 and config["classes"] == ["blue", "green", "red"]
-    pictures = [path for folder in (run / "wandb").glob("offline-run-*/files/media/images") for path in folder.iterdir()]
+    pictures = [
+        path for folder in (run / "wandb").glob("offline-run-*/files/media/images") for path in folder.iterdir()
+    ]
     assert len(pictures) == 2
     assert (run / "wandb" / "id").read_text() in str(pictures[0])
 
@@ -174,7 +186,10 @@ def test_a_folder_that_cannot_be_written_costs_the_tool_alone(warm: Warm, images
 def test_unknown_tools_and_missing_libraries_are_told_before_anything_is_done(
     tlkit: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for command in (finetune_arguments(images, tmp_path / "run", "--log", "mlflow"), ["resume", "x", "--log", "mlflow"]):
+    for command in (
+        finetune_arguments(images, tmp_path / "run", "--log", "mlflow"),
+        ["resume", "x", "--log", "mlflow"],
+    ):
         outcome = tlkit(*command)
         assert outcome.status == 2
         assert outcome.err.startswith(

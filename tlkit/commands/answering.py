@@ -16,7 +16,6 @@ from tlkit.run_folder import RunFolder
 from tlkit.terminal import say
 from tlkit.training.answers import answers_from, ask
 from tlkit.training.evaluation import Answers
-from tlkit.training.state import TrainingState
 
 
 class Listener:

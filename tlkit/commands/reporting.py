@@ -37,13 +37,13 @@ def write_page(facts: RunFacts, path: str) -> None:
 
 
 def gather(run: RunFolder, data: str | None = None) -> RunFacts:
-    """All that a run folder tells. data: where the images are, if they have moved. Raises DataError if it is damaged."""
+    """All that a run folder tells. data: where the images are, if they have moved. Raises DataError."""
     stored = run.read_options()
     options = resolved_options(run, stored["resolved"])
     root = data or options.data
     split = run.read_split() if os.path.exists(run.split_file) else {"classes": [], "train": {}, "val": {}}
     about = read_whole_json(run.about_file) if os.path.exists(run.about_file) else {}
-    status = read_whole_json(run.status_file, "state") if os.path.exists(run.status_file) else {"state": "unknown"}
+    status = read_whole_json(run.status_file, "state") if os.path.exists(run.status_file) else {}
     history, best = read_history(run), status.get("best")
     validation = read_validation(run, split["classes"])
     measured = measure(validation, split, root, options) if validation is not None else None
@@ -51,7 +51,7 @@ def gather(run: RunFolder, data: str | None = None) -> RunFacts:
         name=os.path.basename(os.path.abspath(run.path)),
         folder=for_shell(run.path),
         data_folder=for_shell(root),
-        state=status["state"],
+        state=status.get("state", "unknown"),
         time=time.strftime("%-d %B %Y"),
         metric=options.metric,
         classes=len(split["classes"]),
@@ -190,5 +190,3 @@ def for_shell(path: str) -> str:
         return shlex.quote(below)
     whole = without_home(os.path.abspath(path))
     return f"~/{shlex.quote(whole[2:])}" if whole.startswith("~/") else shlex.quote(whole)
-
-

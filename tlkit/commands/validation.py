@@ -68,4 +68,3 @@ def read_validation(run: RunFolder, classes: Sequence[str]) -> Validation | None
         return Validation(int(rows[0]["epoch"]), [path_of(row) for row in rows], answers)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(run.validation_file, f"is damaged ({type(error).__name__})") from error
-

@@ -110,9 +110,7 @@ def evaluate_answers(answers: Answers, classes: tuple[str, ...]) -> Evaluation:
     )
 
 
-def calibrate(
-    confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = CALIBRATION_BINS
-) -> Calibration:
+def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = CALIBRATION_BINS) -> Calibration:
     """confidence [N]: the probability of the predicted class; correct [N]."""
     edges = np.linspace(0, 1, bins + 1)
     index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)

@@ -178,10 +178,10 @@ def mistakes(facts: RunFacts) -> Markup:
         return Markup()
     shown, all_of_them = facts.measured.mistakes, facts.measured.mistaken
     about = (
-        "Wrong answers on validation images, the surest first. They show what the model mixes up, and often images that "
-        "lie in the wrong folder."
+        "Wrong answers on validation images, the surest first. They show what the model mixes up, and often images "
+        "that lie in the wrong folder."
     )
-    more = f" These are {len(shown)} of {all_of_them:,}; all are in validation.jsonl." if all_of_them > len(shown) else ""
+    more = f" {len(shown)} of {all_of_them:,}; all are in validation.jsonl." if all_of_them > len(shown) else ""
     return section("Most confident mistakes", about + more, tag("ul", *map(card, shown), class_="cards"))
 
 
@@ -269,7 +269,8 @@ def pairs(title: str, values: Mapping[str, str]) -> Markup:
     """A table of names and values."""
     rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in values.items()]
     return joined(
-        tag("h3", title) if title else None, tag("div", tag("table", tag("tbody", *rows), class_="pairs"), class_="scroll")
+        tag("h3", title) if title else None,
+        tag("div", tag("table", tag("tbody", *rows), class_="pairs"), class_="scroll"),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-STYLE = """
+STYLE = (
+    """
 :root {
   color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --ink: #1c2430; --soft: #5a6575; --line: #dfe3ea; --grid: #e9ecf1;
@@ -24,7 +25,10 @@ body {
 }
 header, main, footer { max-width: 1080px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 44px; }
-h1 { font-size: clamp(1.6rem, 5vw, 2.5rem); line-height: 1.15; margin: 0 0 8px; overflow-wrap: anywhere; letter-spacing: -0.02em; }
+h1 {
+  font-size: clamp(1.6rem, 5vw, 2.5rem); line-height: 1.15; margin: 0 0 8px; overflow-wrap: anywhere;
+  letter-spacing: -0.02em;
+}
 h2 { font-size: 1.3rem; margin: 0 0 4px; letter-spacing: -0.01em; }
 h3 { font-size: 1rem; margin: 20px 0 6px; }
 p { margin: 0 0 10px; overflow-wrap: anywhere; }
@@ -36,15 +40,24 @@ caption { text-align: left; padding-bottom: 8px; }
 section {
   background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 24px; margin: 20px 0;
 }
-.callout { background: var(--warn); border-left: 4px solid var(--warn-line); border-radius: 6px; padding: 10px 16px; margin: 20px 0 0; }
+.callout {
+  background: var(--warn); border-left: 4px solid var(--warn-line); border-radius: 6px; padding: 10px 16px;
+  margin: 20px 0 0;
+}
 .tiles { display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin: 26px 0 0; }
 .tiles div { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 14px 16px; }
 .tiles dt { color: var(--soft); font-size: 0.85rem; }
-.tiles dd { margin: 0; font-size: 1.6rem; font-weight: 650; line-height: 1.25; letter-spacing: -0.02em; font-variant-numeric: tabular-nums; }
+.tiles dd {
+  margin: 0; font-size: 1.6rem; font-weight: 650; line-height: 1.25; letter-spacing: -0.02em;
+  font-variant-numeric: tabular-nums;
+}
 .tiles .remark { font-size: 0.8rem; font-weight: 400; letter-spacing: 0; }
 .tiles div:first-child { border-color: var(--accent); box-shadow: inset 0 0 0 1px var(--accent); }
 .tiles div:first-child dd:not(.remark) { color: var(--accent); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 8px 28px; margin-top: 14px; }
+.charts {
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 8px 28px;
+  margin-top: 14px;
+}
 .chart { margin: 0; min-width: 0; max-width: 600px; }
 .chart > svg { display: block; width: 100%; height: auto; }
 figcaption { display: flex; flex-wrap: wrap; gap: 2px 18px; align-items: baseline; padding-left: 4px; }
@@ -84,28 +97,39 @@ td svg { vertical-align: 1px; } td svg + span { display: inline-block; min-width
 .field { fill: var(--page); }
 .heat svg { max-width: 100%; min-width: 640px; height: auto; }
 .frequent td { overflow-wrap: anywhere; min-width: 4.5rem; }
-""" + "".join(
-    f"td.right.s{level} {{ background: color-mix(in srgb, var(--accent) {6 + 5 * level}%, var(--card)); }}\n"
-    f"td.wrong.s{level} {{ background: color-mix(in srgb, var(--wrong) {10 + 5 * level}%, var(--card)); }}\n"
-    f"rect.right.s{level} {{ fill: color-mix(in srgb, var(--accent) {20 + 8 * level}%, var(--card)); }}\n"
-    f"rect.wrong.s{level} {{ fill: color-mix(in srgb, var(--wrong) {30 + 7 * level}%, var(--card)); }}\n"
-    for level in range(1, 11)
-) + """
-.cards { list-style: none; margin: 16px 0 0; padding: 0; display: grid; grid-template-columns: repeat(auto-fill, minmax(145px, 1fr)); gap: 18px; }
+"""
+    + "".join(
+        f"td.right.s{level} {{ background: color-mix(in srgb, var(--accent) {6 + 5 * level}%, var(--card)); }}\n"
+        f"td.wrong.s{level} {{ background: color-mix(in srgb, var(--wrong) {10 + 5 * level}%, var(--card)); }}\n"
+        f"rect.right.s{level} {{ fill: color-mix(in srgb, var(--accent) {20 + 8 * level}%, var(--card)); }}\n"
+        f"rect.wrong.s{level} {{ fill: color-mix(in srgb, var(--wrong) {30 + 7 * level}%, var(--card)); }}\n"
+        for level in range(1, 11)
+    )
+    + """
+.cards {
+  list-style: none; margin: 16px 0 0; padding: 0; display: grid;
+  grid-template-columns: repeat(auto-fill, minmax(145px, 1fr)); gap: 18px;
+}
 .cards li { min-width: 0; font-size: 0.9rem; line-height: 1.35; }
 .cards p { margin: 2px 0; }
-.cards img, .absent { width: 100%; height: auto; aspect-ratio: 1; border-radius: 10px; display: block; background: var(--code); margin-bottom: 8px; }
+.cards img, .absent {
+  width: 100%; height: auto; aspect-ratio: 1; border-radius: 10px; display: block; background: var(--code);
+  margin-bottom: 8px;
+}
 .absent { display: grid; place-items: center; color: var(--soft); font-size: 0.85rem; }
 .wrong-name { color: var(--wrong); }
 .path { color: var(--soft); font-size: 0.78rem; overflow-wrap: anywhere; }
 .warnings li { margin-bottom: 8px; overflow-wrap: anywhere; }
-ul { padding-left: 20px; } 
+ul { padding-left: 20px; }
 code { font: 0.88em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 code.line { display: block; color: var(--soft); }
 .commands { margin: 14px 0 0; }
 .commands dt { font-size: 0.88rem; color: var(--soft); }
 .commands dd { margin: 2px 0 14px; }
-.commands code { display: block; background: var(--code); border-radius: 8px; padding: 10px 14px; user-select: all; cursor: copy; }
+.commands code {
+  display: block; background: var(--code); border-radius: 8px; padding: 10px 14px; user-select: all;
+  cursor: copy;
+}
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--accent); font-size: 0.92rem; }
 footer { color: var(--soft); font-size: 0.85rem; padding-top: 4px; padding-bottom: 44px; }
 @media (max-width: 760px) {
@@ -129,3 +153,4 @@ footer { color: var(--soft); font-size: 0.85rem; padding-top: 4px; padding-botto
   .commands code { border: 1px solid var(--line); }
 }
 """
+)

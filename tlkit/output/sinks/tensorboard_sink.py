@@ -72,7 +72,7 @@ class TensorBoardSink:
 
     def record(self, event: Event) -> None:
         """One event, handed to the system."""
-        self.writer.write(event.SerializeToString())  # type: ignore[no-untyped-call]
+        self.writer.write(event.SerializeToString())
         self.file.flush()
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ def new_event_file(folder: str, earlier: list[str]) -> BinaryIO:
 
 def places(file: str) -> Iterator[tuple[str, int]]:
     """Tag and step of all that can be read of an event file; what a kill cut off does not count."""
-    for event in LegacyEventFileLoader(file).Load():  # type: ignore[no-untyped-call]
+    for event in LegacyEventFileLoader(file).Load():
         for value in event.summary.value:
             yield value.tag, event.step
 

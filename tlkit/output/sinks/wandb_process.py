@@ -75,7 +75,7 @@ def begin(about: dict[str, Any]) -> tuple[Any, str]:
 
 def logged(run: Any) -> int:
     """The last step that the server has of a run that goes on; 0 if there is none, as offline."""
-    return max(run.step - 1, 0)
+    return max(int(run.step) - 1, 0)
 
 
 def obey(run: Any, order: dict[str, Any]) -> None:
