@@ -55,13 +55,13 @@ def keep_heard(run: RunFolder, images: PreparedBatches, listener: Listener, epoc
         keep(run, images, epoch, answers_from(heard, labels_of(images.dataset.val)))
 
 
-def keep_answers(run: RunFolder, images: PreparedBatches, epoch: int, device: torch.device) -> None:
+def keep_answers(run: RunFolder, images: PreparedBatches, epoch: int) -> None:
     """Write down what the module, as the best epoch left it, answers, unless that was heard and written."""
     with suppress(TlkitError):
         known = read_validation(run, images.dataset.classes)
         if known is not None and known.epoch == epoch and images.of_images:
             return
-    keep(run, images, epoch, ask(images.module, images.val.epoch(0), device))
+    keep(run, images, epoch, ask(images.module, images.val.epoch(0)))
 
 
 def keep(run: RunFolder, images: PreparedBatches, epoch: int, answers: Answers) -> None:

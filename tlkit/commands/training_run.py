@@ -15,7 +15,7 @@ from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
 from tlkit.commands.devices import choose_device, make_deterministic
 from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
 from tlkit.commands.image_check import write_skipped
-from tlkit.commands.images import Preparation
+from tlkit.commands.images import Preparation, PreparedBatches
 from tlkit.commands.survey import describe
 from tlkit.commands.watched_training import train_to_the_end
 from tlkit.commands.watching import conclude, watching
@@ -38,7 +38,6 @@ from tlkit.model.classifier import Classifier
 from tlkit.model.files import CHECKPOINT_FORMAT, LoadedModel, ModelDescription, write_model
 from tlkit.model.inference import choose_precision
 from tlkit.options import FinetuneOptions
-from tlkit.output.monitoring import require_installed
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_json_atomically
 from tlkit.terminal import compact, emit, say
@@ -92,9 +91,7 @@ def train_run(
         warn_of_differences(recorded, environment)
     classifier.to(device)
     classifier.backbone.precision = choose_precision(options.precision, device)
-    model = describe_model(description, classifier)
-    say("backbone", model)
-    say("head", f"{options.head}, {compact(description.trainable)} parameters to train")
+    model = say_model(options, description, classifier)
     optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
     state = TrainingState(classifier, optimizer)
     if checkpoint is not None:
@@ -104,7 +101,6 @@ def train_run(
         begin(run, remembered, past)
     fresh = checkpoint is None
     preparation = Preparation(options, dataset, classifier, description, device, fresh, signals)
-    require_installed(options.log or ())
     with (
         recorded_in_status(run, options, state),
         closing(preparation),
@@ -119,14 +115,12 @@ def train_run(
             require_same_images(images.dataset, checkpoint, images.dataset.skipped[len(dataset.skipped) :])
         write_json_atomically(run.options_file, remembered)  # what was refused until here is not
         write_down_images(run, images.dataset, model, environment)
-        digest = artifact.digest(images.dataset.to_split())
-        origin = Origin(options.to_portable_dict(), environment, description, digest)
+        split = artifact.digest(images.dataset.to_split())
+        origin = Origin(options.to_portable_dict(), environment, description, split)
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
         monitor.log(state.history)
         train_to_the_end(run, options, images, state, checkpointer, device, signals, monitor)
-        best = load_best(run, classifier, state)
-        keep_answers(run, images, best["epoch"], device)
-        write_model(run.model_file, LoadedModel(classifier.shipped(), description), best)
+        best = ship_best(run, classifier, description, images, state)
         conclude(run, monitor)
         status = finish(run, state, best)
     emit(os.fsencode(f"{run.model_file}\n"))
@@ -201,19 +195,30 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
         raise
 
 
-def describe_model(description: ModelDescription, classifier: Classifier) -> str:
-    """The backbone, for people."""
+def say_model(options: FinetuneOptions, description: ModelDescription, classifier: Classifier) -> str:
+    """What is trained, for people. Returns what it says of the backbone."""
     frozen = sum(p.numel() for p in classifier.parameters()) - description.trainable
     height, width = description.preprocessing.image_size
-    return (
+    backbone = (
         f"{description.backbone} at {width}x{height} px, weights: {description.weights}, "
         f"{compact(frozen)} parameters frozen"
     )
+    say("backbone", backbone)
+    say("head", f"{options.head}, {compact(description.trainable)} parameters to train")
+    return backbone
 
 
-def load_best(run: RunFolder, classifier: Classifier, state: TrainingState) -> dict[str, Any]:
-    """Give the classifier what it had learnt in the best epoch, whose row is returned. Raises DataError if that is
-    not here."""
+def ship_best(
+    run: RunFolder,
+    classifier: Classifier,
+    description: ModelDescription,
+    images: PreparedBatches,
+    state: TrainingState,
+) -> dict[str, Any]:
+    """Write the model of the best epoch, and what it answers on the validation images. Returns the epoch's row.
+
+    Raises DataError if the epoch's checkpoint is not here.
+    """
     if state.best is None:
         raise DataError(run.path, "no epoch is left to train, and its best one is not here", "Extend it by --epochs N.")
     found = find_epoch([run.best_checkpoint, *run.checkpoint_files()], state.best)
@@ -225,6 +230,8 @@ def load_best(run: RunFolder, classifier: Classifier, state: TrainingState) -> d
         )
     _, checkpoint = found
     classifier.load_trainable_state(checkpoint["model_state_dict"])
+    keep_answers(run, images, state.best["epoch"])
+    write_model(run.model_file, LoadedModel(classifier.shipped(), description), state.best)
     return state.best
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from tlkit.commands.reporting import gather, write_page
 from tlkit.errors import TlkitError
 from tlkit.options import FinetuneOptions
-from tlkit.output.monitoring import LAST_WORDS_SECONDS, About, Conclusion, Monitor, open_monitor
+from tlkit.output.monitoring import LAST_WORDS_SECONDS, About, Conclusion, Monitor, open_monitor, require_installed
 from tlkit.output.pictures import confusion_picture, mistakes_picture
 from tlkit.output.report.facts import RunFacts
 from tlkit.run_folder import RunFolder
@@ -21,7 +21,8 @@ STOPPED_SECONDS = 3.0
 
 @contextmanager
 def watching(run: RunFolder, options: FinetuneOptions, classes: Sequence[str]) -> Iterator[Monitor]:
-    """Inside, the run is told to what --log names."""
+    """Inside, the run is told to what --log names. Raises UnavailableError where its library is missing."""
+    require_installed(options.log or ())
     name = os.path.basename(os.path.abspath(run.path))
     about = About(run.path, name, options.to_portable_dict(), classes, options.metric)
     monitor = open_monitor(options.log or (), about, say)

@@ -26,7 +26,8 @@ def joined(parts: Iterable[Answers]) -> Answers:
 
 
 @torch.no_grad()
-def ask(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Answers:
+def ask(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Answers:
     """What a module answers to all samples of batches."""
     module.eval()
+    device = next(module.parameters()).device
     return joined(answers_from(module(inputs.to(device)), labels.to(device)) for inputs, labels in batches)
