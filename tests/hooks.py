@@ -308,3 +308,10 @@ def commit_and_go_back(times: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Monitor.log = logging  # type: ignore[method-assign]
+
+
+def wait_little_for_tools(seconds: float) -> None:
+    """A run that is done waits so long for what watches it."""
+    from tlkit.commands import watching
+
+    watching.LAST_WORDS_SECONDS = seconds

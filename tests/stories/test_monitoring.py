@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import signal
 import subprocess
+import sys
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +20,7 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 
 from tests.conftest import COLOURS, Run, finetune_arguments, write_folder, write_image
 from tests.forked import Warm
+from tests.wandb_server import StoredRun, wandb_server
 
 ALL = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "learning_rate", "seconds",
        "images_per_second"]  # fmt: skip
@@ -157,6 +160,68 @@ def test_a_killed_run_goes_on_as_the_same_wandb_run(warm: Warm, images: Path, tm
     assert (status, out) == (0, f"{run}/model.pt\n")
     assert (run / "wandb" / "id").read_text() == number
     assert_whole_in_wandb(run)
+
+
+def stored_places(run: StoredRun) -> list[tuple[int, bool]]:
+    """The steps that the server has, and whether each has an epoch's figures."""
+    return [(row["_step"], "val/loss" in row) for row in run.rows()]
+
+
+def test_with_an_account_a_killed_run_goes_on_where_the_server_has_it(
+    warm: Warm, mislabelled: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = finetune_arguments(mislabelled, run, "--log", "wandb")
+    with wandb_server() as server:
+        killed = warm.run(arguments, environment=server.environment, hook="interrupt_before_logging", epoch=3)
+        assert killed[0] == -signal.SIGKILL
+        status, out, err = warm.run(["resume", run], environment=server.environment)
+        assert (status, out) == (0, f"{run}/model.pt\n")
+        assert f"wandb     {server.url}/somebody/tlkit/runs/" in err and "warning" not in err
+        assert warm.run(["resume", run, "--epochs", 8], environment=server.environment)[0] == 0
+        (stored,) = server.runs.values()
+    assert list(server.runs) == [(run / "wandb" / "id").read_text()]
+    assert stored_places(stored) == [(epoch, True) for epoch in range(1, 9)]
+    assert sum("confusion matrix" in name for name in stored.uploads) == 2
+
+
+def test_what_was_kept_offline_is_uploaded_by_the_command_that_was_said(
+    warm: Warm, images: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = finetune_arguments(images, run, "--log", "wandb")
+    _, _, first = warm.run(arguments, environment=OFFLINE, hook="interrupt_at_step", step=7, number=15)
+    assert "uploaded" not in first
+    _, _, err = warm.run(["resume", run], environment=OFFLINE)
+    (command,) = (line.partition("upload it by: ")[2] for line in err.splitlines() if line.startswith("wandb"))
+    with wandb_server() as server:
+        environment = {**os.environ, **server.environment, "HOME": str(tmp_path)}
+        arguments = [os.path.join(os.path.dirname(sys.executable), "wandb"), *command.split()[1:]]
+        synced = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert synced.returncode == 0, synced.stderr
+        (stored,) = server.runs.values()
+    assert stored_places(stored) == [(epoch, True) for epoch in range(1, 7)]
+
+
+def processes_with(setting: str) -> list[str]:
+    """The programs that run with something in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if setting.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
+
+
+def test_a_service_that_hangs_holds_a_run_no_longer_than_agreed(warm: Warm, images: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = finetune_arguments(images, run, "--log", "wandb")
+    with wandb_server() as server:
+        server.hanging.set()
+        status, out, err = warm.run(arguments, environment=server.environment, hook="wait_little_for_tools", seconds=1)
+        assert (status, out) == (0, f"{run}/model.pt\n")
+        assert err.count("warning") == 1 and "wandb takes too long and is left alone" in err
+        assert processes_with(server.url) == []
 
 
 def test_a_tool_that_fails_in_the_middle_is_dropped_with_one_warning(warm: Warm, images: Path, tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import sys
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 INIT_SECONDS = 20.0
 UPLOAD_SECONDS = 45.0
@@ -31,11 +34,12 @@ def main() -> None:
             output.flush()
 
         try:
-            run, why_offline = begin(json.loads(sys.stdin.readline()))
+            about = json.loads(sys.stdin.readline())
+            run, why_offline = begin(about)
             say(logged=logged(run), url=run.url, why_offline=why_offline, sync=sync_command(run))
             for line in sys.stdin:
                 obey(run, json.loads(line))
-            say(uploaded=finish(run, bool(why_offline)))
+            say(uploaded=finish(run, about["folder"]))
         except Exception as error:
             say(problem=" ".join(f"{type(error).__name__}: {error}".split())[:300])
 
@@ -65,12 +69,30 @@ def begin(about: dict[str, Any]) -> tuple[Any, str]:
     wanted = os.environ.get("WANDB_MODE", "online")
     if wanted != "online":
         return init(wanted), f"WANDB_MODE is {wanted}"
+    if not has_a_name(wandb.setup().settings.base_url):
+        return init("offline"), "no connection"
+    before = sessions(about["folder"], about["id"])
     try:
         return init("online"), ""
     except Exception as error:
         wandb.teardown()
+        for left in sessions(about["folder"], about["id"]) - before:
+            shutil.rmtree(left, ignore_errors=True)
         why = "no account" if isinstance(error, wandb.errors.UsageError) else "no connection"
         return init("offline"), why
+
+
+def has_a_name(url: str) -> bool:
+    """Whether the network knows the server: where there is none, that shows at once. A proxy may know more."""
+    try:
+        return bool(getproxies() or socket.getaddrinfo(urlsplit(url).hostname, None))
+    except OSError:
+        return False
+
+
+def sessions(folder: str, id: str) -> set[str]:
+    """The folders of a W&B run: one for each time that it went on."""
+    return set(glob.glob(os.path.join(glob.escape(folder), "wandb", f"*run-*-{id}")))
 
 
 def logged(run: Any) -> int:
@@ -89,15 +111,15 @@ def obey(run: Any, order: dict[str, Any]) -> None:
     run.log({**order.get("values", {}), **images}, step=max(order["step"], run.step))
 
 
-def finish(run: Any, offline: bool) -> bool:
+def finish(run: Any, run_folder: str) -> bool:
     """Whether all is where it should be. What offline sessions before this one have kept, it has too."""
     try:
         run.finish()
     except TimeoutError:
         return False
-    own = os.path.dirname(run.settings.sync_file)
-    for folder in glob.glob(os.path.join(glob.escape(os.path.dirname(own)), f"offline-run-*-{run.id}")):
-        if folder != own:
+    own = os.path.realpath(os.path.dirname(run.settings.sync_file))
+    for folder in sessions(run_folder, run.id):
+        if os.path.basename(folder).startswith("offline-") and os.path.realpath(folder) != own:
             shutil.rmtree(folder, ignore_errors=True)
     return True
 
