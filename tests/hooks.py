@@ -251,3 +251,67 @@ def forget(names: list[str]) -> None:
     """Environment variables that are not set."""
     for name in names:
         os.environ.pop(name, None)
+
+
+def interrupt_before_logging(epoch: int, number: int = signal.SIGKILL) -> None:
+    """Get a signal when an epoch is committed, and before anything that watches the run is told."""
+    from tlkit.output.monitoring import Monitor
+
+    log = Monitor.log
+
+    def logging(self: Monitor, rows: list[Any]) -> None:
+        if rows and rows[-1]["epoch"] == epoch:
+            os.kill(os.getpid(), number)
+        log(self, rows)
+
+    Monitor.log = logging  # type: ignore[method-assign]
+
+
+def interrupt_after_logging(epoch: int, number: int = signal.SIGKILL) -> None:
+    """Get a signal when an epoch is committed and TensorBoard has it."""
+    from tlkit.output.sinks.tensorboard_sink import TensorBoardSink
+
+    log = TensorBoardSink.log
+
+    def logging(self: TensorBoardSink, row: Any) -> None:
+        log(self, row)
+        if row["epoch"] == epoch:
+            os.kill(os.getpid(), number)
+
+    TensorBoardSink.log = logging  # type: ignore[method-assign]
+
+
+def fail_to_log(epoch: int, error: int) -> None:
+    """TensorBoard's file cannot be written from an epoch on."""
+    from tlkit.output.sinks.tensorboard_sink import TensorBoardSink
+
+    log = TensorBoardSink.log
+
+    def logging(self: TensorBoardSink, row: Any) -> None:
+        if row["epoch"] >= epoch:
+            raise OSError(error, os.strerror(error))
+        log(self, row)
+
+    TensorBoardSink.log = logging  # type: ignore[method-assign]
+
+
+def commit_and_go_back(times: int) -> None:
+    """The log knows epochs that the last checkpoint does not: it is damaged when so many epochs are done."""
+    from tlkit.output.monitoring import Monitor
+
+    log = Monitor.log
+
+    def logging(self: Monitor, rows: list[Any]) -> None:
+        log(self, rows)
+        if rows and rows[-1]["epoch"] == times:
+            self.close()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Monitor.log = logging  # type: ignore[method-assign]
+
+
+def wait_little_for_tools(seconds: float) -> None:
+    """A run that is done waits so long for what watches it."""
+    from tlkit.commands import watching
+
+    watching.LAST_WORDS_SECONDS = seconds

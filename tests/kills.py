@@ -45,7 +45,9 @@ def fingerprint(run: Path) -> dict[str, str]:
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     return {
         "last": digest([last["epoch"], last["step"], last["model_state_dict"], last["optimizer_state_dict"]]),
-        "history": digest([{name: row[name] for name in row if name != "seconds"} for row in rows]),
+        "history": digest(
+            [{name: row[name] for name in row if name not in ("seconds", "images_per_second")} for row in rows]
+        ),
         "model": digest(read_artifact(str(run / "model.pt"), "tlkit-model")["model_state_dict"]),
     }
 

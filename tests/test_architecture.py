@@ -43,8 +43,9 @@ ALLOWED = {
 COMMANDS_USED_BY_COMMANDS = {
     "finetune": {"devices", "image_check", "survey", "training_run"},
     "resume": {"continuation"},
-    "continuation": {"checkpoints", "finetune", "image_check", "stored_options", "survey", "training_run"},
+    "continuation": {"checkpoints", "finetune", "image_check", "stored_options", "survey", "training_run", "watching"},
     "training_run": {
+        "answering",
         "assembly",
         "checkpoints",
         "devices",
@@ -52,12 +53,15 @@ COMMANDS_USED_BY_COMMANDS = {
         "environment",
         "image_check",
         "images",
+        "survey",
         "watched_training",
+        "watching",
     },
 }
 SHARED_BY_COMMANDS = {
-    "assembly", "check_report", "checkpoints", "devices", "engines", "exporting", "extraction", "image_check", "images",
-    "inputs", "labellers", "model_graphs", "models", "outcomes", "stored_options", "streaming", "survey",
+    "answering", "assembly", "check_report", "checkpoints", "devices", "engines", "exporting", "extraction",
+    "image_check", "images", "inputs", "labellers", "model_graphs", "models", "outcomes", "reporting",
+    "stored_options", "streaming", "survey", "thumbnails", "validation",
 }  # fmt: skip
 
 WITHOUT_TORCH = [
@@ -71,7 +75,8 @@ WITHOUT_TORCH = [
     "tlkit.model.onnx_model", "tlkit.model.graphs", "tlkit.commands.model_graphs", "tlkit.commands.graph_process",
     "tlkit.commands.labellers", "tlkit.commands.predict",
     "tlkit.commands.inputs", "tlkit.commands.outcomes", "tlkit.commands.streaming",
-    "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume",
+    "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume", "tlkit.commands.report",
+    "tlkit.commands.watching", "tlkit.training.evaluation",
 ]  # fmt: skip
 
 

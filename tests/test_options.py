@@ -53,9 +53,10 @@ def test_help_shows_every_option(command: str) -> None:
 
 
 SHARED = {
-    "finetune": ("assembly", "images", "image_check", "survey", "training_run", "watched_training"),
+    "finetune": ("assembly", "images", "image_check", "survey", "training_run", "watched_training", "watching"),
     "resume": ("continuation",),
     "check": ("image_check", "survey"),
+    "report": ("reporting",),
 }
 """Files that a command hands its options to."""
 

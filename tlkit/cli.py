@@ -238,6 +238,14 @@ def evaluate(options: declared.EvaluateOptions) -> int:
     return evaluate(options)
 
 
+@command(declared.ReportOptions, needs=("pillow",))
+def report(options: declared.ReportOptions) -> int:
+    """Write a page about a run: curves, figures for each class, mistakes, calibration; prints its path."""
+    from tlkit.commands.report import report
+
+    return report(options)
+
+
 @command(declared.CheckOptions, needs=("pillow",))
 def check(options: declared.CheckOptions) -> int:
     """Find what would spoil training on a folder, before anyone trains on it."""

@@ -47,6 +47,20 @@ class RunFolder:
         return os.path.join(self.path, "skipped.jsonl")
 
     @property
+    def about_file(self) -> str:
+        """What the run found when it began: data, warnings, model, versions."""
+        return os.path.join(self.path, "about.json")
+
+    @property
+    def validation_file(self) -> str:
+        """What the best epoch answered on each validation image."""
+        return os.path.join(self.path, "validation.jsonl")
+
+    @property
+    def report_file(self) -> str:
+        return os.path.join(self.path, "report.html")
+
+    @property
     def model_file(self) -> str:
         return os.path.join(self.path, "model.pt")
 

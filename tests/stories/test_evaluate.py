@@ -16,7 +16,7 @@ from tests.stories.predicting import without_numbers_for
 from tlkit.commands.evaluate import as_json
 from tlkit.commands.labellers import open_labeller
 from tlkit.data import decoders
-from tlkit.training.metrics import Evaluation
+from tlkit.training.evaluation import Evaluation
 
 OPEN_LABELLER = "tlkit.commands.evaluate.open_labeller"
 

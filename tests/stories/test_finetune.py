@@ -18,7 +18,9 @@ from tlkit.run_folder import RunFolder
 def history(run: Path) -> list[dict[str, float]]:
     """The rows of history.jsonl without the clock."""
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [
+        {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")} for row in rows
+    ]
 
 
 def head_of(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:

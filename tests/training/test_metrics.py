@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
 
-from tlkit.training.metrics import Tally, better, evaluate_logits, expected_calibration_error
+from tlkit.training.evaluation import calibrate
+from tlkit.training.metrics import Tally, better, evaluate_logits
 
 
 def random_case(classes: int, samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,9 +74,9 @@ def test_calibration_error_by_hand() -> None:
     # Two bins of 15: (0.6, 0.667] with confidence 0.65 and half right, (0.933, 1] with 0.99 and all right.
     confidence = np.array([0.65, 0.65, 0.99, 0.99, 0.99, 0.99])
     correct = np.array([True, False, True, True, True, True])
-    assert expected_calibration_error(confidence, correct) == pytest.approx((2 * 0.15 + 4 * 0.01) / 6)
-    assert expected_calibration_error(np.array([]), np.array([], dtype=bool)) == 0.0
-    assert expected_calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == 0.0
+    assert calibrate(confidence, correct).error == pytest.approx((2 * 0.15 + 4 * 0.01) / 6)
+    assert calibrate(np.array([]), np.array([], dtype=bool)).error == 0.0
+    assert calibrate(np.array([1.0, 0.0]), np.array([True, False])).error == 0.0
 
 
 def test_better_prefers_the_metric_then_the_smaller_loss() -> None:

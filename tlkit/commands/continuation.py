@@ -14,6 +14,7 @@ from tlkit.commands.image_check import check_images, read_skipped
 from tlkit.commands.stored_options import stored_options
 from tlkit.commands.survey import find_dataset
 from tlkit.commands.training_run import require_same_images, train_run
+from tlkit.commands.watching import conclude, watching
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
 from tlkit.declarations import flag_of, with_home
@@ -28,7 +29,7 @@ from tlkit.storage import link_atomically
 from tlkit.terminal import emit, say
 from tlkit.training.loop import is_over
 
-CHANGED_BY_RESUME = ("epochs", "patience", "data", "weights", "device", "engine", "workers", "trust_pickle")
+CHANGED_BY_RESUME = ("epochs", "patience", "data", "weights", "device", "engine", "workers", "log", "trust_pickle")
 SHAPES_NOTHING = (*CHANGED_BY_RESUME, "val", "out", "keep", "save_every", "cache_limit", "debug")
 """Options that a run may go on with another value of. Any other decides what is trained, and how; what --val decides,
 the checkpoint knows image by image."""
@@ -194,6 +195,9 @@ def leave_finished(run: RunFolder, checkpoint: Mapping[str, Any], options: Finet
     progress = checkpoint["progress"]
     run.write_history(progress["history"])
     if not run.has_status("finished"):
+        with watching(run, options, checkpoint["classes"]) as monitor:
+            monitor.log(progress["history"])
+            conclude(run, monitor)
         where = {"epoch": checkpoint["epoch"], "step": checkpoint["step"], "best": progress["best"]}
         run.write_status("finished", exit_code=status, **where)
     say("resume", f"{run.path} {why_finished(checkpoint, options)}")

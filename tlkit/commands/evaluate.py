@@ -27,7 +27,8 @@ from tlkit.options import EvaluateOptions, worker_count
 from tlkit.output.predictions import label_fields
 from tlkit.run_folder import RunFolder
 from tlkit.terminal import count, emit, progress, say
-from tlkit.training.metrics import Evaluation, evaluate_logits
+from tlkit.training.evaluation import Evaluation
+from tlkit.training.metrics import evaluate_logits
 
 
 def evaluate(options: EvaluateOptions) -> int:

@@ -6,13 +6,14 @@ import os
 
 from tlkit import interruption
 from tlkit.commands.image_check import check_images
-from tlkit.commands.survey import find_dataset
+from tlkit.commands.survey import describe, find_dataset
 from tlkit.data.folder import Dataset
 from tlkit.data.listing import require_folder
 from tlkit.errors import MissingInputError
 from tlkit.options import FinetuneOptions
+from tlkit.output.monitoring import require_installed
 from tlkit.run_claim import new_run_folder
-from tlkit.terminal import count, say
+from tlkit.terminal import say
 
 
 def finetune(options: FinetuneOptions) -> int:
@@ -20,6 +21,7 @@ def finetune(options: FinetuneOptions) -> int:
 
     The folder is claimed and the data are looked at before torch is loaded, which takes seconds.
     """
+    require_installed(options.log or ())
     require_folder(options.data)
     require_weights_file(options.weights)
     with new_run_folder(options.out, default_run_folder(options)) as run, interruption.handled("stopping") as signals:
@@ -54,10 +56,6 @@ def require_device(name: str) -> None:
 
 def say_dataset(dataset: Dataset) -> None:
     """What was found, for people."""
-    train, val = count(len(dataset.train), "training image"), count(len(dataset.val), "validation image")
-    say(
-        "data",
-        f"{dataset.root}: {count(len(dataset.classes), 'class', 'classes')}, {train}, {val} ({dataset.shape})",
-    )
+    say("data", describe(dataset))
     for warning in dataset.warnings:
         say("warning", warning)

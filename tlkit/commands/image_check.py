@@ -38,12 +38,17 @@ def check_images(options: DataOptions, dataset: Dataset, thorough: bool = False)
         elif found.frames > 1:
             animated.append(sample.path)
     kept = without_bad(options, dataset, bad)
-    if animated:
-        files = count(len(animated), "image")
-        say("warning", f"of {files} with several frames or pages the first is used\n{listing(animated)}")
-    for warning in repeat_warnings(options, find_repeats(dataset, same, options.workers)):
+    warnings = [several_frames(animated)] if animated else []
+    warnings += repeat_warnings(options, find_repeats(dataset, same, options.workers))
+    for warning in warnings:
         say("warning", warning)
-    return kept
+    return dataclasses.replace(kept, warnings=(*kept.warnings, *warnings))
+
+
+def several_frames(paths: Sequence[str]) -> str:
+    """What to say of animations."""
+    files = count(len(paths), "image")
+    return f"of {files} with several frames or pages the first is used\n{listing(paths)}"
 
 
 def without_bad(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:

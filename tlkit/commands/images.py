@@ -40,6 +40,11 @@ class PreparedBatches:
     train: Batches
     val: Batches
 
+    @property
+    def of_images(self) -> bool:
+        """Whether the backbone runs whenever they are looked at."""
+        return isinstance(self.module, Classifier)
+
 
 @dataclass(frozen=True)
 class Preparation:

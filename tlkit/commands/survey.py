@@ -14,7 +14,7 @@ from tlkit.data.in_order import map_in_order
 from tlkit.data.same_content import SameContent, likeness
 from tlkit.options import worker_count
 from tlkit.options.data import DataOptions
-from tlkit.terminal import progress
+from tlkit.terminal import count, progress
 
 
 def find_dataset(options: DataOptions) -> Dataset:
@@ -26,6 +26,12 @@ def find_dataset(options: DataOptions) -> Dataset:
         allow_one_class=options.allow_one_class,
         drop_empty=options.drop_empty,
     )
+
+
+def describe(dataset: Dataset) -> str:
+    """What was found, for people."""
+    train, val = count(len(dataset.train), "training image"), count(len(dataset.val), "validation image")
+    return f"{dataset.root}: {count(len(dataset.classes), 'class', 'classes')}, {train}, {val} ({dataset.shape})"
 
 
 def accepted_by(options: DataOptions) -> Accepted:

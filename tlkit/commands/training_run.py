@@ -9,14 +9,17 @@ from contextlib import closing, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any
 
+from tlkit.commands.answering import keep_answers
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
 from tlkit.commands.devices import choose_device, make_deterministic
 from tlkit.commands.engines import Engine
 from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
 from tlkit.commands.image_check import write_skipped
-from tlkit.commands.images import Preparation
+from tlkit.commands.images import Preparation, PreparedBatches
+from tlkit.commands.survey import describe
 from tlkit.commands.watched_training import train_to_the_end
+from tlkit.commands.watching import conclude, watching
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
 from tlkit.errors import (
@@ -88,7 +91,7 @@ def train_run(
         warn_of_differences(recorded, present_environment(device, options.engine))
     classifier.to(device)
     classifier.backbone.precision = choose_precision(options.precision, device)
-    say_model(options, description, classifier)
+    model = say_model(options, description, classifier)
     optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
     state = TrainingState(classifier, optimizer)
     if checkpoint is not None:
@@ -98,7 +101,11 @@ def train_run(
         begin(run, remembered, past)
     fresh = checkpoint is None
     preparation = Preparation(options, dataset, classifier, description, device, fresh, signals)
-    with recorded_in_status(run, options, state), closing(preparation):
+    with (
+        recorded_in_status(run, options, state),
+        closing(preparation),
+        watching(run, options, dataset.classes) as monitor,
+    ):
         run.write_status("running", **state.where())
         if state.history:
             run.write_history(state.history)
@@ -108,15 +115,16 @@ def train_run(
         if checkpoint is not None:
             require_same_images(images.dataset, checkpoint, images.dataset.skipped[len(dataset.skipped) :])
         write_json_atomically(run.options_file, remembered)  # what was refused until here is not
-        split = images.dataset.to_split()
-        write_json_atomically(run.split_file, split)
-        if images.dataset.skipped:
-            write_skipped(run, images.dataset.skipped)
         environment = present_environment(device, options.engine)
-        origin = Origin(options.to_portable_dict(), environment, description, artifact.digest(split))
+        write_down_images(run, images.dataset, model, environment)
+        split = artifact.digest(images.dataset.to_split())
+        origin = Origin(options.to_portable_dict(), environment, description, split)
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
-        train_to_the_end(run, options, images, state, checkpointer, device, signals)
-        status = finish(run, classifier, description, state)
+        monitor.log(state.history)
+        train_to_the_end(run, options, images, state, checkpointer, device, signals, monitor)
+        best = ship_best(run, classifier, description, images, state)
+        conclude(run, monitor)
+        status = finish(run, state, best)
     emit(os.fsencode(f"{run.model_file}\n"))
     return status
 
@@ -137,6 +145,16 @@ def with_engine(
     if fresh:
         write_json_atomically(run.options_file, remembered)
     return chosen
+
+
+def write_down_images(run: RunFolder, dataset: Dataset, model: str, environment: Mapping[str, Any]) -> None:
+    """Which image is where, which are left out, and, when a run begins, what was found of them."""
+    if not os.path.exists(run.about_file):
+        found = {"data": describe(dataset), "warnings": list(dataset.warnings), "model": model}
+        write_json_atomically(run.about_file, {**found, "environment": dict(environment)})
+    write_json_atomically(run.split_file, dataset.to_split())
+    if dataset.skipped:
+        write_skipped(run, dataset.skipped)
 
 
 def load_state(state: TrainingState, checkpoint: Mapping[str, Any], run: RunFolder) -> None:
@@ -190,20 +208,30 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
         raise
 
 
-def say_model(options: FinetuneOptions, description: ModelDescription, classifier: Classifier) -> None:
-    """What is trained, for people."""
+def say_model(options: FinetuneOptions, description: ModelDescription, classifier: Classifier) -> str:
+    """What is trained, for people. Returns what it says of the backbone."""
     frozen = sum(p.numel() for p in classifier.parameters()) - description.trainable
     height, width = description.preprocessing.image_size
-    say(
-        "backbone",
+    backbone = (
         f"{description.backbone} at {width}x{height} px, weights: {description.weights}, "
-        f"{compact(frozen)} parameters frozen",
+        f"{compact(frozen)} parameters frozen"
     )
+    say("backbone", backbone)
     say("head", f"{options.head}, {compact(description.trainable)} parameters to train")
+    return backbone
 
 
-def finish(run: RunFolder, classifier: Classifier, description: ModelDescription, state: TrainingState) -> int:
-    """Write the model of the best epoch, and say what came out. Returns the exit status."""
+def ship_best(
+    run: RunFolder,
+    classifier: Classifier,
+    description: ModelDescription,
+    images: PreparedBatches,
+    state: TrainingState,
+) -> dict[str, Any]:
+    """Write the model of the best epoch, and what it answers on the validation images. Returns the epoch's row.
+
+    Raises DataError if the epoch's checkpoint is not here.
+    """
     if state.best is None:
         raise DataError(run.path, "no epoch is left to train, and its best one is not here", "Extend it by --epochs N.")
     found = find_epoch([run.best_checkpoint, *run.checkpoint_files()], state.best)
@@ -215,13 +243,19 @@ def finish(run: RunFolder, classifier: Classifier, description: ModelDescription
         )
     _, checkpoint = found
     classifier.load_trainable_state(checkpoint["model_state_dict"])
+    keep_answers(run, images, state.best["epoch"])
     write_model(run.model_file, LoadedModel(classifier.shipped(), description), state.best)
+    return state.best
+
+
+def finish(run: RunFolder, state: TrainingState, best: Mapping[str, Any]) -> int:
+    """Say what came out. Returns the exit status."""
     status = SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
     run.write_status("finished", exit_code=status, **state.where())
     say(
         "best",
-        f"epoch {state.best['epoch']}: accuracy {state.best['val_accuracy']:.4f}, "
-        f"macro F1 {state.best['val_macro_f1']:.4f}, loss {state.best['val_loss']:.4f} on the validation images",
+        f"epoch {best['epoch']}: accuracy {best['val_accuracy']:.4f}, "
+        f"macro F1 {best['val_macro_f1']:.4f}, loss {best['val_loss']:.4f} on the validation images",
     )
     say("next", f"tlkit predict {run.path} IMAGE...")
     return status

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
 
+from tlkit.commands.answering import keep_heard, listening
 from tlkit.commands.checkpoints import Checkpointer
 from tlkit.commands.images import PreparedBatches
 from tlkit.data.batches import EpochSteps
@@ -16,6 +17,7 @@ from tlkit.errors import TlkitError
 from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.head import Head
 from tlkit.options import FinetuneOptions
+from tlkit.output.monitoring import Monitor
 from tlkit.run_folder import RunFolder
 from tlkit.terminal import say
 from tlkit.training.loop import NonFiniteLossError, Recipe, train
@@ -33,13 +35,19 @@ def train_to_the_end(
     checkpointer: Checkpointer,
     device: torch.device,
     signals: Interruption,
+    monitor: Monitor,
 ) -> None:
-    """Run the training loop; every epoch is committed and said, a signal ends it with a checkpoint."""
+    """Run the training loop; every epoch is committed, said and logged, a signal ends it with a checkpoint."""
 
     def after_epoch(state: TrainingState, is_best: bool) -> None:
+        state.history[-1].update(work_done(images.dataset, state.history[-1]["seconds"], device))
+        if is_best:
+            keep_heard(run, images, listener, state.epoch)
+        listener.forget()
         checkpointer.commit_epoch(state, is_best)
         run.write_status("running", **state.where())
         say_epoch(state, options.planned_epochs(), is_best)
+        monitor.log(state.history[-1:])
 
     def after_step(state: TrainingState) -> None:
         if checkpointer.is_due():
@@ -56,7 +64,11 @@ def train_to_the_end(
         seed=options.seed,
     )
     weights = class_weights(options.class_weights, images.dataset)
-    with signals.deferred("saving a checkpoint"), few_threads(images.module, options.batch_size):
+    with (
+        signals.deferred("saving a checkpoint"),
+        few_threads(images.module, options.batch_size),
+        listening(images) as listener,
+    ):
         try:
             train(images.module, state, images.train, images.val, recipe, weights, device, after_epoch, after_step)
         except NonFiniteLossError as error:
@@ -65,6 +77,19 @@ def train_to_the_end(
         except Interrupted:
             save_before_leaving(checkpointer, state)
             raise
+
+
+def work_done(dataset: Dataset, seconds: float, device: torch.device) -> dict[str, float]:
+    """How fast an epoch went, and what it took of a GPU: images trained and validated on in a second, the most bytes,
+    and the percentage of the last moments in which it computed, where its driver can be asked."""
+    images = len(dataset.train) + len(dataset.val)
+    figures = {"images_per_second": round(images / max(seconds, 1e-3), 1)}
+    if device.type == "cuda":
+        figures["gpu_memory"] = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        with suppress(Exception):  # of a library that is missing, or a driver that does not answer
+            figures["gpu_use"] = torch.cuda.utilization(device)
+    return figures
 
 
 def batch_files(options: FinetuneOptions, dataset: Dataset, error: NonFiniteLossError) -> list[str]:

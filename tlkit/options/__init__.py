@@ -8,6 +8,7 @@ from tlkit.options.data import worker_count
 from tlkit.options.export import EXPORT_SUFFIXES, ExportOptions
 from tlkit.options.finetune import FinetuneOptions, ResumeOptions
 from tlkit.options.inspection import BackbonesOptions, CacheOptions, CheckOptions, DoctorOptions, SummaryOptions
+from tlkit.options.monitoring import ReportOptions
 from tlkit.options.predict import STANDARD_OUTPUT, EvaluateOptions, PredictOptions
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ExportOptions",
     "FinetuneOptions",
     "PredictOptions",
+    "ReportOptions",
     "ResumeOptions",
     "SummaryOptions",
     "worker_count",

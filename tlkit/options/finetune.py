@@ -10,13 +10,14 @@ from tlkit.errors import UsageError
 from tlkit.options.data import DataOptions
 from tlkit.options.devices import DeviceOptions
 from tlkit.options.models import TrustOptions
+from tlkit.options.monitoring import MonitoringOptions
 from tlkit.options.network import NetworkOptions
 
 DEFAULT_VIEWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, TrustOptions, Options):
+class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, MonitoringOptions, TrustOptions, Options):
     """tlkit finetune"""
 
     out: str | None = option(None, "Run folder. Default: runs/<data>-<backbone>, numbered when taken.", metavar="DIR")
@@ -77,6 +78,7 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, TrustOptions, 
         self.check_data_options()
         self.check_network_options()
         self.check_device_options()
+        self.check_monitoring_options()
 
     def cache_bytes(self) -> int:
         """--cache-limit in bytes. Raises UsageError."""
@@ -98,7 +100,7 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, TrustOptions, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResumeOptions(TrustOptions, Options):
+class ResumeOptions(MonitoringOptions, TrustOptions, Options):
     """tlkit resume"""
 
     checkpoint: str = argument("Run folder, or a checkpoint of one.", metavar="CKPT_OR_RUN")
@@ -114,3 +116,7 @@ class ResumeOptions(TrustOptions, Options):
         None, "What runs the network from here on. Default: as before, so that no bit differs."
     )
     workers: int | None = option(None, "Processes that decode images. Default: as before.", minimum=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_monitoring_options()

@@ -123,9 +123,15 @@ def path_of(fields: Mapping[str, str]) -> str:
     return os.fsdecode(fields["path"].encode() if "path" in fields else base64.b64decode(fields["path_bytes"]))
 
 
-def label_fields(label: str) -> dict[str, str]:
+def label_fields(label: str, name: str = "label") -> dict[str, str]:
     """The name of a class likewise: it was the name of a folder."""
-    return fields_of("label", label.encode("utf-8", "surrogateescape"))
+    return fields_of(name, label.encode("utf-8", "surrogateescape"))
+
+
+def label_of(fields: Mapping[str, str], name: str = "label") -> str:
+    """The inverse of label_fields. Raises KeyError or ValueError."""
+    content = fields[name].encode() if name in fields else base64.b64decode(fields[f"{name}_bytes"])
+    return content.decode("utf-8", "surrogateescape")
 
 
 def fields_of(name: str, content: bytes) -> dict[str, str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from tlkit.training.answers import answers_from
+from tlkit.training.evaluation import Evaluation, evaluate_answers, f1_scores
 
 
 class Tally:
@@ -62,13 +62,6 @@ class Tally:
         return tally
 
 
-def f1_scores(
-    actual: NDArray[np.int64], predicted: NDArray[np.int64], correct: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """F1 = 2 TP / (2 TP + FP + FN) for each class; 0 where a class was neither there nor guessed."""
-    return np.asarray(2 * correct / np.maximum(actual + predicted, 1), dtype=np.float64)
-
-
 def better(metric: str, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
     """Whether the figures `new` beat `old`; where the metric is equal, the smaller loss wins.
 
@@ -82,76 +75,6 @@ def better(metric: str, new: Mapping[str, float], old: Mapping[str, float] | Non
     return (sign * new[metric], -new["loss"]) > (sign * old[metric], -old["loss"])
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """A classifier measured on labelled samples. All arrays are indexed by class.
-
-    confusion [C, C]: rows are the true class, columns the predicted one.
-    """
-
-    classes: tuple[str, ...]
-    confusion: NDArray[np.int64]
-    loss: float
-    calibration_error: float
-
-    @property
-    def samples(self) -> int:
-        return int(self.confusion.sum())
-
-    @property
-    def support(self) -> NDArray[np.int64]:
-        return np.asarray(self.confusion.sum(axis=1))
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.confusion.trace()) / max(self.samples, 1)
-
-    @property
-    def precision(self) -> NDArray[np.float64]:
-        """Of what was called this class, the share that is; 0 where nothing was."""
-        return np.asarray(self.confusion.diagonal() / np.maximum(self.confusion.sum(axis=0), 1))
-
-    @property
-    def recall(self) -> NDArray[np.float64]:
-        """Of this class, the share that was found; 0 where there is none."""
-        return np.asarray(self.confusion.diagonal() / np.maximum(self.support, 1))
-
-    @property
-    def f1(self) -> NDArray[np.float64]:
-        return f1_scores(self.support, self.confusion.sum(axis=0), self.confusion.diagonal())
-
-    @property
-    def macro_f1(self) -> float:
-        """The mean of F1 over the classes that occur."""
-        return float(self.f1[self.support > 0].mean()) if self.samples else 0.0
-
-
 def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Evaluation:
     """Measure logits [N, C] against labels [N]."""
-    probabilities = torch.softmax(logits.double(), dim=1)
-    confidence, guesses = probabilities.max(dim=1)
-    count = len(classes)
-    pairs = torch.bincount(labels * count + guesses, minlength=count * count)
-    loss = torch.nn.functional.cross_entropy(logits.double(), labels).item() if len(labels) else 0.0
-    return Evaluation(
-        classes=classes,
-        confusion=pairs.reshape(count, count).numpy(),
-        loss=loss,
-        calibration_error=expected_calibration_error(confidence.numpy(), (guesses == labels).numpy()),
-    )
-
-
-def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 15) -> float:
-    """The mean distance between confidence and accuracy over equal-width bins, weighted by their samples.
-
-    confidence [N]: the probability of the predicted class; correct [N]. Guo et al., "On Calibration of Modern
-    Neural Networks", 2017, with its 15 bins; a bin holds its upper edge and not its lower one.
-    """
-    if not len(confidence):
-        return 0.0
-    edges = np.linspace(0, 1, bins + 1)
-    index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    gaps = np.abs(
-        np.bincount(index, weights=confidence, minlength=bins) - np.bincount(index, weights=correct, minlength=bins)
-    )
-    return float(gaps.sum() / len(confidence))
+    return evaluate_answers(answers_from(logits, labels), classes)

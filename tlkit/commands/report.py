@@ -1,0 +1,25 @@
+"""tlkit report: a run as one page that can be shown to others."""
+
+from __future__ import annotations
+
+import os
+
+from tlkit.commands.reporting import gather, write_page
+from tlkit.errors import DONE, DataError, MissingInputError
+from tlkit.options import ReportOptions
+from tlkit.run_folder import RunFolder
+from tlkit.terminal import emit
+
+
+def report(options: ReportOptions) -> int:
+    """Write the report of a run. Prints its path; returns the exit status."""
+    if not os.path.exists(options.run):
+        raise MissingInputError(options.run, "no such run folder")
+    run = RunFolder.containing(options.run)
+    if run is None:
+        raise DataError(options.run, "is not a run folder: it has no options.json")
+    named = RunFolder(options.run)
+    path = options.output or (named if os.path.exists(named.options_file) else run).report_file
+    write_page(gather(run, options.data), path)
+    emit(os.fsencode(f"{path}\n"))
+    return DONE
