@@ -27,6 +27,7 @@ from common import RIVALS, SAMPLE, TLKIT, decoded, in_turn, list_images, ratios,
 
 from tlkit.commands.labellers import open_labeller
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.options.devices import Placing
 
 HEADER = (
     "backbone",
@@ -168,7 +169,7 @@ def compare(
     seconds = dict(zip(plan, found.values(), strict=True))
     bound = seconds["bound"]
     quick = {name: without(seconds[f"{name}, one image"], seconds[name]) for name in commands}
-    preprocessing = open_labeller(str(sides.model), None, "cpu", "fp32").preprocessing
+    preprocessing = open_labeller(str(sides.model), None, Placing(("cpu",)), "fp32").preprocessing
     rows: list[tuple[str, list[float] | None, list[float], str]] = [
         (
             name if name == TIMM else f"tlkit predict {name}",

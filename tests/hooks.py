@@ -118,6 +118,43 @@ def fail_at_step(step: int, error: str) -> None:
     steps.seed_dropout = seed
 
 
+def scarce_memory(most: int, since: int = 0, log: str = "", passing: int = 1 << 30) -> None:
+    """From an optimizer step on, a GPU that has memory to train on so many samples at a time. log: the sizes of all
+    passes, a line for each step that is tried. passing: for how many images it has memory where nothing trains."""
+    from tlkit.model.features import FeatureExtractor
+    from tlkit.training.step import Stepper
+
+    passed = FeatureExtractor.passed
+
+    def extracting(self: Any, batch: torch.Tensor) -> torch.Tensor:
+        if len(batch) > passing:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return passed(self, batch)
+
+    FeatureExtractor.passed = extracting  # type: ignore[method-assign]
+
+    forward, attempt = Stepper.forward, Stepper.attempt
+    sizes: list[int] = []
+
+    def scarcely(self: Any, inputs: torch.Tensor, *about: Any) -> Any:
+        sizes.append(len(inputs))
+        if len(inputs) > most and self.state.step >= since:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, inputs, *about)
+
+    def attempting(self: Any, *about: Any, **named: Any) -> Any:
+        sizes.clear()
+        try:
+            return attempt(self, *about, **named)
+        finally:
+            if log:
+                with open(log, "a") as stream:
+                    stream.write(json.dumps(sizes) + "\n")
+
+    Stepper.forward = scarcely  # type: ignore[method-assign]
+    Stepper.attempt = attempting  # type: ignore[method-assign]
+
+
 def spoil_step(step: int, what: str, value: str = "nan") -> None:
     """Make the loss of a step, or the gradient that comes of it, no number."""
     from tlkit.training import step as steps

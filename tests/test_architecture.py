@@ -22,6 +22,7 @@ ALLOWED = {
     "declarations": {"errors"},
     "distributed": {"errors"},
     "errors": set(),
+    "gpus": {"terminal"},
     "interruption": set(),
     "terminal": {"errors", "interruption"},
     "storage": {"errors"},
@@ -30,13 +31,14 @@ ALLOWED = {
     "versions": {"errors"},
     "files": {"errors", "storage"},
     "data": {"errors"},
-    "model": {"data", "distributed", "errors", "storage", "files"},
-    "training": {"distributed", "errors"},
+    "memory": {"errors"},
+    "model": {"data", "distributed", "memory", "errors", "storage", "files"},
+    "training": {"distributed", "errors", "memory"},
     "output": {"errors", "versions", "files"},
     "commands": {
         "data", "model", "training", "output",
         "options", "declarations", "errors", "run_folder", "run_claim", "storage", "terminal",
-        "interruption", "files", "versions", "distributed",
+        "interruption", "files", "versions", "distributed", "gpus", "memory",
     },
 }  # fmt: skip
 
@@ -53,15 +55,16 @@ COMMANDS_USED_BY_COMMANDS = {
         "environment",
         "image_check",
         "images",
+        "placement",
         "survey",
         "watched_training",
         "watching",
     },
 }
 SHARED_BY_COMMANDS = {
-    "answering", "assembly", "check_report", "checkpoints", "devices", "engines", "exporting", "extraction",
-    "image_check", "images", "inputs", "labellers", "model_graphs", "models", "outcomes", "reporting",
-    "stored_options", "streaming", "survey", "thumbnails", "validation",
+    "answering", "assembly", "batch_size", "check_report", "checkpoints", "devices", "engines", "exporting",
+    "extraction", "image_check", "images", "inputs", "labellers", "model_graphs", "models", "outcomes", "placement",
+    "reporting", "stored_options", "streaming", "survey", "thumbnails", "validation",
 }  # fmt: skip
 
 WITHOUT_TORCH = [
@@ -75,7 +78,7 @@ WITHOUT_TORCH = [
     "tlkit.model.onnx_model", "tlkit.model.graphs", "tlkit.commands.model_graphs", "tlkit.commands.graph_process",
     "tlkit.commands.labellers", "tlkit.commands.predict",
     "tlkit.commands.inputs", "tlkit.commands.outcomes", "tlkit.commands.streaming",
-    "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume", "tlkit.commands.report",
+    "tlkit.gpus", "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume", "tlkit.commands.report",
     "tlkit.commands.watching", "tlkit.training.evaluation",
 ]  # fmt: skip
 

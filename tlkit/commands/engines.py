@@ -88,6 +88,7 @@ class Engines:
         network = self.torch_pass.backbone.network
         return (
             not self.options.feeds_images()
+            and self.options.parallel == "none"
             and self.torch_pass.device.type == "cpu"
             and self.torch_pass.backbone.precision == "fp32"
             and is_convolutional(network)

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
+from tlkit.commands.devices import Devices
 from tlkit.commands.engines import Engine, Engines
 from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction
 from tlkit.commands.image_check import without_bad
@@ -58,7 +59,7 @@ class Preparation:
     dataset: Dataset
     classifier: Classifier
     description: ModelDescription
-    device: torch.device
+    devices: Devices
     fresh: bool
     signals: Interruption
 
@@ -80,7 +81,7 @@ class Preparation:
             dataset = without_bad(options, self.dataset, bad)
             views = [plain] if options.augment == "none" else self.augmented_vectors(extraction, dataset)
         say("features", f"{extraction.computed:,} computed, {extraction.known:,} from the cache")
-        train = VectorBatches(views, labels_of(dataset.train), options.batch_size, options.seed)
+        train = VectorBatches(views, labels_of(dataset.train), options.images_per_step(), options.seed)
         return PreparedBatches(
             dataset,
             self.classifier.head,
@@ -118,18 +119,19 @@ class Preparation:
             return self.load(dataset.val[index], self.plain_view)
 
         train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
-        train = ImageBatches(load_training, train_labels, self.preprocessing, options.batch_size, options.seed, workers)
+        size = options.images_per_step()
+        train = ImageBatches(load_training, train_labels, self.preprocessing, size, options.seed, workers)
         val = ImageBatches(load_validation, val_labels, self.preprocessing, self.passing, None, workers)
         return PreparedBatches(
             dataset,
-            self.quick_classifier() if options.unfreeze is None else self.classifier,
+            self.devices.shared_out(self.quick_classifier() if options.unfreeze is None else self.classifier),
             Stoppable(train, self.signals, "training"),
             Stoppable(val, self.signals, "validation"),
         )
 
     def quick_classifier(self) -> Classifier:
         """The same head on a copy of the frozen backbone that only passes images."""
-        return Classifier(self.engines.torch_pass.quick, self.classifier.head)
+        return Classifier(self.classifier.backbone.quickened(self.preprocessing.image_size), self.classifier.head)
 
     def damaged(self, samples: Sequence[Sample]) -> list[ImageError]:
         """Decode images once, so that a damaged one is found before any epoch."""
@@ -156,7 +158,9 @@ class Preparation:
 
     @cached_property
     def engines(self) -> Engines:
-        torch_pass = FeatureExtractor(self.classifier.backbone, self.preprocessing, self.device)
+        torch_pass = FeatureExtractor(
+            self.classifier.backbone, self.preprocessing, self.devices.first, self.devices.shared_out, say_parts
+        )
         return Engines(self.options, self.description, torch_pass)
 
     def passes(self) -> list[tuple[Sequence[Sample], View]]:
@@ -169,7 +173,7 @@ class Preparation:
     @property
     def passing(self) -> int:
         """Images that pass the backbone together where nothing trains."""
-        return EXTRACTION_BATCH[self.device.type]
+        return EXTRACTION_BATCH[self.devices.first.type]
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -210,6 +214,11 @@ class Preparation:
 def labels_of(samples: Sequence[Sample]) -> Tensor:
     """[N] int64"""
     return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+
+
+def say_parts(size: int) -> None:
+    """That memory was used up in the pass, and what is done about it."""
+    say("warning", f"memory was used up: images pass {size} at a time; vectors may differ in their last digits")
 
 
 class Stoppable:

@@ -6,42 +6,45 @@ from typing import TYPE_CHECKING
 
 from tlkit.errors import UnavailableError, UsageError
 from tlkit.model.labeller import Labeller
+from tlkit.options.devices import Placing
 
 if TYPE_CHECKING:
     from tlkit.commands.model_graphs import ModelGraph
 
 
 def open_labeller(
-    path: str, weights: str | None, device: str, precision: str, trusted: str | None = None, engine: str = "auto"
+    path: str, weights: str | None, placing: Placing, precision: str, trusted: str | None = None, engine: str = "auto"
 ) -> Labeller:
-    """Open whatever MODEL names, on a device.
+    """Open whatever MODEL names, on its devices.
 
     weights: the backbone's file, for a checkpoint whose file has moved. trusted: the file that may run code, if any.
     engine: auto, torch or onnxruntime.
     """
     if path.endswith(".onnx"):
-        return open_onnx_file(path, device, precision, engine)
+        return open_onnx_file(path, placing, precision, engine)
     from tlkit.commands.model_graphs import graph_of, may_have_gpu
 
-    on_processor = device == "cpu" or (device == "auto" and not may_have_gpu())
+    on_processor = placing.names == ("cpu",) or (placing == Placing() and not may_have_gpu())
     may_be_kept = engine != "torch" and on_processor and precision in ("auto", "fp32") and trusted is None
     graph = graph_of(path) if may_be_kept else None
     if graph is not None and (kept := graph.open()):
         return kept  # seconds before torch would be there
     if engine == "onnxruntime":
         return prepared(path, graph)
-    return open_torch_model(path, weights, device, precision, trusted, graph)
+    return open_torch_model(path, weights, placing, precision, trusted, graph)
 
 
-def open_onnx_file(path: str, device: str, precision: str, engine: str) -> Labeller:
+def open_onnx_file(path: str, placing: Placing, precision: str, engine: str) -> Labeller:
     """An export to ONNX."""
     from tlkit.model.onnx_model import open_onnx
 
     if precision not in ("auto", "fp32"):
         raise UsageError(f"--precision {precision}", "is not for .onnx files, which compute in fp32")
+    if placing.parallel != "none":
+        raise UsageError(f"--parallel {placing.parallel}", "is not for .onnx files, which run on one device")
     if engine == "torch":
         raise UsageError("--engine torch", "is not for .onnx files, which onnxruntime runs")
-    return open_onnx(path, device)
+    return open_onnx(path, placing.names[0])
 
 
 def prepared(path: str, graph: ModelGraph | None) -> Labeller:
@@ -58,17 +61,21 @@ def prepared(path: str, graph: ModelGraph | None) -> Labeller:
 
 
 def open_torch_model(
-    path: str, weights: str | None, device: str, precision: str, trusted: str | None, graph: ModelGraph | None
+    path: str, weights: str | None, placing: Placing, precision: str, trusted: str | None, graph: ModelGraph | None
 ) -> Labeller:
     """A model run by torch; if it has a graph that may be kept, until onnxruntime takes over."""
     # torch and all that comes with it: seconds that others need not wait
-    from tlkit.commands.devices import choose_device
+    from tlkit.commands.devices import choose_devices, show_gpu_use
     from tlkit.commands.model_graphs import Relay
     from tlkit.commands.models import open_model
-    from tlkit.model.inference import choose_precision, is_convolutional
+    from tlkit.commands.placement import place
+    from tlkit.model.inference import is_convolutional
     from tlkit.model.torch_model import TorchModel
     from tlkit.output.graph_exporters import has_extra
 
-    chosen = choose_device(device)
-    model = TorchModel(open_model(path, weights, trusted), chosen, choose_precision(precision, chosen))
+    devices = choose_devices(placing)
+    show_gpu_use(devices)
+    loaded = open_model(path, weights, trusted)
+    place(loaded.network, path, devices, loaded.preprocessing.image_size)
+    model = TorchModel(loaded, devices.first, devices.precision(precision), devices.shared_out)
     return Relay(model, graph) if graph and is_convolutional(model.network) and has_extra() else model

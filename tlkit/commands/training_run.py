@@ -12,11 +12,12 @@ from typing import Any
 from tlkit.commands.answering import keep_answers
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
-from tlkit.commands.devices import choose_device, make_deterministic
+from tlkit.commands.devices import choose_devices, make_deterministic, show_gpu_use
 from tlkit.commands.engines import Engine
 from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
 from tlkit.commands.image_check import write_skipped
 from tlkit.commands.images import Preparation, PreparedBatches
+from tlkit.commands.placement import place_classifier, say_peak_memory, training_state, with_batch_size
 from tlkit.commands.survey import describe
 from tlkit.commands.watched_training import train_to_the_end
 from tlkit.commands.watching import conclude, watching
@@ -37,13 +38,12 @@ from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone, preferred_image_size
 from tlkit.model.classifier import Classifier
 from tlkit.model.files import CHECKPOINT_FORMAT, LoadedModel, ModelDescription, write_model
-from tlkit.model.inference import choose_precision
 from tlkit.options import FinetuneOptions
+from tlkit.options.finetune import DEFAULT_BATCH
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_json_atomically
 from tlkit.terminal import compact, emit, say
 from tlkit.training.loop import NonFiniteLossError
-from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
 
 
@@ -57,10 +57,14 @@ def resolve(options: FinetuneOptions) -> FinetuneOptions:
     is_file = options.weights not in ("pretrained", "none")
     is_folder = isinstance(options.validation(), str)
     backbone = find_backbone(options.backbone)
+    batch_size = options.batch_size
+    if batch_size == "auto" and not options.feeds_images():
+        batch_size = DEFAULT_BATCH
     return dataclasses.replace(
         options,
         data=os.path.abspath(options.data),
         backbone=str(backbone),
+        batch_size=batch_size,
         image_size=options.image_size or preferred_image_size(backbone),
         weights=os.path.abspath(options.weights) if is_file else options.weights,
         val=os.path.abspath(options.val) if options.val and is_folder else options.val,
@@ -83,24 +87,25 @@ def train_run(
     """
     recorded = checkpoint["environment"] if checkpoint is not None else {}
     make_deterministic(options.deterministic)
-    device = choose_device(options.device)
+    devices = choose_devices(options.placing())
+    show_gpu_use(devices)
     use_threads(recorded)
     classifier, description = assemble(options, dataset.classes)
     if checkpoint is not None:
         require_same_backbone(description, checkpoint, run.path)
-        warn_of_differences(recorded, present_environment(device, options.engine))
-    classifier.to(device)
-    classifier.backbone.precision = choose_precision(options.precision, device)
+        warn_of_differences(recorded, present_environment(devices.first, options.engine))
     model = say_model(options, description, classifier)
-    optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
-    state = TrainingState(classifier, optimizer)
+    size = description.preprocessing.image_size
+    place_classifier(classifier, options, devices, size)
+    options = with_batch_size(options, classifier, devices, size, len(dataset.train))
+    state = training_state(classifier, options, devices.first)
     if checkpoint is not None:
         load_state(state, checkpoint, run)
     remembered = {"given": dict(given), "resolved": options.to_dict()}
     if not os.path.exists(run.options_file):
         begin(run, remembered, past)
     fresh = checkpoint is None
-    preparation = Preparation(options, dataset, classifier, description, device, fresh, signals)
+    preparation = Preparation(options, dataset, classifier, description, devices, fresh, signals)
     with (
         recorded_in_status(run, options, state),
         closing(preparation),
@@ -115,13 +120,14 @@ def train_run(
         if checkpoint is not None:
             require_same_images(images.dataset, checkpoint, images.dataset.skipped[len(dataset.skipped) :])
         write_json_atomically(run.options_file, remembered)  # what was refused until here is not
-        environment = present_environment(device, options.engine)
+        environment = present_environment(devices.first, options.engine)
         write_down_images(run, images.dataset, model, environment)
         split = artifact.digest(images.dataset.to_split())
         origin = Origin(options.to_portable_dict(), environment, description, split)
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
         monitor.log(state.history)
-        train_to_the_end(run, options, images, state, checkpointer, device, signals, monitor)
+        train_to_the_end(run, options, images, state, checkpointer, devices.first, signals, monitor)
+        say_peak_memory(devices)
         best = ship_best(run, classifier, description, images, state)
         conclude(run, monitor)
         status = finish(run, state, best)
@@ -193,7 +199,8 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
             known = ResourceError(
                 known.subject,
                 f"{known.problem} at --batch-size {options.batch_size}",
-                f"Try a smaller one, or --image-size, in a new run; or, with more memory: tlkit resume {run.path}",
+                "Try a smaller --image-size, or --gradient-checkpointing, in a new run; or, with more memory: "
+                f"tlkit resume {run.path}",
             )
         named = {"code": error.code, "files": error.files} if isinstance(error, NonFiniteLossError) else {}
         with suppress(TlkitError):

@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from tlkit.data.batches import normalise
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.memory import InParts
 from tlkit.model.backbone import Backbone
 
 
 class FeatureExtractor:
     """The one pass: a frozen backbone, which must not change any more, on its device."""
 
-    def __init__(self, backbone: Backbone, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        shared_out: Callable[[nn.Module], nn.Module] = lambda module: module,
+        told: Callable[[int], object] = lambda size: None,
+    ) -> None:
+        """shared_out: how several devices pass a batch together. told: how many images pass together from now on, when
+        memory was used up."""
         self.backbone = backbone
         self.preprocessing = preprocessing
         self.device = device
+        self.shared_out = shared_out
+        self.in_parts = InParts(self.passed, told)
 
     @cached_property
-    def quick(self) -> Backbone:
+    def quick(self) -> nn.Module:
         """Made when the first image comes: mostly none does."""
-        return self.backbone.quickened(self.preprocessing.image_size)
+        return self.shared_out(self.backbone.quickened(self.preprocessing.image_size))
 
     @torch.no_grad()  # not inference_mode: its tensors could not train a head
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 [B, H, W, 3] -> features [B, D] or [B, P, D], float32 on the device."""
         batch = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
+        return self.in_parts(batch.pin_memory() if self.device.type == "cuda" else batch)
+
+    def passed(self, batch: Tensor) -> Tensor:
+        """Those that pass together."""
         features: Tensor = self.quick(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
         return features
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tlkit.data.batches import normalise
 from tlkit.data.decoders import Pixels
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.memory import InParts
 from tlkit.model.files import LoadedModel
 from tlkit.model.inference import in_precision, quickened
 from tlkit.model.labeller import Logits
@@ -17,12 +20,24 @@ QUICKEN_AFTER = 32
 
 
 class TorchModel:
-    """A Labeller. precision: a key of PRECISIONS."""
+    """A Labeller. Its network lies on its devices already; images enter on `device`. precision: a key of PRECISIONS.
 
-    def __init__(self, model: LoadedModel, device: torch.device, precision: str) -> None:
+    shared_out: how several devices pass a batch together.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        device: torch.device,
+        precision: str,
+        shared_out: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
         self.classes: tuple[str, ...] = model.classes
         self.preprocessing: Preprocessing = model.preprocessing
-        self.network = model.network.to(device)
+        self.network = model.network
+        self.shared_out = shared_out
+        self.passing = shared_out(self.network)
+        self.in_parts = InParts(self.passed)
         self.device = device
         self.precision = precision
         self.seen = 0
@@ -33,11 +48,14 @@ class TorchModel:
         """uint8 [B, H, W, 3] -> float32 [B, C]"""
         if self.seen >= QUICKEN_AFTER and not self.quick:
             self.network = quickened(self.network, self.preprocessing.image_size)
+            self.passing = self.shared_out(self.network)
             self.quick = True
         self.seen += len(pixels)
         batch = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
+        return self.in_parts(batch.pin_memory() if self.device.type == "cuda" else batch).cpu().numpy()
+
+    def passed(self, batch: Tensor) -> Tensor:
+        """Those that pass together, [B, C] in float32."""
         with in_precision(self.precision, self.device):
-            found: Tensor = self.network(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
-        return found.float().cpu().numpy()
+            found: Tensor = self.passing(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
+        return found.float()

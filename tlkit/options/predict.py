@@ -49,7 +49,7 @@ class PredictOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_device_options()
+        self.placing()
         if self.null and self.crlf:
             raise UsageError("--crlf", "is for lists of lines, but --null reads names that end with a NUL byte")
         if self.resume_from and self.output not in STANDARD_OUTPUT:
@@ -77,4 +77,4 @@ class EvaluateOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_device_options()
+        self.placing()

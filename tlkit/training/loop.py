@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlkit.errors import DataError
+from tlkit.memory import InParts
 from tlkit.training.metrics import Tally, better
 from tlkit.training.optimizer import learning_rate_at
 from tlkit.training.state import TrainingState
@@ -86,7 +87,7 @@ def train(
     class_weights [C]: factors of each class in the training loss. Batches may raise to stop: between two of
     them the state is whole. Raises NonFiniteLossError when the loss stops being a number.
     """
-    stepper = Stepper(module, state.optimizer, class_weights.to(device), recipe.label_smoothing, recipe.seed, device)
+    stepper = Stepper(module, state, class_weights.to(device), recipe.label_smoothing, recipe.seed, device)
     while not finished(state, recipe):
         started = time.monotonic()
         trained = train_epoch(stepper, state, train_batches, recipe, after_step)
@@ -134,10 +135,10 @@ def train_epoch(
 def evaluate(module: nn.Module, batches: Batches, classes: int, device: torch.device) -> Tally:
     """Measure a module on all samples of batches: plain cross-entropy and counts."""
     module.eval()
-    tally = Tally(classes)
+    tally, passed = Tally(classes), InParts(lambda inputs: module(inputs.to(device)))
     for inputs, labels in batches.epoch(0):
-        inputs, labels = inputs.to(device), labels.to(device)
-        logits = module(inputs)
+        labels = labels.to(device)
+        logits = passed(inputs)
         tally.add(logits, labels, F.cross_entropy(logits, labels).item())
     return tally
 
