@@ -51,11 +51,8 @@ class World:
         """The largest number that any rank has."""
         return number
 
-    def replicate(self, module: nn.Module, all_used: bool = True) -> nn.Module:
-        """The module, whose gradients are averaged over the ranks; all begin with the first one's tensors.
-
-        all_used: whether every parameter that trains has a gradient in every step.
-        """
+    def replicate(self, module: nn.Module) -> nn.Module:
+        """The module, whose gradients are averaged over the ranks; all begin with the first one's tensors."""
         return module
 
     def align(self, module: nn.Module) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import FileStore, PrefixStore, Store, TCPStore
+from torch.distributed.rendezvous import rendezvous
 
 from tlkit.distributed import World
 from tlkit.errors import UnavailableError, UsageError, first_line
-from tlkit.ranks import Place, on_host
+from tlkit.ranks import LAUNCHER, Place, on_host
 
 CHUNK_BYTES = 64 << 20
 """Of rows that travel to the first rank in one piece."""
@@ -31,7 +34,7 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
 class Ranks(World):
     """A rank among others, which have all joined. store: where they meet."""
 
-    def __init__(self, here: Place, store: dist.Store) -> None:
+    def __init__(self, here: Place, store: Store) -> None:
         self.place = here
         self.rank = here.rank
         self.size = here.size
@@ -40,9 +43,11 @@ class Ranks(World):
 
     def meet(self) -> None:
         self.meetings += 1
-        key, pause = f"meeting {self.meetings}", SHORTEST_PAUSE
-        self.store.add(key, 1)
-        while self.store.add(key, 0) < self.size:
+        arrived, all_here = f"meeting {self.meetings}", f"meeting {self.meetings} is complete"
+        if self.store.add(arrived, 1) == self.size:
+            self.store.set(all_here, "")
+        pause = SHORTEST_PAUSE
+        while not self.store.check([all_here]):
             time.sleep(pause)  # no wait of the store's own: that would hear no signal
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
@@ -103,11 +108,11 @@ class Ranks(World):
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def replicate(self, module: nn.Module, all_used: bool = True) -> nn.Module:
+    def replicate(self, module: nn.Module) -> nn.Module:
+        # Some networks have parameters that nothing comes of; torch then warns where all are used.
+        warnings.filterwarnings("ignore", "find_unused_parameters=True", UserWarning)
         # Buffers are aligned once an epoch, before they are read: in between, only the first rank's matter.
-        return nn.parallel.DistributedDataParallel(
-            module, broadcast_buffers=False, find_unused_parameters=not all_used
-        )
+        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
 
     def align(self, module: nn.Module) -> None:
         for buffer in module.buffers():
@@ -122,26 +127,37 @@ def as_bytes(content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
 
 
-def join(here: Place, device: torch.device, patience: float, rendezvous_patience: float) -> Ranks:
+def join(here: Place, patience: float, rendezvous_patience: float) -> Ranks:
     """Meet the other ranks where the environment says. Raises UnavailableError or UsageError."""
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise UsageError(name, "is not set in the environment, but RANK is; torchrun sets both")
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=rendezvous_patience)))
+        store = meeting_place(here, rendezvous_patience)
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore("group", store),
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            store=PrefixStore("group", store),
             rank=here.rank,
             world_size=here.size,
             timeout=timedelta(seconds=patience),
         )
-        world = Ranks(here, dist.PrefixStore("tlkit", store))
+        world = Ranks(here, PrefixStore("tlkit", store))
         world.largest(0)  # the first word between ranks connects them: what hinders that is heard of here
     except (RuntimeError, ValueError, OSError) as error:
         raise UnavailableError(where, why_apart(here, error, rendezvous_patience), HOW_TO_MEET) from error
     return world
+
+
+def meeting_place(here: Place, patience: float) -> Store:
+    """Where ranks find each other: under tlkit's own launcher a file, which nobody else can reach, else as torchrun
+    says."""
+    folder = os.environ.get(LAUNCHER)
+    if folder is not None:
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return FileStore(os.path.join(folder, f"meeting-{attempt}"), here.size)
+    store: Store = next(rendezvous("env://", timeout=timedelta(seconds=patience)))[0]
+    return store
 
 
 HOW_TO_MEET = (
@@ -164,7 +180,7 @@ def is_first_to_tell() -> bool:
     """Whether this rank is the first that has to say why it failed; if that cannot be found out, it is."""
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
         return int(store.add("tlkit failed", 1)) == 1
     except (KeyError, ValueError, RuntimeError, OSError):
         return True

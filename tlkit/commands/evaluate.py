@@ -40,9 +40,8 @@ def evaluate(options: EvaluateOptions) -> int:
 
     Of several ranks each labels a share of the images, and the first prints.
     """
-    require_model_and_data(options)
     if is_for_ranks(options.processes):
-        return launch("evaluate", options, options.processes)
+        return launch("evaluate", options, options.device, options.processes)
     with joined(options) as world:
         model = open_labeller(options.model, options.weights, options.device, options.precision, options.trust_pickle)
         samples, what = samples_of_all(options, model.classes, world)

@@ -88,14 +88,14 @@ class Extraction:
         if self.world.size == 1:
             return
         self.store.commit()
-        own = np.frombuffer(b"".join(rows.keys), np.uint8).reshape(-1, KEY_BYTES)
-        every = brought_together(rows.numbers, torch.from_numpy(own.copy()), self.world, partial(np.empty, dtype=np.uint8))
+        own = np.frombuffer(b"".join(rows.keys), np.uint8).reshape(-1, KEY_BYTES).copy()
+        every = brought_together(rows.numbers, torch.from_numpy(own), self.world, partial(np.empty, dtype=np.uint8))
         self.store.find_segments()
-        for start in range(0, len(every), self.batch_size):
-            keys = [bytes(key) for key in every[start : start + self.batch_size].numpy()]
-            strange = [place for place, key in enumerate(keys) if key not in self.store]
+        pairs = zip(torch.split(every, self.batch_size), torch.split(vectors, self.batch_size), strict=True)
+        for keys, batch in pairs:
+            strange = [place for place, key in enumerate(keys) if bytes(key.numpy()) not in self.store]
             if strange:
-                self.store.write([keys[place] for place in strange], vectors[start : start + self.batch_size][strange].numpy())
+                self.store.write([bytes(key.numpy()) for key in keys[strange]], batch[strange].numpy())
 
     def counts(self) -> tuple[int, int]:
         """Images computed and known, of all ranks."""
@@ -125,11 +125,14 @@ class Extraction:
         places: list[int] = []
         waiting: list[tuple[bytes, Pixels]] = []
         loaded = map_in_order(
-            lambda number: self.load(samples[number].path, view), numbers, workers=self.workers, ahead=2 * self.batch_size
+            lambda number: self.load(samples[number].path, view),
+            numbers,
+            workers=self.workers,
+            ahead=2 * self.batch_size,
         )
         for number, outcome in zip(numbers, progress(loaded, label, len(numbers)), strict=True):
             vector = self.store.read(outcome.key) if isinstance(outcome, Known) else None
-            if vector is not None:
+            if isinstance(outcome, Known) and vector is not None:
                 rows.put([rows.next_place(number, outcome.key)], vector[None])
                 self.known += 1
                 continue

@@ -15,16 +15,15 @@ def joined(options: RankOptions) -> Iterator[World]:
     """The world that this process belongs to. It is left in good order only where all goes well: a rank that fails
     must not wait for the others.
 
-    Raises UnavailableError if the ranks cannot meet, or if they are more than the GPUs.
+    Raises UnavailableError if the ranks cannot meet.
     """
     here = place()
     if here is None:
         yield ALONE
         return
-    from tlkit.commands.devices import choose_device
     from tlkit.process_group import join
 
-    world = join(here, choose_device(options.device), options.rank_timeout, options.rendezvous_timeout)
+    world = join(here, options.rank_timeout, options.rendezvous_timeout)
     yield world
     world.meet()
     world.close()

@@ -33,7 +33,7 @@ def is_for_ranks(processes: int) -> bool:
     return processes > 1 and place() is None
 
 
-def launch(command: str, options: RankOptions, processes: int, max_restarts: int = 0) -> int:
+def launch(command: str, options: RankOptions, device: str, processes: int, max_restarts: int = 0) -> int:
     """Run a command by so many ranks. Returns its exit status; raises Interrupted by a signal, which all of them got.
 
     Raises ResourceError for a rank that was killed, UnavailableError for more ranks than GPUs.
@@ -47,7 +47,7 @@ def launch(command: str, options: RankOptions, processes: int, max_restarts: int
 
     from tlkit.commands.devices import require_gpu_each
 
-    require_gpu_each(options.device, processes)
+    require_gpu_each(device, processes)
     if not options.debug:
         logging.disable(logging.CRITICAL)  # what the agent logs, this module tells
     say("ranks", f"{count(processes, 'process', 'processes')} on this machine")

@@ -20,7 +20,9 @@ def share_of(count: int, together: int, world: World) -> list[int]:
     """Which of so many images are this rank's: those of every size-th batch of `together`, so that batches are made of
     the same images however many ranks there are."""
     batches = range(0, count, together)
-    return [number for start in batches[world.rank :: world.size] for number in range(start, min(start + together, count))]
+    return [
+        number for start in batches[world.rank :: world.size] for number in range(start, min(start + together, count))
+    ]
 
 
 def brought_together(numbers: Sequence[int], rows: Tensor, world: World, allocate: Allocate) -> Tensor:

@@ -18,7 +18,7 @@ from tlkit.model.head import Head
 from tlkit.options import FinetuneOptions
 from tlkit.run_folder import RunFolder
 from tlkit.terminal import say
-from tlkit.training.loop import NonFiniteLossError, Recipe, train
+from tlkit.training.loop import AfterEpoch, AfterStep, NonFiniteLossError, Recipe, train
 from tlkit.training.state import TrainingState
 
 SMALL_STEP = 1 << 24
@@ -46,6 +46,41 @@ def train_to_the_end(
             checkpointer.commit_last(state)
             run.write_status("running", **state.where())
 
+    with signals.deferred("saving a checkpoint"):
+        try:
+            run_loop(options, images, state, device, after_epoch, after_step)
+        except NonFiniteLossError as error:
+            error.name_files(batch_files(options, images.dataset, error))
+            raise
+        except Interrupted:
+            save_before_leaving(checkpointer, state)
+            raise
+
+
+def train_along(
+    options: FinetuneOptions,
+    images: PreparedBatches,
+    state: TrainingState,
+    device: torch.device,
+    signals: Interruption,
+) -> None:
+    """Run the same loop at a rank that saves and says nothing."""
+    with signals.deferred(""):
+        try:
+            run_loop(options, images, state, device, lambda state, is_best: None, lambda state: None)
+        except NonFiniteLossError:
+            images.world.meet()  # the first rank has found it too: that is where it is told, and this one ended
+
+
+def run_loop(
+    options: FinetuneOptions,
+    images: PreparedBatches,
+    state: TrainingState,
+    device: torch.device,
+    after_epoch: AfterEpoch,
+    after_step: AfterStep,
+) -> None:
+    """Train as the options say, from where the state stands."""
     recipe = Recipe(
         epochs=options.planned_epochs(),
         learning_rate=options.learning_rate,
@@ -56,15 +91,11 @@ def train_to_the_end(
         seed=options.seed,
     )
     weights = class_weights(options.class_weights, images.dataset)
-    with signals.deferred("saving a checkpoint"), few_threads(images.module, options.batch_size):
-        try:
-            train(images.module, state, images.train, images.val, recipe, weights, device, after_epoch, after_step)
-        except NonFiniteLossError as error:
-            error.name_files(batch_files(options, images.dataset, error))
-            raise
-        except Interrupted:
-            save_before_leaving(checkpointer, state)
-            raise
+    with few_threads(images.module, options.batch_size):
+        train(
+            images.module, state, images.train, images.val, recipe, weights, device, after_epoch, after_step,
+            images.world, options.sync_batchnorm,
+        )  # fmt: skip
 
 
 def batch_files(options: FinetuneOptions, dataset: Dataset, error: NonFiniteLossError) -> list[str]:

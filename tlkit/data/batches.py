@@ -69,7 +69,7 @@ class EpochSteps:
         rank, size = self.world.rank, self.world.size
         if self.seed is None:
             batches = [*self.indices(epoch, first_step), *[torch.arange(0)] * (size - 1)]
-            for mine in batches[rank :: size][: self.steps_per_epoch]:
+            for mine in batches[rank::size][: self.steps_per_epoch]:
                 yield mine, self.labels[mine], len(mine)
             return
         for chosen in self.indices(epoch, first_step):

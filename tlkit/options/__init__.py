@@ -9,6 +9,7 @@ from tlkit.options.export import EXPORT_SUFFIXES, ExportOptions
 from tlkit.options.finetune import FinetuneOptions, ResumeOptions
 from tlkit.options.inspection import BackbonesOptions, CacheOptions, CheckOptions, DoctorOptions, SummaryOptions
 from tlkit.options.predict import STANDARD_OUTPUT, EvaluateOptions, PredictOptions
+from tlkit.options.ranks import RankOptions
 
 __all__ = [
     "EXPORT_SUFFIXES",
@@ -21,6 +22,7 @@ __all__ = [
     "ExportOptions",
     "FinetuneOptions",
     "PredictOptions",
+    "RankOptions",
     "ResumeOptions",
     "SummaryOptions",
     "worker_count",

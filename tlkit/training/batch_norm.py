@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +13,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tlkit.distributed import World
+
+
+class OwnBatchNorm(nullcontext[None]):
+    """BatchNorm as it is: over what each rank has."""
+
+    counts = True
 
 
 class SynchronisedBatchNorm(TorchFunctionMode):
@@ -28,7 +35,11 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         """Whether what this rank passes through are samples; otherwise they only keep it company with the others."""
 
     def __torch_function__(
-        self, function: Any, types: Iterable[type], arguments: tuple[Any, ...] = (), named: Mapping[str, Any] | None = None
+        self,
+        function: Any,
+        types: Iterable[type],
+        arguments: tuple[Any, ...] = (),
+        named: Mapping[str, Any] | None = None,
     ) -> Any:
         if function is F.batch_norm and self.world.size > 1:
             return self.normalise(*arguments, **(named or {}))
@@ -88,5 +99,5 @@ class AddedUp(torch.autograd.Function):
 
 def added_up(share: Tensor) -> Tensor:
     """The sum of every rank's share, differentiable."""
-    total: Tensor = AddedUp.apply(share)  # type: ignore[no-untyped-call]
+    total: Tensor = AddedUp.apply(share)
     return total
