@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tlkit.ranks import Place
@@ -51,8 +51,11 @@ class World:
         """The largest number that any rank has."""
         return number
 
-    def replicate(self, module: nn.Module) -> nn.Module:
-        """The module, whose gradients are averaged over the ranks; all begin with the first one's tensors."""
+    def replicate(self, module: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
+        """The module, whose gradients are averaged over the ranks; all begin with the first one's tensors.
+
+        example: gives inputs [B, ...] for it.
+        """
         return module
 
     def align(self, module: nn.Module) -> None:

@@ -9,8 +9,7 @@ import io
 import json
 import os
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -108,11 +107,12 @@ class Ranks(World):
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def replicate(self, module: nn.Module) -> nn.Module:
-        # Some networks have parameters that nothing comes of; torch then warns where all are used.
-        warnings.filterwarnings("ignore", "find_unused_parameters=True", UserWarning)
+    def replicate(self, module: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
+        all_used = every_parameter_is_used(module, example())
+        replica = nn.parallel.DistributedDataParallel(module, find_unused_parameters=not all_used)
         # Buffers are aligned once an epoch, before they are read: in between, only the first rank's matter.
-        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+        replica.broadcast_buffers = False
+        return replica
 
     def align(self, module: nn.Module) -> None:
         for buffer in module.buffers():
@@ -122,6 +122,14 @@ class Ranks(World):
         dist.destroy_process_group()
 
 
+def every_parameter_is_used(module: nn.Module, example: Tensor) -> bool:
+    """Whether all parameters that train have a gradient: some networks hold some that nothing comes of."""
+    module.eval()
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(module(example).sum(), parameters, allow_unused=True)
+    return all(gradient is not None for gradient in found)
+
+
 def as_bytes(content: bytes) -> Tensor:
     """uint8 [N]"""
     return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
@@ -129,10 +137,6 @@ def as_bytes(content: bytes) -> Tensor:
 
 def join(here: Place, patience: float, rendezvous_patience: float) -> Ranks:
     """Meet the other ranks where the environment says. Raises UnavailableError or UsageError."""
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
-        if name not in os.environ:
-            raise UsageError(name, "is not set in the environment, but RANK is; torchrun sets both")
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         store = meeting_place(here, rendezvous_patience)
         dist.init_process_group(
@@ -145,6 +149,7 @@ def join(here: Place, patience: float, rendezvous_patience: float) -> Ranks:
         world = Ranks(here, PrefixStore("tlkit", store))
         world.largest(0)  # the first word between ranks connects them: what hinders that is heard of here
     except (RuntimeError, ValueError, OSError) as error:
+        where = f"{os.environ.get('MASTER_ADDR', 'ranks')}:{os.environ.get('MASTER_PORT', '')}".rstrip(":")
         raise UnavailableError(where, why_apart(here, error, rendezvous_patience), HOW_TO_MEET) from error
     return world
 
@@ -156,6 +161,9 @@ def meeting_place(here: Place, patience: float) -> Store:
     if folder is not None:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return FileStore(os.path.join(folder, f"meeting-{attempt}"), here.size)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name not in os.environ:
+            raise UsageError(name, "is not set in the environment, but RANK is; torchrun sets both")
     store: Store = next(rendezvous("env://", timeout=timedelta(seconds=patience)))[0]
     return store
 

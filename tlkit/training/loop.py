@@ -92,7 +92,12 @@ def train(
     them the state is whole. Raises NonFiniteLossError when the loss stops being a number. All ranks of the world run
     this together, and all see the same figures; their batches are shares of the same ones.
     """
-    weights, replica = class_weights.to(device), world.replicate(module)
+
+    def example() -> Tensor:
+        inputs, _, _ = next(train_batches.epoch(state.epoch, state.step_in_epoch))
+        return inputs[:1].to(device)
+
+    weights, replica = class_weights.to(device), world.replicate(module, example)
     stepper = Stepper(replica, state.optimizer, weights, recipe.label_smoothing, recipe.seed, device, world)
     batch_norm = SynchronisedBatchNorm(world) if sync_batchnorm else OwnBatchNorm()
     while not finished(state, recipe):
