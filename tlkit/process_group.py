@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from tlkit.distributed import World
 from tlkit.errors import UnavailableError, UsageError, first_line
-from tlkit.ranks import LAUNCHER, Place, on_host
+from tlkit.ranks import LAUNCHER, Place, on_host, silence
 
 CHUNK_BYTES = 64 << 20
 """Of rows that travel to the first rank in one piece."""
@@ -138,18 +138,19 @@ def as_bytes(content: bytes) -> Tensor:
 def join(here: Place, patience: float, rendezvous_patience: float) -> Ranks:
     """Meet the other ranks where the environment says. Raises UnavailableError or UsageError."""
     try:
-        store = meeting_place(here, rendezvous_patience)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=PrefixStore("group", store),
-            rank=here.rank,
-            world_size=here.size,
-            timeout=timedelta(seconds=patience),
-        )
-        world = Ranks(here, PrefixStore("tlkit", store))
-        world.largest(0)  # the first word between ranks connects them: what hinders that is heard of here
+        with silence():  # torch's transports talk to standard error of what is told below
+            store = meeting_place(here, rendezvous_patience)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                store=PrefixStore("group", store),
+                rank=here.rank,
+                world_size=here.size,
+                timeout=timedelta(seconds=patience),
+            )
+            world = Ranks(here, PrefixStore("tlkit", store))
+            world.largest(0)  # the first word between ranks connects them: what hinders that is heard of here
     except (RuntimeError, ValueError, OSError) as error:
-        where = f"{os.environ.get('MASTER_ADDR', 'ranks')}:{os.environ.get('MASTER_PORT', '')}".rstrip(":")
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}" if LAUNCHER not in os.environ else "ranks"
         raise UnavailableError(where, why_apart(here, error, rendezvous_patience), HOW_TO_MEET) from error
     return world
 
@@ -188,7 +189,8 @@ def is_first_to_tell() -> bool:
     """Whether this rank is the first that has to say why it failed; if that cannot be found out, it is."""
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
-        return int(store.add("tlkit failed", 1)) == 1
+        with silence():
+            store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
+            return int(store.add("tlkit failed", 1)) == 1
     except (KeyError, ValueError, RuntimeError, OSError):
         return True

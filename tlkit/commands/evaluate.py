@@ -46,6 +46,7 @@ def evaluate(options: EvaluateOptions) -> int:
         model = open_labeller(options.model, options.weights, options.device, options.precision, options.trust_pickle)
         samples, what = samples_of_all(options, model.classes, world)
         say("data", f"{what}: {count(len(samples), 'image')}")
+        model.expect(len(samples))
         numbers, logits, bad = label_share(options, model, samples, world)
         every = brought_together(numbers, logits, world, partial(np.empty, dtype=np.float32))
         if not world.is_first:

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -61,13 +60,13 @@ class SynchronisedBatchNorm(TorchFunctionMode):
             return F.batch_norm(inputs, running_mean, running_var, weight, bias, False, momentum, eps)
         shape = [1, -1, *[1] * (inputs.ndim - 2)]
         dimensions = [0, *range(2, inputs.ndim)]
-        values, share = inputs.float(), float(self.counts)
+        values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        share = float(self.counts)
         count = torch.tensor(share * values.numel() / values.shape[1], dtype=torch.float64, device=values.device)
-        dist.all_reduce(count)
-        count = count.float()
-        mean = added_up(share * values.sum(dimensions)) / count
+        count = self.world.sum(count).to(values.dtype)
+        mean = added_up(share * values.sum(dimensions), self.world) / count
         centred = values - mean.view(shape)
-        variance = added_up(share * centred.square().sum(dimensions)) / count
+        variance = added_up(share * centred.square().sum(dimensions), self.world) / count
         with torch.no_grad():
             if running_mean is not None:
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
@@ -85,19 +84,16 @@ class AddedUp(torch.autograd.Function):
     """The sum over all ranks. As every rank's loss depends on it, so does the gradient of each share."""
 
     @staticmethod
-    def forward(context: Any, share: Tensor) -> Tensor:
-        total = share.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(context: Any, share: Tensor, world: World) -> Tensor:
+        context.world = world
+        return world.sum(share)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return context.world.sum(gradients[0]), None
 
 
-def added_up(share: Tensor) -> Tensor:
+def added_up(share: Tensor, world: World) -> Tensor:
     """The sum of every rank's share, differentiable."""
-    total: Tensor = AddedUp.apply(share)
+    total: Tensor = AddedUp.apply(share, world)
     return total

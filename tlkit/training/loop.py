@@ -94,7 +94,7 @@ def train(
     """
 
     def example() -> Tensor:
-        inputs, _, _ = next(train_batches.epoch(state.epoch, state.step_in_epoch))
+        inputs, _, _ = next(train_batches.epoch(state.epoch))
         return inputs[:1].to(device)
 
     weights, replica = class_weights.to(device), world.replicate(module, example)
