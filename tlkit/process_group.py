@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -165,6 +166,9 @@ def meeting_place(here: Place, patience: float) -> Store:
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise UsageError(name, "is not set in the environment, but RANK is; torchrun sets both")
+    if here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        # torch takes whoever listens there for a store of its own, and waits for an answer.
+        socket.create_server(("", int(os.environ["MASTER_PORT"]))).close()
     store: Store = next(rendezvous("env://", timeout=timedelta(seconds=patience)))[0]
     return store
 
