@@ -35,9 +35,10 @@ class Listener:
 
 @contextmanager
 def listening(images: PreparedBatches) -> Iterator[Listener]:
-    """Inside, hear what is said of images: where each pass costs, it is not made twice. Of vectors nothing is heard."""
+    """Inside, hear what is said of images: where each pass costs, it is not made twice. Of vectors nothing is heard,
+    nor where ranks share the images: each hears of its own only."""
     listener = Listener()
-    if not images.of_images:
+    if not images.of_images or images.world.size > 1:
         yield listener
         return
     hook = images.module.register_forward_hook(listener.hear)
@@ -61,7 +62,7 @@ def keep_answers(run: RunFolder, images: PreparedBatches, epoch: int) -> None:
         known = read_validation(run, images.dataset.classes)
         if known is not None and known.epoch == epoch and images.of_images:
             return
-    keep(run, images, epoch, ask(images.module, images.val.epoch(0)))
+    keep(run, images, epoch, ask(images.module, images.whole_val.epoch(0)))
 
 
 def keep(run: RunFolder, images: PreparedBatches, epoch: int, answers: Answers) -> None:

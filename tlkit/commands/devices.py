@@ -12,6 +12,7 @@ from tlkit.errors import UnavailableError, UsageError
 from tlkit.gpus import GpuNote
 from tlkit.model.inference import choose_precision
 from tlkit.options.devices import Placing
+from tlkit.ranks import place
 from tlkit.terminal import count, show_beside_bars
 
 
@@ -42,11 +43,14 @@ class Devices:
         return nn.DataParallel(module, [*self.every]) if self.parallel == "data" else module
 
 
-def choose_devices(placing: Placing) -> Devices:
+def choose_devices(placing: Placing, ranks: int = 1) -> Devices:
     """The devices that are asked for; auto is the first GPU where there is one, or under --parallel all of them.
 
-    Raises UsageError for a name that is none, UnavailableError for a device that is not here.
+    Raises UsageError for a name that is none, and for several devices in each of several ranks; UnavailableError for a
+    device that is not here.
     """
+    if ranks > 1 and placing.parallel != "none":
+        raise UsageError(f"--parallel {placing.parallel}", f"is for one process, but there are {ranks} ranks")
     if placing.parallel == "none":
         return Devices((choose_device(placing.names[0]),), "none", ())
     if placing.names != ("auto",):
@@ -63,23 +67,35 @@ def choose_devices(placing: Placing) -> Devices:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; auto is the first GPU where there is one.
+    """The device of that name; auto is the first GPU where there is one, of several ranks each has its own.
 
     Raises UsageError for a name that is none, UnavailableError for a device that is not here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    here = place()
+    if name == "cuda" and here is not None:
+        require_gpu_each(name, here.local_size)
+        return torch.device("cuda", here.local_rank)
     try:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError("--device", f"{name!r} is no device; expected auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda":
-        here = torch.cuda.device_count()
-        if (device.index or 0) >= here:
-            raise UnavailableError("--device", f"{name} is not here: this machine shows {here} CUDA devices")
+        gpus = torch.cuda.device_count()
+        if (device.index or 0) >= gpus:
+            raise UnavailableError("--device", f"{name} is not here: this machine shows {gpus} CUDA devices")
     elif device.type != "cpu":
         raise UsageError("--device", f"{name!r} is not supported; expected auto, cpu, cuda or cuda:N")
     return device
+
+
+def require_gpu_each(name: str, ranks: int) -> None:
+    """Raises UnavailableError if ranks that work on GPUs are more than there are."""
+    gpus = torch.cuda.device_count()
+    if ranks > gpus and (name.startswith("cuda") or (name == "auto" and gpus)):
+        problem = f"{ranks} of them need a GPU each, but this machine shows {gpus} CUDA devices"
+        raise UnavailableError("ranks", problem, "Start fewer, or compute on the processor: --device cpu")
 
 
 def show_gpu_use(devices: Devices) -> None:

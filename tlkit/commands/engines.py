@@ -69,8 +69,9 @@ class Engines:
     description: ModelDescription
     torch_pass: FeatureExtractor
 
-    def choose(self, passes: Passes) -> Engine:
-        """The engine of a run that begins, or as it was chosen then.
+    def choose(self, passes: Passes, ranks: int) -> Engine:
+        """The engine of a run that begins, or as it was chosen then. Ranks, which would each judge for themselves, all
+        take torch unless they are told.
 
         Raises UsageError or UnavailableError if the one that is asked for cannot run here.
         """
@@ -81,7 +82,7 @@ class Engines:
                 raise UsageError(FLAG, f"is for the processor, not for {self.torch_pass.device}", "Add --device cpu.")
         if wanted != "auto":
             return wanted
-        return ONNXRUNTIME if self.pays_at_all() and self.is_sooner_done(passes) else TORCH
+        return ONNXRUNTIME if ranks == 1 and self.pays_at_all() and self.is_sooner_done(passes) else TORCH
 
     def pays_at_all(self) -> bool:
         """Whether onnxruntime can run the backbone here, and is quicker."""

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tlkit.commands.devices import Devices
 from tlkit.commands.engines import Engine, Engines
 from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction
-from tlkit.commands.image_check import without_bad
+from tlkit.commands.image_check import leave_out, tell_left_out
+from tlkit.commands.sharing import errors_of_all, share_of
 from tlkit.data.batches import ImageBatches, VectorBatches
 from tlkit.data.decoders import Decoder, Pixels, open_decoder
 from tlkit.data.folder import Dataset, Sample
@@ -21,6 +22,7 @@ from tlkit.data.image_file import ImageError
 from tlkit.data.in_order import map_in_order
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.view import View
+from tlkit.distributed import ALONE, World
 from tlkit.errors import DataError
 from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
@@ -34,12 +36,19 @@ from tlkit.training.loop import Batches
 
 @dataclass(frozen=True)
 class PreparedBatches:
-    """What the loop trains: module is the head over vectors, or the whole classifier over images."""
+    """What the loop trains: module is the head over vectors, or the whole classifier over images.
+
+    train, val: this rank's share. whole_val: all validation images, for one rank alone.
+
+    world: of those that train it, which is the first rank alone where the head is all that trains.
+    """
 
     dataset: Dataset
     module: nn.Module
     train: Batches
     val: Batches
+    whole_val: Batches
+    world: World
 
     @property
     def of_images(self) -> bool:
@@ -62,6 +71,7 @@ class Preparation:
     devices: Devices
     fresh: bool
     signals: Interruption
+    world: World
 
     def batches(self) -> PreparedBatches:
         """What the loop trains, and on what. Raises DataError for images that cannot be read."""
@@ -75,18 +85,21 @@ class Preparation:
             extraction = self.extraction(store)
             if self.fresh or options.augment == "none":
                 plain = extraction.vectors(self.dataset.train, self.plain_view, "features", bad)
-                if self.fresh:
-                    self.standardise(feature_statistics(torch.split(plain, 4096)))
+                self.standardise(plain)
             val = extraction.vectors(self.dataset.val, self.plain_view, "validation", bad)
-            dataset = without_bad(options, self.dataset, bad)
+            dataset = self.without_bad(bad)
             views = [plain] if options.augment == "none" else self.augmented_vectors(extraction, dataset)
-        say("features", f"{extraction.computed:,} computed, {extraction.known:,} from the cache")
+        computed, known = extraction.counts()
+        say("features", f"{computed:,} computed, {known:,} from the cache")
         train = VectorBatches(views, labels_of(dataset.train), options.images_per_step(), options.seed)
+        measured = Stoppable(VectorBatches([val], labels_of(dataset.val), 4096, None), self.signals, ALONE)
         return PreparedBatches(
             dataset,
             self.classifier.head,
-            Stoppable(train, self.signals),
-            Stoppable(VectorBatches([val], labels_of(dataset.val), 4096, None), self.signals),
+            Stoppable(train, self.signals, ALONE),
+            measured,
+            measured,
+            ALONE,
         )
 
     def augmented_vectors(self, extraction: Extraction, dataset: Dataset) -> list[Tensor]:
@@ -109,8 +122,8 @@ class Preparation:
             bad: list[ImageError] = []
             plain = self.extraction(NoStore()).vectors(dataset.train, self.plain_view, "features", bad)
             bad += self.damaged(dataset.val)
-            dataset = without_bad(options, dataset, bad)
-            self.standardise(feature_statistics(torch.split(plain, 4096)))
+            dataset = self.without_bad(bad)
+            self.standardise(plain)
 
         def load_training(index: int, epoch: int) -> Pixels:
             return self.load(dataset.train[index], self.view(epoch))
@@ -119,14 +132,17 @@ class Preparation:
             return self.load(dataset.val[index], self.plain_view)
 
         train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
-        size = options.images_per_step()
-        train = ImageBatches(load_training, train_labels, self.preprocessing, size, options.seed, workers)
-        val = ImageBatches(load_validation, val_labels, self.preprocessing, self.passing, None, workers)
+        shaped, size, world = self.preprocessing, options.images_per_step(), self.world
+        train = ImageBatches(load_training, train_labels, shaped, size, options.seed, workers, world)
+        val = ImageBatches(load_validation, val_labels, shaped, self.passing, None, workers, world)
+        whole_val = ImageBatches(load_validation, val_labels, shaped, self.passing, None, workers)
         return PreparedBatches(
             dataset,
             self.devices.shared_out(self.quick_classifier() if options.unfreeze is None else self.classifier),
-            Stoppable(train, self.signals, "training"),
-            Stoppable(val, self.signals, "validation"),
+            Stoppable(train, self.signals, world, "training"),
+            Stoppable(val, self.signals, world, "validation"),
+            Stoppable(whole_val, self.signals, ALONE, "validation"),
+            world,
         )
 
     def quick_classifier(self) -> Classifier:
@@ -134,27 +150,39 @@ class Preparation:
         return Classifier(self.classifier.backbone.quickened(self.preprocessing.image_size), self.classifier.head)
 
     def damaged(self, samples: Sequence[Sample]) -> list[ImageError]:
-        """Decode images once, so that a damaged one is found before any epoch."""
+        """Decode images once, so that a damaged one is found before any epoch; each rank its share."""
 
-        def find_damage(sample: Sample) -> ImageError | None:
+        def find_damage(number: int) -> tuple[int, ImageError] | None:
             try:
-                self.decoder.load(sample.path, self.plain_view)
+                self.decoder.load(samples[number].path, self.plain_view)
             except ImageError as error:
-                return error
+                return number, error
             return None
 
-        outcomes = map_in_order(find_damage, samples, workers=worker_count(self.options.workers), ahead=64)
-        return [error for error in progress(outcomes, "checking", len(samples)) if error]
+        mine = share_of(len(samples), self.passing, self.world)
+        outcomes = map_in_order(find_damage, mine, workers=worker_count(self.options.workers), ahead=64)
+        return errors_of_all([found for found in progress(outcomes, "checking", len(mine)) if found], self.world)
+
+    def without_bad(self, bad: Sequence[ImageError]) -> Dataset:
+        """The data without its bad images. The first rank decides whether the run may go on so, and tells; the others
+        wait for that. Raises DataError there if it may not."""
+        if self.world.is_first:
+            kept = leave_out(self.options, self.dataset, bad)
+            tell_left_out(bad)
+            self.world.meet()
+            return kept
+        self.world.meet()
+        return leave_out(self.options, self.dataset, bad)
 
     def extraction(self, store: Store) -> Extraction:
         """The pass of this run's backbone."""
         workers = worker_count(self.options.workers)
-        return Extraction(self.engines.extract(self.engine), store, self.decoder, workers, self.passing)
+        return Extraction(self.engines.extract(self.engine), store, self.decoder, workers, self.passing, self.world)
 
     @cached_property
     def engine(self) -> Engine:
         """What computes the features of this run, from its start to its end."""
-        return self.engines.choose(self.passes())
+        return self.engines.choose(self.passes(), self.world.size)
 
     @cached_property
     def engines(self) -> Engines:
@@ -205,10 +233,13 @@ class Preparation:
         except ImageError as error:
             raise DataError(sample.path, error.message, "It was readable when the run began.") from error
 
-    def standardise(self, statistics: tuple[Tensor, Tensor] | None) -> None:
-        """Give the head the mean and deviation of the training features."""
-        assert statistics is not None, "every class has a readable image"
-        self.classifier.head.set_standardisation(*statistics)
+    def standardise(self, features: Tensor) -> None:
+        """Where the run starts here, give the head the mean and deviation of the training features [N, ...]. The other
+        ranks have none; they get the first one's head."""
+        if self.fresh and self.world.is_first:
+            statistics = feature_statistics(torch.split(features, 4096))
+            assert statistics is not None, "every class has a readable image"
+            self.classifier.head.set_standardisation(*statistics)
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:
@@ -222,21 +253,23 @@ def say_parts(size: int) -> None:
 
 
 class Stoppable:
-    """Batches that end between two of them when a signal has come; with a label, also a progress bar."""
+    """Batches that end between two of them when a signal has come to any rank; with a label, also a progress bar."""
 
-    def __init__(self, batches: Batches, signals: Interruption, label: str | None = None) -> None:
+    def __init__(self, batches: Batches, signals: Interruption, world: World, label: str | None = None) -> None:
         self.batches = batches
         self.signals = signals
+        self.world = world
         self.label = label
 
     @property
     def steps_per_epoch(self) -> int:
         return self.batches.steps_per_epoch
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """As the batches themselves. Raises Interrupted."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """As the batches themselves. Raises Interrupted, at the same step in every rank."""
         batches = self.batches.epoch(epoch, first_step)
         steps = self.steps_per_epoch - first_step
         for batch in progress(batches, self.label, steps, "batch") if self.label else batches:
+            self.signals.requested = self.world.largest(self.signals.requested or 0) or None
             self.signals.raise_if_requested()
             yield batch

@@ -96,6 +96,9 @@ class Relay:
     def preprocessing(self) -> Preprocessing:
         return self.model.preprocessing
 
+    def expect(self, images: int) -> None:
+        self.model.expect(images)
+
     def logits(self, pixels: Pixels) -> Logits:
         """uint8 [B, H, W, 3] -> float32 [B, C]"""
         if not self.over:

@@ -6,13 +6,15 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from tlkit.commands.agreement import require_same_files
 from tlkit.commands.answering import keep_answers
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
-from tlkit.commands.devices import choose_devices, make_deterministic, show_gpu_use
+from tlkit.commands.devices import Devices, choose_devices, make_deterministic, show_gpu_use
 from tlkit.commands.engines import Engine
 from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
 from tlkit.commands.image_check import write_skipped
@@ -23,6 +25,7 @@ from tlkit.commands.watched_training import train_to_the_end
 from tlkit.commands.watching import conclude, watching
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
+from tlkit.distributed import World
 from tlkit.errors import (
     DONE,
     SOME_INPUTS_FAILED,
@@ -47,9 +50,9 @@ from tlkit.training.loop import NonFiniteLossError
 from tlkit.training.state import TrainingState
 
 
-def start_run(run: RunFolder, options: FinetuneOptions, dataset: Dataset, signals: Interruption) -> int:
+def start_run(run: RunFolder, options: FinetuneOptions, dataset: Dataset, signals: Interruption, world: World) -> int:
     """Train a new run. Prints the path of its model; returns the exit status."""
-    return train_run(run, options.to_dict(), resolve(options), dataset, None, signals)
+    return train_run(run, options.to_dict(), resolve(options), dataset, None, signals, world)
 
 
 def resolve(options: FinetuneOptions) -> FinetuneOptions:
@@ -71,6 +74,40 @@ def resolve(options: FinetuneOptions) -> FinetuneOptions:
     )
 
 
+@dataclass(frozen=True)
+class Built:
+    """What a rank trains with. options: those of the run, with what --batch-size auto is."""
+
+    options: FinetuneOptions
+    classifier: Classifier
+    description: ModelDescription
+    devices: Devices
+    state: TrainingState
+
+
+def build(
+    options: FinetuneOptions, dataset: Dataset, checkpoint: Mapping[str, Any] | None, world: World, origin: str
+) -> Built:
+    """The classifier of a run on its devices, and its optimizer, as they are at the run's start.
+
+    With a checkpoint, which is of `origin`, computing as that did. Raises MismatchError if it is not of this backbone.
+    """
+    recorded = checkpoint["environment"] if checkpoint is not None else {}
+    make_deterministic(options.deterministic)
+    devices = choose_devices(options.placing(), world.size)
+    show_gpu_use(devices)
+    use_threads(recorded)
+    classifier, description = assemble(options, dataset.classes)
+    if checkpoint is not None:
+        require_same_backbone(description, checkpoint, origin)
+        warn_of_differences(recorded, present_environment(devices.first, options.engine, world.size))
+    size = description.preprocessing.image_size
+    place_classifier(classifier, options, devices, size)
+    options = with_batch_size(options, classifier, devices, size, len(dataset.train), world)
+    state = training_state(classifier, options, devices.first, world)
+    return Built(options, classifier, description, devices, state)
+
+
 def train_run(
     run: RunFolder,
     given: Mapping[str, Any],
@@ -78,34 +115,27 @@ def train_run(
     dataset: Dataset,
     checkpoint: Mapping[str, Any] | None,
     signals: Interruption,
+    world: World,
     past: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> int:
     """Train a run from its start, or from a checkpoint of it, until its model is written.
 
     given: the options as typed, which options.json shows beside `options`, the same resolved. past: what the
-    checkpoints of a new run hold that another run began, by their files.
+    checkpoints of a new run hold that another run began, by their files. This is the first rank of the world; what the
+    others do is in following.py.
     """
-    recorded = checkpoint["environment"] if checkpoint is not None else {}
-    make_deterministic(options.deterministic)
-    devices = choose_devices(options.placing())
-    show_gpu_use(devices)
-    use_threads(recorded)
-    classifier, description = assemble(options, dataset.classes)
-    if checkpoint is not None:
-        require_same_backbone(description, checkpoint, run.path)
-        warn_of_differences(recorded, present_environment(devices.first, options.engine))
+    give_order(options, dataset, checkpoint, world)
+    require_same_files(dataset, world)
+    built = build(options, dataset, checkpoint, world, run.path)
+    options, classifier, description, state = built.options, built.classifier, built.description, built.state
     model = say_model(options, description, classifier)
-    size = description.preprocessing.image_size
-    place_classifier(classifier, options, devices, size)
-    options = with_batch_size(options, classifier, devices, size, len(dataset.train))
-    state = training_state(classifier, options, devices.first)
     if checkpoint is not None:
-        load_state(state, checkpoint, run)
+        load_state(state, checkpoint, run.path)
     remembered = {"given": dict(given), "resolved": options.to_dict()}
     if not os.path.exists(run.options_file):
         begin(run, remembered, past)
     fresh = checkpoint is None
-    preparation = Preparation(options, dataset, classifier, description, devices, fresh, signals)
+    preparation = Preparation(options, dataset, classifier, description, built.devices, fresh, signals, world)
     with (
         recorded_in_status(run, options, state),
         closing(preparation),
@@ -120,19 +150,29 @@ def train_run(
         if checkpoint is not None:
             require_same_images(images.dataset, checkpoint, images.dataset.skipped[len(dataset.skipped) :])
         write_json_atomically(run.options_file, remembered)  # what was refused until here is not
-        environment = present_environment(devices.first, options.engine)
+        environment = present_environment(built.devices.first, options.engine, world.size)
         write_down_images(run, images.dataset, model, environment)
         split = artifact.digest(images.dataset.to_split())
         origin = Origin(options.to_portable_dict(), environment, description, split)
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
         monitor.log(state.history)
-        train_to_the_end(run, options, images, state, checkpointer, devices.first, signals, monitor)
-        say_peak_memory(devices)
+        train_to_the_end(run, options, images, state, checkpointer, built.devices.first, signals, monitor)
+        say_peak_memory(built.devices)
         best = ship_best(run, classifier, description, images, state)
         conclude(run, monitor)
         status = finish(run, state, best)
     emit(os.fsencode(f"{run.model_file}\n"))
     return status
+
+
+def give_order(options: FinetuneOptions, dataset: Dataset, checkpoint: Mapping[str, Any] | None, world: World) -> None:
+    """Tell the other ranks what is to be done. They need not see the run folder."""
+    if world.size > 1:
+        skipped = [[error.path, error.code, error.message] for error in dataset.skipped]
+        order = {"options": options.to_dict(), "split": dataset.to_split(), "skipped": skipped}
+        world.share({**order, "resumed": checkpoint is not None})
+        if checkpoint is not None:
+            world.share_tensors(dict(checkpoint))
 
 
 def begin(run: RunFolder, remembered: Mapping[str, Any], past: Mapping[str, Mapping[str, Any]]) -> None:
@@ -163,14 +203,14 @@ def write_down_images(run: RunFolder, dataset: Dataset, model: str, environment:
         write_skipped(run, dataset.skipped)
 
 
-def load_state(state: TrainingState, checkpoint: Mapping[str, Any], run: RunFolder) -> None:
+def load_state(state: TrainingState, checkpoint: Mapping[str, Any], origin: str) -> None:
     """Stand where a checkpoint stood. Raises MismatchError."""
     try:
         state.load(checkpoint)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         if is_memory(error):
             raise
-        raise MismatchError(run.path, f"its checkpoint does not fit what is trained here ({error})") from error
+        raise MismatchError(origin, f"its checkpoint does not fit what is trained here ({error})") from error
     say("resume", f"from epoch {state.epoch}, step {state.step}")
 
 

@@ -20,7 +20,7 @@ from tlkit.options import FinetuneOptions
 from tlkit.output.monitoring import Monitor
 from tlkit.run_folder import RunFolder
 from tlkit.terminal import say
-from tlkit.training.loop import NonFiniteLossError, Recipe, train
+from tlkit.training.loop import AfterEpoch, AfterStep, NonFiniteLossError, Recipe, train
 from tlkit.training.state import TrainingState
 
 SMALL_STEP = 1 << 24
@@ -61,6 +61,41 @@ def train_to_the_end(
             checkpointer.commit_last(state)
             run.write_status("running", **state.where())
 
+    with signals.deferred("saving a checkpoint"), listening(images) as listener:
+        try:
+            run_loop(options, images, state, device, after_epoch, after_step)
+        except NonFiniteLossError as error:
+            error.name_files(batch_files(options, images.dataset, error))
+            raise
+        except Interrupted:
+            save_before_leaving(checkpointer, state)
+            raise
+
+
+def train_along(
+    options: FinetuneOptions,
+    images: PreparedBatches,
+    state: TrainingState,
+    device: torch.device,
+    signals: Interruption,
+) -> None:
+    """Run the same loop at a rank that saves and says nothing."""
+    with signals.deferred(""):
+        try:
+            run_loop(options, images, state, device, lambda state, is_best: None, lambda state: None)
+        except NonFiniteLossError:
+            images.world.meet()  # the first rank has found it too: that is where it is told, and this one ended
+
+
+def run_loop(
+    options: FinetuneOptions,
+    images: PreparedBatches,
+    state: TrainingState,
+    device: torch.device,
+    after_epoch: AfterEpoch,
+    after_step: AfterStep,
+) -> None:
+    """Train as the options say, from where the state stands."""
     recipe = Recipe(
         epochs=options.planned_epochs(),
         learning_rate=options.learning_rate,
@@ -71,19 +106,11 @@ def train_to_the_end(
         seed=options.seed,
     )
     weights = class_weights(options.class_weights, images.dataset)
-    with (
-        signals.deferred("saving a checkpoint"),
-        few_threads(images.module, options.images_per_step()),
-        listening(images) as listener,
-    ):
-        try:
-            train(images.module, state, images.train, images.val, recipe, weights, device, after_epoch, after_step)
-        except NonFiniteLossError as error:
-            error.name_files(batch_files(options, images.dataset, error))
-            raise
-        except Interrupted:
-            save_before_leaving(checkpointer, state)
-            raise
+    with few_threads(images.module, options.images_per_step()):
+        train(
+            images.module, state, images.train, images.val, recipe, weights, device, after_epoch, after_step,
+            images.world, options.sync_batchnorm,
+        )  # fmt: skip
 
 
 def work_done(dataset: Dataset, seconds: float, device: torch.device) -> dict[str, float]:

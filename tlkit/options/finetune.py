@@ -12,13 +12,16 @@ from tlkit.options.devices import DeviceOptions, Parallel
 from tlkit.options.models import TrustOptions
 from tlkit.options.monitoring import MonitoringOptions
 from tlkit.options.network import NetworkOptions
+from tlkit.options.ranks import PROCESSES, RestartOptions, check_ranks
 
 DEFAULT_VIEWS = 8
 DEFAULT_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, MonitoringOptions, TrustOptions, Options):
+class FinetuneOptions(
+    NetworkOptions, DataOptions, DeviceOptions, RestartOptions, MonitoringOptions, TrustOptions, Options
+):
     """tlkit finetune"""
 
     out: str | None = option(None, "Run folder. Default: runs/<data>-<backbone>, numbered when taken.", metavar="DIR")
@@ -82,6 +85,10 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, MonitoringOpti
         metavar="SIZE",
     )
     deterministic: bool = option(False, "Bit-exact on a GPU too, at some cost in speed.")
+    processes: int = option(1, PROCESSES, minimum=1)
+    sync_batchnorm: bool = option(
+        False, "BatchNorm that --unfreeze trains takes its statistics over the batch of all ranks, not over each one's."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,6 +103,11 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, MonitoringOpti
         if isinstance(self.batch_size, int) and self.accumulate > self.batch_size:
             raise UsageError("--accumulate", f"{self.accumulate} parts are more than --batch-size {self.batch_size}")
         self.placing()
+        if self.sync_batchnorm and self.unfreeze is None:
+            raise UsageError("--sync-batchnorm", "needs --unfreeze: BatchNorm that is frozen has no statistics to take")
+        if self.sync_batchnorm and self.accumulate > 1:
+            raise UsageError("--sync-batchnorm", f"takes a batch in one part, but --accumulate is {self.accumulate}")
+        check_ranks(self.processes, self.device, self.max_restarts)
         self.cache_bytes()
         self.check_data_options()
         self.check_network_options()
@@ -126,7 +138,7 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, MonitoringOpti
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResumeOptions(MonitoringOptions, TrustOptions, Options):
+class ResumeOptions(RestartOptions, MonitoringOptions, TrustOptions, Options):
     """tlkit resume"""
 
     checkpoint: str = argument("Run folder, or a checkpoint of one.", metavar="CKPT_OR_RUN")
@@ -147,7 +159,9 @@ class ResumeOptions(MonitoringOptions, TrustOptions, Options):
         None, "Modules that stages of --parallel model begin with. Default: as before.", metavar="NAMES"
     )
     workers: int | None = option(None, "Processes that decode images. Default: as before.", minimum=0)
+    processes: int | None = option(None, f"{PROCESSES} Default: as before.", minimum=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_ranks(self.processes, self.device, self.max_restarts)
         self.check_monitoring_options()

@@ -26,8 +26,8 @@ def joined(parts: Iterable[Answers]) -> Answers:
 
 
 @torch.no_grad()
-def ask(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Answers:
+def ask(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int]]) -> Answers:
     """What a module answers to all samples of batches."""
     module.eval()
     device = next(module.parameters()).device
-    return joined(answers_from(module(inputs.to(device)), labels.to(device)) for inputs, labels in batches)
+    return joined(answers_from(module(inputs.to(device)), labels.to(device)) for inputs, labels, _ in batches)

@@ -25,7 +25,8 @@ class Stepper:
     """Steps of a module on its device. class_weights [C]: factors of each class in the loss.
 
     The state's micro_batch is how many samples pass together. When memory is used up it is halved, and the step is done
-    again from its beginning: in more parts, whose gradients add up to those of the whole batch.
+    again from its beginning: in more parts, whose gradients add up to those of the whole batch. in_one_part: not where
+    ranks need each other inside a pass; there memory that is used up ends the run.
     """
 
     module: nn.Module
@@ -35,6 +36,7 @@ class Stepper:
     seed: int
     device: torch.device
     world: World = ALONE
+    in_one_part: bool = False
     rehearsed: int = field(default=0, init=False)
 
     def gradients(self, inputs: Tensor, labels: Tensor, total: int, step: int) -> tuple[Tensor, float]:
@@ -46,10 +48,10 @@ class Stepper:
         before = [buffer.clone() for buffer in self.moving]
         share = -(-total // self.world.size)  # that of any rank at most: all divide theirs into as many parts
         while True:
-            size = min(self.state.micro_batch or share, share)
+            size = share if self.in_one_part else min(self.state.micro_batch or share, share)
             # Ranks wait for each other in the last backward pass, where memory must not run out any more. So they try
             # all of a step without each other first, once for a size.
-            rehearsing = self.world.size > 1 and size > self.rehearsed
+            rehearsing = self.world.size > 1 and size > self.rehearsed and not self.in_one_part
             shortage = Shortage()
             passed = self.attempt(inputs, labels, total, step, -(-share // size), rehearsing, shortage)
             if passed is not None and not rehearsing:
@@ -69,7 +71,7 @@ class Stepper:
         self, inputs: Tensor, labels: Tensor, total: int, step: int, parts: int, rehearsing: bool, shortage: Shortage
     ) -> Passed | None:
         """Pass a batch in parts, and leave the sum of their gradients. None if memory was used up on any rank."""
-        seed_dropout(self.seed, step)
+        seed_dropout(self.seed + (self.world.rank << 40), step)
         self.state.optimizer.zero_grad()
         together = self.world.size > 1 and not rehearsing
         passed: list[Passed] = []
@@ -85,7 +87,9 @@ class Stepper:
                 if not together:
                     self.backward(loss)
             passed.append((logits.detach(), loss.detach()))
-        if self.on_any_rank(shortage.found):
+        if shortage.found and self.in_one_part:
+            raise MemoryError(shortage.text)
+        if not self.in_one_part and self.on_any_rank(shortage.found):
             return None
         if together:
             self.backward(loss)
