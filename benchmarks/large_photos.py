@@ -36,6 +36,7 @@ from tlkit.data.decoders import ThisProcess
 from tlkit.data.in_order import map_in_order
 from tlkit.data.view import View
 from tlkit.model.labeller import Labeller
+from tlkit.options.devices import Placing
 
 SIZE = (4000, 3000)
 GRAIN = 8
@@ -89,7 +90,7 @@ def train_model(options: argparse.Namespace, folder: Path) -> Labeller:
     weights = weights_of(options.backbone, folder, options.weights)
     flags = ["--backbone", options.backbone, "--weights", weights, "--image-size", options.image_size]
     run([*TLKIT, "finetune", options.images, *flags, "--out", folder / "run"], cache=folder / "cache")
-    return open_labeller(str(folder / "run"), None, "cpu", "fp32", None)
+    return open_labeller(str(folder / "run"), None, Placing(("cpu",)), "fp32", None)
 
 
 def enlarge(images: Path, count: int, folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ from common import RIVALS, SAMPLE, TLKIT, decoded, in_turn, list_images, ratios,
 
 from tlkit.commands.labellers import open_labeller
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.options.devices import Placing
 
 HEADER = (
     "backbone",
@@ -138,7 +139,7 @@ def compare(
     }
     found = in_turn({f"{sides.backbone}: {side}": run for side, run in plan.items()}, rounds)
     tlkit_one, timm_one, *ours, timm, bound = found.values()
-    preprocessing = open_labeller(str(sides.model), None, "cpu", "fp32", None).preprocessing
+    preprocessing = open_labeller(str(sides.model), None, Placing(("cpu",)), "fp32", None).preprocessing
     quick_timm = without(timm_one, timm)
     rows: list[tuple[str, list[float] | None, list[float], str]] = [
         (

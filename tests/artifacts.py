@@ -53,8 +53,9 @@ def as_model(path: str) -> object:
 def as_labeller(path: str) -> object:
     """As predict and evaluate do."""
     from tlkit.commands.labellers import open_labeller
+    from tlkit.options.devices import Placing
 
-    return open_labeller(path, None, "cpu", "fp32", None)
+    return open_labeller(path, None, Placing(("cpu",)), "fp32", None)
 
 
 def as_trusted_model(path: str) -> object:

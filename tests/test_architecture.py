@@ -22,6 +22,7 @@ ALLOWED = {
     "declarations": {"errors"},
     "distributed": {"errors"},
     "errors": set(),
+    "gpus": {"terminal"},
     "interruption": set(),
     "terminal": {"errors", "interruption"},
     "storage": {"errors"},
@@ -36,7 +37,7 @@ ALLOWED = {
     "commands": {
         "data", "model", "training", "output",
         "options", "declarations", "errors", "run_folder", "run_claim", "storage", "terminal",
-        "interruption", "files", "versions", "distributed",
+        "interruption", "files", "versions", "distributed", "gpus",
     },
 }  # fmt: skip
 
@@ -51,12 +52,13 @@ COMMANDS_USED_BY_COMMANDS = {
         "environment",
         "image_check",
         "images",
+        "placement",
         "watched_training",
     },
 }
 SHARED_BY_COMMANDS = {
-    "assembly", "check_report", "checkpoints", "devices", "extraction", "image_check", "images", "inputs", "labellers",
-    "models", "outcomes", "stored_options", "streaming", "survey",
+    "assembly", "batch_size", "check_report", "checkpoints", "devices", "extraction", "image_check", "images", "inputs",
+    "labellers", "models", "outcomes", "placement", "stored_options", "streaming", "survey",
 }  # fmt: skip
 
 WITHOUT_TORCH = [
@@ -69,7 +71,7 @@ WITHOUT_TORCH = [
     "tlkit.model.labeller",
     "tlkit.model.onnx_model", "tlkit.commands.labellers", "tlkit.commands.predict",
     "tlkit.commands.inputs", "tlkit.commands.outcomes", "tlkit.commands.streaming",
-    "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume",
+    "tlkit.gpus", "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume",
 ]  # fmt: skip
 
 

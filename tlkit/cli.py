@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from tlkit import interruption
 from tlkit import options as declared
-from tlkit.declarations import Options, flag_of
+from tlkit.declarations import Options, flag_of, kinds_of
 from tlkit.errors import DONE, printable, understood
 from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, complain, output_for_data_alone
 
@@ -186,8 +186,14 @@ def parameter_of(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
         )
     default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
     return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, about]
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[shown_as(hint), about]
     )
+
+
+def shown_as(hint: Any) -> Any:
+    """A type that typer knows how to show: values are handed on as text in any case."""
+    own = [kind for kind in kinds_of(hint) if kind is not type(None)]
+    return hint if len(own) == 1 else str
 
 
 @app.callback(invoke_without_command=True)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from tlkit.errors import UsageError
 
@@ -45,24 +45,31 @@ def flag_of(name: str) -> str:
 
 def value_of(name: str, kind: Any, text: str) -> Any:
     """The text of a flag as its declared type. Raises UsageError."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    if get_origin(kinds[0]) is Literal:
-        choices = get_args(kinds[0])
-        if text not in choices:
-            raise UsageError(flag_of(name), f"{text!r} is not known; expected {', '.join(choices)}")
-    for number, words in ((int, "a whole number"), (float, "a number")):
+    kinds = kinds_of(kind)
+    choices = [choice for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
+    if text in choices:
+        return text
+    words = " or ".join(choices)
+    for number, what in ((int, "a whole number"), (float, "a number")):
         if number in kinds:
             try:
                 return number(text)
             except ValueError:
-                raise UsageError(flag_of(name), f"{text!r} is not {words}") from None
+                also = f", nor {words}" if words else ""
+                raise UsageError(flag_of(name), f"{text!r} is not {what}{also}") from None
+    if choices:
+        raise UsageError(flag_of(name), f"{text!r} is not known; expected {', '.join(choices)}")
     return text
+
+
+def kinds_of(kind: Any) -> tuple[Any, ...]:
+    """The types that a declared type allows."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def require_kind(name: str, kind: Any, value: Any) -> Any:
     """A value that was stored, if it is of the declared type. Raises UsageError."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    for one in kinds:
+    for one in kinds_of(kind):
         if get_origin(one) is Literal and value in get_args(one):
             return value
         plain = get_origin(one) or one

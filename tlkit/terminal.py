@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tlkit.errors import StorageError, printable
@@ -18,6 +18,16 @@ Item = TypeVar("Item")
 STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 data_output = STANDARD_OUTPUT
 """Where data goes: standard output, or inside `output_for_data_alone` what that keeps of it."""
+
+
+beside_bars: Callable[[], str] = str
+"""What progress bars show beside themselves: nothing, unless a command has something to show."""
+
+
+def show_beside_bars(note: Callable[[], str]) -> None:
+    """Ask for this, and show it, whenever a bar moves."""
+    global beside_bars
+    beside_bars = note
 
 
 def say(label: str, text: str) -> None:
@@ -127,6 +137,8 @@ def progress(items: Iterable[Item], label: str, total: int, unit: str = "image")
     ) as bar:
         for item in items:
             yield item
+            if not bar.disable:
+                bar.set_postfix_str(beside_bars(), refresh=False)
             bar.update(len(item[0]) if isinstance(item, tuple) else 1)
 
 

@@ -28,7 +28,9 @@ from tlkit.storage import link_atomically
 from tlkit.terminal import emit, say
 from tlkit.training.loop import is_over
 
-CHANGED_BY_RESUME = ("epochs", "patience", "data", "weights", "device", "workers", "trust_pickle")
+CHANGED_BY_RESUME = (
+    "epochs", "patience", "data", "weights", "device", "parallel", "stages", "split_at", "workers", "trust_pickle"
+)  # fmt: skip
 SHAPES_NOTHING = (*CHANGED_BY_RESUME, "val", "out", "keep", "save_every", "cache_limit", "debug")
 """Options that a run may go on with another value of. Any other decides what is trained, and how; what --val decides,
 the checkpoint knows image by image."""
@@ -132,6 +134,8 @@ def changes(options: ResumeOptions) -> dict[str, Any]:
     """What this resume gives another value."""
     wanted = {name: getattr(options, name) for name in CHANGED_BY_RESUME}
     given = {name: value for name, value in wanted.items() if value is not None}
+    if options.parallel is not None:  # how its devices are to be used was said for another kind of it
+        given = {"stages": options.stages, "split_at": options.split_at, **given}
     return {name: os.path.abspath(v) if name == "data" or is_weights_file(name, v) else v for name, v in given.items()}
 
 

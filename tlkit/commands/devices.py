@@ -1,12 +1,65 @@
-"""Which device to work on."""
+"""Which devices to work on, and how a model comes to be on them."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from tlkit.errors import UnavailableError, UsageError
+from tlkit.gpus import GpuNote
+from tlkit.model.inference import choose_precision
+from tlkit.options.devices import Placing
+from tlkit.terminal import count, show_beside_bars
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a model runs on. split_at: the modules that stages begin with under --parallel model; none to balance."""
+
+    every: tuple[torch.device, ...]
+    parallel: str
+    split_at: tuple[str, ...]
+
+    @property
+    def first(self) -> torch.device:
+        """Where images enter, and where head, labels and loss are."""
+        return self.every[0]
+
+    def precision(self, wanted: str) -> str:
+        """A key of PRECISIONS. Raises UsageError for one that they cannot share."""
+        kinds = sorted({device.type for device in self.every})
+        if len(kinds) == 1:
+            return choose_precision(wanted, self.first)
+        if wanted not in ("auto", "fp32"):
+            raise UsageError(f"--precision {wanted}", f"does not go over from {kinds[0]} to {kinds[1]}; use fp32")
+        return "fp32"
+
+    def shared_out(self, module: nn.Module) -> nn.Module:
+        """A module that passes each batch on all devices at once under --parallel data; else as it is."""
+        return nn.DataParallel(module, [*self.every]) if self.parallel == "data" else module
+
+
+def choose_devices(placing: Placing) -> Devices:
+    """The devices that are asked for; auto is the first GPU where there is one, or under --parallel all of them.
+
+    Raises UsageError for a name that is none, UnavailableError for a device that is not here.
+    """
+    if placing.parallel == "none":
+        return Devices((choose_device(placing.names[0]),), "none", ())
+    if placing.names != ("auto",):
+        return Devices(tuple(map(choose_device, placing.names)), placing.parallel, placing.split_at)
+    here = torch.cuda.device_count()
+    wanted = len(placing.split_at) + 1 if placing.split_at else placing.stages or max(here, 2)
+    if here < wanted:
+        raise UnavailableError(
+            f"--parallel {placing.parallel}",
+            f"needs {wanted} devices, but this machine shows {count(here, 'CUDA device')}",
+            "Name the devices, each as often as it shall be used: --device cuda:0,cpu" * (placing.parallel == "model"),
+        )
+    return Devices(tuple(torch.device("cuda", index) for index in range(wanted)), placing.parallel, placing.split_at)
 
 
 def choose_device(name: str) -> torch.device:
@@ -21,12 +74,24 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise UsageError("--device", f"{name!r} is no device; expected auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise UnavailableError("--device", f"{name} is not here: this machine shows {count} CUDA devices")
+        here = torch.cuda.device_count()
+        if (device.index or 0) >= here:
+            raise UnavailableError("--device", f"{name} is not here: this machine shows {here} CUDA devices")
     elif device.type != "cpu":
         raise UsageError("--device", f"{name!r} is not supported; expected auto, cpu, cuda or cuda:N")
     return device
+
+
+def show_gpu_use(devices: Devices) -> None:
+    """Have progress bars show memory and use of the GPUs that are worked on."""
+    indices = [device.index or 0 for device in dict.fromkeys(devices.every) if device.type == "cuda"]
+    if indices:
+        show_beside_bars(GpuNote([uuid_of(index) for index in indices]))
+
+
+def uuid_of(index: int) -> str:
+    """What the driver calls a GPU of torch's: the two count them differently."""
+    return f"GPU-{torch.cuda.get_device_properties(index).uuid}"
 
 
 def make_deterministic(wanted: bool) -> None:

@@ -9,14 +9,16 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from tlkit.commands.devices import uuid_of
 from tlkit.errors import DONE
+from tlkit.gpus import Gpu, driver_version, read_gpus
 from tlkit.model.cache_folder import LAYOUT, cache_folder, list_spaces, summarise
 from tlkit.options import DoctorOptions
 from tlkit.terminal import compact, emit
 from tlkit.versions import FLOORS, is_refused
 
 NEEDED = ("tlkit", "torch", "torchvision", "timm", "pillow", "numpy", "safetensors", "typer", "tqdm")
-EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
+EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "gpu": ("nvidia-ml-py",)}
 """By the name in tlkit[NAME]."""
 
 
@@ -47,13 +49,30 @@ def state_of(package: str, remedy: str) -> str:
 
 
 def devices() -> Iterator[tuple[str, str]]:
-    """What can compute."""
+    """What can compute, and how busy it is."""
     yield "cpu", f"{len(os.sched_getaffinity(0))} cores for this process, {torch.get_num_threads()} threads in torch"
+    known = {gpu.uuid: gpu for gpu in read_gpus()}
+    driver = driver_version()
+    if driver is not None:
+        yield "driver", f"{driver} of NVIDIA, torch is built for CUDA {torch.version.cuda or 'no version'}"
+    for index in range(torch.cuda.device_count()):
+        yield f"cuda:{index}", describe_gpu(index, known.pop(uuid_of(index), None))
     if not torch.cuda.is_available():
         yield "cuda", "no GPU that this torch can use"
-    for index in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(index)
-        yield f"cuda:{index}", f"{torch.cuda.get_device_name(index)}, {compact(free)}B of {compact(total)}B free"
+    for gpu in known.values():
+        yield "gpu", f"{gpu.name}, {memory_use(gpu.used, gpu.total)}, {gpu.busy} % busy; not for this process"
+
+
+def describe_gpu(index: int, gpu: Gpu | None) -> str:
+    """A GPU as torch and, if it can be asked, the driver know it."""
+    free, total = torch.cuda.mem_get_info(index)
+    busy = f"{gpu.busy} % busy" if gpu else "how busy is not known: pip install 'tlkit[gpu]'"
+    return f"{torch.cuda.get_device_name(index)}, {memory_use(total - free, total)}, {busy}"
+
+
+def memory_use(used: int, total: int) -> str:
+    """1.2 GB of 80.0 GB used, 78.8 GB free"""
+    return f"{compact(used)}B of {compact(total)}B used, {compact(total - used)}B free"
 
 
 def caches() -> Iterator[tuple[str, str]]:

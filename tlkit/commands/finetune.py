@@ -11,6 +11,7 @@ from tlkit.data.folder import Dataset
 from tlkit.data.listing import require_folder
 from tlkit.errors import MissingInputError
 from tlkit.options import FinetuneOptions
+from tlkit.options.devices import Placing
 from tlkit.run_claim import new_run_folder
 from tlkit.terminal import count, say
 
@@ -25,7 +26,7 @@ def finetune(options: FinetuneOptions) -> int:
     with new_run_folder(options.out, default_run_folder(options)) as run, interruption.handled("stopping") as signals:
         dataset = find_dataset(options)
         say_dataset(dataset)
-        require_device(options.device)
+        require_devices(options.placing())
         dataset = check_images(options, dataset)
         from tlkit.commands.training_run import start_run
 
@@ -44,12 +45,12 @@ def require_weights_file(weights: str) -> None:
         raise MissingInputError(weights, "no such file; expected pretrained, none, or a file of weights")
 
 
-def require_device(name: str) -> None:
+def require_devices(placing: Placing) -> None:
     """What is not here should be heard of before any long work; only what is always here needs no question."""
-    if name not in ("auto", "cpu"):
-        from tlkit.commands.devices import choose_device
+    if placing.names not in (("auto",), ("cpu",)) or placing.parallel != "none":
+        from tlkit.commands.devices import choose_devices
 
-        choose_device(name)
+        choose_devices(placing)
 
 
 def say_dataset(dataset: Dataset) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tlkit.commands.devices import Devices
 from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction
 from tlkit.commands.image_check import without_bad
 from tlkit.data.batches import ImageBatches, VectorBatches
@@ -54,7 +55,7 @@ class Preparation:
     dataset: Dataset
     classifier: Classifier
     description: ModelDescription
-    device: torch.device
+    devices: Devices
     fresh: bool
     signals: Interruption
 
@@ -75,7 +76,7 @@ class Preparation:
             dataset = without_bad(options, self.dataset, bad)
             views = [plain] if options.augment == "none" else self.augmented_vectors(extraction, dataset)
         say("features", f"{extraction.computed:,} computed, {extraction.known:,} from the cache")
-        train = VectorBatches(views, labels_of(dataset.train), options.batch_size, options.seed)
+        train = VectorBatches(views, labels_of(dataset.train), options.images_per_step(), options.seed)
         return PreparedBatches(
             dataset,
             self.classifier.head,
@@ -113,11 +114,12 @@ class Preparation:
             return self.load(dataset.val[index], self.plain_view)
 
         train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
-        train = ImageBatches(load_training, train_labels, self.preprocessing, options.batch_size, options.seed, workers)
+        size = options.images_per_step()
+        train = ImageBatches(load_training, train_labels, self.preprocessing, size, options.seed, workers)
         val = ImageBatches(load_validation, val_labels, self.preprocessing, self.passing, None, workers)
         return PreparedBatches(
             dataset,
-            self.classifier,
+            self.devices.shared_out(self.classifier),
             Stoppable(train, self.signals, "training"),
             Stoppable(val, self.signals, "validation"),
         )
@@ -137,13 +139,15 @@ class Preparation:
 
     def extraction(self, store: Store) -> Extraction:
         """The pass of this run's backbone."""
-        extractor = FeatureExtractor(self.classifier.backbone, self.preprocessing, self.device)
+        extractor = FeatureExtractor(
+            self.classifier.backbone, self.preprocessing, self.devices.first, self.devices.shared_out
+        )
         return Extraction(extractor, store, self.decoder, worker_count(self.options.workers), self.passing)
 
     @property
     def passing(self) -> int:
         """Images that pass the backbone together where nothing trains."""
-        return EXTRACTION_BATCH[self.device.type]
+        return EXTRACTION_BATCH[self.devices.first.type]
 
     def space(self) -> dict[str, Any]:
         """What determines a vector beside the image and its view."""
@@ -154,7 +158,7 @@ class Preparation:
             "weights_sha256": self.description.sha256,
             "preprocessing": self.preprocessing.to_dict(),
             "precision": self.classifier.backbone.precision,
-            "device": self.device.type,
+            "device": self.devices.first.type,
             "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow")},
         }
 

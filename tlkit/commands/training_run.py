@@ -11,10 +11,11 @@ from typing import Any
 
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
-from tlkit.commands.devices import choose_device, make_deterministic
+from tlkit.commands.devices import choose_devices, make_deterministic, show_gpu_use
 from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
 from tlkit.commands.image_check import write_skipped
 from tlkit.commands.images import Preparation
+from tlkit.commands.placement import place_classifier, say_peak_memory, training_state, with_batch_size
 from tlkit.commands.watched_training import train_to_the_end
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
@@ -33,13 +34,11 @@ from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone, preferred_image_size
 from tlkit.model.classifier import Classifier
 from tlkit.model.files import CHECKPOINT_FORMAT, LoadedModel, ModelDescription, write_model
-from tlkit.model.inference import choose_precision
 from tlkit.options import FinetuneOptions
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_json_atomically
 from tlkit.terminal import compact, emit, say
 from tlkit.training.loop import NonFiniteLossError
-from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
 
 
@@ -79,25 +78,26 @@ def train_run(
     """
     recorded = checkpoint["environment"] if checkpoint is not None else {}
     make_deterministic(options.deterministic)
-    device = choose_device(options.device)
+    devices = choose_devices(options.placing())
+    show_gpu_use(devices)
     use_threads(recorded)
-    environment = present_environment(device)
+    environment = present_environment(devices.first)
     classifier, description = assemble(options, dataset.classes)
     if checkpoint is not None:
         require_same_backbone(description, checkpoint, run.path)
         warn_of_differences(recorded, environment)
-    classifier.to(device)
-    classifier.backbone.precision = choose_precision(options.precision, device)
     say_model(options, description, classifier)
-    optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
-    state = TrainingState(classifier, optimizer)
+    size = description.preprocessing.image_size
+    place_classifier(classifier, options, devices, size)
+    options = with_batch_size(options, classifier, devices, size, len(dataset.train))
+    state = training_state(classifier, options, devices.first)
     if checkpoint is not None:
         load_state(state, checkpoint, run)
     remembered = {"given": dict(given), "resolved": options.to_dict()}
     if not os.path.exists(run.options_file):
         begin(run, remembered, past)
     fresh = checkpoint is None
-    preparation = Preparation(options, dataset, classifier, description, device, fresh, signals)
+    preparation = Preparation(options, dataset, classifier, description, devices, fresh, signals)
     with recorded_in_status(run, options, state), closing(preparation):
         run.write_status("running", **state.where())
         if state.history:
@@ -113,7 +113,8 @@ def train_run(
             write_skipped(run, images.dataset.skipped)
         origin = Origin(options.to_portable_dict(), environment, description, artifact.digest(split))
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
-        train_to_the_end(run, options, images, state, checkpointer, device, signals)
+        train_to_the_end(run, options, images, state, checkpointer, devices.first, signals)
+        say_peak_memory(devices)
         status = finish(run, classifier, description, state)
     emit(os.fsencode(f"{run.model_file}\n"))
     return status

@@ -41,7 +41,14 @@ def train_to_the_end(
         run.write_status("running", **state.where())
         say_epoch(state, options.planned_epochs(), is_best)
 
+    passing = state.micro_batch
+
     def after_step(state: TrainingState) -> None:
+        nonlocal passing
+        if state.micro_batch != passing:
+            passing = state.micro_batch
+            say_shortage(state, options.images_per_step())
+            run.write_status("running", **state.where())
         if checkpointer.is_due():
             checkpointer.commit_last(state)
             run.write_status("running", **state.where())
@@ -56,7 +63,7 @@ def train_to_the_end(
         seed=options.seed,
     )
     weights = class_weights(options.class_weights, images.dataset)
-    with signals.deferred("saving a checkpoint"), few_threads(images.module, options.batch_size):
+    with signals.deferred("saving a checkpoint"), few_threads(images.module, options.images_per_step()):
         try:
             train(images.module, state, images.train, images.val, recipe, weights, device, after_epoch, after_step)
         except NonFiniteLossError as error:
@@ -72,7 +79,7 @@ def batch_files(options: FinetuneOptions, dataset: Dataset, error: NonFiniteLoss
     if error.step_in_epoch is None:
         return []
     labels = torch.tensor([sample.label for sample in dataset.train])
-    steps = EpochSteps(labels, options.batch_size, options.seed).indices(error.epoch, error.step_in_epoch)
+    steps = EpochSteps(labels, options.images_per_step(), options.seed).indices(error.epoch, error.step_in_epoch)
     return [dataset.train[index].path for index in next(steps).tolist()]
 
 
@@ -106,6 +113,15 @@ def class_weights(kind: str, dataset: Dataset) -> torch.Tensor:
     if kind == "none":
         return torch.ones(len(counts))
     return len(dataset.train) / (len(counts) * counts.clamp_min(1).float())
+
+
+def say_shortage(state: TrainingState, batch_size: int) -> None:
+    """That memory was used up, and what is done about it."""
+    say(
+        "warning",
+        f"memory was used up at step {state.step}: from there on images pass {state.micro_batch} at a time; "
+        f"each step is still that of {batch_size}",
+    )
 
 
 def say_epoch(state: TrainingState, epochs: int, is_best: bool) -> None:

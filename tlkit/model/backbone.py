@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from threading import get_ident
 
 import torch
 from torch import Tensor, nn
 
 from tlkit.model.backbones import BackboneName, ClassifierLayers
 from tlkit.model.inference import in_precision, quickened
+from tlkit.model.stages import Stage, divide
 
 
 class Backbone(nn.Module):
@@ -24,21 +27,43 @@ class Backbone(nn.Module):
         self.network = network
         self.layers = layers
         self.precision = "fp32"
-        self._entering: dict[str, Tensor] = {}
+        self._entering: dict[tuple[int, str], Tensor] = {}  # by thread: DataParallel runs copies that share it
         for leaf in layers.leaves if layers else ():
             network.get_submodule(leaf).register_forward_pre_hook(partial(self._keep, leaf))
 
     def _keep(self, leaf: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._entering[leaf] = inputs[0]
+        self._entering[get_ident(), leaf] = inputs[0]
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> features [B, D] in float32, or [B, P, D] where the classifier looks at P positions."""
-        with in_precision(self.precision, images.device):
-            outputs: Tensor = self.network(images)
-        if self.layers is None:
-            return outputs.float()
-        parts = [as_rows(self._entering.pop(leaf)) for leaf in self.layers.leaves]
-        return torch.cat(parts, dim=-1).float()
+        """[B, 3, H, W] -> features [B, D] in float32, or [B, P, D] where the classifier looks at P positions.
+
+        They are on the device of the images, wherever the network has its last layers.
+        """
+        try:
+            with in_precision(self.precision, images.device):
+                outputs: Tensor = self.network(images)
+            if self.layers is not None:
+                outputs = torch.cat([as_rows(self._entering[get_ident(), n]) for n in self.layers.leaves], dim=-1)
+            return outputs.float().to(images.device)
+        finally:  # a pass that ran out of memory would hold what it had until the next one has run out too
+            for leaf in self.layers.leaves if self.layers else ():
+                self._entering.pop((get_ident(), leaf), None)
+
+    def divide(
+        self, devices: Sequence[torch.device], image_size: tuple[int, int], split_at: Sequence[str] = ()
+    ) -> list[Stage]:
+        """Lay the network on several devices, a stage on each. Raises UsageError if it cannot be divided so."""
+        return divide(self.network, str(self.name), devices, image_size, split_at)
+
+    def keep_activations(self, wanted: bool) -> bool:
+        """Keep activations for the gradients, or compute them again. Whether this network can do either."""
+        switch = getattr(self.network, "set_grad_checkpointing", None)
+        try:
+            if switch is not None:
+                switch(enable=not wanted)
+        except (AssertionError, NotImplementedError):  # how networks say that they cannot
+            return False
+        return switch is not None
 
     def quickened(self, image_size: tuple[int, int]) -> Backbone:
         """A copy for extraction alone: the same features up to rounding."""

@@ -29,6 +29,7 @@ class Classifier(nn.Module):
         self.backbone = backbone
         self.head = head
         self.unfrozen = unfrozen_modules(backbone, unfreeze)
+        self.checkpoints_gradients = False
         backbone.requires_grad_(False)
         for name in self.unfrozen:
             for key, parameter in backbone.network.get_submodule(name).named_parameters(prefix=name):
@@ -48,7 +49,17 @@ class Classifier(nn.Module):
         self.backbone.eval()
         for name in self.unfrozen:
             self.backbone.network.get_submodule(name).train(mode)
+        if self.checkpoints_gradients:
+            self.backbone.keep_activations(not mode)
         return self
+
+    def checkpoint_gradients(self) -> None:
+        """While training, keep few activations and compute the others again. Raises UsageError if it cannot."""
+        if not self.backbone.keep_activations(False):
+            problem = f"{self.backbone.name} does not offer it; most timm networks do"
+            raise UsageError("--gradient-checkpointing", problem, "--accumulate N needs less memory with any network.")
+        self.checkpoints_gradients = True
+        self.train(self.training)
 
     def trainable_parameters(self) -> int:
         """How many numbers train."""
@@ -87,6 +98,8 @@ class Classifier(nn.Module):
         For a linear head it is exactly what timm or torchvision builds with that many classes. Frozen tensors
         are shared with this classifier, not copied.
         """
+        if self.checkpoints_gradients:
+            self.backbone.keep_activations(True)
         network = put_head(shared_copy(self.backbone.network), self.head.folded(), self.backbone.layers)
         return network.eval().requires_grad_(False)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from tlkit.data.batches import normalise
 from tlkit.data.preprocessing import Preprocessing
@@ -18,15 +18,23 @@ from tlkit.model.backbone import Backbone
 class FeatureExtractor:
     """The one pass: a frozen backbone, which must not change any more, on its device."""
 
-    def __init__(self, backbone: Backbone, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        shared_out: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
+        """shared_out: how several devices pass a batch together."""
         self.backbone = backbone
         self.preprocessing = preprocessing
         self.device = device
+        self.shared_out = shared_out
 
     @cached_property
-    def quick(self) -> Backbone:
+    def quick(self) -> nn.Module:
         """Made when the first image comes: mostly none does."""
-        return self.backbone.quickened(self.preprocessing.image_size)
+        return self.shared_out(self.backbone.quickened(self.preprocessing.image_size))
 
     @torch.no_grad()  # not inference_mode: its tensors could not train a head
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:

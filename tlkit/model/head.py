@@ -46,6 +46,12 @@ class Head(nn.Module):
             self.mean.copy_(mean)
         self.std.copy_(torch.where(constant, torch.ones_like(std), std) * math.sqrt(len(std) / 64))
 
+    def classes(self) -> int:
+        """How many classes it tells apart, C."""
+        last = self.layers[-1] if isinstance(self.layers, nn.Sequential) else self.layers
+        assert isinstance(last, nn.Linear)
+        return last.out_features
+
     def forward(self, features: Tensor) -> Tensor:
         """[B, D] or [B, P, D] -> logits [B, C]"""
         logits: Tensor = self.layers((features.float() - self.mean) / self.std)

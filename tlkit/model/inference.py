@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from tlkit.model.stages import Entrance
+
 FOLDING_TOLERANCE = 1e-3
 """Of the largest output: rounding stays far below, a convolution folded wrongly far above."""
 
@@ -25,16 +27,21 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 
 def shared_copy(network: nn.Module) -> nn.Module:
-    """The same modules once more, frozen, in eval mode, without hooks; parameters and buffers share their memory."""
+    """The same modules once more, frozen, in eval mode; parameters and buffers share their memory.
+
+    Of hooks, it has those that move activations to a stage's device.
+    """
     memo: dict[int, object] = {id(buffer): buffer for buffer in network.buffers()}
     memo |= {id(parameter): frozen(parameter.detach()) for parameter in network.parameters()}
     hooks = {module: module._forward_pre_hooks.copy() for module in network.modules() if module._forward_pre_hooks}
     try:
-        for module in hooks:
-            module._forward_pre_hooks.clear()  # they would be copied with all that they hold
+        for module in hooks:  # others would be copied with all that they hold
+            for key in [key for key, hook in hooks[module].items() if not isinstance(hook, Entrance)]:
+                del module._forward_pre_hooks[key]
         return copy.deepcopy(network, memo).eval()
     finally:
         for module, kept in hooks.items():
+            module._forward_pre_hooks.clear()
             module._forward_pre_hooks.update(kept)
 
 

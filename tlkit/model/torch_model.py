@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tlkit.data.batches import normalise
 from tlkit.data.decoders import Pixels
@@ -17,12 +19,23 @@ QUICKEN_AFTER = 32
 
 
 class TorchModel:
-    """A Labeller. precision: a key of PRECISIONS."""
+    """A Labeller. Its network lies on its devices already; images enter on `device`. precision: a key of PRECISIONS.
 
-    def __init__(self, model: LoadedModel, device: torch.device, precision: str) -> None:
+    shared_out: how several devices pass a batch together.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        device: torch.device,
+        precision: str,
+        shared_out: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
         self.classes: tuple[str, ...] = model.classes
         self.preprocessing: Preprocessing = model.preprocessing
-        self.network = model.network.to(device)
+        self.network = model.network
+        self.shared_out = shared_out
+        self.passing = shared_out(self.network)
         self.device = device
         self.precision = precision
         self.seen = 0
@@ -33,11 +46,12 @@ class TorchModel:
         """uint8 [B, H, W, 3] -> float32 [B, C]"""
         if self.seen >= QUICKEN_AFTER and not self.quick:
             self.network = quickened(self.network, self.preprocessing.image_size)
+            self.passing = self.shared_out(self.network)
             self.quick = True
         self.seen += len(pixels)
         batch = torch.from_numpy(pixels)
         if self.device.type == "cuda":
             batch = batch.pin_memory()
         with in_precision(self.precision, self.device):
-            found: Tensor = self.network(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
+            found: Tensor = self.passing(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
         return found.float().cpu().numpy()

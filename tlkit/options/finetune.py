@@ -8,11 +8,12 @@ from typing import Literal
 from tlkit.declarations import Options, argument, bytes_of, option
 from tlkit.errors import UsageError
 from tlkit.options.data import DataOptions
-from tlkit.options.devices import DeviceOptions
+from tlkit.options.devices import DeviceOptions, Parallel
 from tlkit.options.models import TrustOptions
 from tlkit.options.network import NetworkOptions
 
 DEFAULT_VIEWS = 8
+DEFAULT_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,25 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, TrustOptions, 
     epochs: int | None = option(
         None, "Passes over the training images. Default: 100; 20 where the backbone runs in each of them.", minimum=1
     )
-    batch_size: int = option(16, "Images per optimizer step.", minimum=1)
+    batch_size: int | Literal["auto"] = option(
+        DEFAULT_BATCH,
+        "Images per optimizer step. auto: with --unfreeze or --no-cache the largest that trains, found by trying; "
+        f"else {DEFAULT_BATCH}, as vectors take no memory to speak of.",
+        minimum=1,
+        metavar="N|auto",
+    )
+    accumulate: int = option(
+        1,
+        "Parts that each batch passes in, one after another, so that less memory is needed; the step is that of the "
+        "whole batch.",
+        minimum=1,
+        metavar="N",
+    )
+    gradient_checkpointing: bool = option(
+        False,
+        "Keep few of the activations of --unfreeze, and compute the others again for the gradients: much less memory, "
+        "a third more time.",
+    )
     learning_rate: float = option(
         1e-2, "Highest of the schedule, for the head; unfrozen modules learn at a hundredth of it.", minimum=0
     )
@@ -68,11 +87,19 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, TrustOptions, 
         if self.views is not None and (self.augment == "none" or self.feeds_images()):
             other = "--augment light or strong" if self.augment == "none" else "neither --no-cache nor --unfreeze"
             raise UsageError("--views", f"needs {other}")
-        if self.precision == "fp16" and self.unfreeze is not None:
-            raise UsageError("--precision fp16", "is too coarse to train --unfreeze in; use bf16 or fp32")
+        if self.gradient_checkpointing and self.unfreeze is None:
+            raise UsageError("--gradient-checkpointing", "needs --unfreeze: what is frozen keeps no activations")
+        if isinstance(self.batch_size, int) and self.accumulate > self.batch_size:
+            raise UsageError("--accumulate", f"{self.accumulate} parts are more than --batch-size {self.batch_size}")
+        self.placing()
         self.cache_bytes()
         self.check_data_options()
         self.check_network_options()
+
+    def images_per_step(self) -> int:
+        """--batch-size, once it is found out what auto is."""
+        assert isinstance(self.batch_size, int)
+        return self.batch_size
 
     def cache_bytes(self) -> int:
         """--cache-limit in bytes. Raises UsageError."""
@@ -105,5 +132,10 @@ class ResumeOptions(TrustOptions, Options):
     out: str | None = option(None, "Go on in a new run folder, leaving the old one as it is.", metavar="DIR")
     data: str | None = option(None, "Where the images are now, if they have moved.", metavar="DIR")
     weights: str | None = option(None, "Where the backbone's weights file is now, if it has moved.", metavar="FILE")
-    device: str | None = option(None, "auto, cpu, cuda or cuda:N. Default: as before.")
+    device: str | None = option(None, "auto, cpu, cuda or cuda:N, or several with --parallel. Default: as before.")
+    parallel: Parallel | None = option(None, "none, or several devices: data or model. Default: as before.")
+    stages: int | None = option(None, "Stages of --parallel model. Default: as before.", minimum=2)
+    split_at: str | None = option(
+        None, "Modules that stages of --parallel model begin with. Default: as before.", metavar="NAMES"
+    )
     workers: int | None = option(None, "Processes that decode images. Default: as before.", minimum=0)

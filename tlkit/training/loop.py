@@ -86,7 +86,7 @@ def train(
     class_weights [C]: factors of each class in the training loss. Batches may raise to stop: between two of
     them the state is whole. Raises NonFiniteLossError when the loss stops being a number.
     """
-    stepper = Stepper(module, state.optimizer, class_weights.to(device), recipe.label_smoothing, recipe.seed, device)
+    stepper = Stepper(module, state, class_weights.to(device), recipe.label_smoothing, recipe.seed, device)
     while not finished(state, recipe):
         started = time.monotonic()
         trained = train_epoch(stepper, state, train_batches, recipe, after_step)

@@ -26,6 +26,11 @@ OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, object]]], torch.optim.Optimi
 }
 
 
+def build_scaler(fp16: bool, device: torch.device) -> torch.amp.GradScaler:
+    """What keeps gradients within the numbers that fp16 has, where layers train in it; else it does nothing."""
+    return torch.amp.GradScaler(device.type, enabled=fp16)
+
+
 def learning_rate_at(step: int, total_steps: int, highest: float, schedule: str) -> float:
     """The learning rate of a step, counted from 0. A function of nothing else, so there is nothing to resume."""
     return highest * SCHEDULES[schedule](min(step / max(total_steps, 1), 1.0))

@@ -1,50 +1,181 @@
-"""One optimizer step over one batch: forward, loss, backward, update."""
+"""One optimizer step over one batch: forward, loss, backward, update; in parts where it does not fit into memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import gc
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from types import TracebackType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from tlkit.distributed import ALONE, World
+from tlkit.errors import first_line, is_memory
+from tlkit.training.state import TrainingState
+
+Passed = tuple[Tensor, Tensor]
+"""Logits [b, C], and the part that b samples have in the mean loss of the batch."""
 
 
 @dataclass
 class Stepper:
-    """Steps of a module on its device. class_weights [C]: factors of each class in the loss."""
+    """Steps of a module on its device. class_weights [C]: factors of each class in the loss.
+
+    The state's micro_batch is how many samples pass together. When memory is used up it is halved, and the step is done
+    again from its beginning: in more parts, whose gradients add up to those of the whole batch.
+    """
 
     module: nn.Module
-    optimizer: torch.optim.Optimizer
+    state: TrainingState
     class_weights: Tensor
     label_smoothing: float
     seed: int
     device: torch.device
     world: World = ALONE
+    rehearsed: int = field(default=0, init=False)
 
     def gradients(self, inputs: Tensor, labels: Tensor, total: int, step: int) -> tuple[Tensor, float]:
         """Compute the gradients of the mean loss over a batch of `total` samples on all ranks.
 
         inputs [b, ...], labels [b]: this rank's share of the batch. Returns its logits [b, C] and the mean loss over
-        the whole batch.
+        the whole batch. Raises MemoryError if one sample alone is too much.
         """
+        moving = moving_buffers(self.module)
+        before = [buffer.clone() for buffer in moving]
+        share = -(-total // self.world.size)  # that of any rank at most: all divide theirs into as many parts
+        while True:
+            size = min(self.state.micro_batch or share, share)
+            # Ranks wait for each other in the last backward pass, where memory must not run out any more. So they try
+            # all of a step without each other first, once for each size.
+            rehearsing = self.world.size > 1 and size != self.rehearsed
+            shortage = Shortage()
+            passed = self.attempt(inputs, labels, total, step, -(-share // size), rehearsing, shortage)
+            if passed is not None and not rehearsing:
+                logits, loss = passed
+                return logits, self.world.sum(loss).item()
+            restore(moving, before)
+            if passed is not None:
+                self.rehearsed = size
+                continue
+            if size == 1:
+                raise MemoryError(shortage.text)
+            release_memory()
+            self.state.micro_batch = -(-size // 2)
+
+    def attempt(
+        self, inputs: Tensor, labels: Tensor, total: int, step: int, parts: int, rehearsing: bool, shortage: Shortage
+    ) -> Passed | None:
+        """Pass a batch in parts, and leave the sum of their gradients. None if memory was used up on any rank."""
         seed_dropout(self.seed, step)
+        self.state.optimizer.zero_grad()
+        together = self.world.size > 1 and not rehearsing
+        passed: list[Passed] = []
+        with shortage:
+            divided = zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True)
+            *first, last = [(part, own) for part, own in divided if len(own)]
+            for part, own in first:
+                with unsynchronised(self.module):
+                    logits, loss = self.forward(part, own, total)
+                    self.backward(loss)
+                passed.append((logits.detach(), loss.detach()))
+            with nullcontext() if together else unsynchronised(self.module):
+                logits, loss = self.forward(*last, total)
+                if not together:
+                    self.backward(loss)
+            passed.append((logits.detach(), loss.detach()))
+        if self.on_any_rank(shortage.found):
+            return None
+        if together:
+            self.backward(loss)
+        if len(passed) == 1:
+            return passed[0]
+        return torch.cat([logits for logits, _ in passed]), torch.stack([loss for _, loss in passed]).sum()
+
+    def on_any_rank(self, found: bool) -> bool:
+        """Whether something was found on this rank or another. All must ask together."""
+        return bool(self.world.sum(torch.tensor(float(found))).item())
+
+    def forward(self, inputs: Tensor, labels: Tensor, total: int) -> Passed:
+        """Logits and loss of some samples, with the graph that backward needs."""
         inputs, labels = inputs.to(self.device), labels.to(self.device)
-        self.optimizer.zero_grad()
         logits = self.module(inputs)  # [b, ...] -> [b, C]
         losses = F.cross_entropy(
             logits, labels, self.class_weights, reduction="none", label_smoothing=self.label_smoothing
         )
-        loss = losses.sum() / total
-        (loss * self.world.size).backward()  # type: ignore[no-untyped-call]  # gradients are averaged over ranks
-        return logits.detach(), self.world.sum(loss.detach()).item()
+        return logits, losses.sum() / total
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients. Layers that compute their activations again do not count the samples twice."""
+        moving = moving_buffers(self.module) if computes_again(self.module) else []
+        counted = [buffer.clone() for buffer in moving]
+        scaled = self.state.scaler.scale(loss * self.world.size)  # gradients are averaged over ranks
+        scaled.backward()  # type: ignore[no-untyped-call]
+        restore(moving, counted)
 
     def update(self, learning_rate: float) -> None:
-        """Move the parameters along their gradients. learning_rate: before each group's own scale."""
-        for group in self.optimizer.param_groups:
+        """Move the parameters along their gradients. learning_rate: before each group's own scale.
+
+        Gradients that fp16 could not hold are left out, and the next ones scaled less.
+        """
+        for group in self.state.optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"]
-        self.optimizer.step()
+        self.state.scaler.step(self.state.optimizer)
+        self.state.scaler.update()
+
+
+@dataclass
+class Shortage:
+    """Memory that is used up ends the block, not the program. text: what was said of it."""
+
+    found: bool = False
+    text: str = "on another rank"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        # The error itself is not kept: its traceback holds all tensors of the block.
+        if isinstance(error, Exception) and is_memory(error):
+            self.found, self.text = True, first_line(error)
+        return self.found
+
+
+def unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
+    """Inside, gradients of a module that several ranks train are not averaged over them."""
+    no_sync = getattr(module, "no_sync", nullcontext)
+    context: AbstractContextManager[None] = no_sync()
+    return context
+
+
+def moving_buffers(module: nn.Module) -> list[Tensor]:
+    """What a pass changes beside gradients: the statistics of norms that train."""
+    norms = (part for part in module.modules() if part.training and isinstance(part, _NormBase))
+    return [buffer for norm in norms for buffer in norm.buffers()]
+
+
+@torch.no_grad()
+def restore(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Give buffers the values they had."""
+    for buffer, value in zip(buffers, values, strict=True):
+        buffer.copy_(value)
+
+
+def computes_again(module: nn.Module) -> bool:
+    """Whether layers keep no activations for the backward pass, but compute them twice."""
+    return any(getattr(part, "grad_checkpointing", False) for part in module.modules())
+
+
+def release_memory() -> None:
+    """Give what nothing uses any more back to the devices, in one piece."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
 
 
 def seed_dropout(seed: int, step: int) -> None:

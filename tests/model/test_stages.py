@@ -1,0 +1,221 @@
+"""A network on several devices: the same numbers, and no operation that is given tensors of two stages."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from tlkit.errors import UsageError
+from tlkit.model.backbones import build_network, find_backbone
+from tlkit.model.dataflow import balanced, tensors_in
+from tlkit.model.inference import quickened
+from tlkit.model.stages import Entrance, Stage, divide
+
+CPU = torch.device("cpu")
+TWO = (CPU, CPU)
+FAMILIES = {
+    "torchvision/resnet18": "layer4",
+    "timm/test_resnet": "layer3",
+    "timm/test_convnext": "stages.2",
+    "timm/test_vit": "blocks.3",
+    "timm/test_efficientnet": "blocks.2",
+    "timm/test_byobnet": "stages.2",
+}
+"""With a module at which each can be split."""
+
+
+class Whereabouts(TorchDispatchMode):
+    """Stands in for devices: knows the stage that each tensor lies in, counts moves, and fails where one operation is
+    given tensors of two stages, as torch would if they were on two GPUs."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        super().__init__()
+        self.stage_of: Any = WeakIdKeyDictionary()
+        self.moves = 0
+        self.operations = [0] * len(stages)
+        for number, stage in enumerate(stages):
+            for tensor in stage.holds.values():
+                self.stage_of[tensor] = number
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [t for t in tensors_in((args, kwargs)) if t.ndim and t in self.stage_of]
+        stages = {self.stage_of[tensor] for tensor in given}
+        assert len(stages) <= 1, f"{func} is given tensors of stages {stages}"
+        result = func(*args, **(kwargs or {}))
+        for stage in stages:
+            self.operations[stage] += 1
+            for tensor in tensors_in(result):
+                self.stage_of[tensor] = stage
+        return result
+
+    def move(self, entrance: Entrance, tensor: Tensor) -> Tensor:
+        """What Entrance.move does, seen."""
+        if self.stage_of.get(tensor, entrance.stage) == entrance.stage:
+            return tensor
+        self.moves += 1
+        moved: Tensor = Move.apply(tensor, entrance.stage, self)
+        return moved
+
+
+class Move(torch.autograd.Function):
+    """A copy in another stage, whose gradient goes back to where it came from."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, stage: int, whereabouts: Whereabouts) -> Tensor:
+        ctx.back, ctx.whereabouts = whereabouts.stage_of[tensor], whereabouts
+        copied = tensor.clone()
+        whereabouts.stage_of[copied] = stage
+        return copied
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        copied = gradient.clone()
+        ctx.whereabouts.stage_of[copied] = ctx.back
+        return copied, None, None
+
+
+@contextmanager
+def whereabouts(stages: Sequence[Stage], images: Tensor, monkeypatch: pytest.MonkeyPatch) -> Iterator[Whereabouts]:
+    watching = Whereabouts(stages)
+    watching.stage_of[images] = 0
+    monkeypatch.setattr(Entrance, "move", lambda entrance, tensor: watching.move(entrance, tensor))
+    with watching:
+        yield watching
+
+
+def network_named(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return build_network(find_backbone(name), 10)
+
+
+def pictures(side: int = 64) -> Tensor:
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def side_of(name: str) -> int:
+    return 160 if name == "timm/test_vit" else 64
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["balanced", "by hand"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_two_stages_give_what_one_device_gives(name: str, by_hand: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = network_named(name)
+    network, images = copy.deepcopy(whole), pictures(side_of(name))
+    stages = divide(network, name, TWO, tuple(images.shape[2:]), (FAMILIES[name],) if by_hand else ())
+    assert not by_hand or stages[1].first == FAMILIES[name]
+    assert sum(len(stage.holds) for stage in stages) == len(whole.state_dict())
+    expected = whole(images)
+    expected.square().sum().backward()
+    with whereabouts(stages, images, monkeypatch) as watching:
+        logits = network(images)
+        logits.square().sum().backward()
+    assert watching.moves == 1 and min(watching.operations) > 0
+    assert watching.stage_of[logits] == 1
+    assert torch.equal(logits, expected)
+    for (key, one), other in zip(network.named_parameters(), whole.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad), key
+
+
+def test_training_goes_over_the_border_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = network_named("timm/test_resnet")
+    network, images = copy.deepcopy(whole), pictures()
+    stages = divide(network, "test_resnet", (CPU,) * 3, (64, 64))
+    for one in (whole, network):
+        one.train()
+    expected = whole(images)
+    with whereabouts(stages, images, monkeypatch) as watching:
+        found = network(images)
+        found.sum().backward()
+    assert watching.moves == 2 and torch.equal(found, expected)
+    for (key, one), other in zip(network.state_dict().items(), whole.state_dict().values(), strict=True):
+        assert torch.equal(one, other), key
+
+
+def test_a_quickened_copy_is_divided_as_its_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images = network_named("timm/test_resnet"), pictures()
+    quick = quickened(network, (64, 64))(images)
+    divide(network, "test_resnet", TWO, (64, 64), ("layer3",))
+    moved: list[Tensor] = []
+    monkeypatch.setattr(Entrance, "move", lambda entrance, tensor: moved.append(tensor) or tensor)
+    divided = quickened(network, (64, 64))
+    moved.clear()
+    assert torch.equal(divided(images), quick) and len(moved) == 1
+
+
+class Reaching(nn.Module):
+    """What its first layer makes, its last one reads: nothing between them is all that moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.middle, self.last = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = self.first(images)
+        return self.last(self.middle(first) + first * images).mean((2, 3))
+
+
+class Sharing(nn.Module):
+    """One layer for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(self.layer(images)).mean((2, 3))
+
+
+class Tied(Reaching):
+    """Two layers with the same weights, and one between."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.last.weight = self.first.weight
+        return self.last(self.middle(self.first(images))).mean((2, 3))
+
+
+def test_what_cannot_be_divided_is_refused() -> None:
+    for network in (Sharing(), Tied()):
+        with pytest.raises(UsageError, match="--parallel model: it cannot be split into 2 stages"):
+            divide(network, "it", TWO, (8, 8))
+    with pytest.raises(UsageError, match=r"--split-at: it cannot be split at 'middle'.*") as caught:
+        divide(Reaching(), "it", TWO, (8, 8), ("middle",))
+    assert "last" in caught.value.hint
+    with pytest.raises(UsageError, match="cannot be split into 9 stages: it can be split in 1 places"):
+        divide(Reaching(), "it", (CPU,) * 9, (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (("layer9",), "no module 'layer9'"),
+        (("conv1",), "nothing of test_resnet is left before 'conv1'"),
+        (("layer3", "layer2"), "nothing of test_resnet is left before 'layer2'"),
+        (("layer3.0.conv2",), "cannot be split at 'layer3.0.conv2'"),
+    ],
+)
+def test_names_that_cannot_be_split_at_are_refused(names: tuple[str, ...], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        divide(network_named("timm/test_resnet"), "test_resnet", (CPU,) * (len(names) + 1), (64, 64), names)
+
+
+def test_a_refused_division_changes_nothing() -> None:
+    network = network_named("timm/test_resnet").train()
+    with pytest.raises(UsageError):
+        divide(network, "test_resnet", TWO, (64, 64), ("layer9",))
+    assert all(module.training and not module._forward_pre_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "parts", "begins"),
+    [([1, 1, 1, 1], 2, [2]), ([9, 1, 1], 2, [1]), ([1, 2, 3, 4, 5], 3, [3, 4]), ([1, 1], 2, [1]), ([5], 1, [])],
+)
+def test_the_largest_part_is_as_small_as_can_be(sizes: list[int], parts: int, begins: list[int]) -> None:
+    assert balanced(sizes, parts) == begins
