@@ -176,8 +176,11 @@ class Sharing(nn.Module):
 class Tied(Reaching):
     """Two layers with the same weights, and one between."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    def __init__(self) -> None:
+        super().__init__()
         self.last.weight = self.first.weight
+
+    def forward(self, images: Tensor) -> Tensor:
         return self.last(self.middle(self.first(images))).mean((2, 3))
 
 
@@ -198,7 +201,7 @@ def test_what_cannot_be_divided_is_refused() -> None:
         (("layer9",), "no module 'layer9'"),
         (("conv1",), "nothing of test_resnet is left before 'conv1'"),
         (("layer3", "layer2"), "nothing of test_resnet is left before 'layer2'"),
-        (("layer3.0.conv2",), "cannot be split at 'layer3.0.conv2'"),
+        (("layer3.0.downsample",), "cannot be split at 'layer3.0.downsample'"),
     ],
 )
 def test_names_that_cannot_be_split_at_are_refused(names: tuple[str, ...], problem: str) -> None:
