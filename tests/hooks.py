@@ -118,6 +118,33 @@ def fail_at_step(step: int, error: str) -> None:
     steps.seed_dropout = seed
 
 
+def scarce_memory(most: int, since: int = 0, log: str = "") -> None:
+    """From an optimizer step on, a GPU that has memory to train on so many samples at a time. log: the sizes of all
+    passes, a line for each step that is tried."""
+    from tlkit.training.step import Stepper
+
+    forward, attempt = Stepper.forward, Stepper.attempt
+    sizes: list[int] = []
+
+    def passing(self: Any, inputs: torch.Tensor, *about: Any) -> Any:
+        sizes.append(len(inputs))
+        if len(inputs) > most and self.state.step >= since:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, inputs, *about)
+
+    def attempting(self: Any, *about: Any, **named: Any) -> Any:
+        sizes.clear()
+        try:
+            return attempt(self, *about, **named)
+        finally:
+            if log:
+                with open(log, "a") as stream:
+                    stream.write(json.dumps(sizes) + "\n")
+
+    Stepper.forward = passing  # type: ignore[method-assign]
+    Stepper.attempt = attempting  # type: ignore[method-assign]
+
+
 def spoil_step(step: int, what: str, value: str = "nan") -> None:
     """Make the loss of a step, or the gradient that comes of it, no number."""
     from tlkit.training import step as steps

@@ -42,9 +42,10 @@ KINDS: list[list[str]] = [
 def fingerprint(run: Path) -> dict[str, str]:
     """What must be the same after any interruption: head, optimizer, history (without the clock), model."""
     last = read_checkpoint(run / "checkpoints" / "last.pt")
+    trained = ("epoch", "step", "model_state_dict", "optimizer_state_dict", "scaler_state_dict")
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     return {
-        "last": digest([last["epoch"], last["step"], last["model_state_dict"], last["optimizer_state_dict"]]),
+        "last": digest([*(last[name] for name in trained), last["progress"]["micro_batch"]]),
         "history": digest([{name: row[name] for name in row if name != "seconds"} for row in rows]),
         "model": digest(read_artifact(str(run / "model.pt"), "tlkit-model")["model_state_dict"]),
     }

@@ -44,6 +44,7 @@ WAYS: dict[str, list[str]] = {
     "views": ["--augment", "light", "--views", "2"],
     "images": ["--no-cache", "--augment", "light"],
     "unfrozen": ["--unfreeze", "layer4", "--augment", "strong"],
+    "fp16 in parts": ["--unfreeze", "layer4", "--precision", "fp16", "--accumulate", "2"],
 }
 
 

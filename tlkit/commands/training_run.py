@@ -35,6 +35,7 @@ from tlkit.model.backbones import find_backbone, preferred_image_size
 from tlkit.model.classifier import Classifier
 from tlkit.model.files import CHECKPOINT_FORMAT, LoadedModel, ModelDescription, write_model
 from tlkit.options import FinetuneOptions
+from tlkit.options.finetune import DEFAULT_BATCH
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_json_atomically
 from tlkit.terminal import compact, emit, say
@@ -52,10 +53,14 @@ def resolve(options: FinetuneOptions) -> FinetuneOptions:
     is_file = options.weights not in ("pretrained", "none")
     is_folder = isinstance(options.validation(), str)
     backbone = find_backbone(options.backbone)
+    batch_size = options.batch_size
+    if batch_size == "auto" and not options.feeds_images():
+        batch_size = DEFAULT_BATCH
     return dataclasses.replace(
         options,
         data=os.path.abspath(options.data),
         backbone=str(backbone),
+        batch_size=batch_size,
         image_size=options.image_size or preferred_image_size(backbone),
         weights=os.path.abspath(options.weights) if is_file else options.weights,
         val=os.path.abspath(options.val) if options.val and is_folder else options.val,
@@ -163,7 +168,8 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
             known = ResourceError(
                 known.subject,
                 f"{known.problem} at --batch-size {options.batch_size}",
-                f"Try a smaller one, or --image-size, in a new run; or, with more memory: tlkit resume {run.path}",
+                "Try a smaller --image-size, or --gradient-checkpointing, in a new run; or, with more memory: "
+                f"tlkit resume {run.path}",
             )
         named = {"code": error.code, "files": error.files} if isinstance(error, NonFiniteLossError) else {}
         with suppress(TlkitError):
