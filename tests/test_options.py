@@ -53,7 +53,7 @@ def test_help_shows_every_option(command: str) -> None:
 
 
 SHARED = {
-    "finetune": ("assembly", "images", "image_check", "survey", "training_run", "watched_training"),
+    "finetune": ("assembly", "images", "image_check", "placement", "survey", "training_run", "watched_training"),
     "resume": ("continuation",),
     "check": ("image_check", "survey"),
 }
@@ -108,7 +108,16 @@ def test_the_home_folder_is_left_out_of_what_goes_to_others(monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("epochs", "many"), ("batch_size", True), ("no_cache", 1), ("head", "round"), ("head", ["mlp"]), ("data", None)],
+    [
+        ("epochs", "many"),
+        ("batch_size", True),
+        ("batch_size", "all"),
+        ("parallel", "both"),
+        ("no_cache", 1),
+        ("head", "round"),
+        ("head", ["mlp"]),
+        ("data", None),
+    ],
 )
 def test_what_was_stored_must_be_of_its_kind(name: str, value: object) -> None:
     with pytest.raises(UsageError, match=flag_of(name)):
@@ -135,6 +144,18 @@ def test_what_was_stored_must_be_of_its_kind(name: str, value: object) -> None:
         ({"max_pixels": 0}, ["--max-pixels"]),
         ({"learning_rate": float("inf")}, ["--learning-rate"]),
         ({"save_every": -1.0}, ["--save-every"]),
+        ({"batch_size": 0}, ["--batch-size"]),
+        ({"batch_size": 4, "accumulate": 5}, ["--accumulate", "--batch-size"]),
+        ({"gradient_checkpointing": True}, ["--gradient-checkpointing", "--unfreeze"]),
+        ({"stages": 2}, ["--stages", "--parallel"]),
+        ({"parallel": "data", "split_at": "layer3"}, ["--split-at", "--parallel"]),
+        ({"device": "cuda:0,cuda:1"}, ["--device", "--parallel"]),
+        ({"parallel": "model", "device": "cuda:0"}, ["--parallel model", "--device"]),
+        ({"parallel": "data", "device": "cpu"}, ["--parallel data", "--device"]),
+        ({"parallel": "data", "device": "cpu,cpu"}, ["--parallel data", "--device"]),
+        ({"parallel": "model", "device": "cpu,cpu", "stages": 3}, ["--stages", "--device"]),
+        ({"parallel": "model", "device": "cpu,cpu", "split_at": "a,b"}, ["--split-at", "--device"]),
+        ({"parallel": "model", "stages": 2, "split_at": "a,b"}, ["--split-at", "--stages"]),
     ],
 )
 def test_bad_values_are_refused_by_name(values: dict[str, object], flags: list[str]) -> None:
@@ -157,6 +178,12 @@ def test_a_validation_folder_is_not_a_number() -> None:
         (["finetune", "x", "--epochs", "1.5"], "tlkit finetune: --epochs: '1.5' is not a whole number"),
         (["finetune", "x", "--epochs", "0"], "tlkit finetune: --epochs: 0 is too small; the smallest is 1"),
         (["finetune", "x", "--learning-rate", "fast"], "tlkit finetune: --learning-rate: 'fast' is not a number"),
+        (
+            ["finetune", "x", "--batch-size", "all"],
+            "tlkit finetune: --batch-size: 'all' is not a whole number, nor auto",
+        ),
+        (["finetune", "x", "--batch-size", "0"], "tlkit finetune: --batch-size: 0 is too small; the smallest is 1"),
+        (["predict", "m", "--device", "cpu,cpu"], "tlkit predict: --device: cpu,cpu are several devices, which need"),
         (["finetune", "x", "--head", "round"], "tlkit finetune: --head: 'round' is not known; expected linear, mlp"),
         (["predict"], "tlkit predict: MODEL: is missing"),
         (["finetune", "x", "--no-such-flag"], "tlkit finetune: usage: "),
@@ -182,6 +209,8 @@ def test_help_and_usage_errors_import_nothing_heavy() -> None:
 def test_values_are_what_their_declaration_says() -> None:
     typed = {"data": "5", "epochs": "7", "learning_rate": "1e-3", "head": "mlp", "no_cache": True, "out": None}
     options = FinetuneOptions.from_command_line(typed)
+    assert FinetuneOptions.from_command_line({"data": "x", "batch_size": "auto"}).batch_size == "auto"
+    assert FinetuneOptions.from_command_line({"data": "x", "batch_size": "8"}).images_per_step() == 8
     assert options == FinetuneOptions(data="5", epochs=7, learning_rate=1e-3, head="mlp", no_cache=True)
     assert (type(options.epochs), type(options.learning_rate), type(options.data)) == (int, float, str)
 

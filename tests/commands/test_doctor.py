@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from tests.nvidia import H100, L4, FakeDriver
 from tlkit.commands import doctor
 
 
@@ -22,3 +25,27 @@ def test_libraries_that_are_missing_or_refused_are_told(monkeypatch: pytest.Monk
     assert found["timm"] == "missing: install tlkit again"
     assert found["onnxruntime"] == "missing: pip install 'tlkit[onnx]'"
     assert found["pillow"] == found["onnxscript"] == "99"
+
+
+def test_all_devices_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeDriver([H100, L4]).install(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (67_900_000_000, 80_000_000_000))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="1"))
+    found = dict(doctor.devices())
+    assert found["driver"].startswith("999.12 of NVIDIA")
+    assert found["cuda:0"] == "NVIDIA H100, 12.1 GB of 80.0 GB used, 67.9 GB free, 93 % busy"
+    assert found["gpu"] == "NVIDIA L4, 500.0 MB of 24.0 GB used, 23.5 GB free, 0 % busy; not for this process"
+    FakeDriver(broken="nvmlInit").install(monkeypatch)
+    found = dict(doctor.devices())
+    assert "driver" not in found and found["cuda:0"].endswith("how busy is not known: pip install 'tlkit[gpu]'")
+
+
+def test_a_gpu_that_torch_cannot_use_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeDriver([L4]).install(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    found = dict(doctor.devices())
+    assert found["cuda"] == "no GPU that this torch can use" and found["gpu"].startswith("NVIDIA L4")
