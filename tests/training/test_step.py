@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.test_loop import Model, start
-from tlkit.training import step as steps
 from tlkit.training.state import TrainingState
 from tlkit.training.step import Shortage, Stepper
 
@@ -276,4 +275,3 @@ def test_layers_that_compute_twice_count_samples_once() -> None:
         assert torch.equal(one, two)
     for one, two in zip(twice.buffers(), plain.buffers(), strict=True):
         assert torch.equal(one, two)
-    assert steps.computes_again(twice) and not steps.computes_again(plain)

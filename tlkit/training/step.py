@@ -6,6 +6,7 @@ import gc
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 
 import torch
@@ -44,8 +45,7 @@ class Stepper:
         inputs [b, ...], labels [b]: this rank's share of the batch. Returns its logits [b, C] and the mean loss over
         the whole batch. Raises MemoryError if one sample alone is too much.
         """
-        moving = moving_buffers(self.module)
-        before = [buffer.clone() for buffer in moving]
+        before = [buffer.clone() for buffer in self.moving]
         share = -(-total // self.world.size)  # that of any rank at most: all divide theirs into as many parts
         while True:
             size = min(self.state.micro_batch or share, share)
@@ -57,7 +57,7 @@ class Stepper:
             if passed is not None and not rehearsing:
                 logits, loss = passed
                 return logits, self.world.sum(loss).item()
-            restore(moving, before)
+            restore(self.moving, before)
             if passed is not None:
                 self.rehearsed = size
                 continue
@@ -75,8 +75,7 @@ class Stepper:
         together = self.world.size > 1 and not rehearsing
         passed: list[Passed] = []
         with shortage:
-            divided = zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True)
-            *first, last = [(part, own) for part, own in divided if len(own)]
+            *first, last = divided(inputs, labels, parts)
             for part, own in first:
                 with unsynchronised(self.module):
                     logits, loss = self.forward(part, own, total)
@@ -97,7 +96,19 @@ class Stepper:
 
     def on_any_rank(self, found: bool) -> bool:
         """Whether something was found on this rank or another. All must ask together."""
-        return bool(self.world.sum(torch.tensor(float(found))).item())
+        return found if self.world.size == 1 else bool(self.world.sum(torch.tensor(float(found))).item())
+
+    @cached_property
+    def moving(self) -> list[Tensor]:
+        """What a pass changes beside gradients: the statistics of norms that train."""
+        norms = (part for part in self.module.modules() if part.training and isinstance(part, _NormBase))
+        return [buffer for norm in norms for buffer in norm.buffers()]
+
+    @cached_property
+    def moving_twice(self) -> list[Tensor]:
+        """Those that move again in the backward pass, as layers keep no activations for it but compute them twice."""
+        again = any(getattr(part, "grad_checkpointing", False) for part in self.module.modules())
+        return self.moving if again else []
 
     def forward(self, inputs: Tensor, labels: Tensor, total: int) -> Passed:
         """Logits and loss of some samples, with the graph that backward needs."""
@@ -109,12 +120,11 @@ class Stepper:
         return logits, losses.sum() / total
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients. Layers that compute their activations again do not count the samples twice."""
-        moving = moving_buffers(self.module) if computes_again(self.module) else []
-        counted = [buffer.clone() for buffer in moving]
+        """Add the gradients. Statistics count each sample once."""
+        counted = [buffer.clone() for buffer in self.moving_twice]
         scaled = self.state.scaler.scale(loss * self.world.size)  # gradients are averaged over ranks
         scaled.backward()  # type: ignore[no-untyped-call]
-        restore(moving, counted)
+        restore(self.moving_twice, counted)
 
     def update(self, learning_rate: float) -> None:
         """Move the parameters along their gradients. learning_rate: before each group's own scale.
@@ -153,22 +163,18 @@ def unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
     return context
 
 
-def moving_buffers(module: nn.Module) -> list[Tensor]:
-    """What a pass changes beside gradients: the statistics of norms that train."""
-    norms = (part for part in module.modules() if part.training and isinstance(part, _NormBase))
-    return [buffer for norm in norms for buffer in norm.buffers()]
+def divided(inputs: Tensor, labels: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
+    """A batch in so many parts, as even as they can be; none is empty."""
+    if parts == 1:
+        return [(inputs, labels)]
+    both = zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True)
+    return [(part, own) for part, own in both if len(own)]
 
 
-@torch.no_grad()
 def restore(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Give buffers the values they had."""
+    """Give buffers, which need no gradients, the values they had."""
     for buffer, value in zip(buffers, values, strict=True):
         buffer.copy_(value)
-
-
-def computes_again(module: nn.Module) -> bool:
-    """Whether layers keep no activations for the backward pass, but compute them twice."""
-    return any(getattr(part, "grad_checkpointing", False) for part in module.modules())
 
 
 def release_memory() -> None:
