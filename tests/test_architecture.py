@@ -31,13 +31,14 @@ ALLOWED = {
     "versions": {"errors"},
     "files": {"errors", "storage"},
     "data": {"errors"},
-    "model": {"data", "distributed", "errors", "storage", "files"},
-    "training": {"distributed", "errors"},
+    "memory": {"errors"},
+    "model": {"data", "distributed", "memory", "errors", "storage", "files"},
+    "training": {"distributed", "errors", "memory"},
     "output": {"errors", "versions", "files"},
     "commands": {
         "data", "model", "training", "output",
         "options", "declarations", "errors", "run_folder", "run_claim", "storage", "terminal",
-        "interruption", "files", "versions", "distributed", "gpus",
+        "interruption", "files", "versions", "distributed", "gpus", "memory",
     },
 }  # fmt: skip
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.training.test_loop import Model, start
+from tlkit.memory import Shortage
 from tlkit.training.state import TrainingState
-from tlkit.training.step import Shortage, Stepper
+from tlkit.training.step import Stepper
 
 CPU = torch.device("cpu")
 MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from tlkit.distributed import ALONE, World
+from tlkit.memory import Shortage, release_memory
 from tlkit.model.classifier import Classifier
 from tlkit.training.optimizer import build_optimizer, build_scaler
 from tlkit.training.state import TrainingState
-from tlkit.training.step import Shortage, Stepper, release_memory
+from tlkit.training.step import Stepper
 
 FIRST = 16
 """Images that are tried first; the default."""

@@ -140,7 +140,7 @@ class Preparation:
     def extraction(self, store: Store) -> Extraction:
         """The pass of this run's backbone."""
         extractor = FeatureExtractor(
-            self.classifier.backbone, self.preprocessing, self.devices.first, self.devices.shared_out
+            self.classifier.backbone, self.preprocessing, self.devices.first, self.devices.shared_out, say_parts
         )
         return Extraction(extractor, store, self.decoder, worker_count(self.options.workers), self.passing)
 
@@ -201,6 +201,11 @@ class Preparation:
 def labels_of(samples: Sequence[Sample]) -> Tensor:
     """[N] int64"""
     return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+
+
+def say_parts(size: int) -> None:
+    """That memory was used up in the pass, and what is done about it."""
+    say("warning", f"memory was used up: images pass {size} at a time; vectors may differ in their last digits")
 
 
 class Stoppable:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tlkit.data.batches import normalise
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.memory import InParts
 from tlkit.model.backbone import Backbone
 
 
@@ -24,12 +25,15 @@ class FeatureExtractor:
         preprocessing: Preprocessing,
         device: torch.device,
         shared_out: Callable[[nn.Module], nn.Module] = lambda module: module,
+        told: Callable[[int], object] = lambda size: None,
     ) -> None:
-        """shared_out: how several devices pass a batch together."""
+        """shared_out: how several devices pass a batch together. told: how many images pass together from now on, when
+        memory was used up."""
         self.backbone = backbone
         self.preprocessing = preprocessing
         self.device = device
         self.shared_out = shared_out
+        self.in_parts = InParts(self.passed, told)
 
     @cached_property
     def quick(self) -> nn.Module:
@@ -40,8 +44,10 @@ class FeatureExtractor:
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 [B, H, W, 3] -> features [B, D] or [B, P, D], float32 on the device."""
         batch = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
+        return self.in_parts(batch.pin_memory() if self.device.type == "cuda" else batch)
+
+    def passed(self, batch: Tensor) -> Tensor:
+        """Those that pass together."""
         features: Tensor = self.quick(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
         return features
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tlkit.data.batches import normalise
 from tlkit.data.decoders import Pixels
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.memory import InParts
 from tlkit.model.files import LoadedModel
 from tlkit.model.inference import in_precision, quickened
 from tlkit.model.labeller import Logits
@@ -36,6 +37,7 @@ class TorchModel:
         self.network = model.network
         self.shared_out = shared_out
         self.passing = shared_out(self.network)
+        self.in_parts = InParts(self.passed)
         self.device = device
         self.precision = precision
         self.seen = 0
@@ -50,8 +52,10 @@ class TorchModel:
             self.quick = True
         self.seen += len(pixels)
         batch = torch.from_numpy(pixels)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory()
+        return self.in_parts(batch.pin_memory() if self.device.type == "cuda" else batch).cpu().numpy()
+
+    def passed(self, batch: Tensor) -> Tensor:
+        """Those that pass together, [B, C] in float32."""
         with in_precision(self.precision, self.device):
             found: Tensor = self.passing(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
-        return found.float().cpu().numpy()
+        return found.float()

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlkit.errors import DataError
+from tlkit.memory import InParts
 from tlkit.training.metrics import Tally, better
 from tlkit.training.optimizer import learning_rate_at
 from tlkit.training.state import TrainingState
@@ -134,10 +135,10 @@ def train_epoch(
 def evaluate(module: nn.Module, batches: Batches, classes: int, device: torch.device) -> Tally:
     """Measure a module on all samples of batches: plain cross-entropy and counts."""
     module.eval()
-    tally = Tally(classes)
+    tally, passed = Tally(classes), InParts(lambda inputs: module(inputs.to(device)))
     for inputs, labels in batches.epoch(0):
-        inputs, labels = inputs.to(device), labels.to(device)
-        logits = module(inputs)
+        labels = labels.to(device)
+        logits = passed(inputs)
         tally.add(logits, labels, F.cross_entropy(logits, labels).item())
     return tally
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import TracebackType
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from tlkit.distributed import ALONE, World
-from tlkit.errors import first_line, is_memory
+from tlkit.memory import Shortage, release_memory
 from tlkit.training.state import TrainingState
 
 Passed = tuple[Tensor, Tensor]
@@ -50,8 +48,8 @@ class Stepper:
         while True:
             size = min(self.state.micro_batch or share, share)
             # Ranks wait for each other in the last backward pass, where memory must not run out any more. So they try
-            # all of a step without each other first, once for each size.
-            rehearsing = self.world.size > 1 and size != self.rehearsed
+            # all of a step without each other first, once for a size.
+            rehearsing = self.world.size > 1 and size > self.rehearsed
             shortage = Shortage()
             passed = self.attempt(inputs, labels, total, step, -(-share // size), rehearsing, shortage)
             if passed is not None and not rehearsing:
@@ -64,6 +62,7 @@ class Stepper:
             if size == 1:
                 raise MemoryError(shortage.text)
             release_memory()
+            self.rehearsed = 0
             self.state.micro_batch = -(-size // 2)
 
     def attempt(
@@ -137,25 +136,6 @@ class Stepper:
         self.state.scaler.update()
 
 
-@dataclass
-class Shortage:
-    """Memory that is used up ends the block, not the program. text: what was said of it."""
-
-    found: bool = False
-    text: str = "on another rank"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        # The error itself is not kept: its traceback holds all tensors of the block.
-        if isinstance(error, Exception) and is_memory(error):
-            self.found, self.text = True, first_line(error)
-        return self.found
-
-
 def unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
     """Inside, gradients of a module that several ranks train are not averaged over them."""
     no_sync = getattr(module, "no_sync", nullcontext)
@@ -175,13 +155,6 @@ def restore(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     """Give buffers, which need no gradients, the values they had."""
     for buffer, value in zip(buffers, values, strict=True):
         buffer.copy_(value)
-
-
-def release_memory() -> None:
-    """Give what nothing uses any more back to the devices, in one piece."""
-    gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()
 
 
 def seed_dropout(seed: int, step: int) -> None:

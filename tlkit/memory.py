@@ -1,0 +1,66 @@
+"""Memory that is used up: noticed, given back, and done with less of."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from tlkit.errors import first_line, is_memory
+
+
+@dataclass
+class Shortage:
+    """Memory that is used up ends the block, not the program. text: what was said of it."""
+
+    found: bool = False
+    text: str = "on another rank"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        # The error itself is not kept: its traceback holds all tensors of the block.
+        if isinstance(error, Exception) and is_memory(error):
+            self.found, self.text = True, first_line(error)
+            return True
+        return False
+
+
+def release_memory() -> None:
+    """Give what nothing uses any more back to the devices, in one piece."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+
+
+class InParts:
+    """A function of rows, each by itself, in parts that fit: when memory is used up they are halved, now and later.
+
+    told: called with their new size.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], told: Callable[[int], object] = lambda size: None) -> None:
+        self.function = function
+        self.told = told
+        self.most: int | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """[B, ...] -> [B, ...]. Raises MemoryError if one row is too much."""
+        while True:
+            size = max(1, min(self.most or len(rows), len(rows)))
+            shortage = Shortage()
+            with shortage:
+                parts = [self.function(part) for part in torch.split(rows, size)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
+            if size == 1:
+                raise MemoryError(shortage.text)
+            release_memory()
+            self.most = -(-size // 2)
+            self.told(self.most)
