@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
-.PHONY: setup demo test check format test-backbones test-kills test-resume test-faults test-damage fuzz measure-defaults
+.PHONY: setup demo test check format test-backbones test-kills test-resume test-faults test-splits test-damage fuzz measure-defaults
 
 setup: $(STAMP)
 
@@ -52,6 +52,10 @@ test-resume: setup
 # A fault at every system call of a commit (about 2 minutes).
 test-faults: setup
 	$(BIN)/python tests/faults.py
+
+# Networks of many kinds divided over several devices (about 10 minutes).
+test-splits: setup
+	$(BIN)/python tests/every_split.py
 
 # Every kind of file cut at 64 places and with 300 single bits flipped: none may be accepted.
 test-damage: setup

@@ -118,10 +118,20 @@ def fail_at_step(step: int, error: str) -> None:
     steps.seed_dropout = seed
 
 
-def scarce_memory(most: int, since: int = 0, log: str = "") -> None:
+def scarce_memory(most: int, since: int = 0, log: str = "", passing: int = 1 << 30) -> None:
     """From an optimizer step on, a GPU that has memory to train on so many samples at a time. log: the sizes of all
-    passes, a line for each step that is tried."""
+    passes, a line for each step that is tried. passing: for how many images it has memory where nothing trains."""
+    from tlkit.model.features import FeatureExtractor
     from tlkit.training.step import Stepper
+
+    passed = FeatureExtractor.passed
+
+    def extracting(self: Any, batch: torch.Tensor) -> torch.Tensor:
+        if len(batch) > passing:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return passed(self, batch)
+
+    FeatureExtractor.passed = extracting  # type: ignore[method-assign]
 
     forward, attempt = Stepper.forward, Stepper.attempt
     sizes: list[int] = []

@@ -74,6 +74,21 @@ def test_a_resumed_run_knows_what_fits(warm: Warm, images: Path, tmp_path: Path)
     assert fingerprint(cut) == fingerprint(whole)
 
 
+def test_the_pass_goes_on_with_fewer_images_at_a_time(warm: Warm, images: Path, tmp_path: Path) -> None:
+    found = {}
+    for name, passing in (("scarce", 3), ("whole", 99)):
+        run, store = tmp_path / name, {"TLKIT_CACHE": str(tmp_path / f"cache-{name}")}
+        how = {"hook": "scarce_memory", "most": 99, "passing": passing, "environment": store}
+        status, _, err = warm.run(finetune_arguments(images, run), **how)
+        assert status == 0, err
+        assert [line for line in err.splitlines() if "memory was used up" in line] == [
+            f"warning   memory was used up: images pass {size} at a time; vectors may differ in their last digits"
+            for size in ((8, 4, 2) if name == "scarce" else ())
+        ]
+        found[name] = [row["val_loss"] for row in rows(run)]
+    assert found["scarce"] == pytest.approx(found["whole"], abs=1e-5)
+
+
 def test_one_image_that_is_too_much_ends_the_run(warm: Warm, images: Path, tmp_path: Path) -> None:
     status, _, err = warm.run(finetune_arguments(images, tmp_path / "run", *UNFROZEN), hook="scarce_memory", most=0)
     assert status == 71
