@@ -4,8 +4,8 @@ given tensors of two.
     python tests/every_split.py [NAME...]
 
 Each network passes two images in one piece and in stages, training and not, forward and back, while the stand-in for
-devices of tests/model/test_stages.py watches. Prints a line for each: where it was split, the shares of parameters, tensors moved; and those that
-cannot be split. Exits non-zero if one differs.
+devices of tests/model/test_stages.py watches. Prints a line for each: where it was split, the shares of parameters,
+tensors moved; and those that cannot be split. Exits non-zero if one differs.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def scarce_memory(most: int, since: int = 0, log: str = "", passing: int = 1 << 
     forward, attempt = Stepper.forward, Stepper.attempt
     sizes: list[int] = []
 
-    def passing(self: Any, inputs: torch.Tensor, *about: Any) -> Any:
+    def scarcely(self: Any, inputs: torch.Tensor, *about: Any) -> Any:
         sizes.append(len(inputs))
         if len(inputs) > most and self.state.step >= since:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -151,7 +151,7 @@ def scarce_memory(most: int, since: int = 0, log: str = "", passing: int = 1 << 
                 with open(log, "a") as stream:
                     stream.write(json.dumps(sizes) + "\n")
 
-    Stepper.forward = passing  # type: ignore[method-assign]
+    Stepper.forward = scarcely  # type: ignore[method-assign]
     Stepper.attempt = attempting  # type: ignore[method-assign]
 
 

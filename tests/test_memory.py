@@ -39,13 +39,13 @@ def test_nothing_is_divided_without_need() -> None:
     assert seen == [10]
 
 
-def test_who_wants_to_know_is_told_of_each_new_size() -> None:
+def test_who_wants_to_know_is_told_once() -> None:
     seen: list[int] = []
     function, sizes = scarce(2, seen), list[int]()
     function.told = sizes.append
     function(torch.zeros(8, 1))
     function(torch.zeros(8, 1))
-    assert sizes == [4, 2]
+    assert sizes == [2]
 
 
 def test_one_row_that_is_too_much_is_an_error() -> None:

@@ -43,7 +43,7 @@ def release_memory() -> None:
 class InParts:
     """A function of rows, each by itself, in parts that fit: when memory is used up they are halved, now and later.
 
-    told: called with their new size.
+    told: called with their new size, once it is found.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], told: Callable[[int], object] = lambda size: None) -> None:
@@ -53,14 +53,21 @@ class InParts:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """[B, ...] -> [B, ...]. Raises MemoryError if one row is too much."""
-        while True:
-            size = max(1, min(self.most or len(rows), len(rows)))
-            shortage = Shortage()
-            with shortage:
-                parts = [self.function(part) for part in torch.split(rows, size)]
-                return parts[0] if len(parts) == 1 else torch.cat(parts)
-            if size == 1:
-                raise MemoryError(shortage.text)
+        before = self.most
+        while (found := self.attempt(rows)) is None:
             release_memory()
-            self.most = -(-size // 2)
+        if self.most is not None and self.most != before:
             self.told(self.most)
+        return found
+
+    def attempt(self, rows: Tensor) -> Tensor | None:
+        """What comes of all rows; None if memory was used up, after making the parts smaller."""
+        size = max(1, min(self.most or len(rows), len(rows)))
+        shortage = Shortage()
+        with shortage:
+            parts = [self.function(part) for part in torch.split(rows, size)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if size == 1:
+            raise MemoryError(shortage.text)
+        self.most = -(-size // 2)
+        return None

@@ -81,10 +81,8 @@ def test_the_pass_goes_on_with_fewer_images_at_a_time(warm: Warm, images: Path, 
         how = {"hook": "scarce_memory", "most": 99, "passing": passing, "environment": store}
         status, _, err = warm.run(finetune_arguments(images, run), **how)
         assert status == 0, err
-        assert [line for line in err.splitlines() if "memory was used up" in line] == [
-            f"warning   memory was used up: images pass {size} at a time; vectors may differ in their last digits"
-            for size in ((8, 4, 2) if name == "scarce" else ())
-        ]
+        assert err.count("memory was used up") == (name == "scarce")
+        assert ("images pass 2 at a time; vectors may differ" in err) == (name == "scarce")
         found[name] = [row["val_loss"] for row in rows(run)]
     assert found["scarce"] == pytest.approx(found["whole"], abs=1e-5)
 
