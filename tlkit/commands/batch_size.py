@@ -61,7 +61,7 @@ class Attempts:
         """Whether every rank can train on so many images."""
         before = {key: tensor.to("cpu", copy=True) for key, tensor in self.classifier.trainable_state().items()}
         try:
-            with torch.random.fork_rng():
+            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
                 return self.step(size)
         finally:
             self.classifier.load_trainable_state(before)

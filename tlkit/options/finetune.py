@@ -40,8 +40,8 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, TrustOptions, 
     )
     gradient_checkpointing: bool = option(
         False,
-        "Keep few of the activations of --unfreeze, and compute the others again for the gradients: much less memory, "
-        "a third more time.",
+        "Keep few activations of what --unfreeze trains, and compute the others again for the gradients: less memory, "
+        "more time, the same bits.",
     )
     learning_rate: float = option(
         1e-2, "Highest of the schedule, for the head; unfrozen modules learn at a hundredth of it.", minimum=0
