@@ -1,7 +1,7 @@
 """Networks of many kinds divided over two, three and four devices: the same bits as on one, and no operation that is
 given tensors of two.
 
-    python tests/every_split.py [NAME...]
+    python tests/every_split.py [--stages 2 3 4] [NAME...]
 
 Each network passes two images in one piece and in stages, training and not, forward and back, while the stand-in for
 devices of tests/model/test_stages.py watches. Prints a line for each: where it was split, the shares of parameters,
@@ -10,6 +10,7 @@ tensors moved; and those that cannot be split. Exits non-zero if one differs.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import sys
 from pathlib import Path
@@ -37,10 +38,14 @@ NAMES = (
 )  # fmt: skip
 
 
-def main(names: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME")
+    parser.add_argument("--stages", type=int, nargs="+", default=[2, 3, 4])
+    options = parser.parse_args()
     failed = 0
-    for name in names or NAMES:
-        for stages in (2, 3, 4):
+    for name in options.names:
+        for stages in options.stages:
             line, fine = tried(name, stages)
             print(f"{name:<40} {stages}  {line}", flush=True)
             failed += not fine
@@ -74,4 +79,4 @@ def tried(name: str, stages: int) -> tuple[str, bool]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

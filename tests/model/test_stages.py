@@ -222,7 +222,14 @@ def test_a_refused_division_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "parts", "begins"),
-    [([1, 1, 1, 1], 2, [2]), ([9, 1, 1], 2, [1]), ([1, 2, 3, 4, 5], 3, [3, 4]), ([1, 1], 2, [1]), ([5], 1, [])],
+    [
+        ([1, 1, 1, 1], 2, (2,)),
+        ([9, 1, 1], 2, (1,)),
+        ([1, 2, 3, 4, 5], 3, (3, 4)),
+        ([1, 1], 2, (1,)),
+        ([5], 1, ()),
+        ([3, 3, 3, 99, 3], 4, (2, 3, 4)),
+    ],
 )
-def test_the_largest_part_is_as_small_as_can_be(sizes: list[int], parts: int, begins: list[int]) -> None:
+def test_the_largest_part_is_as_small_as_can_be(sizes: list[int], parts: int, begins: tuple[int, ...]) -> None:
     assert balanced(sizes, parts) == begins

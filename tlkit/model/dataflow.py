@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -169,26 +169,27 @@ def reporting(network: nn.Module, recorder: Recorder) -> Iterator[None]:
             handle.remove()
 
 
-def balanced(sizes: Sequence[int], parts: int) -> list[int]:
-    """Where to divide a sequence so that the largest sum of a part is as small as can be: the index each later part
+@dataclass(frozen=True, order=True)
+class Division:
+    """A sequence in parts. largest, squares: of their sums, the smaller the better. begins: where each later part does."""
+
+    largest: int
+    squares: int
+    begins: tuple[int, ...]
+
+    def after(self, size: int, begin: int) -> Division:
+        """With one more part before it, of this size."""
+        return Division(max(size, self.largest), size**2 + self.squares, (begin, *self.begins))
+
+
+def balanced(sizes: Sequence[int], parts: int) -> tuple[int, ...]:
+    """Where to divide a sequence so that the largest sum of a part is as small as can be: the index that each later part
     begins at. There must be as many sizes as parts."""
-    # best[i]: of sizes[i:] in so many parts, the largest sum and where they begin
     totals = [sum(sizes[start:]) for start in range(len(sizes))]
-    best: list[tuple[int, list[int]] | None] = [(total, []) for total in totals]
+    best = {start: Division(total, total**2, ()) for start, total in enumerate(totals)}  # of sizes[start:]
     for _ in range(parts - 1):
-        best = [best_division(totals, best, start) for start in range(len(sizes))]
-    found = best[0]
-    assert found is not None
-    return found[1]
-
-
-def best_division(
-    totals: Sequence[int], rest: Sequence[tuple[int, list[int]] | None], start: int
-) -> tuple[int, list[int]] | None:
-    """The best place to begin the next part, where `rest` says how what follows is best divided."""
-    tried: Iterable[tuple[int, list[int]]] = (
-        (max(totals[start] - totals[begin], following[0]), [begin, *following[1]])
-        for begin in range(start + 1, len(totals))
-        if (following := rest[begin]) is not None
-    )
-    return min(tried, default=None)
+        best = {
+            start: min(best[begin].after(totals[start] - totals[begin], begin) for begin in best if begin > start)
+            for start in range(max(best))
+        }
+    return best[0].begins
