@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -166,7 +165,8 @@ def test_a_run_on_its_way_has_a_report(warm: Warm, data: Path, tmp_path: Path, t
 @pytest.mark.parametrize(
     ("file", "content"),
     [("history.jsonl", "{"), ("validation.jsonl", '{"epoch": 1}\n'), ("split.json", "{}"), ("options.json", "[]"),
-     ("validation.jsonl", ""), ("about.json", "no"), ("about.json", '{"warnings": 5}'), ("status.json", '{"best": 5}'), ("history.jsonl", "[1]\n"), ("status.json", "[]")],
+     ("validation.jsonl", ""), ("about.json", "no"), ("about.json", '{"warnings": 5}'), ("history.jsonl", "[1]\n"),
+     ("status.json", "[]"), ("status.json", '{"state": "finished", "best": 5}')],
 )  # fmt: skip
 def test_what_is_damaged_is_named(file: str, content: str, reported: Path, tmp_path: Path, tlkit: Run) -> None:
     run = tmp_path / "run"
