@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,8 +27,10 @@ def joined(parts: Iterable[Answers]) -> Answers:
 
 
 @torch.no_grad()
-def ask(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Answers:
-    """What a module answers to all samples of batches."""
+def ask(module: nn.Module, batches: Iterable[Sequence[Any]]) -> Answers:
+    """What a module answers to all samples of batches, each inputs [B, ...], labels [B], and what else there is."""
     module.eval()
     device = next(module.parameters()).device
-    return joined(answers_from(module(inputs.to(device)), labels.to(device)) for inputs, labels in batches)
+    return joined(
+        answers_from(module(inputs.to(device)), labels.to(device)) for inputs, labels, *_ in batches if len(labels)
+    )
