@@ -58,8 +58,10 @@ class Server:
             run = self.runs.setdefault(variables["name"], StoredRun())
             run.config = variables.get("config") or run.config
             project = {"id": "p", "name": variables["project"], "entity": {"id": "e", "name": "somebody"}}
-            bucket = {"id": "b", "name": variables["name"], "displayName": variables["displayName"], "config": run.config,
-                      "project": project, "historyLineCount": len(run.history)}  # fmt: skip
+            bucket = {
+                "id": "b", "name": variables["name"], "displayName": variables["displayName"], "config": run.config,
+                "project": project, "historyLineCount": len(run.history),
+            }  # fmt: skip
             return {"upsertBucket": {"bucket": bucket, "inserted": new}}
         if "createRunFiles" in text:
             self.runs[variables["run"]].uploads += variables["files"]

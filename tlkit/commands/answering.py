@@ -66,8 +66,11 @@ def keep_answers(run: RunFolder, images: PreparedBatches, epoch: int) -> None:
 
 
 def keep(run: RunFolder, images: PreparedBatches, epoch: int, answers: Answers) -> None:
-    """A report needs them, the run does not: that they cannot be written stops nothing."""
+    """A report needs them, the run does not: that they cannot be written, or are not all here, stops nothing."""
     dataset = images.dataset
+    if len(answers.labels) != len(dataset.val):
+        say("warning", "the validation images are divided; the report will lack what was said of each")
+        return
     try:
         write_validation(run, epoch, dataset.root, dataset.val, dataset.classes, answers)
     except TlkitError as error:

@@ -17,7 +17,7 @@ from tlkit.commands.survey import accepted_by
 from tlkit.commands.thumbnails import thumbnails
 from tlkit.commands.validation import Validation, read_validation
 from tlkit.declarations import flag_of, without_home
-from tlkit.errors import DataError, UsageError, printable
+from tlkit.errors import DataError, UsageError, first_line, printable
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_whole_json
 from tlkit.options import FinetuneOptions, worker_count
@@ -38,6 +38,15 @@ def write_page(facts: RunFacts, path: str) -> None:
 
 def gather(run: RunFolder, data: str | None = None) -> RunFacts:
     """All that a run folder tells. data: where the images are, if they have moved. Raises DataError."""
+    try:
+        return found_in(run, data)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        problem = f"is not a whole run folder ({type(error).__name__}: {first_line(error)[:120]})"
+        raise DataError(run.path, problem) from error
+
+
+def found_in(run: RunFolder, data: str | None) -> RunFacts:
+    """As gather, of a run folder whose files hold what they should."""
     stored = run.read_options()
     options = resolved_options(run, stored["resolved"])
     root = data or options.data

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tlkit.commands.reporting import gather, write_page
-from tlkit.errors import TlkitError
+from tlkit.errors import understood
 from tlkit.options import FinetuneOptions
 from tlkit.output.monitoring import LAST_WORDS_SECONDS, About, Conclusion, Monitor, open_monitor, require_installed
 from tlkit.output.pictures import confusion_picture, mistakes_picture
@@ -41,8 +41,8 @@ def conclude(run: RunFolder, monitor: Monitor) -> None:
             monitor.conclude(conclusion(facts))
         write_page(facts, run.report_file)
         say("report", run.report_file)
-    except TlkitError as error:
-        say("warning", f"there is no report: {error}; later: tlkit report {run.path}")
+    except Exception as error:
+        say("warning", f"there is no report: {understood(error)}; later: tlkit report {run.path}")
     monitor.close(LAST_WORDS_SECONDS)
 
 

@@ -108,7 +108,8 @@ def obey(run: Any, order: dict[str, Any]) -> None:
     pictures = order.get("pictures", {})
     images = {title: wandb.Image(Image.open(io.BytesIO(base64.b64decode(png)))) for title, png in pictures.items()}
     run.summary.update(order.get("summary", {}))
-    run.log({**order.get("values", {}), **images}, step=max(order["step"], run.step))
+    step = max(order["step"], run.step) if images else order["step"]  # the server may have that step already
+    run.log({**order.get("values", {}), **images}, step=step)
 
 
 def finish(run: Any, run_folder: str) -> bool:
