@@ -17,10 +17,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "options": {"declarations", "errors"},
-    "cli": {"declarations", "options", "errors", "interruption", "terminal", "versions", "commands"},
+    "options": {"declarations", "errors", "ranks"},
+    "cli": {"declarations", "options", "errors", "interruption", "terminal", "versions", "commands", "ranks"},
     "declarations": {"errors"},
-    "distributed": {"errors"},
+    "distributed": {"ranks"},
+    "ranks": {"errors", "terminal", "process_group"},
+    "process_group": {"distributed", "errors", "ranks"},
     "errors": set(),
     "interruption": set(),
     "terminal": {"errors", "interruption"},
@@ -29,22 +31,28 @@ ALLOWED = {
     "run_claim": {"errors", "run_folder", "storage"},
     "versions": {"errors"},
     "files": {"errors", "storage"},
-    "data": {"errors"},
+    "data": {"distributed", "errors"},
     "model": {"data", "distributed", "errors", "storage", "files"},
     "training": {"distributed", "errors"},
     "output": {"errors", "versions", "files"},
     "commands": {
         "data", "model", "training", "output",
         "options", "declarations", "errors", "run_folder", "run_claim", "storage", "terminal",
-        "interruption", "files", "versions", "distributed",
+        "interruption", "files", "versions", "distributed", "process_group", "ranks",
     },
 }  # fmt: skip
 
 COMMANDS_USED_BY_COMMANDS = {
-    "finetune": {"devices", "image_check", "survey", "training_run"},
-    "resume": {"continuation"},
-    "continuation": {"checkpoints", "finetune", "image_check", "stored_options", "survey", "training_run"},
+    "finetune": {
+        "agreement", "devices", "following", "image_check", "joining", "launch", "resume", "survey", "training_run",
+    },
+    "resume": {"agreement", "continuation", "following", "joining", "launch"},
+    "continuation": {
+        "agreement", "checkpoints", "finetune", "image_check", "joining", "stored_options", "survey", "training_run",
+    },
+    "following": {"agreement", "images", "joining", "training_run", "watched_training"},
     "training_run": {
+        "agreement",
         "assembly",
         "checkpoints",
         "devices",
@@ -53,10 +61,10 @@ COMMANDS_USED_BY_COMMANDS = {
         "images",
         "watched_training",
     },
-}
+}  # fmt: skip
 SHARED_BY_COMMANDS = {
     "assembly", "check_report", "checkpoints", "devices", "extraction", "image_check", "images", "inputs", "labellers",
-    "models", "outcomes", "stored_options", "streaming", "survey",
+    "models", "outcomes", "stored_options", "streaming", "survey", "joining", "launch", "sharing",
 }  # fmt: skip
 
 WITHOUT_TORCH = [
@@ -69,7 +77,8 @@ WITHOUT_TORCH = [
     "tlkit.model.labeller",
     "tlkit.model.onnx_model", "tlkit.commands.labellers", "tlkit.commands.predict",
     "tlkit.commands.inputs", "tlkit.commands.outcomes", "tlkit.commands.streaming",
-    "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume",
+    "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume", "tlkit.commands.launch", "tlkit.distributed",
+    "tlkit.ranks", "tlkit.commands.joining", "tlkit.commands.agreement",
 ]  # fmt: skip
 
 

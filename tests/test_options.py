@@ -53,8 +53,9 @@ def test_help_shows_every_option(command: str) -> None:
 
 
 SHARED = {
-    "finetune": ("assembly", "images", "image_check", "survey", "training_run", "watched_training"),
-    "resume": ("continuation",),
+    "finetune": ("assembly", "images", "image_check", "joining", "survey", "training_run", "watched_training"),
+    "resume": ("continuation", "joining"),
+    "evaluate": ("joining",),
     "check": ("image_check", "survey"),
 }
 """Files that a command hands its options to."""
