@@ -1,8 +1,9 @@
-"""Several ranks in a test: threads that add up together, or forked runs of tlkit that meet by a file."""
+"""Several ranks in a test: threads that add up together, forked runs of tlkit that meet by a file, or a launcher's."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -89,3 +90,38 @@ def run_ranks(warm: Warm, size: int, arguments: Sequence[object], **how: Any) ->
     assert statuses[1:] == [0] * (size - 1), (statuses, ranks[0].err.read_text(), told(warm))
     assert [rank.out.read_text() + rank.err.read_text() for rank in ranks[1:]] == [""] * (size - 1)
     return statuses[0], ranks[0].out.read_text(), ranks[0].err.read_text()
+
+
+def ranks_of(launcher: subprocess.Popen[str]) -> dict[int, int]:
+    """The process number of each rank that has been started."""
+    found: dict[int, int] = {}
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                variables = (process / "environ").read_bytes().split(b"\0") if parent == launcher.pid else []
+            except OSError:
+                continue
+            found |= {int(v[5:]): int(process.name) for v in variables if v.startswith(b"RANK=")}
+    return found
+
+
+def descendants(numbers: list[int]) -> list[int]:
+    """The processes that these have started."""
+    children: list[int] = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children += [int(process.name)] if parent in numbers else []
+    return [*children, *(descendants(children) if children else [])]
+
+
+def is_there(number: int) -> bool:
+    """Whether a process is alive; what only waits to be taken note of is not."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -15,47 +15,13 @@ import pytest
 from tests.conftest import BACKBONE, command, run_process
 from tests.kills import fingerprint
 from tests.nodes import can_make_nodes, two_nodes
+from tests.ranked import descendants, is_there, ranks_of
 
 LONGEST = 30
 """Seconds within which a job must be gone when one of its ranks is."""
 
 SMALL = ["--backbone", BACKBONE, "--weights", "none", "--image-size", "64", "--batch-size", "8", "--workers", "1"]
 UNFROZEN = [*SMALL, "--unfreeze", "layer4", "--epochs", "8", "--save-every", "0"]
-
-
-def ranks_of(launcher: subprocess.Popen[str]) -> dict[int, int]:
-    """The process number of each rank that has been started."""
-    found: dict[int, int] = {}
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal():
-            try:
-                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-                variables = (process / "environ").read_bytes().split(b"\0") if parent == launcher.pid else []
-            except OSError:
-                continue
-            found |= {int(v[5:]): int(process.name) for v in variables if v.startswith(b"RANK=")}
-    return found
-
-
-def descendants(numbers: list[int]) -> list[int]:
-    """The processes that these have started."""
-    children: list[int] = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal():
-            try:
-                parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children += [int(process.name)] if parent in numbers else []
-    return [*children, *(descendants(children) if children else [])]
-
-
-def is_there(number: int) -> bool:
-    """Whether a process is alive; what only waits to be taken note of is not."""
-    try:
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def start(images: Path, run: Path, *more: str) -> subprocess.Popen[str]:

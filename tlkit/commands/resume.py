@@ -11,7 +11,6 @@ from tlkit import interruption
 from tlkit.commands.agreement import require_same_options
 from tlkit.commands.joining import joined
 from tlkit.commands.launch import is_for_ranks, launch
-from tlkit.commands.stored_options import stored_options
 from tlkit.declarations import Options
 from tlkit.errors import DataError, MissingInputError, TlkitError
 from tlkit.options import ResumeOptions
@@ -34,10 +33,9 @@ def resume(options: ResumeOptions) -> int:
     run = RunFolder.containing(options.checkpoint)
     if run is None and os.path.isdir(options.checkpoint):
         require_checkpoint_file(RunFolder(options.checkpoint))
-    before = options_before(run)
-    processes = options.processes or before.get("processes", 1)
+    processes = options.processes or recorded_before(run, "processes", 1)
     if is_for_ranks(processes):
-        device = options.device or before.get("device", "auto")
+        device = options.device or recorded_before(run, "device", "auto")
         return launch("resume", options, device, processes, options.max_restarts)
     earlier = run_before_restart()
     if earlier is not None:
@@ -67,11 +65,13 @@ def run_before_restart() -> RunFolder | None:
     return RunFolder.containing(earlier) if earlier is not None else None
 
 
-def options_before(run: RunFolder | None) -> dict[str, Any]:
-    """How a run was started; nothing if that is not known."""
-    with suppress(TlkitError):
-        return stored_options(run.options_file, run.read_options()["resolved"]).to_dict() if run is not None else {}
-    return {}
+def recorded_before(run: RunFolder | None, name: str, default: Any) -> Any:
+    """An option as the run was started with; the default if that is not known."""
+    if run is not None:
+        with suppress(TlkitError):
+            value = run.read_options()["resolved"].get(name)
+            return value if isinstance(value, type(default)) else default
+    return default
 
 
 def require_checkpoint_file(run: RunFolder) -> None:
