@@ -1,9 +1,10 @@
-"""What a search tries: how it is written, what is refused, and what is drawn from it. Nothing here loads torch or Ray."""
+"""What a search tries: how it is written, what is refused, and what is drawn from it."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_every_kind_is_read_from_the_command_line() -> None:
 
 def test_a_file_says_the_same_as_the_command_line(tmp_path: Path) -> None:
     file = tmp_path / "space.toml"
-    file.write_text('learning_rate = { loguniform = [1e-4, 1e-1] }\nhidden = { power-of-two = [8, 32] }\n')
+    file.write_text("learning_rate = { loguniform = [1e-4, 1e-1] }\nhidden = { power-of-two = [8, 32] }\n")
     inline = space("learning_rate=loguniform:1e-4:1e-1", "hidden=power-of-two:8:32")
     assert space(file=file).dimensions == inline.dimensions
 
@@ -127,8 +128,8 @@ def test_combinations_are_all_there_once() -> None:
     assert len(found) == 6 == len(set(found))
 
 
-def tune(*tries: str, **options: object) -> TuneOptions:
-    return TuneOptions(data="photos", try_=list(tries) or None, **options)  # type: ignore[arg-type]
+def tune(*tries: str, **options: Any) -> TuneOptions:
+    return TuneOptions(**{"data": "photos", "try_": list(tries) or None, **options})
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,7 @@ def test_trials_are_counted(tries: tuple[str, ...], options: dict[str, object], 
         (("learning_rate=uniform:-1:1",), {}, "learning_rate=-1", "too small"),
         (("head=choice:linear,mlp", "hidden=choice:8,16"), {}, "head=linear hidden=8", "needs --head mlp"),
         (("augment=choice:none,light",), {"views": 4}, "augment=none", "--views"),
+        (("epochs=choice:5,9",), {"views": 4}, "epochs=5", "--views"),
         (("unfreeze=choice:default,layer4",), {"folds": 3}, "--folds", "unfreeze=layer4"),
         (("epochs=choice:1,50",), {"grace_period": 2}, "--grace-period 2", "longer than the 1 epochs"),
         ((), {"resume": "runs/x"}, "DATA", "does not go with --resume"),
@@ -168,9 +170,13 @@ def test_searches_that_cannot_be_are_refused_naming_why(
     tries: tuple[str, ...], options: dict[str, object], subject: str, problem: str
 ) -> None:
     with pytest.raises(UsageError) as refused:
-        tune(*tries, **{"data": "photos", **options}) if "data" not in options else TuneOptions(data="")
+        tune(*tries, **options)
     assert refused.value.subject == subject
     assert problem in refused.value.problem
+
+
+def test_what_is_shared_need_only_go_with_what_is_tried() -> None:
+    assert tune("augment=choice:light,strong", views=4).trials() == 20
 
 
 def test_a_search_that_goes_on_may_be_given_what_and_how_much_to_use() -> None:

@@ -1,4 +1,4 @@
-"""A search's book-keeping without Ray: what is tried next, what became of it, what a search that goes on still has to do."""
+"""A search's book-keeping without Ray: what is tried next, what became of it, and what is still to be done."""
 
 from __future__ import annotations
 

@@ -100,7 +100,9 @@ def require_folds(options: TuneOptions, dataset: Dataset) -> None:
     images = [sample.label for sample in dataset.train + dataset.val]
     for label, name in enumerate(dataset.classes):
         if options.folds is not None and images.count(label) < options.folds:
-            raise UsageError(f"--folds {options.folds}", f"is more than class {name!r} has images, {images.count(label)}")
+            raise UsageError(
+                f"--folds {options.folds}", f"is more than class {name!r} has images, {images.count(label)}"
+            )
 
 
 def from_anywhere(options: TuneOptions) -> TuneOptions:

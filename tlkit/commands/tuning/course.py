@@ -107,7 +107,9 @@ def choose_gpus(options: TuneOptions) -> int:
 
     found = 0 if options.device == "cpu" or options.gpus_per_trial == 0 else torch.cuda.device_count()
     if options.ray_address is None and (options.gpus_per_trial or 0) > found:
-        raise UsageError(f"--gpus-per-trial {options.gpus_per_trial:g}", f"is more than the {found} GPUs that there are")
+        raise UsageError(
+            f"--gpus-per-trial {options.gpus_per_trial:g}", f"is more than the {found} GPUs that there are"
+        )
     return found
 
 

@@ -10,7 +10,7 @@ import time
 
 from tlkit.commands.tuning.table import Table, Trial
 from tlkit.options.space import shown
-from tlkit.terminal import STANDARD_ERROR, complain, compact, harmless, say, write_lines
+from tlkit.terminal import STANDARD_ERROR, compact, complain, harmless, say, write_lines
 
 SHOWN = 20
 """Trials of a leaderboard; results.csv has all."""

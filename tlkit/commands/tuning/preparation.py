@@ -42,7 +42,15 @@ def vectors_key(options: FinetuneOptions) -> tuple[object, ...]:
 def facts_key(options: FinetuneOptions) -> tuple[object, ...]:
     """What of a trial's options decides the network that sees the images."""
     seed = options.seed if options.weights == "none" else None
-    return (options.backbone, options.weights, options.image_size, options.head, options.hidden, options.precision, seed)
+    return (
+        options.backbone,
+        options.weights,
+        options.image_size,
+        options.head,
+        options.hidden,
+        options.precision,
+        seed,
+    )
 
 
 def prepare(

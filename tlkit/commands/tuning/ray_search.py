@@ -110,7 +110,9 @@ class Reports(tune.Callback):
         self.signals.raise_if_requested()
         self.redraw()
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         self.search.hear(number_of(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -139,8 +141,6 @@ def run_by_ray(
     tuner = tune.Tuner(
         tune.with_resources(train_trial, dict(resources)),
         tune_config=tune.TuneConfig(
-            metric=MERIT,
-            mode="max",
             search_alg=Suggestions(search),
             scheduler=scheduler,
             num_samples=trials,

@@ -65,8 +65,9 @@ class OngoingSearch:
         run = self.folder.trial(number)
         row = known or Trial(number, point, path=os.path.relpath(run.path, self.folder.path))
         self.table.put(dataclasses.replace(row, **(dataclasses.asdict(facts) if facts else {})))
-        shared = dataclasses.asdict(self.options.shared())
-        return Assignment(number, point, run.path, shared, self.reports, self.options.folds, cache_folder())
+        return Assignment(
+            number, point, run.path, self.options.shared(), self.reports, self.options.folds, cache_folder()
+        )
 
     def past_reports(self) -> dict[int, list[dict[str, Any]]]:
         """What trials reported before, by their numbers."""

@@ -1,4 +1,4 @@
-"""One trial, in a process of Ray's: an ordinary run in its own folder, that reports where the search wants to hear of it."""
+"""One trial, in a process of Ray's: an ordinary run in its own folder, which reports at epochs that are asked for."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Watcher:
 
 
 def carry_out(assignment: Assignment, watcher: Watcher) -> dict[str, Any]:
-    """Train from the start, or from where the trial was when the search was stopped. Returns what the search is told."""
+    """Train from the start, or from where the trial was stopped with its search. Returns what the search is told."""
     from tlkit.commands.conduct import Conduct
     from tlkit.commands.continuation import continue_in_place
     from tlkit.commands.image_check import check_images
