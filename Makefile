@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
 .PHONY: setup demo test check format test-backbones test-kills test-ranks test-resume test-faults test-splits test-damage
-.PHONY: fuzz measure-defaults
+.PHONY: test-searches fuzz measure-defaults
 
 setup: $(STAMP)
 
@@ -66,6 +66,10 @@ test-splits: setup
 # Every kind of file cut at 64 places and with 300 single bits flipped: none may be accepted.
 test-damage: setup
 	$(BIN)/python tests/damage.py --cuts 64 --flips 300
+
+# Searches killed and resumed, passes of backbones counted, and a search on two nodes (about 10 minutes).
+test-searches: setup
+	$(BIN)/python tests/searches.py
 
 # Ten thousand mutated files of each kind, opened as commands open them, and ten thousand damaged images.
 fuzz: setup

@@ -48,10 +48,13 @@ COMMANDS_USED_BY_COMMANDS = {
     "finetune": {
         "agreement", "devices", "following", "image_check", "joining", "launch", "resume", "survey", "training_run",
     },
-    "resume": {"agreement", "continuation", "following", "joining", "launch"},
+    "resume": {"agreement", "continuation", "following", "joining", "launch", "tune", "tuning"},
+    "tune": {"finetune", "image_check", "survey", "tuning"},
+    "conduct": {"vector_memory"},
+    "watched_training": {"answering", "checkpoints", "conduct", "images"},
     "continuation": {
-        "agreement", "checkpoints", "finetune", "image_check", "joining", "stored_options", "survey", "training_run",
-        "watching",
+        "agreement", "checkpoints", "conduct", "finetune", "image_check", "joining", "stored_options", "survey",
+        "training_run", "watching",
     },
     "following": {"agreement", "images", "joining", "training_run", "watched_training"},
     "training_run": {
@@ -59,6 +62,7 @@ COMMANDS_USED_BY_COMMANDS = {
         "answering",
         "assembly",
         "checkpoints",
+        "conduct",
         "devices",
         "engines",
         "environment",
@@ -74,7 +78,7 @@ SHARED_BY_COMMANDS = {
     "answering", "assembly", "batch_size", "check_report", "checkpoints", "devices", "engines", "exporting",
     "extraction", "image_check", "images", "inputs", "joining", "labellers", "launch", "model_graphs", "models",
     "outcomes", "placement", "reporting", "sharing", "stored_options", "streaming", "survey", "thumbnails",
-    "validation",
+    "validation", "vector_memory",
 }  # fmt: skip
 
 WITHOUT_TORCH = [
@@ -91,6 +95,8 @@ WITHOUT_TORCH = [
     "tlkit.gpus", "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume", "tlkit.commands.report",
     "tlkit.commands.watching", "tlkit.training.evaluation", "tlkit.commands.launch", "tlkit.distributed",
     "tlkit.ranks", "tlkit.commands.joining", "tlkit.commands.agreement",
+    "tlkit.options.space", "tlkit.options.tune", "tlkit.commands.tune", "tlkit.commands.tuning.table",
+    "tlkit.commands.tuning.points", "tlkit.commands.tuning.cluster", "tlkit.commands.tuning.leaderboard",
 ]  # fmt: skip
 
 
@@ -147,7 +153,7 @@ def test_decoder_processes_load_hardly_anything() -> None:
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_light_modules_load_no_heavy_library(module: str) -> None:
-    code = f"import sys, {module}; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
+    code = f"import sys, {module}; print([m for m in ('torch', 'torchvision', 'timm', 'ray') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tlkit.commands.engines import Engine, Engines
 from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction
 from tlkit.commands.image_check import leave_out, tell_left_out
 from tlkit.commands.sharing import errors_of_all, share_of
+from tlkit.commands.vector_memory import NO_MEMORY, VectorMemory
 from tlkit.data.batches import ImageBatches, VectorBatches
 from tlkit.data.decoders import Decoder, Pixels, open_decoder
 from tlkit.data.folder import Dataset, Sample
@@ -72,6 +74,7 @@ class Preparation:
     fresh: bool
     signals: Interruption
     world: World
+    memory: VectorMemory = NO_MEMORY
 
     def batches(self) -> PreparedBatches:
         """What the loop trains, and on what. Raises DataError for images that cannot be read."""
@@ -84,9 +87,9 @@ class Preparation:
         with closing(open_store(space, options.cache_bytes(), partial(say, "warning"))) as store:
             extraction = self.extraction(store)
             if self.fresh or options.augment == "none":
-                plain = extraction.vectors(self.dataset.train, self.plain_view, "features", bad)
+                plain = self.vectors(extraction, self.dataset.train, self.plain_view, "features", bad)
                 self.standardise(plain)
-            val = extraction.vectors(self.dataset.val, self.plain_view, "validation", bad)
+            val = self.vectors(extraction, self.dataset.val, self.plain_view, "validation", bad)
             dataset = self.without_bad(bad)
             views = [plain] if options.augment == "none" else self.augmented_vectors(extraction, dataset)
         computed, known = extraction.counts()
@@ -102,12 +105,25 @@ class Preparation:
             ALONE,
         )
 
+    def vectors(
+        self, extraction: Extraction, samples: Sequence[Sample], view: View, label: str, bad: list[ImageError]
+    ) -> Tensor:
+        """As Extraction.vectors, or from memory; where images are bad, they are looked at again each time."""
+
+        def find() -> tuple[Tensor, bool]:
+            before = len(bad)
+            found = extraction.vectors(samples, view, label, bad)
+            return found, len(bad) == before
+
+        space = json.dumps(self.engines.space(self.engine), sort_keys=True)
+        return self.memory.recall((space, view.name, tuple(path for path, _ in samples)), find)
+
     def augmented_vectors(self, extraction: Extraction, dataset: Dataset) -> list[Tensor]:
         """The vectors [N, ...] of each augmented view of the training images."""
         count = self.options.view_count()
         bad: list[ImageError] = []
         views = [
-            extraction.vectors(dataset.train, self.view(number), f"view {number + 1}/{count}", bad)
+            self.vectors(extraction, dataset.train, self.view(number), f"view {number + 1}/{count}", bad)
             for number in range(count)
         ]
         if bad:

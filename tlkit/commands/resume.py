@@ -11,8 +11,9 @@ from tlkit import interruption
 from tlkit.commands.agreement import require_same_options
 from tlkit.commands.joining import joined
 from tlkit.commands.launch import is_for_ranks, launch
-from tlkit.declarations import Options
-from tlkit.errors import DataError, MissingInputError, TlkitError
+from tlkit.commands.tuning.search_folder import SearchFolder
+from tlkit.declarations import Options, flag_of
+from tlkit.errors import DataError, MissingInputError, TlkitError, UsageError
 from tlkit.options import ResumeOptions
 from tlkit.options.ranks import RestartOptions
 from tlkit.ranks import earlier_run, is_follower, note
@@ -30,6 +31,8 @@ def resume(options: ResumeOptions) -> int:
         return follow(options)
     if not os.path.exists(options.checkpoint):
         raise MissingInputError(options.checkpoint, "no such run folder or checkpoint")
+    if SearchFolder(options.checkpoint).exists():
+        return resume_search(options)
     run = RunFolder.containing(options.checkpoint)
     if run is None and os.path.isdir(options.checkpoint):
         require_checkpoint_file(RunFolder(options.checkpoint))
@@ -72,6 +75,17 @@ def recorded_before(run: RunFolder | None, name: str, default: Any) -> Any:
             value = run.read_options()["resolved"].get(name)
             return value if isinstance(value, type(default)) else default
     return default
+
+
+def resume_search(options: ResumeOptions) -> int:
+    """Finish a search. Raises UsageError for what a run alone can be given anew."""
+    for field in dataclasses.fields(options):
+        if field.name not in ("checkpoint", "debug", "trust_pickle") and getattr(options, field.name) is not None:
+            hint = f"tlkit tune --resume {options.checkpoint} takes what a search can be given anew."
+            raise UsageError(flag_of(field.name), "is for runs, and this is a search", hint)
+    from tlkit.commands.tune import resume_search
+
+    return resume_search(SearchFolder(options.checkpoint), {}, options.trust_pickle)
 
 
 def require_checkpoint_file(run: RunFolder) -> None:

@@ -14,6 +14,7 @@ from tlkit.commands.agreement import require_same_files
 from tlkit.commands.answering import keep_answers
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
+from tlkit.commands.conduct import BY_ITSELF, Conduct
 from tlkit.commands.devices import Devices, choose_devices, make_deterministic, show_gpu_use
 from tlkit.commands.engines import Engine
 from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
@@ -50,9 +51,16 @@ from tlkit.training.loop import NonFiniteLossError
 from tlkit.training.state import TrainingState
 
 
-def start_run(run: RunFolder, options: FinetuneOptions, dataset: Dataset, signals: Interruption, world: World) -> int:
+def start_run(
+    run: RunFolder,
+    options: FinetuneOptions,
+    dataset: Dataset,
+    signals: Interruption,
+    world: World,
+    conduct: Conduct = BY_ITSELF,
+) -> int:
     """Train a new run. Prints the path of its model; returns the exit status."""
-    return train_run(run, options.to_dict(), resolve(options), dataset, None, signals, world)
+    return train_run(run, options.to_dict(), resolve(options), dataset, None, signals, world, conduct=conduct)
 
 
 def resolve(options: FinetuneOptions) -> FinetuneOptions:
@@ -117,6 +125,7 @@ def train_run(
     signals: Interruption,
     world: World,
     past: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    conduct: Conduct = BY_ITSELF,
 ) -> int:
     """Train a run from its start, or from a checkpoint of it, until its model is written.
 
@@ -135,7 +144,9 @@ def train_run(
     if not os.path.exists(run.options_file):
         begin(run, remembered, past)
     fresh = checkpoint is None
-    preparation = Preparation(options, dataset, classifier, description, built.devices, fresh, signals, world)
+    preparation = Preparation(
+        options, dataset, classifier, description, built.devices, fresh, signals, world, conduct.memory
+    )
     with (
         recorded_in_status(run, options, state),
         closing(preparation),
@@ -156,12 +167,15 @@ def train_run(
         origin = Origin(options.to_portable_dict(), environment, description, split)
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
         monitor.log(state.history)
-        train_to_the_end(run, options, images, state, checkpointer, built.devices.first, signals, monitor)
+        train_to_the_end(run, options, images, state, checkpointer, built.devices.first, signals, monitor, conduct)
         say_peak_memory(built.devices)
-        best = ship_best(run, classifier, description, images, state)
-        conclude(run, monitor)
+        best = take_best(run, classifier, images, state)
+        if conduct.ships:
+            write_model(run.model_file, LoadedModel(classifier.shipped(), description), best)
+            conclude(run, monitor)
         status = finish(run, state, best)
-    emit(os.fsencode(f"{run.model_file}\n"))
+    if conduct.ships:
+        emit(os.fsencode(f"{run.model_file}\n"))
     return status
 
 
@@ -268,16 +282,10 @@ def say_model(options: FinetuneOptions, description: ModelDescription, classifie
     return backbone
 
 
-def ship_best(
-    run: RunFolder,
-    classifier: Classifier,
-    description: ModelDescription,
-    images: PreparedBatches,
-    state: TrainingState,
-) -> dict[str, Any]:
-    """Write the model of the best epoch, and what it answers on the validation images. Returns the epoch's row.
+def take_best(run: RunFolder, classifier: Classifier, images: PreparedBatches, state: TrainingState) -> dict[str, Any]:
+    """Make the classifier that of the best epoch, and keep what it answers on the validation images.
 
-    Raises DataError if the epoch's checkpoint is not here.
+    Returns the epoch's row. Raises DataError if the epoch's checkpoint is not here.
     """
     if state.best is None:
         raise DataError(run.path, "no epoch is left to train, and its best one is not here", "Extend it by --epochs N.")
@@ -291,7 +299,6 @@ def ship_best(
     _, checkpoint = found
     classifier.load_trainable_state(checkpoint["model_state_dict"])
     keep_answers(run, images, state.best["epoch"])
-    write_model(run.model_file, LoadedModel(classifier.shipped(), description), state.best)
     return state.best
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from tlkit.commands.answering import keep_heard, listening
 from tlkit.commands.checkpoints import Checkpointer
+from tlkit.commands.conduct import Conduct
 from tlkit.commands.images import PreparedBatches
 from tlkit.data.batches import EpochSteps
 from tlkit.data.folder import Dataset
@@ -20,7 +21,7 @@ from tlkit.options import FinetuneOptions
 from tlkit.output.monitoring import Monitor
 from tlkit.run_folder import RunFolder
 from tlkit.terminal import say
-from tlkit.training.loop import AfterEpoch, AfterStep, NonFiniteLossError, Recipe, train
+from tlkit.training.loop import AfterEpoch, AfterStep, NonFiniteLossError, Recipe, is_over, train
 from tlkit.training.state import TrainingState
 
 SMALL_STEP = 1 << 24
@@ -36,6 +37,7 @@ def train_to_the_end(
     device: torch.device,
     signals: Interruption,
     monitor: Monitor,
+    conduct: Conduct,
 ) -> None:
     """Run the training loop; every epoch is committed, said and logged, a signal ends it with a checkpoint."""
 
@@ -44,10 +46,13 @@ def train_to_the_end(
         if is_best:
             keep_heard(run, images, listener, state.epoch)
         listener.forget()
-        checkpointer.commit_epoch(state, is_best)
-        run.write_status("running", **state.where())
+        over = is_over(state.epoch, state.best, options.planned_epochs(), options.patience)
+        if is_best or over or conduct.saves(state):
+            checkpointer.commit_epoch(state, is_best)
+            run.write_status("running", **state.where())
         say_epoch(state, options.planned_epochs(), is_best)
         monitor.log(state.history[-1:])
+        conduct.after_epoch(state)
 
     passing = state.micro_batch
 
@@ -96,15 +101,7 @@ def run_loop(
     after_step: AfterStep,
 ) -> None:
     """Train as the options say, from where the state stands."""
-    recipe = Recipe(
-        epochs=options.planned_epochs(),
-        learning_rate=options.learning_rate,
-        schedule=options.schedule,
-        label_smoothing=options.label_smoothing,
-        metric=options.metric,
-        patience=options.patience,
-        seed=options.seed,
-    )
+    recipe = recipe_of(options)
     weights = class_weights(options.class_weights, images.dataset)
     with few_threads(images.module, options.images_per_step()):
         train(
@@ -124,6 +121,19 @@ def work_done(dataset: Dataset, seconds: float, device: torch.device) -> dict[st
         with suppress(Exception):  # of a library that is missing, or a driver that does not answer
             figures["gpu_use"] = torch.cuda.utilization(device)
     return figures
+
+
+def recipe_of(options: FinetuneOptions) -> Recipe:
+    """How to train, as the loop takes it."""
+    return Recipe(
+        epochs=options.planned_epochs(),
+        learning_rate=options.learning_rate,
+        schedule=options.schedule,
+        label_smoothing=options.label_smoothing,
+        metric=options.metric,
+        patience=options.patience,
+        seed=options.seed,
+    )
 
 
 def batch_files(options: FinetuneOptions, dataset: Dataset, error: NonFiniteLossError) -> list[str]:

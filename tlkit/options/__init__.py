@@ -11,6 +11,7 @@ from tlkit.options.inspection import BackbonesOptions, CacheOptions, CheckOption
 from tlkit.options.monitoring import ReportOptions
 from tlkit.options.predict import STANDARD_OUTPUT, EvaluateOptions, PredictOptions
 from tlkit.options.ranks import RankOptions
+from tlkit.options.tune import TuneOptions
 
 __all__ = [
     "EXPORT_SUFFIXES",
@@ -27,5 +28,6 @@ __all__ = [
     "ReportOptions",
     "ResumeOptions",
     "SummaryOptions",
+    "TuneOptions",
     "worker_count",
 ]
