@@ -66,16 +66,15 @@ def open_torch_model(
     """A model run by torch; if it has a graph that may be kept, until onnxruntime takes over."""
     # torch and all that comes with it: seconds that others need not wait
     from tlkit.commands.devices import choose_devices, show_gpu_use
+    from tlkit.commands.exporting import pays_as_graph
     from tlkit.commands.model_graphs import Relay
     from tlkit.commands.models import open_model
     from tlkit.commands.placement import place
-    from tlkit.model.inference import is_convolutional
     from tlkit.model.torch_model import TorchModel
-    from tlkit.output.graph_exporters import has_extra
 
     devices = choose_devices(placing)
     show_gpu_use(devices)
     loaded = open_model(path, weights, trusted)
     place(loaded.network, path, devices, loaded.preprocessing.image_size)
     model = TorchModel(loaded, devices.first, devices.precision(precision), devices.shared_out)
-    return Relay(model, graph) if graph and is_convolutional(model.network) and has_extra() else model
+    return Relay(model, graph) if graph and pays_as_graph(model.network) else model
