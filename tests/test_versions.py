@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from tests.conftest import Run
 from tlkit import versions
 from tlkit.errors import UnavailableError
-from tlkit.versions import FLOORS, numbers_of, require_floor
+from tlkit.versions import FLOORS, numbers_of, require_floor, version
 
 
 def test_the_floors_are_those_of_the_package() -> None:
@@ -35,11 +37,22 @@ def test_others_are_not(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_package_that_is_missing_is_somebody_elses_to_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(package: str) -> str:
-        raise versions.PackageNotFoundError(package)
-
-    monkeypatch.setattr(versions, "version", missing)
+    monkeypatch.setattr(versions, "version", lambda package: None)
     require_floor(*FLOORS)
+
+
+def test_versions_are_those_that_python_knows() -> None:
+    for package in (*FLOORS, "tlkit"):
+        assert version(package) == importlib.metadata.version(package)
+    assert version("no-such-package") is None
+
+
+def test_a_package_is_found_where_python_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, name in (("first", "Torch-1.2.dist-info"), ("second", "torch-9.dist-info")):
+        (tmp_path / folder / name).mkdir(parents=True)
+        (tmp_path / folder / "torch_other-3.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / name) for name in ("missing", "first", "second")])
+    assert version("torch") == "1.2"
 
 
 def test_numbers() -> None:

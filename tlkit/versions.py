@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from importlib.metadata import PackageNotFoundError, version
+import sys
 
 from tlkit.errors import UnavailableError
 
@@ -18,16 +20,33 @@ FLOORS = {
 def require_floor(*packages: str) -> None:
     """Raises UnavailableError for an installed package that is older than its floor."""
     for package in packages:
-        try:
-            found = version(package)
-        except PackageNotFoundError:
-            continue  # who uses it will say what is missing
-        if is_refused(package, found):
+        found = version(package)  # who uses what is missing will say so
+        if found is not None and is_refused(package, found):
             raise UnavailableError(
                 package,
                 f"version {found} has known holes that files can use; tlkit needs {FLOORS[package]} or newer",
                 f"Get it by: pip install '{package}>={FLOORS[package]}'",
             )
+
+
+def version(package: str) -> str | None:
+    """The version of an installed package; None if it is not here.
+
+    As importlib.metadata has it, whose import takes longer than all else that is looked at before a command begins.
+    """
+    beginning, end = f"{package}-", ".dist-info"
+    for folder in sys.path:
+        with contextlib.suppress(OSError):  # an archive, or nothing at all
+            for name in os.listdir(folder):
+                if name.endswith(end) and name[: len(beginning)].lower() == beginning:
+                    return name[len(beginning) : -len(end)]
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    try:
+        return version_of(package)  # some other way of installing
+    except PackageNotFoundError:
+        return None
 
 
 def is_refused(package: str, found: str) -> bool:

@@ -17,16 +17,16 @@ from typing import BinaryIO
 
 from tlkit.errors import UnsafeError
 
-HARMLESS = re.compile(
+HARMLESS = (
     r"collections\.(OrderedDict|Counter)|(builtins|__builtin__)\.(set|complex)|_codecs\.encode"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)"
     r"|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.Parameter|torch\.(Size|Tensor|device)"
     r"|torch\.(storage\.)?[A-Z]\w*Storage|torch\.serialization\._get_layout"
     r"|torch\.(u?int|float|bfloat|complex|half|double|bool|long|short|char|byte)\w*"
 )
-"""What tensors and plain values name. Everything else counts as code."""
+"""What tensors and plain values name, as a regular expression. Everything else counts as code."""
 
-NAME = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")
+NAME = r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first of the five pickles that a torch file began with before it was an archive."""
 
@@ -86,10 +86,10 @@ def code_in(pickled: bytes | BinaryIO) -> Iterator[str]:
     try:
         for number, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
             if operation.name in ("GLOBAL", "INST"):
-                if not NAME.fullmatch(str(argument)):
+                if not re.fullmatch(NAME, str(argument)):
                     return  # text that begins like a pickle
                 name = str(argument).replace(" ", ".")
-                if not HARMLESS.fullmatch(name):
+                if not re.fullmatch(HARMLESS, name):
                     yield f"it names {name[:80]}"
             elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
                 yield "it puts names together"
