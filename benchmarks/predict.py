@@ -4,7 +4,11 @@
 
 Images per second of the whole command, and less start-up, which is what the same command takes for one image. The
 bound: decoding and the bare backbone on all cores, one after the other, without start-up. Labels and probabilities
-of the two sides are compared image by image; large JPEGs, which tlkit decodes at a reduced scale, apart from the rest.
+of each side are compared with timm's image by image; large JPEGs, which tlkit decodes at a reduced scale, apart from
+the rest.
+
+tlkit has a row for model.pt with an empty cache, one for model.pt once its graph for onnxruntime is kept, as it is
+after a longer command, and one for model.onnx. The last two need tlkit[onnx], and are left out without it.
 """
 
 from __future__ import annotations
@@ -14,7 +18,9 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from common import RIVALS, SAMPLE, TLKIT, decoded, in_turn, list_images, ratios, run, spread, table, weights_of
@@ -32,15 +38,17 @@ HEADER = (
     "of the bound",
     "answers",
 )
+TIMM = "timm loop"
 Answers = dict[str, tuple[str, float]]
 """The label and its probability, by path."""
 
 
 @dataclass
 class Sides:
-    """What is compared on one model. Each method is a round of a side over a folder of images, in seconds.
+    """What is compared on one model. Each side is a function of a folder of images that gives seconds.
 
-    answers: of each side, as they last were.
+    kept: a cache that holds the model's graph. onnx: its export. None without tlkit[onnx]. answers: of each side, as
+    they last were.
     """
 
     backbone: str
@@ -48,19 +56,35 @@ class Sides:
     model: Path
     state: Path
     classes: list[str]
+    kept: Path | None
+    onnx: Path | None
     answers: dict[str, Answers] = field(default_factory=dict)
 
-    def tlkit(self, images: Path, precision: str = "fp32") -> float:
-        ended = run([*TLKIT, "predict", self.model, images, "--format", "jsonl", "--precision", precision])
+    def commands(self, precisions: list[str]) -> dict[str, Callable[[Path], float]]:
+        """All sides, by what their rows are called."""
+        sides: dict[str, Callable[[Path], float]] = {}
+        for precision in precisions:
+            name = f"model.pt, {precision}"
+            sides[name] = partial(self.tlkit, name, self.model, None, "--precision", precision)
+        if self.kept is not None and self.onnx is not None:
+            sides["model.pt, graph kept"] = partial(self.tlkit, "model.pt, graph kept", self.model, self.kept)
+            sides["model.onnx"] = partial(self.tlkit, "model.onnx", self.onnx, None)
+        return {**sides, TIMM: self.timm}
+
+    def tlkit(self, name: str, model: Path, cache: Path | None, *flags: str, images: Path) -> float:
+        """cache: None for an empty one."""
+        with tempfile.TemporaryDirectory() as empty:
+            command = [*TLKIT, "predict", model, images, "--format", "jsonl", *flags]
+            ended = run(command, cache=cache or Path(empty))
         records = map(json.loads, ended.out.splitlines())
-        self.answers[precision] = {record["path"]: (record["label"], record["probability"]) for record in records}
+        self.answers[name] = {record["path"]: (record["label"], record["probability"]) for record in records}
         return ended.seconds
 
     def timm(self, images: Path) -> float:
         name = self.backbone.partition("/")[2]
         ended = run([sys.executable, RIVALS / "timm_predict.py", name, len(self.classes), self.state, images])
         rows = [line.rsplit("\t", 2) for line in ended.out.splitlines()]
-        self.answers["timm"] = {path: (self.classes[int(label)], float(value)) for path, label, value in rows}
+        self.answers[TIMM] = {path: (self.classes[int(label)], float(value)) for path, label, value in rows}
         return ended.seconds
 
     def bound(self, images: Path) -> float:
@@ -117,51 +141,56 @@ def copy_images(source: Path, repeat: int, folder: Path, most: int | None = None
 
 def prepare(backbone: str, weights: Path, images: Path, folder: Path) -> Sides:
     """A model after one epoch, for tlkit and as the plain state dict that timm loads."""
-    model, state = folder / "model.pt", folder / "state.pt"
+    model, state, onnx = folder / "model.pt", folder / "state.pt", folder / "model.onnx"
+    cache = folder.with_suffix(".cache")
     flags = ["--backbone", backbone, "--weights", weights, "--epochs", 1, "--out", folder]
-    run([*TLKIT, "finetune", images, *flags], cache=folder.with_suffix(".cache"))
+    run([*TLKIT, "finetune", images, *flags], cache=cache)
     run([*TLKIT, "export", model, "--format", "state_dict", "-o", state])
     classes = list(json.loads((folder / "split.json").read_text())["classes"])
-    return Sides(backbone, weights, model, state, classes)
+    try:
+        run([*TLKIT, "export", model, "--format", "onnx", "-o", onnx])
+        run([*TLKIT, "predict", model, list_images(images)[0], "--engine", "onnxruntime"], cache=cache)
+    except RuntimeError as error:
+        print(f"onnxruntime is left out: {error}", file=sys.stderr)
+        return Sides(backbone, weights, model, state, classes, None, None)
+    return Sides(backbone, weights, model, state, classes, cache, onnx)
 
 
 def compare(
     sides: Sides, images: Path, one: Path, count: int, rounds: int, precisions: list[str]
 ) -> list[tuple[str, ...]]:
     """The rows of one backbone."""
-    plan = {
-        "tlkit, one image": lambda: sides.tlkit(one),
-        "timm, one image": lambda: sides.timm(one),
-        **{f"tlkit, {name}": lambda name=name: sides.tlkit(images, name) for name in precisions},
-        "timm": lambda: sides.timm(images),
-        "bound": lambda: sides.bound(images),
-    }
+    commands = sides.commands(precisions)
+    plan = {f"{name}, one image": lambda side=side: side(images=one) for name, side in commands.items()}
+    plan |= {name: lambda side=side: side(images=images) for name, side in commands.items()}
+    plan["bound"] = lambda: sides.bound(images)
     found = in_turn({f"{sides.backbone}: {side}": run for side, run in plan.items()}, rounds)
-    tlkit_one, timm_one, *ours, timm, bound = found.values()
-    preprocessing = open_labeller(str(sides.model), None, "cpu", "fp32", None).preprocessing
-    quick_timm = without(timm_one, timm)
+    seconds = dict(zip(plan, found.values(), strict=True))
+    bound = seconds["bound"]
+    quick = {name: without(seconds[f"{name}, one image"], seconds[name]) for name in commands}
+    preprocessing = open_labeller(str(sides.model), None, "cpu", "fp32").preprocessing
     rows: list[tuple[str, list[float] | None, list[float], str]] = [
         (
-            f"tlkit predict --precision {name}",
-            whole,
-            without(tlkit_one, whole),
-            agreement(sides.answers[name], sides.answers["timm"], preprocessing, count),
+            name if name == TIMM else f"tlkit predict {name}",
+            seconds[name],
+            quick[name],
+            "" if name == TIMM else agreement(sides.answers[name], sides.answers[TIMM], preprocessing, count),
         )
-        for name, whole in zip(precisions, ours, strict=True)
+        for name in commands
     ]
-    rows += [("timm loop", timm, quick_timm, ""), ("bound", None, bound, "")]
+    rows.append(("bound", None, bound, ""))
     return [
         (
             sides.backbone,
             side,
-            spread([count / seconds for seconds in whole], digits=1) if whole else "",
-            spread([count / seconds for seconds in quick], digits=1),
-            spread(ratios(timm, whole)) if whole else "",
-            spread(ratios(quick_timm, quick)),
-            spread(ratios(bound, quick)),
+            spread([count / value for value in whole], digits=1) if whole else "",
+            spread([count / value for value in rest], digits=1),
+            spread(ratios(seconds[TIMM], whole)) if whole else "",
+            spread(ratios(quick[TIMM], rest)),
+            spread(ratios(bound, rest)),
             answers,
         )
-        for side, whole, quick, answers in rows
+        for side, whole, rest, answers in rows
     ]
 
 

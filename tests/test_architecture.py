@@ -55,8 +55,8 @@ COMMANDS_USED_BY_COMMANDS = {
     },
 }
 SHARED_BY_COMMANDS = {
-    "assembly", "check_report", "checkpoints", "devices", "extraction", "image_check", "images", "inputs", "labellers",
-    "models", "outcomes", "stored_options", "streaming", "survey",
+    "assembly", "check_report", "checkpoints", "devices", "engines", "exporting", "extraction", "image_check", "images",
+    "inputs", "labellers", "model_graphs", "models", "outcomes", "stored_options", "streaming", "survey",
 }  # fmt: skip
 
 WITHOUT_TORCH = [
@@ -67,7 +67,8 @@ WITHOUT_TORCH = [
     "tlkit.files.seal", "tlkit.files.archive",
     "tlkit.files.pickles", "tlkit.files.description", "tlkit.files.onnx_file", "tlkit.model.feature_store",
     "tlkit.model.labeller",
-    "tlkit.model.onnx_model", "tlkit.commands.labellers", "tlkit.commands.predict",
+    "tlkit.model.onnx_model", "tlkit.model.graphs", "tlkit.commands.model_graphs", "tlkit.commands.graph_process",
+    "tlkit.commands.labellers", "tlkit.commands.predict",
     "tlkit.commands.inputs", "tlkit.commands.outcomes", "tlkit.commands.streaming",
     "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume",
 ]  # fmt: skip

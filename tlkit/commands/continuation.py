@@ -28,7 +28,7 @@ from tlkit.storage import link_atomically
 from tlkit.terminal import emit, say
 from tlkit.training.loop import is_over
 
-CHANGED_BY_RESUME = ("epochs", "patience", "data", "weights", "device", "workers", "trust_pickle")
+CHANGED_BY_RESUME = ("epochs", "patience", "data", "weights", "device", "engine", "workers", "trust_pickle")
 SHAPES_NOTHING = (*CHANGED_BY_RESUME, "val", "out", "keep", "save_every", "cache_limit", "debug")
 """Options that a run may go on with another value of. Any other decides what is trained, and how; what --val decides,
 the checkpoint knows image by image."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from tlkit.terminal import say
+from tlkit.versions import version
 
 LIBRARIES = ("tlkit", "torch", "torchvision", "timm", "pillow")
 
@@ -22,18 +22,19 @@ def use_threads(recorded: Mapping[str, Any]) -> None:
         torch.set_num_threads(threads)
 
 
-def present_environment(device: torch.device) -> dict[str, Any]:
-    """Versions, the kind of device, and the number of threads."""
-    versions = {name: version(name) for name in LIBRARIES}
+def present_environment(device: torch.device, engine: str) -> dict[str, Any]:
+    """Versions, the kind of device, and the number of threads. engine: what computes features."""
+    versions = {name: version(name) for name in (*LIBRARIES, *(["onnxruntime"] if engine == "onnxruntime" else []))}
     return {**versions, "device": device.type, "threads": torch.get_num_threads()}
 
 
 def warn_of_differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Say what is not as it was, and what that costs."""
-    for name, value in present.items():
-        if recorded.get(name) != value:
+    for name in {**present, **recorded}:
+        here, there = present.get(name), recorded.get(name)
+        if here != there:
             say(
                 "warning",
-                f"{name}: {value} here, {recorded.get(name)} when the checkpoint was written; the result may differ in "
-                "its last digits from that of a run that was never stopped",
+                f"{name}: {here} here, {there} when the checkpoint was written; the result may differ in its last "
+                "digits from that of a run that was never stopped",
             )

@@ -32,7 +32,9 @@ from tlkit.training.metrics import Evaluation, evaluate_logits
 
 def evaluate(options: EvaluateOptions) -> int:
     """Print the figures of a model on a folder of class folders. Returns the exit status."""
-    model = open_labeller(options.model, options.weights, options.device, options.precision, options.trust_pickle)
+    model = open_labeller(
+        options.model, options.weights, options.device, options.precision, options.trust_pickle, options.engine
+    )
     samples, what = choose_samples(options, model.classes)
     say("data", f"{what}: {count(len(samples), 'image')}")
     readable: list[Sample] = []

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.metadata import version
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tlkit.commands.engines import Engines
 from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction
 from tlkit.commands.image_check import without_bad
 from tlkit.data.batches import ImageBatches, VectorBatches
@@ -65,7 +64,8 @@ class Preparation:
     def batches_of_vectors(self) -> PreparedBatches:
         """Run the backbone once over every image, or view of it; the head then trains on the vectors."""
         options, bad = self.options, list[ImageError]()
-        with closing(open_store(self.space(), options.cache_bytes(), partial(say, "warning"))) as store:
+        space = self.engines.space(self.engine)
+        with closing(open_store(space, options.cache_bytes(), partial(say, "warning"))) as store:
             extraction = self.extraction(store)
             if self.fresh or options.augment == "none":
                 plain = extraction.vectors(self.dataset.train, self.plain_view, "features", bad)
@@ -117,10 +117,14 @@ class Preparation:
         val = ImageBatches(load_validation, val_labels, self.preprocessing, self.passing, None, workers)
         return PreparedBatches(
             dataset,
-            self.classifier,
+            self.quick_classifier() if options.unfreeze is None else self.classifier,
             Stoppable(train, self.signals, "training"),
             Stoppable(val, self.signals, "validation"),
         )
+
+    def quick_classifier(self) -> Classifier:
+        """The same head on a copy of the frozen backbone that only passes images."""
+        return Classifier(self.engines.torch_pass.quick, self.classifier.head)
 
     def damaged(self, samples: Sequence[Sample]) -> list[ImageError]:
         """Decode images once, so that a damaged one is found before any epoch."""
@@ -137,26 +141,30 @@ class Preparation:
 
     def extraction(self, store: Store) -> Extraction:
         """The pass of this run's backbone."""
-        extractor = FeatureExtractor(self.classifier.backbone, self.preprocessing, self.device)
-        return Extraction(extractor, store, self.decoder, worker_count(self.options.workers), self.passing)
+        workers = worker_count(self.options.workers)
+        return Extraction(self.engines.extract(self.engine), store, self.decoder, workers, self.passing)
+
+    @cached_property
+    def engine(self) -> str:
+        """What computes the features of this run, from its start to its end."""
+        return self.engines.choose(self.passes())
+
+    @cached_property
+    def engines(self) -> Engines:
+        torch_pass = FeatureExtractor(self.classifier.backbone, self.preprocessing, self.device)
+        return Engines(self.options, self.description, torch_pass)
+
+    def passes(self) -> list[tuple[Sequence[Sample], View]]:
+        """Every image that is to pass the backbone once, and how it is seen."""
+        options, dataset = self.options, self.dataset
+        views = [] if options.augment == "none" else map(self.view, range(options.view_count()))
+        plain = [(samples, self.plain_view) for samples in (dataset.train, dataset.val)]
+        return [*plain, *((dataset.train, view) for view in views)]
 
     @property
     def passing(self) -> int:
         """Images that pass the backbone together where nothing trains."""
         return EXTRACTION_BATCH[self.device.type]
-
-    def space(self) -> dict[str, Any]:
-        """What determines a vector beside the image and its view."""
-        return {
-            "backbone": str(self.description.backbone),
-            "features": "class outputs" if self.options.head == "stack" else "what enters the classifier",
-            "weights": self.description.weights,
-            "weights_sha256": self.description.sha256,
-            "preprocessing": self.preprocessing.to_dict(),
-            "precision": self.classifier.backbone.precision,
-            "device": self.device.type,
-            "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "pillow")},
-        }
 
     @property
     def preprocessing(self) -> Preprocessing:

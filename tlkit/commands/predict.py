@@ -48,7 +48,9 @@ def predict(options: PredictOptions) -> int:
     workers = worker_count(options.workers)
     with destination(options.output) as write, closing(open_decoder(workers)) as decoder:
         decoder.start()  # while the model is loaded
-        model = open_labeller(options.model, options.weights, options.device, options.precision, options.trust_pickle)
+        model = open_labeller(
+            options.model, options.weights, options.device, options.precision, options.trust_pickle, options.engine
+        )
         view = View(model.preprocessing, options.max_pixels, truncated=options.allow_truncated)
         inputs = enumerate(read_inputs(options.paths or [LIST], options.null, options.crlf))
         rest = islice(inputs, options.resume_from, None)

@@ -81,11 +81,10 @@ def train_run(
     make_deterministic(options.deterministic)
     device = choose_device(options.device)
     use_threads(recorded)
-    environment = present_environment(device)
     classifier, description = assemble(options, dataset.classes)
     if checkpoint is not None:
         require_same_backbone(description, checkpoint, run.path)
-        warn_of_differences(recorded, environment)
+        warn_of_differences(recorded, present_environment(device, options.engine))
     classifier.to(device)
     classifier.backbone.precision = choose_precision(options.precision, device)
     say_model(options, description, classifier)
@@ -103,6 +102,7 @@ def train_run(
         if state.history:
             run.write_history(state.history)
         signals.raise_if_requested()
+        options = with_engine(options, preparation.engine, run, remembered, fresh)
         images = preparation.batches()
         if checkpoint is not None:
             require_same_images(images.dataset, checkpoint, images.dataset.skipped[len(dataset.skipped) :])
@@ -111,6 +111,7 @@ def train_run(
         write_json_atomically(run.split_file, split)
         if images.dataset.skipped:
             write_skipped(run, images.dataset.skipped)
+        environment = present_environment(device, options.engine)
         origin = Origin(options.to_portable_dict(), environment, description, artifact.digest(split))
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
         train_to_the_end(run, options, images, state, checkpointer, device, signals)
@@ -124,6 +125,17 @@ def begin(run: RunFolder, remembered: Mapping[str, Any], past: Mapping[str, Mapp
     for file, content in past.items():
         artifact.write_artifact(file, CHECKPOINT_FORMAT, content)
     write_json_atomically(run.options_file, remembered)
+
+
+def with_engine(
+    options: FinetuneOptions, engine: str, run: RunFolder, remembered: dict[str, Any], fresh: bool
+) -> FinetuneOptions:
+    """The options with what computes features, which are remembered before the first is computed."""
+    chosen = dataclasses.replace(options, engine=engine)
+    remembered["resolved"] = chosen.to_dict()
+    if fresh:
+        write_json_atomically(run.options_file, remembered)
+    return chosen
 
 
 def load_state(state: TrainingState, checkpoint: Mapping[str, Any], run: RunFolder) -> None:

@@ -95,6 +95,14 @@ def check_archive_seal(path: str, file: BinaryIO) -> bool:
     return True
 
 
+def seal_in_archive(file: BinaryIO) -> str | None:
+    """The seal that a zip archive ends with, right or not; None if it has none."""
+    file.seek(max(0, size_of(file) - COMMENT_BYTES))
+    end = file.read()
+    digits = end[-DIGITS:]
+    return digits.decode("ascii", "replace") if end == comment_of(digits) else None
+
+
 def ends_as_archive(file: BinaryIO, size: int, comment: bytes) -> bool:
     """Whether the file ends with the last record of a zip archive and this comment, its length before it."""
     record = END_BYTES - len(NO_COMMENT)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tlkit.model.segments import Segment, segment_files
-from tlkit.storage import TEMPORARY_SUFFIX
+from tlkit.storage import TEMPORARY_SUFFIX, write_atomically
 
 LAYOUT = "features-2"
 """The folder's name changes when the layout of files does: another version finds its own, or none."""
+
+DESCRIPTION = "space.json"
 
 
 def cache_folder() -> str:
@@ -24,15 +28,50 @@ def cache_folder() -> str:
     return chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tlkit")
 
 
+def store_root() -> str:
+    """The folder of all spaces."""
+    return os.path.join(cache_folder(), LAYOUT)
+
+
+def space_folder(root: str, space: Mapping[str, Any]) -> str:
+    """Where the space lies that these values determine, plain JSON types."""
+    return os.path.join(root, hashlib.sha256(space_text(space).encode()).hexdigest()[:16])
+
+
+def space_text(space: Mapping[str, Any]) -> str:
+    """What a space says about itself."""
+    return json.dumps(dict(space), indent=2, sort_keys=True)
+
+
+def make_space(root: str, space: Mapping[str, Any]) -> str:
+    """The folder of a space, made if it is not there. Raises OSError or TlkitError."""
+    folder = space_folder(root, space)
+    os.makedirs(folder, exist_ok=True)
+    description = os.path.join(folder, DESCRIPTION)
+    if not os.path.exists(description):
+        write_atomically(description, lambda file: file.write(space_text(space).encode()))
+    return folder
+
+
+def graph_file(folder: str) -> str:
+    """What computes the vectors of a space, as onnxruntime takes it."""
+    return os.path.join(folder, "graph.onnx")
+
+
+def kept_files(folder: str) -> Iterator[str]:
+    """All of a space that takes room, and may go."""
+    return itertools.chain(segment_files(folder), filter(os.path.exists, [graph_file(folder)]))
+
+
 def make_room(root: str, limit: int, keep: Collection[str]) -> bool:
-    """Remove segments, least recently used first, until all are within limit bytes. Those in `keep` stay.
+    """Remove segments and graphs, least recently used first, until all are within limit bytes. Those in `keep` stay.
 
     Returns whether there is room now.
     """
     files: list[tuple[float, int, str]] = []
     for space in list_spaces(root):
         remove_leftovers(space)
-        for path in segment_files(space):
+        for path in kept_files(space):
             with contextlib.suppress(FileNotFoundError):
                 status = os.stat(path)
                 files.append((status.st_mtime, status.st_size, path))
@@ -78,14 +117,15 @@ class SpaceSummary:
 def summarise(folder: str) -> SpaceSummary:
     """What a space holds. What cannot be read counts for its size only."""
     vectors, size, used = 0, 0, 0.0
-    for path in segment_files(folder):
+    for path in kept_files(folder):
         with contextlib.suppress(OSError):
             status = os.stat(path)
             size, used = size + status.st_size, max(used, status.st_mtime)
+    for path in segment_files(folder):
         with contextlib.suppress(OSError, ValueError):
             vectors += len(Segment.read(path).index)
     description: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, "space.json"), encoding="utf-8") as file:
+    with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, DESCRIPTION), encoding="utf-8") as file:
         description = dict(json.load(file))
     return SpaceSummary(folder, description, vectors, size, used)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tlkit.errors import TlkitError
-from tlkit.model.cache_folder import LAYOUT, cache_folder, make_room
+from tlkit.model.cache_folder import make_room, make_space, space_folder, store_root
 from tlkit.model.segments import KEY_BYTES, Lookup, OpenFile, Segment, Vector, checksum, segment_files
 from tlkit.storage import write_atomically
 
@@ -78,9 +77,8 @@ class FeatureStore:
 
         Raises OSError or TlkitError if the folder cannot be made.
         """
-        text = json.dumps(dict(space), indent=2, sort_keys=True)
         self.root = root
-        self.folder = os.path.join(root, hashlib.sha256(text.encode()).hexdigest()[:16])
+        self.folder = make_space(root, space)
         self.limit = limit
         self.warn = warn
         self.keeps = True
@@ -92,10 +90,6 @@ class FeatureStore:
         self.used: set[str] = set()
         self.numbers = itertools.count()
         self.file = OpenFile()
-        os.makedirs(self.folder, exist_ok=True)
-        description = os.path.join(self.folder, "space.json")
-        if not os.path.exists(description):
-            write_atomically(description, lambda file: file.write(text.encode()))
         self.find_segments()
 
     def find_segments(self) -> None:
@@ -211,7 +205,17 @@ class FeatureStore:
 def open_store(space: Mapping[str, Any], limit: int, warn: Callable[[str], None]) -> Store:
     """The store of a space, or one that keeps nothing if the cache folder cannot be used."""
     try:
-        return FeatureStore(os.path.join(cache_folder(), LAYOUT), space, limit, warn)
+        return FeatureStore(store_root(), space, limit, warn)
     except (OSError, TlkitError) as error:
         warn(f"vectors are not kept between runs: {error}")
         return NoStore()
+
+
+def count_held(space: Mapping[str, Any], keys: Sequence[bytes]) -> int:
+    """How many of these vectors the store has in a space. Makes and mends nothing."""
+    segments: list[Segment] = []
+    for path in segment_files(space_folder(store_root(), space)):
+        with contextlib.suppress(OSError, ValueError):
+            segments.append(Segment.read(path))
+    lookup = Lookup.over(segments)
+    return sum(lookup.find(key) is not None for key in keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from functools import cached_property
 
@@ -36,6 +37,14 @@ class FeatureExtractor:
             batch = batch.pin_memory()
         features: Tensor = self.quick(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
         return features
+
+    def seconds_an_image(self) -> float:
+        """How long a pass takes here, by a look at one."""
+        pixels = np.zeros((2, *self.preprocessing.image_size, 3), np.uint8)
+        self(pixels)  # the first also prepares
+        began = time.perf_counter()
+        self(pixels)
+        return (time.perf_counter() - began) / len(pixels)
 
 
 def feature_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:

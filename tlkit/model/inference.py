@@ -56,9 +56,9 @@ def quickened(network: nn.Module, image_size: tuple[int, int]) -> nn.Module:
     return quick
 
 
-def close(found: Tensor, expected: Tensor) -> bool:
-    """Whether two outputs differ by rounding at most."""
-    return bool((found - expected).abs().max() <= FOLDING_TOLERANCE * expected.abs().max().clamp_min(1e-6))
+def close(found: Tensor, expected: Tensor, tolerance: float = FOLDING_TOLERANCE) -> bool:
+    """Whether two outputs differ by rounding at most. tolerance: of the largest output."""
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max().clamp_min(1e-6))
 
 
 def fold_batch_norms(network: nn.Module, example: Tensor) -> None:
@@ -131,6 +131,12 @@ def lay_channels_last(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.weight = frozen(module.weight.detach().contiguous(memory_format=torch.channels_last))
+
+
+def is_convolutional(network: nn.Module) -> bool:
+    """Whether most layers are convolutions; matrices of transformers onnxruntime multiplies no quicker than torch."""
+    modules = list(network.modules())
+    return sum(isinstance(m, nn.Conv2d) for m in modules) > sum(isinstance(m, nn.Linear) for m in modules)
 
 
 def frozen(tensor: Tensor) -> nn.Parameter:

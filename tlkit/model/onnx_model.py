@@ -42,7 +42,11 @@ def open_onnx(path: str, device: str) -> OnnxModel:
     Raises what read_onnx raises, DataError for a graph that does not run, UsageError or UnavailableError for a device,
     UnavailableError if onnxruntime is missing.
     """
-    file = read_onnx(path)
+    return open_graph(path, read_onnx(path), device)
+
+
+def open_graph(path: str, file: OnnxFile, device: str) -> OnnxModel:
+    """The model of a file that was read. path: by which a person knows it. Raises as open_onnx."""
     runtime = import_runtime(path)
     try:
         classes = class_names(file.description["classes"])
@@ -50,7 +54,7 @@ def open_onnx(path: str, device: str) -> OnnxModel:
         shapes = [["batch", *preprocessing.image_size, 3], ["batch", len(classes)]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(path, f"does not say which classes and preprocessing it has ({error})") from error
-    session = start_session(runtime, path, file, device)
+    session = start_session(runtime, path, file.content, device, len(os.sched_getaffinity(0)))
     ends = [*session.get_inputs(), *session.get_outputs()]
     if [end.name for end in ends] != ["pixels", "logits"] or [end.shape for end in ends] != shapes:
         raise DataError(path, "is damaged: its graph is not for the images and classes that it names")
@@ -69,16 +73,16 @@ def import_runtime(path: str) -> Any:
     return onnxruntime
 
 
-def start_session(runtime: Any, path: str, file: OnnxFile, device: str) -> Any:
+def start_session(runtime: Any, path: str, content: bytes, device: str, threads: int) -> Any:
     """The graph, ready to run on a device. It is given as bytes, so that nothing else is looked for beside the file."""
     providers = providers_of(device, runtime.get_available_providers())
     options = runtime.SessionOptions()
     options.log_severity_level = NOTHING_BUT_FATAL
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))  # by itself it takes cores that are not ours
+    options.intra_op_num_threads = threads  # by itself it takes cores that are not ours
     options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, and nothing else
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that read images need them
     try:
-        session = runtime.InferenceSession(file.content, options, providers=providers, enable_fallback=0)
+        session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
     except Exception as error:  # as above
         raise failure(path, error) from error
     if device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":

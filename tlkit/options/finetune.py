@@ -70,9 +70,13 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, TrustOptions, 
             raise UsageError("--views", f"needs {other}")
         if self.precision == "fp16" and self.unfreeze is not None:
             raise UsageError("--precision fp16", "is too coarse to train --unfreeze in; use bf16 or fp32")
+        if self.engine == "onnxruntime" and self.feeds_images():
+            other = "--no-cache" if self.no_cache else "--unfreeze"
+            raise UsageError("--engine onnxruntime", f"does not go with {other}, under which torch runs every epoch")
         self.cache_bytes()
         self.check_data_options()
         self.check_network_options()
+        self.check_device_options()
 
     def cache_bytes(self) -> int:
         """--cache-limit in bytes. Raises UsageError."""
@@ -106,4 +110,7 @@ class ResumeOptions(TrustOptions, Options):
     data: str | None = option(None, "Where the images are now, if they have moved.", metavar="DIR")
     weights: str | None = option(None, "Where the backbone's weights file is now, if it has moved.", metavar="FILE")
     device: str | None = option(None, "auto, cpu, cuda or cuda:N. Default: as before.")
+    engine: Literal["torch", "onnxruntime"] | None = option(
+        None, "What runs the network from here on. Default: as before, so that no bit differs."
+    )
     workers: int | None = option(None, "Processes that decode images. Default: as before.", minimum=0)

@@ -49,6 +49,7 @@ class PredictOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_device_options()
         if self.null and self.crlf:
             raise UsageError("--crlf", "is for lists of lines, but --null reads names that end with a NUL byte")
         if self.resume_from and self.output not in STANDARD_OUTPUT:
@@ -73,3 +74,7 @@ class EvaluateOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
     format: Literal["text", "json"] = option("text", "For people, or for programs.")
     batch_size: int = option(32, "Images that pass the model together.", minimum=1)
     skip_bad: bool = option(False, "Go on without images that cannot be read; ends with exit status 3.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_device_options()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tlkit.errors import OutputError, UnavailableError, UsageError, first_line, is_memory
 from tlkit.files.onnx_file import read_onnx, seal_of
@@ -18,51 +19,29 @@ from tlkit.files.pt2_file import DESCRIPTION_FILE, describe, read_pt2
 from tlkit.files.seal import write_sealed_archive
 from tlkit.files.trusted import load_program
 from tlkit.output.exportable import Exportable
-from tlkit.versions import require_floor
+from tlkit.versions import is_refused, require_floor
+from tlkit.versions import version as installed_version
 
 LARGEST_ONNX = 2**31 - 2**24
 """Bytes of weights. An ONNX file is one protobuf message, which ends at 2 GiB; the graph beside them takes a few MB."""
 
-PIXELS, LOGITS = "pixels", "logits"
+PIXELS, LOGITS, FEATURES = "pixels", "logits", "features"
 
 
 class Onnx:
     """One file for onnxruntime and others, with its description and seal in the metadata."""
 
     def write(self, model: Exportable, path: str) -> None:
-        require_extra()
-        weights = sum(tensor.nbytes for tensor in model.network.state_dict().values())
+        require_extra("--format onnx")
+        weights = weight_bytes(model.network)
         if weights > LARGEST_ONNX:
             problem = f"holds 2 GB at most in one file, and this model's weights are {weights / 1e9:.1f} GB"
             raise UsageError("--format onnx", problem, "Use --format safetensors or torch_export.")
-        with quiet(), only_usage_errors("onnx", model):
-            content = self._content(model)
+        with only_usage_errors("onnx", model):
+            content = as_onnx(model.from_pixels(model.network), model.image_size, LOGITS, model.metadata())
         with open(path, "wb") as file:
             file.write(content)
             file.write(seal_of(content))
-
-    def _content(self, model: Exportable) -> bytes:
-        from onnx_ir import to_proto
-        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
-        program = torch.onnx.export(
-            model.from_pixels(model.network),
-            (example(model),),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=[PIXELS],
-            output_names=[LOGITS],
-            external_data=False,
-            verbose=False,
-        )
-        assert program is not None
-        graph = program.model
-        ClearMetadataAndDocStringPass()(graph)  # where on this machine each line of code lies
-        graph.metadata_props.clear()
-        graph.metadata_props.update(model.metadata())
-        graph.metadata_props["tlkit_version"] = version("tlkit")
-        content: bytes = to_proto(graph).SerializeToString()
-        return content
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         import onnxruntime
@@ -84,7 +63,7 @@ class TorchExport:
         with quiet(), only_usage_errors("torch_export", model):
             program = torch.export.export(
                 model.from_pixels(model.network),
-                (example(model),),
+                (example(model.image_size),),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
             for node in program.graph.nodes:
@@ -108,20 +87,61 @@ class TorchExport:
         return f"torch.export.load({path!r}).module()(images)  # {images}"
 
 
-def example(model: Exportable) -> Tensor:
+def as_onnx(network: nn.Module, image_size: tuple[int, int], output: str, metadata: Mapping[str, str]) -> bytes:
+    """A network from pixels, uint8 [B, H, W, 3], to one output, as ONNX. Raises anything if it cannot be that."""
+    from onnx_ir import to_proto
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    with quiet():
+        program = torch.onnx.export(
+            network,
+            (example(image_size),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[PIXELS],
+            output_names=[output],
+            external_data=False,
+            verbose=False,
+        )
+        assert program is not None
+        graph = program.model
+        ClearMetadataAndDocStringPass()(graph)  # where on this machine each line of code lies
+        graph.metadata_props.clear()
+        graph.metadata_props.update(metadata)
+        graph.metadata_props["tlkit_version"] = version("tlkit")
+        content: bytes = to_proto(graph).SerializeToString()
+    return content
+
+
+def example(image_size: tuple[int, int]) -> Tensor:
     """Two images: a batch of one would be taken for a size that never changes."""
-    return torch.zeros(2, *model.image_size, 3, dtype=torch.uint8)
+    return torch.zeros(2, *image_size, 3, dtype=torch.uint8)
 
 
-def require_extra() -> None:
-    """Raises UnavailableError unless what writes and runs ONNX is installed."""
+def weight_bytes(network: nn.Module) -> int:
+    """How large the tensors of a network are together."""
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
+
+
+EXTRA = ("onnx", "onnxruntime", "onnxscript")
+
+
+def has_extra() -> bool:
+    """Whether what writes and runs ONNX is installed, and safe. Imports none of it."""
+    found = {name: installed_version(name) for name in EXTRA}
+    return all(text is not None and not is_refused(name, text) for name, text in found.items())
+
+
+def require_extra(subject: str) -> None:
+    """Raises UnavailableError unless what writes and runs ONNX is installed. subject: what asks for it."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
     try:
         import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UnavailableError(
-            "--format onnx", f"needs {error.name}, which is not installed; get it by: pip install 'tlkit[onnx]'"
+            subject, f"needs {error.name}, which is not installed; get it by: pip install 'tlkit[onnx]'"
         ) from error
     require_floor("onnx")
     onnxruntime.set_default_logger_severity(4)  # nothing but fatal errors

@@ -1,0 +1,209 @@
+"""torch or onnxruntime: a run takes what is sooner done, keeps to it, and every image still passes once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.conftest import Run, finetune_arguments, write_image
+from tests.stories.test_features import counts, head, same_heads
+from tlkit.commands import engines, extraction
+from tlkit.model.cache_folder import LAYOUT, graph_file, list_spaces
+from tlkit.model.features import FeatureExtractor
+from tlkit.output import graph_exporters
+
+EXPORTED: dict[str, bytes] = {}
+"""What was exported in this test process, by what it says about itself: an export takes seconds."""
+
+
+class Exports:
+    """Stands in for as_onnx, and counts. fails: raises instead."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.fails = False
+        self.changes = False
+
+    def __call__(self, network: nn.Module, size: tuple[int, int], output: str, metadata: Mapping[str, str]) -> bytes:
+        self.count += 1
+        if self.fails:
+            raise ValueError("no such operator")
+        if self.changes:
+            network = nn.Sequential(network, nn.Linear(512, 512))
+        key = json.dumps([dict(metadata), self.changes])
+        if key not in EXPORTED:
+            EXPORTED[key] = graph_exporters.as_onnx(network, size, output, metadata)
+        return EXPORTED[key]
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> Exports:
+    """Exports are counted, and pay from some images on."""
+    counted = Exports()
+    monkeypatch.setattr(engines, "as_onnx", counted)
+    monkeypatch.setattr(engines, "EXPORT_SECONDS", 1.0)
+    monkeypatch.setattr(FeatureExtractor, "seconds_an_image", lambda self: 1.0)
+    return counted
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "own cache"))
+    return tmp_path / "own cache"
+
+
+@pytest.fixture
+def data(images: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(images, tmp_path / "data"))
+
+
+def engine(run: Path) -> str:
+    """As options.json remembers it."""
+    name: str = json.loads((run / "options.json").read_text())["resolved"]["engine"]
+    return name
+
+
+def graphs(cache: Path) -> list[Path]:
+    return [path for space in list_spaces(str(cache / LAYOUT)) if (path := Path(graph_file(space))).exists()]
+
+
+def test_a_run_that_is_long_enough_takes_onnxruntime_and_keeps_its_graph(
+    data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports
+) -> None:
+    def run(name: str, *more: object) -> tuple[int, int]:
+        result = tlkit(*finetune_arguments(data, tmp_path / name, *more))
+        assert result.status == 0, result.err
+        return counts(result.err)
+
+    assert run("first") == (30, 0) and engine(tmp_path / "first") == "onnxruntime"
+    assert run("second", "--val", 0.4) == (0, 30) and engine(tmp_path / "second") == "onnxruntime"
+    for number in range(10):
+        write_image(data / "red" / f"new{number}.png", (200, 60, 50), 500 + number)
+    assert run("third") == (10, 30)
+    assert exports.count == 1
+    assert run("torch", "--engine", "torch") == (40, 0)  # its vectors are others
+    assert run("torch again", "--engine", "torch") == (0, 40)
+    torch.testing.assert_close(head(tmp_path / "third"), head(tmp_path / "torch"), rtol=1e-3, atol=1e-4)
+    assert not same_heads(tmp_path / "third", tmp_path / "torch")
+
+
+def test_what_torch_knows_is_not_computed_anew(
+    data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports
+) -> None:
+    assert tlkit(*finetune_arguments(data, tmp_path / "first", "--engine", "torch")).status == 0
+    for number in range(10):
+        write_image(data / "red" / f"new{number}.png", (200, 60, 50), 500 + number)
+    again = tlkit(*finetune_arguments(data, tmp_path / "again"))
+    assert counts(again.err) == (10, 30) and engine(tmp_path / "again") == "torch" and exports.count == 0
+    for number in range(200):
+        write_image(data / "red" / f"more{number}.png", (200, 60, 50), 5000 + number)
+    more = tlkit(*finetune_arguments(data, tmp_path / "more"))
+    assert counts(more.err) == (240, 0) and engine(tmp_path / "more") == "onnxruntime"
+
+
+def test_views_count_as_images(
+    data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "EXPORT_SECONDS", 60 * (1 - engines.SHARE))
+    few = tlkit(*finetune_arguments(data, tmp_path / "few", "--augment", "light", "--views", 1))
+    assert few.status == 0 and engine(tmp_path / "few") == "torch"
+    shutil.rmtree(own_cache)
+    many = tlkit(*finetune_arguments(data, tmp_path / "many", "--augment", "light", "--views", 2))
+    assert counts(many.err) == (30 + 2 * 24, 0) and engine(tmp_path / "many") == "onnxruntime"
+
+
+def test_a_run_keeps_to_its_engine(
+    data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(extraction.EXTRACTION_BATCH, "cpu", 4)
+    whole = tmp_path / "whole"
+    assert tlkit(*finetune_arguments(data, whole)).status == 0
+    shutil.rmtree(own_cache)
+    passes = iter(range(10**9))
+    compute = extraction.Extraction.put_through
+
+    def stop_at_the_fourth(self: extraction.Extraction, *arguments: object) -> None:
+        if next(passes) == 3:
+            raise MemoryError
+        compute(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(extraction.Extraction, "put_through", stop_at_the_fourth)
+    assert tlkit(*finetune_arguments(data, tmp_path / "cut")).status == 71
+    monkeypatch.setattr(extraction.Extraction, "put_through", compute)
+    monkeypatch.setattr(engines, "EXPORT_SECONDS", 1e9)  # it would not pay now, but so the run began
+    resumed = tlkit("resume", tmp_path / "cut")
+    assert counts(resumed.err) == (18, 12) and engine(tmp_path / "cut") == "onnxruntime"
+    assert same_heads(whole, tmp_path / "cut")
+    shutil.rmtree(own_cache)
+    longer = tlkit("resume", tmp_path / "cut", "--epochs", 8)
+    assert counts(longer.err) == (30, 0) and "warning" not in longer.err.replace("warning   --epochs", "")
+    with_torch = tlkit("resume", tmp_path / "cut", "--epochs", 9, "--engine", "torch")
+    assert with_torch.status == 0 and "onnxruntime: None here" in with_torch.err
+
+
+@pytest.mark.parametrize("what", ["fails", "changes"])
+def test_a_backbone_that_cannot_be_exported_stays_with_torch(
+    what: str, data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports
+) -> None:
+    setattr(exports, what, True)
+    result = tlkit(*finetune_arguments(data, tmp_path / "run"))
+    assert result.status == 0 and counts(result.err) == (30, 0)
+    assert exports.count == 1 and engine(tmp_path / "run") == "torch"
+    assert graphs(own_cache) == []
+    asked = tlkit(*finetune_arguments(data, tmp_path / "asked", "--engine", "onnxruntime"))
+    assert (asked.status, asked.out) == (2, "")
+    assert asked.err.splitlines()[-2].startswith("tlkit finetune: --engine onnxruntime: ")
+
+
+def test_without_the_extra_nothing_changes(
+    data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_exporters, "installed_version", lambda name: None)
+    assert tlkit(*finetune_arguments(data, tmp_path / "run")).status == 0
+    assert engine(tmp_path / "run") == "torch" and exports.count == 0
+
+
+def test_a_damaged_graph_is_exported_again(
+    data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports
+) -> None:
+    assert tlkit(*finetune_arguments(data, tmp_path / "first")).status == 0
+    (graph,) = graphs(own_cache)
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(content)
+    assert counts(tlkit(*finetune_arguments(data, tmp_path / "second")).err) == (0, 30)  # nothing had to pass
+    write_image(data / "red" / "new.png", (200, 60, 50), 500)
+    third = tlkit(*finetune_arguments(data, tmp_path / "third"))
+    assert counts(third.err) == (1, 30) and exports.count == 2
+    assert graphs(own_cache) == [graph] and graph.read_bytes() != content
+
+
+def test_graphs_count_as_what_is_kept(
+    data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports
+) -> None:
+    small = tlkit(*finetune_arguments(data, tmp_path / "small", "--cache-limit", "1MB"))
+    assert counts(small.err) == (30, 0) and engine(tmp_path / "small") == "onnxruntime"
+    assert graphs(own_cache) == [], "the graph alone is larger"
+    shutil.rmtree(own_cache)
+    assert tlkit(*finetune_arguments(data, tmp_path / "large")).status == 0
+    (graph,) = graphs(own_cache)
+    (line,) = tlkit("cache").out.splitlines()
+    assert int(line.split("\t")[4]) > graph.stat().st_size
+    assert tlkit("cache", "--clear").status == 0
+    assert not graph.exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--no-cache"], ["--unfreeze", "all"], ["--precision", "bf16"], ["--device", "cuda"]],
+)
+def test_what_onnxruntime_is_not_for(flags: list[str], images: Path, tlkit: Run) -> None:
+    result = tlkit("finetune", images, "--engine", "onnxruntime", *flags)
+    assert result.status == 2 and result.err.startswith("tlkit finetune: --engine onnxruntime: ")
+    assert flags[0] in result.err
