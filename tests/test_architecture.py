@@ -48,6 +48,7 @@ COMMANDS_USED_BY_COMMANDS = {
         "assembly",
         "checkpoints",
         "devices",
+        "engines",
         "environment",
         "image_check",
         "images",

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,9 @@ from tlkit.options import FinetuneOptions
 from tlkit.output.graph_exporters import FEATURES, LARGEST_ONNX, PIXELS, as_onnx, has_extra, require_extra, weight_bytes
 from tlkit.terminal import say
 
-TORCH, ONNXRUNTIME = "torch", "onnxruntime"
+Engine = Literal["torch", "onnxruntime"]
+TORCH: Engine = "torch"
+ONNXRUNTIME: Engine = "onnxruntime"
 
 FLAG, INSTEAD = "--engine onnxruntime", "Use --engine torch."
 
@@ -67,7 +69,7 @@ class Engines:
     description: ModelDescription
     torch_pass: FeatureExtractor
 
-    def choose(self, passes: Passes) -> str:
+    def choose(self, passes: Passes) -> Engine:
         """The engine of a run that begins, or as it was chosen then.
 
         Raises UsageError or UnavailableError if the one that is asked for cannot run here.
@@ -115,7 +117,7 @@ class Engines:
                 raise
             return False
 
-    def extract(self, engine: str) -> Callable[[Pixels], Tensor]:
+    def extract(self, engine: Engine) -> Callable[[Pixels], Tensor]:
         """uint8 [B, H, W, 3] -> features [B, ...], float32"""
         return self.torch_pass if engine == TORCH else lambda pixels: run(self.session, pixels)
 
@@ -159,7 +161,7 @@ class Engines:
             if not close(run(session, pixels), self.torch_pass(pixels), TOLERANCE):
                 raise UsageError(FLAG, f"gives other features of {self.description.backbone} than torch does", INSTEAD)
 
-    def space(self, engine: str) -> dict[str, Any]:
+    def space(self, engine: Engine) -> dict[str, Any]:
         """What determines a vector beside the image and its view."""
         backbone = self.torch_pass.backbone
         return {

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from tlkit.commands.engines import Engines
+from tlkit.commands.engines import Engine, Engines
 from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction
 from tlkit.commands.image_check import without_bad
 from tlkit.data.batches import ImageBatches, VectorBatches
@@ -145,7 +145,7 @@ class Preparation:
         return Extraction(self.engines.extract(self.engine), store, self.decoder, workers, self.passing)
 
     @cached_property
-    def engine(self) -> str:
+    def engine(self) -> Engine:
         """What computes the features of this run, from its start to its end."""
         return self.engines.choose(self.passes())
 

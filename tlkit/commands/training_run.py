@@ -12,6 +12,7 @@ from typing import Any
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
 from tlkit.commands.devices import choose_device, make_deterministic
+from tlkit.commands.engines import Engine
 from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
 from tlkit.commands.image_check import write_skipped
 from tlkit.commands.images import Preparation
@@ -128,7 +129,7 @@ def begin(run: RunFolder, remembered: Mapping[str, Any], past: Mapping[str, Mapp
 
 
 def with_engine(
-    options: FinetuneOptions, engine: str, run: RunFolder, remembered: dict[str, Any], fresh: bool
+    options: FinetuneOptions, engine: Engine, run: RunFolder, remembered: dict[str, Any], fresh: bool
 ) -> FinetuneOptions:
     """The options with what computes features, which are remembered before the first is computed."""
     chosen = dataclasses.replace(options, engine=engine)
