@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from tlkit.commands.model_graphs import ModelGraph, Preparation, Relay, graph_of, may_have_gpu
+from typing import TYPE_CHECKING
+
 from tlkit.errors import UnavailableError, UsageError
 from tlkit.model.labeller import Labeller
+
+if TYPE_CHECKING:
+    from tlkit.commands.model_graphs import ModelGraph
 
 
 def open_labeller(
@@ -17,6 +21,8 @@ def open_labeller(
     """
     if path.endswith(".onnx"):
         return open_onnx_file(path, device, precision, engine)
+    from tlkit.commands.model_graphs import graph_of, may_have_gpu
+
     on_processor = device == "cpu" or (device == "auto" and not may_have_gpu())
     may_be_kept = engine != "torch" and on_processor and precision in ("auto", "fp32") and trusted is None
     graph = graph_of(path) if may_be_kept else None
@@ -40,6 +46,8 @@ def open_onnx_file(path: str, device: str, precision: str, engine: str) -> Label
 
 def prepared(path: str, graph: ModelGraph | None) -> Labeller:
     """A model of another format, run by onnxruntime once that is prepared. Raises UnavailableError."""
+    from tlkit.commands.model_graphs import Preparation
+
     if graph is not None:
         Preparation(graph).process.wait()
         if kept := graph.open():
@@ -55,6 +63,7 @@ def open_torch_model(
     """A model run by torch; if it has a graph that may be kept, until onnxruntime takes over."""
     # torch and all that comes with it: seconds that others need not wait
     from tlkit.commands.devices import choose_device
+    from tlkit.commands.model_graphs import Relay
     from tlkit.commands.models import open_model
     from tlkit.model.inference import choose_precision, is_convolutional
     from tlkit.model.torch_model import TorchModel

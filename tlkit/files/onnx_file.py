@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tlkit.errors import DataError, UnsafeError
+from tlkit.errors import DataError, TlkitError, UnsafeError
 from tlkit.files.description import DESCRIPTION_KEY, described
 from tlkit.files.inputs import open_input
-from tlkit.files.pickles import is_torch_like, unsafe
 from tlkit.files.seal import SEAL_KEY, sha256_of
 
 METADATA, KEY, VALUE = 14, 1, 2
@@ -41,7 +40,7 @@ class OnnxFile:
     description: Mapping[str, Any]
 
 
-def seal_of(content: bytes) -> bytes:
+def seal_of(content: bytes | memoryview) -> bytes:
     """The SHA-256 of a file as one more entry of its metadata, the last, to be put at its end: it stays valid ONNX."""
     entry = field(KEY, SEAL_KEY.encode()) + field(VALUE, sha256_of(content))
     return field(METADATA, entry)
@@ -64,12 +63,10 @@ def read_onnx(path: str) -> OnnxFile:
     """
     with open_input(path) as file:
         content = file.read()
-    if is_torch_like(content[:512]):
-        raise unsafe(path, "it is a torch file or a pickle under another name")
     try:
         metadata, leads_elsewhere = inspect(content)
     except ValueError:
-        raise DataError(path, "is not an ONNX file, or is damaged") from None
+        raise no_onnx(path, content[:512]) from None
     if leads_elsewhere:
         raise UnsafeError(
             path,
@@ -78,9 +75,18 @@ def read_onnx(path: str) -> OnnxFile:
         )
     if SEAL_KEY not in metadata or DESCRIPTION_KEY not in metadata:
         raise DataError(path, "does not describe itself, or is cut short; expected an ONNX file that tlkit exported")
-    if content[-SEAL_BYTES:] != seal_of(content[:-SEAL_BYTES]):
+    if content[-SEAL_BYTES:] != seal_of(memoryview(content)[:-SEAL_BYTES]):
         raise DataError(path, "is damaged, or was changed since tlkit wrote it: it does not match its seal")
     return OnnxFile(content, described(path, metadata))
+
+
+def no_onnx(path: str, head: bytes) -> TlkitError:
+    """Why a file that begins so is refused."""
+    from tlkit.files.pickles import is_torch_like, unsafe  # what an ONNX file need not wait for
+
+    if is_torch_like(head):
+        return unsafe(path, "it is a torch file or a pickle under another name")
+    return DataError(path, "is not an ONNX file, or is damaged")
 
 
 def inspect(content: bytes) -> tuple[dict[str, str], bool]:

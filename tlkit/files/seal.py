@@ -112,7 +112,7 @@ def ends_as_archive(file: BinaryIO, size: int, comment: bytes) -> bool:
     return file.read(len(END_OF_ARCHIVE)) == END_OF_ARCHIVE and file.read()[record - len(END_OF_ARCHIVE) :] == comment
 
 
-def sha256_of(content: bytes | bytearray) -> bytes:
+def sha256_of(content: bytes | bytearray | memoryview) -> bytes:
     """The SHA-256 of bytes: DIGITS hexadecimal digits."""
     return hashlib.sha256(content).hexdigest().encode()
 
