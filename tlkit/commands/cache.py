@@ -19,7 +19,7 @@ def cache(options: CacheOptions) -> int:
             freed = clear(folder)
         except OSError as error:
             raise OutputError(folder, f"cannot be cleared: {error.strerror}") from error
-        say("cleared", f"{compact(freed)}B of vectors in {folder}")
+        say("cleared", f"{compact(freed)}B of vectors and graphs in {folder}")
         return DONE
     spaces = sorted(map(summarise, list_spaces(os.path.join(folder, LAYOUT))), key=lambda s: s.used, reverse=True)
     say("cache", f"{folder}: {count(len(spaces), 'space')}, {compact(sum(s.size for s in spaces))}B")

@@ -214,8 +214,9 @@ def open_store(space: Mapping[str, Any], limit: int, warn: Callable[[str], None]
 def count_held(space: Mapping[str, Any], keys: Sequence[bytes]) -> int:
     """How many of these vectors the store has in a space. Makes and mends nothing."""
     segments: list[Segment] = []
-    for path in segment_files(space_folder(store_root(), space)):
-        with contextlib.suppress(OSError, ValueError):
-            segments.append(Segment.read(path))
+    with contextlib.suppress(OSError):  # a folder that cannot be read is told by who opens the store
+        for path in segment_files(space_folder(store_root(), space)):
+            with contextlib.suppress(OSError, ValueError):
+                segments.append(Segment.read(path))
     lookup = Lookup.over(segments)
     return sum(lookup.find(key) is not None for key in keys)
