@@ -6,16 +6,19 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tlkit.errors import StorageError
+from tlkit.files.description import metadata_of
 from tlkit.files.seal import DIGITS
 from tlkit.model import feature_store
-from tlkit.model.cache_folder import clear, list_spaces, make_room, summarise
-from tlkit.model.feature_store import FeatureStore, NoStore, open_store, row_key
+from tlkit.model.cache_folder import clear, graph_file, list_spaces, make_room, store_root, summarise
+from tlkit.model.feature_store import FeatureStore, NoStore, count_held, open_store, row_key
+from tlkit.model.graphs import find_graph, has_graph, keep_graph
 from tlkit.model.segments import Lookup, Segment
 
 SPACE = {"backbone": "timm/test_resnet", "precision": "fp32"}
@@ -238,3 +241,41 @@ def test_a_segment_of_other_types_is_damaged(tmp_path: Path) -> None:
         np.lib.format.write_array(file, np.zeros((3, 2)), version=(1, 0))
     with pytest.raises(ValueError, match="something else"):
         Segment.read(str(tmp_path / "odd"))
+
+
+def test_vectors_are_counted_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
+    root, keys = Path(store_root()), [*map(key, range(6))]
+    assert count_held(SPACE, keys) == 0 and not root.exists()
+    fill(root, range(2, 5))
+    assert count_held(SPACE, keys) == 3
+    (segment,) = root.rglob("*.segment")
+    segment.write_bytes(b"")
+    assert count_held(SPACE, keys) == 0 and segment.exists(), "who reads it will say that it is damaged"
+    monkeypatch.setenv("TLKIT_CACHE", str(segment))
+    assert count_held(SPACE, keys) == 0
+
+
+def test_a_graph_makes_room_and_goes_like_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
+    root = Path(store_root())
+    fill(root, range(4))
+    (segment,) = root.rglob("*.segment")
+    os.utime(segment, (1, 1))
+    metadata = onnx_model(metadata_of(SPACE))
+    keep_graph(SPACE, metadata, limit=9 * len(metadata))
+    assert not has_graph(SPACE) and segment.exists(), "it would take too much of what may be kept"
+    keep_graph(SPACE, metadata, LIMIT)
+    assert segment.exists()
+    kept = find_graph(SPACE)
+    assert kept is not None and kept.description == SPACE
+    os.utime(graph_file(str(segment.parent)), (1, 1))
+    assert find_graph(SPACE) and os.stat(graph_file(str(segment.parent))).st_mtime > 1, "it has just been used"
+    assert make_room(str(root), 0, keep=()) and not has_graph(SPACE)
+
+
+def onnx_model(metadata: Mapping[str, str]) -> bytes:
+    """An ONNX model of nothing but metadata."""
+    entries = [(k.encode(), v.encode()) for k, v in metadata.items()]
+    fields = [b"\x0a" + bytes([len(k)]) + k + b"\x12" + bytes([len(v)]) + v for k, v in entries]
+    return b"".join(b"\x72" + bytes([len(field)]) + field for field in fields)

@@ -16,6 +16,10 @@ from tlkit.model.cache_folder import graph_file, make_room, make_space, space_fo
 from tlkit.storage import write_atomically
 
 
+SHARE = 0.1
+"""Of all that may be kept, what one graph may take: vectors are worth more."""
+
+
 def has_graph(space: Mapping[str, Any]) -> bool:
     """Whether a space has a graph, which may be damaged."""
     return os.path.exists(graph_file(space_folder(store_root(), space)))
@@ -43,5 +47,5 @@ def keep_graph(space: Mapping[str, Any], content: bytes, limit: int) -> None:
     root, sealed = store_root(), content + seal_of(content)
     with contextlib.suppress(OSError, TlkitError):
         path = graph_file(make_space(root, space))
-        if make_room(root, limit - len(sealed), keep=()):
+        if len(sealed) <= SHARE * limit and make_room(root, limit - len(sealed), keep=()):
             write_atomically(path, lambda file: file.write(sealed))
