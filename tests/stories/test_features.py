@@ -163,3 +163,26 @@ def test_the_cache_command_lists_and_clears(data: Path, tmp_path: Path, own_cach
     assert tlkit("cache", "--clear").status == 0
     assert tlkit("cache").out == ""
     assert counts(tlkit(*finetune_arguments(data, tmp_path / "run2")).err) == (30, 0)
+
+
+@pytest.mark.parametrize(("flags", "is_quick"), [([], True), (["--unfreeze", "layer4"], False)])
+def test_what_is_frozen_is_quick_in_every_epoch(
+    flags: list[str], is_quick: bool, data: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tlkit.commands import training_run
+    from tlkit.commands.images import PreparedBatches
+
+    seen: list[torch.nn.Module] = []
+    train = training_run.train_to_the_end
+
+    def watched(*arguments: object) -> None:
+        seen.extend(a.module for a in arguments if isinstance(a, PreparedBatches))
+        train(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training_run, "train_to_the_end", watched)
+    result = tlkit(*finetune_arguments(data, tmp_path / "run", "--no-cache", "--epochs", 1, *flags))
+    assert result.status == 0, result.err
+    norms = [module for module in seen[0].modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert (norms == []) == is_quick
+    shipped = read_artifact(str(tmp_path / "run" / "model.pt"), "tlkit-model")["model_state_dict"]
+    assert any("running_mean" in key for key in shipped), "what is shipped is the plain network"

@@ -159,7 +159,8 @@ class FakePreparation:
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_onnxruntime_takes_over_when_it_is_ready(ready: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnxruntime_takes_over_when_it_is_ready(ready: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
     clock = [0.0]
     first, second = Slow(clock, 4.0), Slow(clock, 1.0)
     monkeypatch.setattr(model_graphs, "Preparation", FakePreparation)
@@ -177,7 +178,13 @@ def test_onnxruntime_takes_over_when_it_is_ready(ready: bool, monkeypatch: pytes
     assert (first.asked, second.asked) == ((6, 4) if ready else (10, 0))
 
 
-def test_nothing_is_prepared_while_the_model_waits_for_images(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("waiting", "kept"), [(6.0, True), (0.0, False)])
+def test_nothing_is_prepared_in_vain(
+    waiting: float, kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the model mostly waits for images, or where nothing can be kept."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path if kept else tmp_path / "file"))
     clock = [0.0]
     slow = Slow(clock, 4.0)
     monkeypatch.setattr(model_graphs, "Preparation", FakePreparation)
@@ -185,7 +192,7 @@ def test_nothing_is_prepared_while_the_model_waits_for_images(monkeypatch: pytes
     monkeypatch.setattr(model_graphs.time, "monotonic", lambda: clock[0])
     relay = Relay(slow, ModelGraph("model.pt", "seal"))  # type: ignore[arg-type]
     for _ in range(20):
-        clock[0] += 6.0
+        clock[0] += waiting
         relay.logits(np.zeros((1, 8, 8, 3), np.uint8))
     assert FakePreparation.started == 0 and slow.asked == 20
 

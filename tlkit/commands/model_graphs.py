@@ -18,6 +18,7 @@ from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import TlkitError
 from tlkit.files.inputs import open_input
 from tlkit.files.seal import check_archive_seal, seal_in_archive
+from tlkit.model.cache_folder import make_space, store_root
 from tlkit.model.graphs import find_graph, has_graph
 from tlkit.model.labeller import Labeller, Logits
 from tlkit.model.onnx_model import OnnxModel, open_graph
@@ -109,9 +110,17 @@ class Relay:
         """Begin to prepare where it may pay; take over what is ready."""
         if self.preparation is None:
             if self.computed >= PREPARE_AFTER and self.computed >= (time.monotonic() - self.began) / 2:
-                self.preparation = Preparation(self.graph)
+                self.prepare()
         elif self.preparation.has_ended():
             self.model = self.graph.open() or self.model
+            self.over = True
+
+    def prepare(self) -> None:
+        """Begin to prepare, if what is prepared can be kept."""
+        try:
+            make_space(store_root(), self.graph.space())
+            self.preparation = Preparation(self.graph)
+        except (OSError, TlkitError):
             self.over = True
 
 

@@ -15,7 +15,6 @@ from tlkit.files.onnx_file import OnnxFile, read_onnx, seal_of
 from tlkit.model.cache_folder import graph_file, make_room, make_space, space_folder, store_root
 from tlkit.storage import write_atomically
 
-
 SHARE = 0.1
 """Of all that may be kept, what one graph may take: vectors are worth more."""
 
