@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from tests.conftest import Run, finetune_arguments, write_image
 from tests.stories.test_features import counts, head, same_heads
-from tlkit.commands import engines, extraction
+from tlkit.commands import engines, exporting, extraction
 from tlkit.model.cache_folder import LAYOUT, graph_file, list_spaces
 from tlkit.model.features import FeatureExtractor
 from tlkit.output import graph_exporters
@@ -161,10 +162,21 @@ def test_a_backbone_that_cannot_be_exported_stays_with_torch(
     assert asked.err.splitlines()[-2].startswith("tlkit finetune: --engine onnxruntime: ")
 
 
-def test_without_the_extra_nothing_changes(
-    data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(graph_exporters, "installed_version", lambda name: None)
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [
+        (graph_exporters, "installed_version", lambda package: None),
+        (graph_exporters, "installed_version", lambda package: "1.20.0" if package == "onnx" else "9"),
+        (exporting, "LARGEST_BESIDE", 1000),
+        (exporting, "is_convolutional", lambda network: False),
+    ],
+    ids=["nothing installed", "onnx unsafe", "large", "no convolutions"],
+)
+def test_where_it_cannot_or_should_not_be_nothing_changes(
+    module: ModuleType, name: str, value: object, data: Path, tmp_path: Path, own_cache: Path, tlkit: Run,
+    exports: Exports, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, name, value)
     assert tlkit(*finetune_arguments(data, tmp_path / "run")).status == 0
     assert engine(tmp_path / "run") == "torch" and exports.count == 0
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tlkit.commands.exporting import pays_as_graph
 from tlkit.data.decoders import Pixels
 from tlkit.data.folder import Sample
 from tlkit.data.image_file import ImageError, file_digest, open_regular
@@ -27,10 +28,10 @@ from tlkit.model.feature_store import count_held, row_key
 from tlkit.model.features import FeatureExtractor
 from tlkit.model.files import FromPixels, ModelDescription
 from tlkit.model.graphs import find_graph, has_graph, keep_graph
-from tlkit.model.inference import close, is_convolutional
+from tlkit.model.inference import close
 from tlkit.model.onnx_model import import_runtime, start_session
 from tlkit.options import FinetuneOptions
-from tlkit.output.graph_exporters import FEATURES, LARGEST_ONNX, PIXELS, as_onnx, has_extra, require_extra, weight_bytes
+from tlkit.output.graph_exporters import FEATURES, PIXELS, as_onnx, require_extra
 from tlkit.terminal import say
 
 Engine = Literal["torch", "onnxruntime"]
@@ -85,14 +86,11 @@ class Engines:
 
     def pays_at_all(self) -> bool:
         """Whether onnxruntime can run the backbone here, and is quicker."""
-        network = self.torch_pass.backbone.network
         return (
             not self.options.feeds_images()
             and self.torch_pass.device.type == "cpu"
             and self.torch_pass.backbone.precision == "fp32"
-            and is_convolutional(network)
-            and weight_bytes(network) <= LARGEST_ONNX
-            and has_extra()
+            and pays_as_graph(self.torch_pass.backbone.network)
         )
 
     def is_sooner_done(self, passes: Passes) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tlkit.errors import DataError
 from tlkit.model.files import LoadedModel
+from tlkit.model.inference import is_convolutional
 from tlkit.output.exportable import Exportable
+from tlkit.output.graph_exporters import has_extra, weight_bytes
 
 TOLERANCE = 1e-4
 """Of logits; where they are large, of the largest. Rounding stays far below."""
@@ -19,6 +21,15 @@ TIE = 1e-6
 
 BATCH_SIZES = (1, 7, 64)
 """Of the images that are compared."""
+
+
+LARGEST_BESIDE = 256 << 20
+"""Bytes of weights: several copies of them lie in memory while a network is exported, which nobody has asked for."""
+
+
+def pays_as_graph(network: nn.Module) -> bool:
+    """Whether onnxruntime is quicker with a network than torch, if it is installed, and preparing it harms nobody."""
+    return is_convolutional(network) and weight_bytes(network) <= LARGEST_BESIDE and has_extra()
 
 
 def as_exportable(model: LoadedModel) -> Exportable:

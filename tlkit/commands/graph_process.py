@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 
@@ -14,11 +15,16 @@ from tlkit.options import FinetuneOptions
 NICE = 10
 """How far others go before."""
 
+FIRST_TO_GO = "1000"
+"""Where memory runs out, the kernel should end this process, not the one that is waited for."""
+
 
 def main(path: str, seal: str) -> None:
     """Keep the graph of a model's file, which has this seal. Ends when its standard input is closed."""
     threading.Thread(target=end_with_the_other, daemon=True).start()
     os.nice(NICE)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(FIRST_TO_GO)
     prepare(ModelGraph(path, seal))
 
 

@@ -63,12 +63,12 @@ def open_torch_model(
     """A model run by torch; if it has a graph that may be kept, until onnxruntime takes over."""
     # torch and all that comes with it: seconds that others need not wait
     from tlkit.commands.devices import choose_device
+    from tlkit.commands.exporting import pays_as_graph
     from tlkit.commands.model_graphs import Relay
     from tlkit.commands.models import open_model
-    from tlkit.model.inference import choose_precision, is_convolutional
+    from tlkit.model.inference import choose_precision
     from tlkit.model.torch_model import TorchModel
-    from tlkit.output.graph_exporters import has_extra
 
     chosen = choose_device(device)
     model = TorchModel(open_model(path, weights, trusted), chosen, choose_precision(precision, chosen))
-    return Relay(model, graph) if graph and is_convolutional(model.network) and has_extra() else model
+    return Relay(model, graph) if graph and pays_as_graph(model.network) else model
