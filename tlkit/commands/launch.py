@@ -19,7 +19,7 @@ from tlkit.interruption import Interrupted
 from tlkit.options import RankOptions
 from tlkit.ranks import LAUNCHER, noted, place
 from tlkit.run_folder import RunFolder
-from tlkit.terminal import complain, count, say
+from tlkit.terminal import complain, count, output_for_processes, say
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -67,7 +67,8 @@ def launch(command: str, options: RankOptions, device: str, processes: int, max_
         )
         words = [command, *options.command_line()]
         try:
-            elastic_launch(config, sys.executable)("-c", PROGRAM, json.dumps(modules_here()), *words)
+            with output_for_processes():
+                elastic_launch(config, sys.executable)("-c", PROGRAM, json.dumps(modules_here()), *words)
         except SignalException as stop:
             raise Interrupted(int(stop.sigval)) from stop
         except ChildFailedError as error:
