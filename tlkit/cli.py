@@ -109,7 +109,7 @@ def run(arguments: list[str]) -> int:
 
 def fail(error: TlkitError, prefix: str, traceback_too: bool = False) -> int:
     """Say what went wrong, if that is for this process to say. Returns the exit status."""
-    lines = [f"{prefix}: {error}", *error.hint.splitlines()]
+    lines = [f"{prefix}: {error}{ranks.whereabouts()}", *error.hint.splitlines()]
     if traceback_too:
         import traceback
 

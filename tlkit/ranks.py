@@ -65,6 +65,14 @@ def on_host(here: Place) -> str:
     return f" on {socket.gethostname()}" if here.nodes > 1 else ""
 
 
+def whereabouts() -> str:
+    """Which rank on which machine this is, where there are several machines."""
+    with contextlib.suppress(UsageError):
+        here = place()
+        return f" ({here})" if here is not None and here.nodes > 1 else ""
+    return ""
+
+
 def local_ranks() -> int:
     """How many ranks share this machine's cores."""
     here = place()
@@ -77,6 +85,11 @@ def is_follower() -> bool:
     return here is not None and here.rank > 0
 
 
+def under_agent() -> bool:
+    """Whether torch's elastic agent has started this process, and tells how its ranks end."""
+    return place() is not None and "TORCHELASTIC_RUN_ID" in os.environ
+
+
 @contextlib.contextmanager
 def one_of_many() -> Iterator[None]:
     """Inside, a rank is as its job needs it: gone with its launcher, and quiet unless it comes first."""
@@ -84,7 +97,7 @@ def one_of_many() -> Iterator[None]:
     if here is None:
         yield
         return
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if under_agent():
         go_with_parent()
     if here.rank == 0:
         yield
@@ -163,8 +176,7 @@ def status_for_agent(status: int) -> int:
     are for its launcher to report."""
     if not is_follower():
         note("status", status)
-    under_agent = place() is not None and "TORCHELASTIC_RUN_ID" in os.environ
-    return DONE if under_agent and status == SOME_INPUTS_FAILED else status
+    return DONE if under_agent() and status == SOME_INPUTS_FAILED else status
 
 
 def must_tell(error: TlkitError, lines: Sequence[str]) -> bool:
@@ -175,12 +187,15 @@ def must_tell(error: TlkitError, lines: Sequence[str]) -> bool:
         return True
     if here is None:
         return True
-    if not isinstance(error, LostRankError):
+    is_consequence = isinstance(error, LostRankError)
+    if not (is_consequence and LAUNCHER in os.environ):
         write_error_file(error, lines)
         if not isinstance(error, (ResourceError, StorageError)) and error.exit_code != TlkitError.exit_code:
             note("settled", {"status": error.exit_code, "lines": [*lines]})
-    if LAUNCHER in os.environ:
+    if LAUNCHER in os.environ or (is_consequence and (under_agent() or here.rank > 0)):
         return False
+    if not under_agent():  # whoever listens at the port need not be one who can be asked
+        return True
     from tlkit.process_group import is_first_to_tell
 
     return is_first_to_tell()

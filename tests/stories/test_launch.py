@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import BACKBONE, command, run_process
+from tests.forked import Warm
 from tests.kills import fingerprint
 from tests.nodes import can_make_nodes, two_nodes
-from tests.ranked import descendants, is_there, ranks_of
+from tests.ranked import descendants, is_there, ranks_of, run_ranks
 
 LONGEST = 30
 """Seconds within which a job must be gone when one of its ranks is."""
@@ -37,11 +38,9 @@ def wait_for_epoch(run: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def test_a_rank_is_killed_and_the_run_goes_on_to_the_same_bits(images: Path, tmp_path: Path) -> None:
+def test_a_rank_is_killed_and_the_run_goes_on_to_the_same_bits(warm: Warm, images: Path, tmp_path: Path) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    uninterrupted = start(images, whole)
-    out, err = uninterrupted.communicate()
-    assert (uninterrupted.returncode, out) == (0, f"{whole}/model.pt\n"), err
+    assert run_ranks(warm, 2, ["finetune", images, "--out", whole, *UNFROZEN])[0] == 0
     process = start(images, run)
     wait_for_epoch(run, process)
     ranks = ranks_of(process)
@@ -55,7 +54,8 @@ def test_a_rank_is_killed_and_the_run_goes_on_to_the_same_bits(images: Path, tmp
     time.sleep(1)
     assert not any(map(is_there, everyone))
     outcome = run_process("resume", run)  # by two ranks, as before
-    assert outcome.status == 0 and "2 processes" in outcome.err and "warning" not in outcome.err
+    assert (outcome.status, outcome.out) == (0, f"{run}/model.pt\n")
+    assert "2 processes" in outcome.err and "warning" not in outcome.err
     assert fingerprint(run) == fingerprint(whole)
 
 
@@ -78,22 +78,12 @@ def test_ranks_are_started_again_and_stopped_by_a_signal(images: Path, tmp_path:
     assert json.loads((run / "status.json").read_text())["exit_code"] == 143
 
 
-def test_what_a_restart_cannot_mend_is_told_once(images: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "precious").touch()
-    process = start(images, tmp_path / "run", "--max-restarts", "2")
-    out, err = process.communicate()
-    assert (process.returncode, out) == (73, "")
-    assert err.count("is not empty") == 1 and err.count("tlkit finetune: ") == 1
-
-
 @pytest.mark.skipif(not can_make_nodes(), reason="network namespaces need rights that this user has not")
-def test_two_nodes_by_torchrun_equal_one(images: Path, tmp_path: Path) -> None:
+def test_two_nodes_by_torchrun_equal_one(warm: Warm, images: Path, tmp_path: Path) -> None:
     """Each has its own images and its own cache; only the first sees the run folder."""
     options = [*SMALL, "--epochs", "3"]
     elsewhere = shutil.copytree(images, tmp_path / "elsewhere")
-    whole = run_process("finetune", images, "--out", tmp_path / "whole", *options)
-    assert whole.status == 0
+    assert warm.run(["finetune", images, "--out", tmp_path / "whole", *options])[0] == 0
     with two_nodes() as (one, two):
         caches = [{"TLKIT_CACHE": str(tmp_path / f"cache{number}")} for number in range(2)]
         words = ["finetune", images, "--out", tmp_path / "run", *options]
@@ -106,13 +96,3 @@ def test_two_nodes_by_torchrun_equal_one(images: Path, tmp_path: Path) -> None:
         assert (second.returncode, other_out) == (0, ""), other_err
         assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
         assert not (tmp_path / "nowhere").exists()
-
-        (elsewhere / "red" / "03.png").write_bytes((elsewhere / "red" / "04.png").read_bytes())
-        words = ["finetune", images, "--out", tmp_path / "other", *options]
-        first = one.torchrun(one.address, words, caches[0])
-        words = ["finetune", elsewhere, "--out", tmp_path / "nowhere", *options]
-        second = two.torchrun(one.address, words, caches[1])
-        errors = first.communicate()[1] + second.communicate()[1]
-    assert first.returncode == 1, "torchrun has no other"
-    assert errors.count("\ntlkit finetune: ") + errors.startswith("tlkit finetune: ") == 1
-    assert "holds other images on another machine" in errors and "red/03.png" in errors

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tests.conftest import BACKBONE, write_folder, write_image
 from tests.forked import Warm
 from tests.kills import fingerprint, read_checkpoint
 from tests.ranked import run_ranks, start_ranks, told
+from tlkit.ranks import LAUNCHER
 
 SMALL = ["--backbone", BACKBONE, "--weights", "none", "--image-size", 64, "--workers", 0]
 
@@ -138,6 +141,44 @@ def test_ranks_with_other_options_are_refused(warm: Warm, images: Path, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_machines_with_other_images_are_refused(warm: Warm, images: Path, tmp_path: Path) -> None:
+    elsewhere = shutil.copytree(images, tmp_path / "elsewhere")
+    (elsewhere / "red" / "03.png").unlink()
+    (elsewhere / "red" / "04.png").write_bytes((elsewhere / "red" / "05.png").read_bytes())
+    two_machines = {"GROUP_WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    status, said = failure_of(
+        warm,
+        ["finetune", images, "--out", tmp_path / "run", *SMALL],
+        others=["finetune", elsewhere, "--out", tmp_path / "run", *SMALL],
+        environment=two_machines,
+    )
+    assert status == 78
+    assert "holds other images on another machine" in said
+    assert f"2 of 30 are missing or others at rank 1 on {socket.gethostname()}: {elsewhere}/red/03.png" in said
+
+
+def test_a_path_that_is_missing_on_a_machine_is_said_there(warm: Warm, images: Path, tmp_path: Path) -> None:
+    here = ["finetune", images, "--out", tmp_path / "run", *SMALL]
+    there = ["finetune", tmp_path / "nowhere", "--out", tmp_path / "run", *SMALL]
+    ranks = start_ranks(warm, 2, here, others=there, environment={"GROUP_WORLD_SIZE": "2"})
+    assert ranks[1].wait() == 66
+    ranks[0].send(signal.SIGTERM)
+    ranks[0].wait()
+    problem = "cannot be read: No such file or directory"
+    assert told(warm)[-1] == f"tlkit finetune: {tmp_path}/nowhere: {problem} (rank 1 on {socket.gethostname()})"
+
+
+def test_what_a_restart_cannot_mend_is_not_tried_again(warm: Warm, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").touch()
+    command, notes = ["finetune", images, "--out", tmp_path / "run", *SMALL], {LAUNCHER: str(tmp_path)}
+    status, _ = failure_of(warm, command, environment=notes)
+    assert status == 73
+    (tmp_path / "run" / "precious").unlink()
+    ranks = start_ranks(warm, 2, command, environment=notes)
+    assert [rank.wait() for rank in ranks] == [73, 73]
+
+
 @pytest.mark.usefixtures("own_cache")
 def test_bad_images_are_told_once(warm: Warm, tmp_path: Path) -> None:
     images = write_folder(tmp_path / "images", 20)
@@ -163,8 +204,6 @@ def test_ranks_that_cannot_meet_say_so_in_time(warm: Warm, images: Path, tmp_pat
 
 
 def test_a_port_in_use_is_said(warm: Warm, images: Path, tmp_path: Path) -> None:
-    import socket
-
     with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
         port = str(taken.getsockname()[1])
         place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
