@@ -171,7 +171,8 @@ def reporting(network: nn.Module, recorder: Recorder) -> Iterator[None]:
 
 @dataclass(frozen=True, order=True)
 class Division:
-    """A sequence in parts. largest, squares: of their sums, the smaller the better. begins: where each later part does."""
+    """A sequence in parts. largest, squares: of their sums; the smaller the better. begins: the index that each later
+    part begins at."""
 
     largest: int
     squares: int
@@ -183,8 +184,10 @@ class Division:
 
 
 def balanced(sizes: Sequence[int], parts: int) -> tuple[int, ...]:
-    """Where to divide a sequence so that the largest sum of a part is as small as can be: the index that each later part
-    begins at. There must be as many sizes as parts."""
+    """Where each later part begins, if the largest sum of a part is to be as small as can be.
+
+    There must be as many sizes as parts.
+    """
     totals = [sum(sizes[start:]) for start in range(len(sizes))]
     best = {start: Division(total, total**2, ()) for start, total in enumerate(totals)}  # of sizes[start:]
     for _ in range(parts - 1):
