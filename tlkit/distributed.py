@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tlkit.ranks import Place
@@ -51,12 +51,8 @@ class World:
         """The largest number that any rank has."""
         return number
 
-    def replicate(self, module: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
-        """The module, whose gradients are averaged over the ranks; all begin with the first one's tensors.
-
-        example: gives inputs [B, ...] for it.
-        """
-        return module
+    def begin_alike(self, module: nn.Module) -> None:
+        """Give the parameters and buffers of every rank the values of the first."""
 
     def align(self, module: nn.Module) -> None:
         """Give the buffers of every rank the values of the first."""

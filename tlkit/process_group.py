@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -113,12 +113,10 @@ class Ranks(World):
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def replicate(self, module: nn.Module, example: Callable[[], Tensor]) -> nn.Module:
-        all_used = every_parameter_is_used(module, example())
-        replica = nn.parallel.DistributedDataParallel(module, find_unused_parameters=not all_used)
-        # Buffers are aligned once an epoch, before they are read: in between, only the first rank's matter.
-        replica.broadcast_buffers = False
-        return replica
+    def begin_alike(self, module: nn.Module) -> None:
+        with torch.no_grad():
+            for tensor in [*module.parameters(), *module.buffers()]:
+                dist.broadcast(tensor, 0)
 
     def align(self, module: nn.Module) -> None:
         for buffer in module.buffers():
@@ -126,14 +124,6 @@ class Ranks(World):
 
     def close(self) -> None:
         dist.destroy_process_group()
-
-
-def every_parameter_is_used(module: nn.Module, example: Tensor) -> bool:
-    """Whether all parameters that train have a gradient: some networks hold some that nothing comes of."""
-    module.eval()
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    found = torch.autograd.grad(module(example).sum(), parameters, allow_unused=True)
-    return all(gradient is not None for gradient in found)
 
 
 def as_bytes(content: bytes) -> Tensor:

@@ -76,7 +76,7 @@ class Attempts:
         weights = torch.ones(self.classifier.head.classes(), device=self.device)
         stepper = Stepper(self.module.train(), state, weights, 0.0, 0, self.device, self.world)
         images, labels = torch.rand(size, 3, *self.image_size), torch.zeros(size, dtype=torch.int64)
-        if stepper.attempt(images, labels, size * self.world.size, 0, 1, True, self.shortage) is None:
+        if stepper.attempt(images, labels, size * self.world.size, 0, 1, self.shortage) is None:
             return False
         with self.shortage:
             stepper.update(0.0)

@@ -61,7 +61,7 @@ def choose_devices(placing: Placing, ranks: int = 1) -> Devices:
         raise UnavailableError(
             f"--parallel {placing.parallel}",
             f"needs {wanted} devices, but this machine shows {count(here, 'CUDA device')}",
-            "Name the devices, each as often as it shall be used: --device cuda:0,cpu" * (placing.parallel == "model"),
+            f"Name the devices: --device {'cuda:0,cpu' if here else 'cpu,cpu'}" * (placing.parallel == "model"),
         )
     return Devices(tuple(torch.device("cuda", index) for index in range(wanted)), placing.parallel, placing.split_at)
 

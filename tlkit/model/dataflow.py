@@ -43,14 +43,16 @@ class Read:
 
 @dataclass
 class Dataflow:
-    """What happened in a pass. used: first and last operation that read a parameter or buffer, by its name.
+    """What happened in a pass.
 
-    made_bytes: what each operation added to memory.
+    used: first and last operation that read a parameter or buffer, by its name, where no module was given it.
+    first_read: the first that did at all. made_bytes: what each operation added to memory.
     """
 
     calls: list[Call] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     used: dict[str, tuple[int, int]] = field(default_factory=dict)
+    first_read: dict[str, int] = field(default_factory=dict)
     made_bytes: list[int] = field(default_factory=list)
 
     def called_once(self) -> list[Call]:
@@ -101,11 +103,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         time = len(flow.made_bytes)
         given = [tensor for tensor in tensors_in((args, kwargs)) if tensor.ndim or id(tensor) in self.state]
         for tensor in given:
-            name = self.state.get(id(tensor))
-            if name is None:
-                flow.reads.append(Read(*self.look_up(tensor), time, tuple(self.entered)))
+            name, number = self.state.get(id(tensor)), self.look_up(tensor)
+            if name is None or any(number[0] in call.takes for call in self.entered):
+                flow.reads.append(Read(*number, time, tuple(self.entered)))
             else:
                 flow.used[name] = (flow.used.get(name, (time, time))[0], time)
+            if name is not None:
+                flow.first_read.setdefault(name, time)
         result = func(*args, **(kwargs or {}))
         known = {tensor.untyped_storage().data_ptr() for tensor in given}
         made = [tensor for tensor in tensors_in(result) if id(tensor) not in self.state]
@@ -171,8 +175,8 @@ def reporting(network: nn.Module, recorder: Recorder) -> Iterator[None]:
 
 @dataclass(frozen=True, order=True)
 class Division:
-    """A sequence in parts. largest, squares: of their sums, the smaller the better. begins: where each later part
-    does."""
+    """A sequence in parts. largest, squares: of their sums; the smaller the better. begins: the index that each later
+    part begins at."""
 
     largest: int
     squares: int
@@ -183,9 +187,11 @@ class Division:
         return Division(max(size, self.largest), size**2 + self.squares, (begin, *self.begins))
 
 
-def balanced(sizes: Sequence[int], parts: int) -> tuple[int, ...]:
-    """Where to divide a sequence so that the largest sum of a part is as small as can be: the index that each later
-    part begins at. There must be as many sizes as parts."""
+def balanced(sizes: Sequence[int], parts: int) -> Division:
+    """The division into parts of which the largest sum is as small as can be.
+
+    There must be as many sizes as parts.
+    """
     totals = [sum(sizes[start:]) for start in range(len(sizes))]
     best = {start: Division(total, total**2, ()) for start, total in enumerate(totals)}  # of sizes[start:]
     for _ in range(parts - 1):
@@ -193,4 +199,4 @@ def balanced(sizes: Sequence[int], parts: int) -> tuple[int, ...]:
             start: min(best[begin].after(totals[start] - totals[begin], begin) for begin in best if begin > start)
             for start in range(max(best))
         }
-    return best[0].begins
+    return best[0]

@@ -15,6 +15,9 @@ from torch.utils._pytree import tree_map_only
 from tlkit.errors import UsageError
 from tlkit.model.dataflow import Call, Dataflow, balanced, named_state, watch
 
+MUCH = 1.25
+"""How many times larger the largest stage may be, for the sake of simple cuts."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -128,21 +131,39 @@ def splittable(flow: Dataflow, most: int = 12) -> list[str]:
 
 
 def balanced_cuts(flow: Dataflow, state: Mapping[str, Tensor], stages: int, network: str) -> list[Call]:
-    """Of the cuts where a single module's input moves, those after which the largest stage has as few parameters as can
-    be. Raises UsageError."""
+    """The cuts after which the largest stage has as few parameters as can be. Raises UsageError.
+
+    Those where the input of one module is all that moves, as between blocks, are taken unless others are much better.
+    """
     total = size_before(len(flow.made_bytes), flow, state)
-    candidates: dict[int, Call] = {}
+    simple: dict[int, Call] = {}
+    every: dict[int, Call] = {}
     # Of calls with the same parameters before them, the highest in the network says best where that is.
     for call in sorted(flow.called_once(), key=lambda call: call.name.count(".")):
-        before = size_before(call.time, flow, state)
-        if 0 < before < total and before not in candidates and len(flow.carriers(call.time) or ()) == 1:
-            candidates[before] = call
-    borders = sorted(candidates)
-    if len(borders) < stages - 1:
-        found = f"it can be split in {len(borders)} places" if borders else "no module's input is all that would move"
-        raise UsageError("--parallel model", f"{network} cannot be split into {stages} stages: {found}")
-    sizes = [end - start for start, end in pairwise([0, *borders, total])]
-    return [candidates[borders[index - 1]] for index in balanced(sizes, stages)]
+        before, carriers = size_before(call.time, flow, state), flow.carriers(call.time)
+        if 0 < before < total and carriers is not None:
+            every.setdefault(before, call)
+            if len(carriers) == 1:
+                simple.setdefault(before, call)
+    if len(every) < stages - 1:
+        places = count_of_places(len(every))
+        raise UsageError("--parallel model", f"{network} cannot be split into {stages} stages: {places}")
+    largest, calls = best_of(every, total, stages)
+    if len(simple) >= stages - 1:
+        largest_of_simple, simple_calls = best_of(simple, total, stages)
+        return simple_calls if largest_of_simple <= MUCH * largest else calls
+    return calls
+
+
+def best_of(cuts: Mapping[int, Call], total: int, stages: int) -> tuple[int, list[Call]]:
+    """Of cuts, by the bytes before each, those that divide best; and the bytes of the largest stage."""
+    borders = sorted(cuts)
+    division = balanced([end - start for start, end in pairwise([0, *borders, total])], stages)
+    return division.largest, [cuts[borders[index - 1]] for index in division.begins]
+
+
+def count_of_places(number: int) -> str:
+    return f"it can be split in {number} places" if number else "nowhere is the input of modules all that would move"
 
 
 def size_before(cut: int, flow: Dataflow, state: Mapping[str, Tensor]) -> int:
@@ -156,8 +177,8 @@ def stages_of_state(flow: Dataflow, state: Mapping[str, Tensor], cuts: Sequence[
     stages: dict[str, int] = {}
     stage = 0
     for key in state:
-        if key in flow.used:
-            stage = stage_at(flow.used[key][0], cuts)
+        if key in flow.first_read:
+            stage = stage_at(flow.first_read[key], cuts)
         stages[key] = stage
     return stages
 

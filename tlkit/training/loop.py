@@ -97,21 +97,10 @@ def train(
     them the state is whole. Raises NonFiniteLossError when the loss stops being a number. All ranks of the world run
     this together, and all see the same figures; their batches are shares of the same ones.
     """
-
-    def example() -> Tensor:
-        inputs, _, _ = next(train_batches.epoch(state.epoch))
-        return inputs[:1].to(device)
-
-    weights, replica = class_weights.to(device), world.replicate(module, example)
+    world.begin_alike(module)
+    weights, in_one_part = class_weights.to(device), sync_batchnorm and world.size > 1
     stepper = Stepper(
-        replica,
-        state,
-        weights,
-        recipe.label_smoothing,
-        recipe.seed,
-        device,
-        world,
-        in_one_part=sync_batchnorm and world.size > 1,
+        module, state, weights, recipe.label_smoothing, recipe.seed, device, world, in_one_part=in_one_part
     )
     batch_norm = SynchronisedBatchNorm(world) if sync_batchnorm else OwnBatchNorm()
     while not finished(state, recipe):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -15,6 +14,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from tlkit.distributed import ALONE, World
 from tlkit.memory import Shortage, release_memory
 from tlkit.training.state import TrainingState
+
+MESSAGE = 1 << 23
+"""Numbers that ranks add up at once: so many that few messages are sent, so few that a copy needs little memory."""
 
 Passed = tuple[Tensor, Tensor]
 """Logits [b, C], and the part that b samples have in the mean loss of the batch."""
@@ -37,7 +39,6 @@ class Stepper:
     device: torch.device
     world: World = ALONE
     in_one_part: bool = False
-    rehearsed: int = field(default=0, init=False)
 
     def gradients(self, inputs: Tensor, labels: Tensor, total: int, step: int) -> tuple[Tensor, float]:
         """Compute the gradients of the mean loss over a batch of `total` samples on all ranks.
@@ -49,53 +50,48 @@ class Stepper:
         share = -(-total // self.world.size)  # that of any rank at most: all divide theirs into as many parts
         while True:
             size = share if self.in_one_part else min(self.state.micro_batch or share, share)
-            # Ranks wait for each other in the last backward pass, where memory must not run out any more. So they try
-            # all of a step without each other first, once for a size.
-            rehearsing = self.world.size > 1 and size > self.rehearsed and not self.in_one_part
             shortage = Shortage()
-            passed = self.attempt(inputs, labels, total, step, -(-share // size), rehearsing, shortage)
-            if passed is not None and not rehearsing:
-                logits, loss = passed
-                return logits, self.world.sum(loss).item()
-            restore(self.moving, before)
+            passed = self.attempt(inputs, labels, total, step, -(-share // size), shortage)
             if passed is not None:
-                self.rehearsed = size
-                continue
+                logits, loss = passed
+                self.add_up_over_ranks()
+                return logits, self.world.sum(loss).item()
             if size == 1:
                 raise MemoryError(shortage.text)
+            restore(self.moving, before)
             release_memory()
-            self.rehearsed = 0
             self.state.micro_batch = -(-size // 2)
 
     def attempt(
-        self, inputs: Tensor, labels: Tensor, total: int, step: int, parts: int, rehearsing: bool, shortage: Shortage
+        self, inputs: Tensor, labels: Tensor, total: int, step: int, parts: int, shortage: Shortage
     ) -> Passed | None:
-        """Pass a batch in parts, and leave the sum of their gradients. None if memory was used up on any rank."""
+        """Pass a rank's share in parts, and leave the sum of their gradients. None if any rank's memory was used up."""
         seed_dropout(self.seed + (self.world.rank << 40), step)
         self.state.optimizer.zero_grad()
-        together = self.world.size > 1 and not rehearsing
         passed: list[Passed] = []
+        # Ranks meet only when all have their gradients: one that is short of memory before would leave others waiting.
         with shortage:
-            *first, last = divided(inputs, labels, parts)
-            for part, own in first:
-                with unsynchronised(self.module):
-                    logits, loss = self.forward(part, own, total)
-                    self.backward(loss)
+            for part, own in divided(inputs, labels, parts):
+                logits, loss = self.forward(part, own, total)
+                self.backward(loss)
                 passed.append((logits.detach(), loss.detach()))
-            with nullcontext() if together else unsynchronised(self.module):
-                logits, loss = self.forward(*last, total)
-                if not together:
-                    self.backward(loss)
-            passed.append((logits.detach(), loss.detach()))
         if shortage.found and self.in_one_part:
             raise MemoryError(shortage.text)
         if not self.in_one_part and self.on_any_rank(shortage.found):
             return None
-        if together:
-            self.backward(loss)
         if len(passed) == 1:
             return passed[0]
         return torch.cat([logits for logits, _ in passed]), torch.stack([loss for _, loss in passed]).sum()
+
+    def add_up_over_ranks(self) -> None:
+        """Give every rank the gradients of the whole batch."""
+        if self.world.size == 1:
+            return
+        trained = [parameter for group in self.state.optimizer.param_groups for parameter in group["params"]]
+        for bucket in buckets([parameter.grad for parameter in trained if parameter.grad is not None]):
+            joined = self.world.sum(torch.cat([gradient.flatten() for gradient in bucket]))
+            for gradient, summed in zip(bucket, torch.split(joined, [g.numel() for g in bucket]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
 
     def on_any_rank(self, found: bool) -> bool:
         """Whether something was found on this rank or another. All must ask together."""
@@ -125,8 +121,7 @@ class Stepper:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients. Statistics count each sample once."""
         counted = [buffer.clone() for buffer in self.moving_twice]
-        scaled = self.state.scaler.scale(loss * self.world.size)  # gradients are averaged over ranks
-        scaled.backward()  # type: ignore[no-untyped-call]
+        self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         restore(self.moving_twice, counted)
 
     def update(self, learning_rate: float) -> None:
@@ -140,19 +135,25 @@ class Stepper:
         self.state.scaler.update()
 
 
-def unsynchronised(module: nn.Module) -> AbstractContextManager[None]:
-    """Inside, gradients of a module that several ranks train are not averaged over them."""
-    no_sync = getattr(module, "no_sync", nullcontext)
-    context: AbstractContextManager[None] = no_sync()
-    return context
-
-
 def divided(inputs: Tensor, labels: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
     """A batch in so many parts, as even as they can be; none is empty."""
     if parts == 1:
         return [(inputs, labels)]
     both = zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True)
     return [(part, own) for part, own in both if len(own)]
+
+
+def buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Gradients of one kind and device together, so many as a message may hold."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        like = bucket and (bucket[0].dtype, bucket[0].device) == (gradient.dtype, gradient.device)
+        if bucket and not (like and sum(g.numel() for g in bucket) + gradient.numel() <= MESSAGE):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
 
 
 def restore(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
