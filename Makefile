@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
-.PHONY: setup demo test check format test-backbones test-kills test-resume test-faults test-damage fuzz measure-defaults
+.PHONY: setup demo test check format test-backbones test-kills test-ranks test-resume test-faults test-damage fuzz measure-defaults
 
 setup: $(STAMP)
 
@@ -44,6 +44,11 @@ test-backbones: setup
 test-kills: setup
 	$(BIN)/python tests/kills.py --runs 100
 	for signal in TERM INT HUP; do $(BIN)/python tests/kills.py --runs 25 --signal $$signal || exit 1; done
+
+# A rank killed at 20 random instants, of two and of three (about 10 minutes).
+test-ranks: setup
+	$(BIN)/python tests/ranks.py --kills 20
+	$(BIN)/python tests/ranks.py --kills 6 --ranks 3 --seed 1
 
 # Runs stopped at every kind of instant under every way to train (about 3 minutes).
 test-resume: setup

@@ -30,6 +30,7 @@ from tlkit.data.batches import VectorBatches
 from tlkit.data.decoders import open_decoder
 from tlkit.data.folder import read_dataset
 from tlkit.data.view import View
+from tlkit.distributed import ALONE
 from tlkit.model.feature_store import NoStore
 from tlkit.model.features import FeatureExtractor, feature_statistics
 from tlkit.model.head import Head
@@ -50,7 +51,7 @@ def from_folder(data: Path, backbone: str, weights: str) -> Vectors:
     classifier, description = assemble(options, dataset.classes)
     extractor = FeatureExtractor(classifier.backbone, description.preprocessing, torch.device("cpu"))
     workers = worker_count(None)
-    extraction = Extraction(extractor, NoStore(), open_decoder(workers), workers, EXTRACTION_BATCH["cpu"])
+    extraction = Extraction(extractor, NoStore(), open_decoder(workers), workers, EXTRACTION_BATCH["cpu"], ALONE)
     plain = View(description.preprocessing)
     parts: list[Tensor] = []
     for samples in (dataset.train, dataset.val):

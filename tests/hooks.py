@@ -178,8 +178,8 @@ def write_down_steps(file: str) -> None:
         facts["step"] = step
         seed_dropout(seed, step)
 
-    def added(self: Any, logits: torch.Tensor, labels: torch.Tensor, loss: float) -> None:
-        add(self, logits, labels, loss)
+    def added(self: Any, logits: torch.Tensor, labels: torch.Tensor, loss: float, *world: Any) -> None:
+        add(self, logits, labels, loss, *world)
         if "step" in facts:
             row = [facts.pop("step"), facts["rate"].hex(), loss.hex(), upcoming.pop(0)]
             with open(file, "a") as stream:

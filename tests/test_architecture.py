@@ -17,10 +17,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALLOWED = {
     "__init__": set(),
     "__main__": {"cli"},
-    "options": {"declarations", "errors"},
-    "cli": {"declarations", "options", "errors", "interruption", "terminal", "versions", "commands"},
+    "options": {"declarations", "errors", "ranks"},
+    "cli": {"declarations", "options", "errors", "interruption", "terminal", "versions", "commands", "ranks"},
     "declarations": {"errors"},
-    "distributed": {"errors"},
+    "distributed": {"ranks"},
+    "ranks": {"errors", "terminal", "process_group"},
+    "process_group": {"distributed", "errors", "ranks"},
     "errors": set(),
     "interruption": set(),
     "terminal": {"errors", "interruption"},
@@ -29,22 +31,29 @@ ALLOWED = {
     "run_claim": {"errors", "run_folder", "storage"},
     "versions": {"errors"},
     "files": {"errors", "storage"},
-    "data": {"errors"},
+    "data": {"distributed", "errors"},
     "model": {"data", "distributed", "errors", "storage", "files"},
     "training": {"distributed", "errors"},
     "output": {"errors", "versions", "files"},
     "commands": {
         "data", "model", "training", "output",
         "options", "declarations", "errors", "run_folder", "run_claim", "storage", "terminal",
-        "interruption", "files", "versions", "distributed",
+        "interruption", "files", "versions", "distributed", "process_group", "ranks",
     },
 }  # fmt: skip
 
 COMMANDS_USED_BY_COMMANDS = {
-    "finetune": {"devices", "image_check", "survey", "training_run"},
-    "resume": {"continuation"},
-    "continuation": {"checkpoints", "finetune", "image_check", "stored_options", "survey", "training_run", "watching"},
+    "finetune": {
+        "agreement", "devices", "following", "image_check", "joining", "launch", "resume", "survey", "training_run",
+    },
+    "resume": {"agreement", "continuation", "following", "joining", "launch"},
+    "continuation": {
+        "agreement", "checkpoints", "finetune", "image_check", "joining", "stored_options", "survey", "training_run",
+        "watching",
+    },
+    "following": {"agreement", "images", "joining", "training_run", "watched_training"},
     "training_run": {
+        "agreement",
         "answering",
         "assembly",
         "checkpoints",
@@ -56,10 +65,11 @@ COMMANDS_USED_BY_COMMANDS = {
         "watched_training",
         "watching",
     },
-}
+}  # fmt: skip
 SHARED_BY_COMMANDS = {
     "answering", "assembly", "check_report", "checkpoints", "devices", "extraction", "image_check", "images", "inputs",
-    "labellers", "models", "outcomes", "reporting", "stored_options", "streaming", "survey", "thumbnails", "validation",
+    "joining", "labellers", "launch", "models", "outcomes", "reporting", "sharing", "stored_options", "streaming",
+    "survey", "thumbnails", "validation",
 }  # fmt: skip
 
 WITHOUT_TORCH = [
@@ -72,8 +82,9 @@ WITHOUT_TORCH = [
     "tlkit.model.labeller",
     "tlkit.model.onnx_model", "tlkit.commands.labellers", "tlkit.commands.predict",
     "tlkit.commands.inputs", "tlkit.commands.outcomes", "tlkit.commands.streaming",
-    "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume", "tlkit.commands.report",
-    "tlkit.commands.watching", "tlkit.training.evaluation",
+    "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume", "tlkit.commands.launch", "tlkit.distributed",
+    "tlkit.ranks", "tlkit.commands.joining", "tlkit.commands.agreement",
+    "tlkit.commands.report", "tlkit.commands.watching", "tlkit.training.evaluation",
 ]  # fmt: skip
 
 

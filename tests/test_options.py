@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tlkit import options
+from tlkit import cli, options
 from tlkit.data import formats
 from tlkit.data.decode import MAX_PIXELS
 from tlkit.declarations import Options, flag_of
@@ -53,8 +53,18 @@ def test_help_shows_every_option(command: str) -> None:
 
 
 SHARED = {
-    "finetune": ("assembly", "images", "image_check", "survey", "training_run", "watched_training", "watching"),
-    "resume": ("continuation",),
+    "finetune": (
+        "assembly",
+        "images",
+        "image_check",
+        "joining",
+        "survey",
+        "training_run",
+        "watched_training",
+        "watching",
+    ),
+    "resume": ("continuation", "joining"),
+    "evaluate": ("joining",),
     "check": ("image_check", "survey"),
     "report": ("reporting",),
 }
@@ -94,6 +104,15 @@ def test_every_command_is_in_the_readme(command: str) -> None:
 def test_options_survive_json() -> None:
     given = FinetuneOptions(data="images", epochs=7, head="mlp", hidden=9)
     assert FinetuneOptions.from_dict({**given.to_dict(), "from_the_future": 1}) == given
+
+
+def test_options_survive_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a launcher's ranks have the options that it was given."""
+    seen: list[FinetuneOptions] = []
+    monkeypatch.setattr("tlkit.commands.finetune.finetune", lambda options: seen.append(options) or 0)
+    given = FinetuneOptions(data="-images", epochs=7, head="mlp", skip_bad=True, learning_rate=1e-5, val="-1 odd=name")
+    assert cli.run(["finetune", *given.command_line()]) == 0
+    assert seen == [given]
 
 
 def test_the_home_folder_is_left_out_of_what_goes_to_others(monkeypatch: pytest.MonkeyPatch) -> None:

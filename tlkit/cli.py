@@ -13,10 +13,10 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from tlkit import interruption
+from tlkit import interruption, ranks
 from tlkit import options as declared
 from tlkit.declarations import Options, flag_of
-from tlkit.errors import DONE, printable, understood
+from tlkit.errors import DONE, TlkitError, UsageError, printable, understood
 from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, complain, output_for_data_alone
 
 Declared = TypeVar("Declared", bound=Options)
@@ -84,17 +84,19 @@ def open_missing_streams() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; errors become one line on standard error and an exit status."""
+    settled = ranks.settled()
+    if settled is not None:
+        return settled
     command = command_named(arguments)
     prefix = f"tlkit {command}" if command in registered_commands() else "tlkit"
     try:
-        with interruption.handled():
-            return app(arguments, standalone_mode=False) or DONE
+        with interruption.handled(), ranks.one_of_many():
+            return ranks.status_for_agent(app(arguments, standalone_mode=False) or DONE)
     except typer.Exit as stop:
         return stop.exit_code
     except typer.TyperException as error:
         subject, problem = describe_usage_error(error)
-        complain(printable(f"{prefix}: {subject}: {problem}"), f"Try '{prefix} --help'.")
-        return error.exit_code
+        return fail(UsageError(subject, problem, f"Try '{prefix} --help'."), prefix)
     except interruption.Interrupted as stop:
         interruption.die_by(stop.number)
         raise
@@ -102,13 +104,19 @@ def run(arguments: list[str]) -> int:
         interruption.die_by(signal.SIGPIPE)
         raise
     except Exception as error:
-        known = understood(error)
-        complain(*map(printable, [f"{prefix}: {known}", *known.hint.splitlines()]))
-        if "--debug" in arguments:
-            import traceback
+        return fail(understood(error), prefix, traceback_too="--debug" in arguments)
 
-            complain(traceback.format_exc())
-        return known.exit_code
+
+def fail(error: TlkitError, prefix: str, traceback_too: bool = False) -> int:
+    """Say what went wrong, if that is for this process to say. Returns the exit status."""
+    lines = [f"{prefix}: {error}{ranks.whereabouts()}", *error.hint.splitlines()]
+    if traceback_too:
+        import traceback
+
+        lines += traceback.format_exc().splitlines()
+    if ranks.must_tell(error, lines):
+        complain(*map(printable, lines))
+    return error.exit_code
 
 
 def command_named(arguments: list[str]) -> str:

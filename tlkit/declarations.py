@@ -127,6 +127,17 @@ class Options:
         kinds = get_type_hints(cls)
         return cls(**{n: value_of(n, kinds[n], v) if isinstance(v, str) else v for n, v in values.items()})
 
+    def command_line(self) -> list[str]:
+        """What to type for these options: the inverse of from_command_line."""
+        flags, arguments = list[str](), list[str]()
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.metadata.get("positional"):
+                arguments += value if isinstance(value, list) else [] if value is None else [value]
+            elif value != field.default:
+                flags.append(flag_of(field.name) if value is True else f"{flag_of(field.name)}={value}")
+        return [*flags, "--", *arguments]
+
     def to_portable_dict(self) -> dict[str, Any]:
         """As to_dict, for files that go to others: the user's home folder is written ~."""
         return {name: without_home(value) for name, value in self.to_dict().items()}

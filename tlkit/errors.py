@@ -58,6 +58,10 @@ class ResourceError(TlkitError):
     exit_code = 71
 
 
+class LostRankError(ResourceError):
+    """Another rank of the job is gone, or does not answer: what happened there is for it, or its launcher, to say."""
+
+
 class OutputError(TlkitError):
     """An output that cannot be created, or a run folder that is in use."""
 
@@ -85,6 +89,9 @@ class MismatchError(TlkitError):
 MEMORY_IS_USED_UP = ("out of memory", "llocate memory", "bad_alloc", "bad allocation")
 """As CUDA, torch's own allocator, the system, and the C++ library say it."""
 
+RANK_IS_LOST = ("gloo/", "NCCL", "DistBackendError", "DistNetworkError", "DistStoreError")
+"""How torch's transports between ranks say that the other end does not answer: by their name."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FAILING = (*FULL, errno.EIO)
 """What a disk answers that has no room, or is broken."""
@@ -100,6 +107,11 @@ def is_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY_IS_USED_UP)
 
 
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an exception says that the way to another rank is broken."""
+    return isinstance(error, RuntimeError) and any(w in f"{type(error).__name__}: {error}" for w in RANK_IS_LOST)
+
+
 def understood(error: Exception) -> TlkitError:
     """An exception as the error it means: itself if it is one of ours, else memory at its end, or a bug."""
     if isinstance(error, TlkitError):
@@ -107,6 +119,8 @@ def understood(error: Exception) -> TlkitError:
     text = first_line(error)
     if is_memory(error):
         return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size or --image-size.")
+    if is_lost_rank(error):
+        return LostRankError("ranks", f"another rank is gone, or does not answer ({text})")
     if isinstance(error, OSError) and error.errno in FAILING:
         subject, what = ("output", "written") if error.errno in FULL else ("a file", "read or written")
         return StorageError(error.filename or subject, f"cannot be {what}: {error.strerror}")

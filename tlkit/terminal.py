@@ -68,6 +68,18 @@ def output_for_data_alone() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def output_for_processes() -> Iterator[None]:
+    """Inside, processes that are started get standard output itself."""
+    kept = os.dup(STANDARD_OUTPUT)
+    os.dup2(data_output, STANDARD_OUTPUT)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STANDARD_OUTPUT)
+        os.close(kept)
+
+
+@contextlib.contextmanager
 def output_errors() -> Iterator[None]:
     """Inside, a reader of standard output that has left ends this process; other errors become a StorageError."""
     try:

@@ -18,8 +18,8 @@ def test_vectors_are_kept(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction, "IN_MEMORY_BYTES", most)
     rows = extraction.Rows(3)
     rows.put([1, 0], np.array([[1, 2], [3, 4]], np.float32))
-    rows.next_place()
-    rows.next_place()
+    assert [rows.next_place(5, b"key"), rows.next_place(7, b"other")] == [0, 1]
+    assert (rows.numbers, rows.keys) == ([5, 7], [b"key", b"other"])
     assert rows.filled().tolist() == [[3, 4], [1, 2]]
 
 

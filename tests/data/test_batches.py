@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tlkit.data.batches import ImageBatches, VectorBatches, epoch_order, normalise
+from tests.ranked import Thread
+from tlkit.data.batches import EpochSteps, ImageBatches, VectorBatches, epoch_order, normalise
 from tlkit.data.in_order import map_in_order
 from tlkit.data.preprocessing import Preprocessing
 
@@ -31,14 +32,14 @@ def image_batches(workers: int, seed: int | None = 1) -> ImageBatches:
 
 
 def test_an_epoch_shows_every_sample_once() -> None:
-    labels = [batch.tolist() for _, batch in vector_batches().epoch(1)]
+    labels = [batch.tolist() for _, batch, _ in vector_batches().epoch(1)]
     assert [len(batch) for batch in labels] == [5, 5, 5, 5, 3]
     assert sorted(itertools.chain(*labels)) == list(range(COUNT))
     assert vector_batches().steps_per_epoch == 5 == image_batches(0).steps_per_epoch
 
 
 def test_vectors_stay_with_their_labels() -> None:
-    for vectors, labels in vector_batches().epoch(1):
+    for vectors, labels, _ in vector_batches().epoch(1):
         assert torch.equal(vectors[:, 0].long(), labels)
 
 
@@ -58,7 +59,7 @@ def test_drawing_an_order_leaves_the_global_generator_alone() -> None:
 
 
 def test_without_a_seed_the_order_is_that_of_the_data() -> None:
-    assert torch.cat([labels for _, labels in vector_batches(seed=None).epoch(7)]).tolist() == list(range(COUNT))
+    assert torch.cat([labels for _, labels, _ in vector_batches(seed=None).epoch(7)]).tolist() == list(range(COUNT))
 
 
 @pytest.mark.parametrize("first_step", range(6))
@@ -67,26 +68,43 @@ def test_an_epoch_goes_on_from_any_step(first_step: int) -> None:
         whole = list(batches.epoch(3))
         rest = list(batches.epoch(3, first_step))
         assert len(rest) == 5 - first_step
-        for (x, y), (expected_x, expected_y) in zip(rest, whole[first_step:], strict=True):
+        for (x, y, _), (expected_x, expected_y, _) in zip(rest, whole[first_step:], strict=True):
             assert torch.equal(x, expected_x) and torch.equal(y, expected_y)
 
 
 def test_images_and_vectors_come_in_the_same_order() -> None:
-    for (_, one), (_, other) in zip(vector_batches().epoch(2), image_batches(2).epoch(2), strict=True):
+    for (_, one, _), (_, other, _) in zip(vector_batches().epoch(2), image_batches(2).epoch(2), strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_workers_change_nothing(workers: int) -> None:
-    for (one, _), (other, _) in zip(image_batches(0).epoch(4), image_batches(workers).epoch(4), strict=True):
+    for (one, *_), (other, *_) in zip(image_batches(0).epoch(4), image_batches(workers).epoch(4), strict=True):
         assert torch.equal(one, other)
 
 
 def test_images_are_loaded_for_their_epoch() -> None:
-    for images, labels in image_batches(2).epoch(4):
+    for images, labels, _ in image_batches(2).epoch(4):
         assert images.shape == (len(labels), 3, 4, 6)
         expected = normalise(torch.from_numpy(np.stack([image_of(int(k), 4) for k in labels])), PREPROCESSING)
         assert torch.equal(images, expected)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 7, 64, 101])
+def test_ranks_have_each_sample_once(count: int, ranks: int) -> None:
+    labels, one_process = torch.arange(count), EpochSteps(torch.arange(count), 8, 3)
+    worlds = [Thread(rank, ranks, threading.Barrier(1), []) for rank in range(ranks)]
+    trained = [list(EpochSteps(labels, 8, 3, world).shares(1, 0)) for world in worlds]
+    for whole, *shares in zip(one_process.indices(1, 0), *trained, strict=True):
+        real = [indices[found >= 0] for indices, found, _ in shares]
+        assert torch.cat(real).tolist() == whole.tolist(), "the parts of a batch in its own order"
+        assert all(len(indices) and total == len(whole) for indices, _, total in shares)
+    measured = [list(EpochSteps(labels, 8, None, world).shares(0, 0)) for world in worlds]
+    assert {len(rounds) for rounds in measured} == {EpochSteps(labels, 8, None, worlds[0]).steps_per_epoch}
+    in_order = [found for together in zip(*measured, strict=True) for found, _, _ in together]
+    assert torch.cat(in_order).tolist() == list(range(count))
+    assert [len(found) for found in in_order if len(found)] == [len(b) for b in one_process.indices(0, 0)]
 
 
 def test_normalise_by_hand() -> None:

@@ -62,7 +62,7 @@ def test_predict_gives_the_probabilities_of_the_runs_own_validation(
     def recording(module: torch.nn.Module, batches: loop.Batches, *rest: Any) -> Any:
         tally = evaluate(module, batches, *rest)
         with torch.no_grad():
-            measured.append(torch.cat([module(inputs) for inputs, _ in batches.epoch(0)]).softmax(1))
+            measured.append(torch.cat([module(inputs) for inputs, *_ in batches.epoch(0)]).softmax(1))
         return tally
 
     monkeypatch.setattr(loop, "evaluate", recording)

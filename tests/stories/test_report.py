@@ -126,6 +126,16 @@ def test_where_the_backbone_runs_each_epoch_it_does_not_run_again_for_the_report
     assert in_validation == len(rows) * (1 + 2) + mistakes, "looked at once, validated twice, and thumbnails"
 
 
+def test_of_several_ranks_each_tells_what_it_measured(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    more = ("--no-cache", "--epochs", 2, "--processes", 2, "--log", "tensorboard")
+    outcome = run_process(*finetune_arguments(data, run, *more))
+    assert outcome.status == 0, outcome.err
+    assert_answers_are_those_of_the_best_epoch(run)
+    assert (run / "report.html").exists()
+    assert len(list((run / "tensorboard").iterdir())) == 1, "the first rank alone logs"
+
+
 def test_a_run_that_was_killed_before_its_report_gets_it_when_it_goes_on(
     warm: Warm, data: Path, tmp_path: Path
 ) -> None:

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tlkit import interruption
+from tlkit.commands.agreement import require_same_options
 from tlkit.commands.checkpoints import find_epoch, newest_checkpoint, read_checkpoint
 from tlkit.commands.finetune import default_run_folder, say_dataset
 from tlkit.commands.image_check import check_images, read_skipped
+from tlkit.commands.joining import joined
 from tlkit.commands.stored_options import stored_options
 from tlkit.commands.survey import find_dataset
 from tlkit.commands.training_run import require_same_images, train_run
@@ -18,24 +20,26 @@ from tlkit.commands.watching import conclude, watching
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
 from tlkit.declarations import flag_of, with_home
+from tlkit.distributed import World
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, TlkitError
 from tlkit.files.artifact import read_artifact
 from tlkit.interruption import Interruption
 from tlkit.model.files import MODEL_FORMAT
 from tlkit.options import FinetuneOptions, ResumeOptions
+from tlkit.ranks import note
 from tlkit.run_claim import new_run_folder
 from tlkit.run_folder import RunFolder
 from tlkit.storage import link_atomically
 from tlkit.terminal import emit, say
 from tlkit.training.loop import is_over
 
-CHANGED_BY_RESUME = ("epochs", "patience", "data", "weights", "device", "workers", "log", "trust_pickle")
+CHANGED_BY_RESUME = ("epochs", "patience", "data", "weights", "device", "workers", "processes", "log", "trust_pickle")
 SHAPES_NOTHING = (*CHANGED_BY_RESUME, "val", "out", "keep", "save_every", "cache_limit", "debug")
 """Options that a run may go on with another value of. Any other decides what is trained, and how; what --val decides,
 the checkpoint knows image by image."""
 
 
-def continue_in_place(run: RunFolder, options: ResumeOptions, signals: Interruption) -> int:
+def continue_in_place(run: RunFolder, options: ResumeOptions, signals: Interruption, world: World) -> int:
     """Go on in the run's own folder, from its newest checkpoint; from the beginning if there never was one."""
     if os.path.isfile(options.checkpoint):
         read_checkpoint(options.checkpoint)  # who names a file wants no other in its place
@@ -47,7 +51,7 @@ def continue_in_place(run: RunFolder, options: ResumeOptions, signals: Interrupt
     resolved = changed(run.options_file, stored["resolved"], options)
     if checkpoint is None:
         say("resume", "from the beginning: the run was stopped before its first checkpoint")
-        return train_run(run, given, resolved, stored_dataset(run, resolved), None, signals)
+        return train_run(run, given, resolved, stored_dataset(run, resolved), None, signals, world)
     if file != run.last_checkpoint:
         link_atomically(file, run.last_checkpoint)
     warn_of_another_schedule(stored_options(file, checkpoint["options"]), resolved)
@@ -55,7 +59,7 @@ def continue_in_place(run: RunFolder, options: ResumeOptions, signals: Interrupt
     checkpoint["progress"]["best"] = available_best(run, checkpoint)
     if nothing_left(checkpoint, resolved) and has_whole_model(run, best):
         return leave_finished(run, checkpoint, resolved)
-    return train_run(run, given, resolved, stored_dataset(run, resolved), checkpoint, signals)
+    return train_run(run, given, resolved, stored_dataset(run, resolved), checkpoint, signals, world)
 
 
 def continue_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:
@@ -63,12 +67,18 @@ def continue_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:
     file, checkpoint = chosen_checkpoint(run, options.checkpoint)
     resolved = changed(file, checkpoint["options"], options)
     warn_of_another_schedule(stored_options(file, checkpoint["options"]), resolved)
-    with new_run_folder(options.out, default_run_folder(resolved)) as new, interruption.handled("stopping") as signals:
+    with (
+        new_run_folder(options.out, default_run_folder(resolved)) as new,
+        interruption.handled("stopping") as signals,
+        joined(options) as world,
+    ):
+        note("run", os.path.abspath(new.path))
+        require_same_options(options, world)
         dataset = stored_dataset(run, resolved) if run is not None else found_again(resolved)
         say_dataset(dataset)
         require_same_images(dataset, checkpoint)
         past = past_of(new, file, checkpoint)
-        return train_run(new, resolved.to_dict(), resolved, dataset, checkpoint, signals, past)
+        return train_run(new, resolved.to_dict(), resolved, dataset, checkpoint, signals, world, past)
 
 
 def chosen_checkpoint(run: RunFolder | None, named: str) -> tuple[str, dict[str, Any]]:

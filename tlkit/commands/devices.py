@@ -7,15 +7,20 @@ import os
 import torch
 
 from tlkit.errors import UnavailableError, UsageError
+from tlkit.ranks import place
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; auto is the first GPU where there is one.
+    """The device of that name; auto is the first GPU where there is one, of several ranks each has its own.
 
     Raises UsageError for a name that is none, UnavailableError for a device that is not here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    here = place()
+    if name == "cuda" and here is not None:
+        require_gpu_each(name, here.local_size)
+        return torch.device("cuda", here.local_rank)
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -27,6 +32,14 @@ def choose_device(name: str) -> torch.device:
     elif device.type != "cpu":
         raise UsageError("--device", f"{name!r} is not supported; expected auto, cpu, cuda or cuda:N")
     return device
+
+
+def require_gpu_each(name: str, ranks: int) -> None:
+    """Raises UnavailableError if ranks that work on GPUs are more than there are."""
+    gpus = torch.cuda.device_count()
+    if ranks > gpus and (name.startswith("cuda") or (name == "auto" and gpus)):
+        problem = f"{ranks} of them need a GPU each, but this machine shows {gpus} CUDA devices"
+        raise UnavailableError("ranks", problem, "Start fewer, or compute on the processor: --device cpu")
 
 
 def make_deterministic(wanted: bool) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from tlkit.ranks import local_ranks
 from tlkit.terminal import say
 
 LIBRARIES = ("tlkit", "torch", "torchvision", "timm", "pillow")
@@ -18,22 +20,27 @@ def use_threads(recorded: Mapping[str, Any]) -> None:
     """Compute with as many threads as the run began with, where this machine has the cores: their number decides in
     which order sums are taken, and so the last bits."""
     threads = recorded.get("threads")
-    if isinstance(threads, int) and 0 < threads <= len(os.sched_getaffinity(0)):
+    if isinstance(threads, int) and 0 < threads <= max(1, len(os.sched_getaffinity(0)) // local_ranks()):
         torch.set_num_threads(threads)
 
 
-def present_environment(device: torch.device) -> dict[str, Any]:
-    """Versions, the kind of device, and the number of threads."""
+def present_environment(device: torch.device, ranks: int) -> dict[str, Any]:
+    """Versions, the kind of device, and the numbers of threads and of ranks."""
     versions = {name: version(name) for name in LIBRARIES}
-    return {**versions, "device": device.type, "threads": torch.get_num_threads()}
+    return {**versions, "device": device.type, "threads": torch.get_num_threads(), "ranks": ranks}
 
 
 def warn_of_differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> None:
     """Say what is not as it was, and what that costs."""
+    recorded = {"ranks": 1, **recorded}  # checkpoints of before there were ranks
     for name, value in present.items():
         if recorded.get(name) != value:
-            say(
-                "warning",
-                f"{name}: {value} here, {recorded.get(name)} when the checkpoint was written; the result may differ in "
-                "its last digits from that of a run that was never stopped",
-            )
+            say("warning", f"{name}: {value} here, {recorded.get(name)} when the checkpoint was written; {COST[name]}")
+
+
+IN_LAST_DIGITS = "the result may differ in its last digits from that of a run that was never stopped"
+BY_RANKS = (
+    "the result is no longer bit for bit that of a run that was never stopped: each batch is divided otherwise, and so "
+    "are sums, dropout, and the statistics of a BatchNorm that trains without --sync-batchnorm"
+)
+COST = defaultdict(lambda: IN_LAST_DIGITS, ranks=BY_RANKS)

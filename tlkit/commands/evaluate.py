@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -14,13 +15,17 @@ import torch
 
 from tlkit.commands.image_check import describe_bad, error_fields, tell_left_out
 from tlkit.commands.images import labels_of
+from tlkit.commands.joining import joined
 from tlkit.commands.labellers import open_labeller
+from tlkit.commands.launch import is_for_ranks, launch
+from tlkit.commands.sharing import brought_together, errors_of_all, share_of
 from tlkit.commands.stored_options import stored_options
 from tlkit.data.decoders import Decoder, Pixels, open_decoder
 from tlkit.data.folder import Dataset, Sample, find_evaluation_folder, read_labelled, validation_folder
 from tlkit.data.image_file import ImageError
 from tlkit.data.in_order import map_in_order
 from tlkit.data.view import View
+from tlkit.distributed import World
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError, printable
 from tlkit.model.labeller import Labeller, require_finite
 from tlkit.options import EvaluateOptions, worker_count
@@ -32,48 +37,88 @@ from tlkit.training.metrics import evaluate_logits
 
 
 def evaluate(options: EvaluateOptions) -> int:
-    """Print the figures of a model on a folder of class folders. Returns the exit status."""
-    model = open_labeller(options.model, options.weights, options.device, options.precision, options.trust_pickle)
-    samples, what = choose_samples(options, model.classes)
-    say("data", f"{what}: {count(len(samples), 'image')}")
-    readable: list[Sample] = []
+    """Print the figures of a model on a folder of class folders. Returns the exit status.
+
+    Of several ranks each labels a share of the images, and the first prints.
+    """
+    if is_for_ranks(options.processes):
+        return launch("evaluate", options, options.device, options.processes)
+    with joined(options) as world:
+        model = open_labeller(options.model, options.weights, options.device, options.precision, options.trust_pickle)
+        samples, what = samples_of_all(options, model.classes, world)
+        say("data", f"{what}: {count(len(samples), 'image')}")
+        model.expect(len(samples))
+        numbers, logits, bad = label_share(options, model, samples, world)
+        every = brought_together(numbers, logits, world, partial(np.empty, dtype=np.float32))
+        if not world.is_first:
+            return DONE
+        if bad and not options.skip_bad:
+            problem, list_of_bad = describe_bad(bad, len(samples))
+            raise DataError(options.data, problem, f"{list_of_bad}\nGo on without them by --skip-bad.")
+        if not len(every):
+            raise DataError(options.data, "no readable image to evaluate on")
+        left_out = {error.path for error in bad}
+        labels = labels_of([sample for sample in samples if sample.path not in left_out])
+        result = evaluate_logits(every, labels, model.classes)
+        tell_left_out(bad)
+        emit(FORMATS[options.format](result, bad))
+        return SOME_INPUTS_FAILED if bad else DONE
+
+
+def samples_of_all(options: EvaluateOptions, classes: tuple[str, ...], world: World) -> tuple[list[Sample], str]:
+    """What the first rank chooses, for all: others need not see its run folder, and may have the images elsewhere."""
+    samples, what = choose_samples(options, classes) if world.is_first else ([], "")
+    if world.size == 1:
+        return samples, what
+    root = os.path.abspath(options.data)
+    chosen = world.share([[os.path.relpath(os.path.abspath(path), root), label] for path, label in samples])
+    if world.is_first:
+        return samples, what
+    return [Sample(os.path.normpath(os.path.join(root, name)), label) for name, label in chosen], what
+
+
+def label_share(
+    options: EvaluateOptions, model: Labeller, samples: list[Sample], world: World
+) -> tuple[list[int], torch.Tensor, list[ImageError]]:
+    """The numbers of this rank's images that can be read, their scores [S, C], and what is wrong with those of all
+    ranks that cannot."""
+    mine = share_of(len(samples), options.batch_size, world)
+    numbers: list[int] = []
     logits: list[torch.Tensor] = []
-    bad: list[ImageError] = []
+    errors: list[tuple[int, ImageError]] = []
     view, workers = View(model.preprocessing, options.max_pixels), worker_count(options.workers)
     with closing(open_decoder(workers)) as decoder:
-        loaded = load_readable(samples, decoder, view, workers, bad, ahead=2 * options.batch_size)
+        loaded = load_readable(samples, mine, decoder, view, workers, errors, ahead=2 * options.batch_size)
         while batch := list(islice(loaded, options.batch_size)):
-            if options.skip_bad or not bad:  # else the rest is loaded only to name all that is bad
-                logits.append(logits_of(model, batch))
-                readable += [sample for sample, _ in batch]
-    if bad and not options.skip_bad:
-        problem, every = describe_bad(bad, len(samples))
-        raise DataError(options.data, problem, f"{every}\nGo on without them by --skip-bad.")
-    if not logits:
-        raise DataError(options.data, "no readable image to evaluate on")
-    result = evaluate_logits(torch.cat(logits), labels_of(readable), model.classes)
-    tell_left_out(bad)
-    emit(FORMATS[options.format](result, bad))
-    return SOME_INPUTS_FAILED if bad else DONE
+            if options.skip_bad or not errors:  # else the rest is loaded only to name all that is bad
+                logits.append(logits_of(model, [(samples[number], pixels) for number, pixels in batch]))
+                numbers += [number for number, _ in batch]
+    return numbers, torch.cat(logits) if logits else torch.empty(0), errors_of_all(errors, world)
 
 
 def load_readable(
-    samples: list[Sample], decoder: Decoder, view: View, workers: int, bad: list[ImageError], ahead: int
-) -> Iterator[tuple[Sample, Pixels]]:
-    """Samples with their pixels in order; unreadable ones are left out and added to `bad`."""
+    samples: list[Sample],
+    numbers: list[int],
+    decoder: Decoder,
+    view: View,
+    workers: int,
+    errors: list[tuple[int, ImageError]],
+    ahead: int,
+) -> Iterator[tuple[int, Pixels]]:
+    """The numbers of samples with their pixels, in order; unreadable ones are left out and added to `errors`."""
 
-    def load(sample: Sample) -> Pixels | ImageError:
+    def load(number: int) -> Pixels | ImageError:
         try:
-            return decoder.load(sample.path, view).pixels
+            return decoder.load(samples[number].path, view).pixels
         except ImageError as error:
             return error
 
-    loaded = map_in_order(load, samples, workers=workers, ahead=ahead)
-    for sample, outcome in zip(samples, progress(loaded, "evaluate", len(samples)), strict=True):
+    loaded = map_in_order(load, numbers, workers=workers, ahead=ahead)
+    for number, outcome in zip(numbers, progress(loaded, "evaluate", len(numbers)), strict=True):
         if isinstance(outcome, ImageError):
-            bad.append(outcome)
+            errors.append((number, outcome))
         else:
-            yield sample, outcome
+            yield number, outcome
 
 
 def logits_of(model: Labeller, batch: list[tuple[Sample, Pixels]]) -> torch.Tensor:

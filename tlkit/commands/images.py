@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction
-from tlkit.commands.image_check import without_bad
+from tlkit.commands.image_check import leave_out, tell_left_out
+from tlkit.commands.sharing import errors_of_all, share_of
 from tlkit.data.batches import ImageBatches, VectorBatches
 from tlkit.data.decoders import Decoder, Pixels, open_decoder
 from tlkit.data.folder import Dataset, Sample
@@ -21,6 +22,7 @@ from tlkit.data.image_file import ImageError
 from tlkit.data.in_order import map_in_order
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.view import View
+from tlkit.distributed import ALONE, World
 from tlkit.errors import DataError
 from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
@@ -34,12 +36,18 @@ from tlkit.training.loop import Batches
 
 @dataclass(frozen=True)
 class PreparedBatches:
-    """What the loop trains: module is the head over vectors, or the whole classifier over images."""
+    """What the loop trains: module is the head over vectors, or the whole classifier over images.
+
+    world: of those that train it, which is the first rank alone where the head is all that trains. measured_together:
+    images of a batch in validation.
+    """
 
     dataset: Dataset
     module: nn.Module
     train: Batches
     val: Batches
+    world: World
+    measured_together: int
 
     @property
     def of_images(self) -> bool:
@@ -62,6 +70,7 @@ class Preparation:
     device: torch.device
     fresh: bool
     signals: Interruption
+    world: World
 
     def batches(self) -> PreparedBatches:
         """What the loop trains, and on what. Raises DataError for images that cannot be read."""
@@ -74,18 +83,20 @@ class Preparation:
             extraction = self.extraction(store)
             if self.fresh or options.augment == "none":
                 plain = extraction.vectors(self.dataset.train, self.plain_view, "features", bad)
-                if self.fresh:
-                    self.standardise(feature_statistics(torch.split(plain, 4096)))
+                self.standardise(plain)
             val = extraction.vectors(self.dataset.val, self.plain_view, "validation", bad)
-            dataset = without_bad(options, self.dataset, bad)
+            dataset = self.without_bad(bad)
             views = [plain] if options.augment == "none" else self.augmented_vectors(extraction, dataset)
-        say("features", f"{extraction.computed:,} computed, {extraction.known:,} from the cache")
+        computed, known = extraction.counts()
+        say("features", f"{computed:,} computed, {known:,} from the cache")
         train = VectorBatches(views, labels_of(dataset.train), options.batch_size, options.seed)
         return PreparedBatches(
             dataset,
             self.classifier.head,
-            Stoppable(train, self.signals),
-            Stoppable(VectorBatches([val], labels_of(dataset.val), 4096, None), self.signals),
+            Stoppable(train, self.signals, ALONE),
+            Stoppable(VectorBatches([val], labels_of(dataset.val), 4096, None), self.signals, ALONE),
+            ALONE,
+            4096,
         )
 
     def augmented_vectors(self, extraction: Extraction, dataset: Dataset) -> list[Tensor]:
@@ -108,8 +119,8 @@ class Preparation:
             bad: list[ImageError] = []
             plain = self.extraction(NoStore()).vectors(dataset.train, self.plain_view, "features", bad)
             bad += self.damaged(dataset.val)
-            dataset = without_bad(options, dataset, bad)
-            self.standardise(feature_statistics(torch.split(plain, 4096)))
+            dataset = self.without_bad(bad)
+            self.standardise(plain)
 
         def load_training(index: int, epoch: int) -> Pixels:
             return self.load(dataset.train[index], self.view(epoch))
@@ -118,32 +129,48 @@ class Preparation:
             return self.load(dataset.val[index], self.plain_view)
 
         train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
-        train = ImageBatches(load_training, train_labels, self.preprocessing, options.batch_size, options.seed, workers)
-        val = ImageBatches(load_validation, val_labels, self.preprocessing, self.passing, None, workers)
+        shaped, size, world = self.preprocessing, options.batch_size, self.world
+        train = ImageBatches(load_training, train_labels, shaped, size, options.seed, workers, world)
+        val = ImageBatches(load_validation, val_labels, shaped, self.passing, None, workers, world)
         return PreparedBatches(
             dataset,
             self.classifier,
-            Stoppable(train, self.signals, "training"),
-            Stoppable(val, self.signals, "validation"),
+            Stoppable(train, self.signals, world, "training"),
+            Stoppable(val, self.signals, world, "validation"),
+            world,
+            self.passing,
         )
 
     def damaged(self, samples: Sequence[Sample]) -> list[ImageError]:
-        """Decode images once, so that a damaged one is found before any epoch."""
+        """Decode images once, so that a damaged one is found before any epoch; each rank its share."""
 
-        def find_damage(sample: Sample) -> ImageError | None:
+        def find_damage(number: int) -> tuple[int, ImageError] | None:
             try:
-                self.decoder.load(sample.path, self.plain_view)
+                self.decoder.load(samples[number].path, self.plain_view)
             except ImageError as error:
-                return error
+                return number, error
             return None
 
-        outcomes = map_in_order(find_damage, samples, workers=worker_count(self.options.workers), ahead=64)
-        return [error for error in progress(outcomes, "checking", len(samples)) if error]
+        mine = share_of(len(samples), self.passing, self.world)
+        outcomes = map_in_order(find_damage, mine, workers=worker_count(self.options.workers), ahead=64)
+        return errors_of_all([found for found in progress(outcomes, "checking", len(mine)) if found], self.world)
+
+    def without_bad(self, bad: Sequence[ImageError]) -> Dataset:
+        """The data without its bad images. The first rank decides whether the run may go on so, and tells; the others
+        wait for that. Raises DataError there if it may not."""
+        if self.world.is_first:
+            kept = leave_out(self.options, self.dataset, bad)
+            tell_left_out(bad)
+            self.world.meet()
+            return kept
+        self.world.meet()
+        return leave_out(self.options, self.dataset, bad)
 
     def extraction(self, store: Store) -> Extraction:
         """The pass of this run's backbone."""
         extractor = FeatureExtractor(self.classifier.backbone, self.preprocessing, self.device)
-        return Extraction(extractor, store, self.decoder, worker_count(self.options.workers), self.passing)
+        workers = worker_count(self.options.workers)
+        return Extraction(extractor, store, self.decoder, workers, self.passing, self.world)
 
     @property
     def passing(self) -> int:
@@ -193,10 +220,13 @@ class Preparation:
         except ImageError as error:
             raise DataError(sample.path, error.message, "It was readable when the run began.") from error
 
-    def standardise(self, statistics: tuple[Tensor, Tensor] | None) -> None:
-        """Give the head the mean and deviation of the training features."""
-        assert statistics is not None, "every class has a readable image"
-        self.classifier.head.set_standardisation(*statistics)
+    def standardise(self, features: Tensor) -> None:
+        """Where the run starts here, give the head the mean and deviation of the training features [N, ...]. The other
+        ranks have none; they get the first one's head."""
+        if self.fresh and self.world.is_first:
+            statistics = feature_statistics(torch.split(features, 4096))
+            assert statistics is not None, "every class has a readable image"
+            self.classifier.head.set_standardisation(*statistics)
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:
@@ -205,21 +235,23 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
 
 
 class Stoppable:
-    """Batches that end between two of them when a signal has come; with a label, also a progress bar."""
+    """Batches that end between two of them when a signal has come to any rank; with a label, also a progress bar."""
 
-    def __init__(self, batches: Batches, signals: Interruption, label: str | None = None) -> None:
+    def __init__(self, batches: Batches, signals: Interruption, world: World, label: str | None = None) -> None:
         self.batches = batches
         self.signals = signals
+        self.world = world
         self.label = label
 
     @property
     def steps_per_epoch(self) -> int:
         return self.batches.steps_per_epoch
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """As the batches themselves. Raises Interrupted."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """As the batches themselves. Raises Interrupted, at the same step in every rank."""
         batches = self.batches.epoch(epoch, first_step)
         steps = self.steps_per_epoch - first_step
         for batch in progress(batches, self.label, steps, "batch") if self.label else batches:
+            self.signals.requested = self.world.largest(self.signals.requested or 0) or None
             self.signals.raise_if_requested()
             yield batch

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from contextlib import suppress
+from typing import Any
 
 from tlkit import interruption
-from tlkit.errors import DataError, MissingInputError
+from tlkit.commands.agreement import require_same_options
+from tlkit.commands.joining import joined
+from tlkit.commands.launch import is_for_ranks, launch
+from tlkit.declarations import Options
+from tlkit.errors import DataError, MissingInputError, TlkitError
 from tlkit.options import ResumeOptions
+from tlkit.options.ranks import RestartOptions
+from tlkit.ranks import earlier_run, is_follower, note
 from tlkit.run_folder import RunFolder
 
 
@@ -15,20 +24,54 @@ def resume(options: ResumeOptions) -> int:
 
     The folder is locked before torch is loaded, which takes seconds.
     """
+    if is_follower():
+        from tlkit.commands.following import follow
+
+        return follow(options)
     if not os.path.exists(options.checkpoint):
         raise MissingInputError(options.checkpoint, "no such run folder or checkpoint")
     run = RunFolder.containing(options.checkpoint)
     if run is None and os.path.isdir(options.checkpoint):
         require_checkpoint_file(RunFolder(options.checkpoint))
+    processes = options.processes or recorded_before(run, "processes", 1)
+    if is_for_ranks(processes):
+        device = options.device or recorded_before(run, "device", "auto")
+        return launch("resume", options, device, processes, options.max_restarts)
+    earlier = run_before_restart()
+    if earlier is not None:
+        return go_on(earlier, dataclasses.replace(options, checkpoint=earlier.path, out=None), options)
     if run is None or options.out is not None:
         from tlkit.commands.continuation import continue_elsewhere
 
         return continue_elsewhere(run, options)
-    with run.locked(), interruption.handled("stopping") as signals:
+    return go_on(run, options, options)
+
+
+def go_on(run: RunFolder, options: ResumeOptions, typed: RestartOptions) -> int:
+    """Go on with a run in its own folder. typed: the options that all ranks were started with."""
+    assert isinstance(typed, Options)
+    with run.locked(), interruption.handled("stopping") as signals, joined(typed) as world:
+        note("run", run.path)
+        require_same_options(typed, world)
         run.remove_leftovers()
         from tlkit.commands.continuation import continue_in_place
 
-        return continue_in_place(run, options, signals)
+        return continue_in_place(run, options, signals, world)
+
+
+def run_before_restart() -> RunFolder | None:
+    """The run of the ranks before these, which the agent has restarted, if that can be gone on with."""
+    earlier = earlier_run()
+    return RunFolder.containing(earlier) if earlier is not None else None
+
+
+def recorded_before(run: RunFolder | None, name: str, default: Any) -> Any:
+    """An option as the run was started with; the default if that is not known."""
+    if run is not None:
+        with suppress(TlkitError):
+            value = run.read_options()["resolved"].get(name)
+            return value if isinstance(value, type(default)) else default
+    return default
 
 
 def require_checkpoint_file(run: RunFolder) -> None:

@@ -6,9 +6,13 @@ import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import torch
+
+from tlkit.commands.agreement import require_same_files
 from tlkit.commands.answering import keep_answers
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
@@ -21,6 +25,7 @@ from tlkit.commands.watched_training import train_to_the_end
 from tlkit.commands.watching import conclude, watching
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
+from tlkit.distributed import World
 from tlkit.errors import (
     DONE,
     SOME_INPUTS_FAILED,
@@ -46,9 +51,9 @@ from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
 
 
-def start_run(run: RunFolder, options: FinetuneOptions, dataset: Dataset, signals: Interruption) -> int:
+def start_run(run: RunFolder, options: FinetuneOptions, dataset: Dataset, signals: Interruption, world: World) -> int:
     """Train a new run. Prints the path of its model; returns the exit status."""
-    return train_run(run, options.to_dict(), resolve(options), dataset, None, signals)
+    return train_run(run, options.to_dict(), resolve(options), dataset, None, signals, world)
 
 
 def resolve(options: FinetuneOptions) -> FinetuneOptions:
@@ -66,6 +71,43 @@ def resolve(options: FinetuneOptions) -> FinetuneOptions:
     )
 
 
+@dataclass(frozen=True)
+class Built:
+    """What a rank trains with. environment: what the bits of a run depend on beside its options."""
+
+    classifier: Classifier
+    description: ModelDescription
+    device: torch.device
+    environment: dict[str, Any]
+    state: TrainingState
+
+
+def build(
+    options: FinetuneOptions,
+    classes: tuple[str, ...],
+    checkpoint: Mapping[str, Any] | None,
+    world: World,
+    origin: str,
+) -> Built:
+    """The classifier of a run on its device, and its optimizer, as they are at the run's start.
+
+    With a checkpoint, which is of `origin`, computing as that did. Raises MismatchError if it is not of this backbone.
+    """
+    recorded = checkpoint["environment"] if checkpoint is not None else {}
+    make_deterministic(options.deterministic)
+    device = choose_device(options.device)
+    use_threads(recorded)
+    environment = present_environment(device, world.size)
+    classifier, description = assemble(options, classes)
+    if checkpoint is not None:
+        require_same_backbone(description, checkpoint, origin)
+        warn_of_differences(recorded, environment)
+    classifier.to(device)
+    classifier.backbone.precision = choose_precision(options.precision, device)
+    optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
+    return Built(classifier, description, device, environment, TrainingState(classifier, optimizer))
+
+
 def train_run(
     run: RunFolder,
     given: Mapping[str, Any],
@@ -73,34 +115,27 @@ def train_run(
     dataset: Dataset,
     checkpoint: Mapping[str, Any] | None,
     signals: Interruption,
+    world: World,
     past: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> int:
     """Train a run from its start, or from a checkpoint of it, until its model is written.
 
     given: the options as typed, which options.json shows beside `options`, the same resolved. past: what the
-    checkpoints of a new run hold that another run began, by their files.
+    checkpoints of a new run hold that another run began, by their files. This is the first rank of the world; what the
+    others do is in following.py.
     """
-    recorded = checkpoint["environment"] if checkpoint is not None else {}
-    make_deterministic(options.deterministic)
-    device = choose_device(options.device)
-    use_threads(recorded)
-    environment = present_environment(device)
-    classifier, description = assemble(options, dataset.classes)
-    if checkpoint is not None:
-        require_same_backbone(description, checkpoint, run.path)
-        warn_of_differences(recorded, environment)
-    classifier.to(device)
-    classifier.backbone.precision = choose_precision(options.precision, device)
+    give_order(options, dataset, checkpoint, world)
+    require_same_files(dataset, world)
+    built = build(options, dataset.classes, checkpoint, world, run.path)
+    classifier, description, device, state = built.classifier, built.description, built.device, built.state
     model = say_model(options, description, classifier)
-    optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
-    state = TrainingState(classifier, optimizer)
     if checkpoint is not None:
-        load_state(state, checkpoint, run)
+        load_state(state, checkpoint, run.path)
     remembered = {"given": dict(given), "resolved": options.to_dict()}
     if not os.path.exists(run.options_file):
         begin(run, remembered, past)
     fresh = checkpoint is None
-    preparation = Preparation(options, dataset, classifier, description, device, fresh, signals)
+    preparation = Preparation(options, dataset, classifier, description, device, fresh, signals, world)
     with (
         recorded_in_status(run, options, state),
         closing(preparation),
@@ -114,9 +149,9 @@ def train_run(
         if checkpoint is not None:
             require_same_images(images.dataset, checkpoint, images.dataset.skipped[len(dataset.skipped) :])
         write_json_atomically(run.options_file, remembered)  # what was refused until here is not
-        write_down_images(run, images.dataset, model, environment)
+        write_down_images(run, images.dataset, model, built.environment)
         split = artifact.digest(images.dataset.to_split())
-        origin = Origin(options.to_portable_dict(), environment, description, split)
+        origin = Origin(options.to_portable_dict(), built.environment, description, split)
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
         monitor.log(state.history)
         train_to_the_end(run, options, images, state, checkpointer, device, signals, monitor)
@@ -125,6 +160,16 @@ def train_run(
         status = finish(run, state, best)
     emit(os.fsencode(f"{run.model_file}\n"))
     return status
+
+
+def give_order(options: FinetuneOptions, dataset: Dataset, checkpoint: Mapping[str, Any] | None, world: World) -> None:
+    """Tell the other ranks what is to be done. They need not see the run folder."""
+    if world.size > 1:
+        skipped = [[error.path, error.code, error.message] for error in dataset.skipped]
+        order = {"options": options.to_dict(), "split": dataset.to_split(), "skipped": skipped}
+        world.share({**order, "resumed": checkpoint is not None})
+        if checkpoint is not None:
+            world.share_tensors(dict(checkpoint))
 
 
 def begin(run: RunFolder, remembered: Mapping[str, Any], past: Mapping[str, Mapping[str, Any]]) -> None:
@@ -144,14 +189,14 @@ def write_down_images(run: RunFolder, dataset: Dataset, model: str, environment:
         write_skipped(run, dataset.skipped)
 
 
-def load_state(state: TrainingState, checkpoint: Mapping[str, Any], run: RunFolder) -> None:
+def load_state(state: TrainingState, checkpoint: Mapping[str, Any], origin: str) -> None:
     """Stand where a checkpoint stood. Raises MismatchError."""
     try:
         state.load(checkpoint)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         if is_memory(error):
             raise
-        raise MismatchError(run.path, f"its checkpoint does not fit what is trained here ({error})") from error
+        raise MismatchError(origin, f"its checkpoint does not fit what is trained here ({error})") from error
     say("resume", f"from epoch {state.epoch}, step {state.step}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import torch
@@ -20,7 +20,7 @@ from tlkit.options import FinetuneOptions
 from tlkit.output.monitoring import Monitor
 from tlkit.run_folder import RunFolder
 from tlkit.terminal import say
-from tlkit.training.loop import NonFiniteLossError, Recipe, train
+from tlkit.training.loop import AfterEpoch, AfterStep, NonFiniteLossError, Recipe, train
 from tlkit.training.state import TrainingState
 
 SMALL_STEP = 1 << 24
@@ -41,19 +41,59 @@ def train_to_the_end(
 
     def after_epoch(state: TrainingState, is_best: bool) -> None:
         state.history[-1].update(work_done(images.dataset, state.history[-1]["seconds"], device))
-        if is_best:
-            keep_heard(run, images, listener, state.epoch)
-        listener.forget()
         checkpointer.commit_epoch(state, is_best)
         run.write_status("running", **state.where())
         say_epoch(state, options.planned_epochs(), is_best)
         monitor.log(state.history[-1:])
+
+    def hear_best(epoch: int, logits: torch.Tensor) -> None:
+        keep_heard(run, images, epoch, logits)
 
     def after_step(state: TrainingState) -> None:
         if checkpointer.is_due():
             checkpointer.commit_last(state)
             run.write_status("running", **state.where())
 
+    with signals.deferred("saving a checkpoint"):
+        try:
+            run_loop(options, images, state, device, after_epoch, after_step, hear_best)
+        except NonFiniteLossError as error:
+            error.name_files(batch_files(options, images.dataset, error))
+            raise
+        except Interrupted:
+            save_before_leaving(checkpointer, state)
+            raise
+
+
+def train_along(
+    options: FinetuneOptions,
+    images: PreparedBatches,
+    state: TrainingState,
+    device: torch.device,
+    signals: Interruption,
+) -> None:
+    """Run the same loop at a rank that saves and says nothing."""
+    with signals.deferred(""):
+        try:
+            run_loop(options, images, state, device, lambda *_: None, lambda *_: None, lambda *_: None)
+        except NonFiniteLossError:
+            images.world.meet()  # the first rank has found it too: that is where it is told, and this one ended
+
+
+def run_loop(
+    options: FinetuneOptions,
+    images: PreparedBatches,
+    state: TrainingState,
+    device: torch.device,
+    after_epoch: AfterEpoch,
+    after_step: AfterStep,
+    hear_best: Callable[[int, torch.Tensor], None],
+) -> None:
+    """Train as the options say, from where the state stands.
+
+    hear_best: told, before after_epoch, what an epoch that is the best so far said of the validation images, if these
+    pass the backbone each time: the epoch and the logits [N, C].
+    """
     recipe = Recipe(
         epochs=options.planned_epochs(),
         learning_rate=options.learning_rate,
@@ -64,19 +104,18 @@ def train_to_the_end(
         seed=options.seed,
     )
     weights = class_weights(options.class_weights, images.dataset)
-    with (
-        signals.deferred("saving a checkpoint"),
-        few_threads(images.module, options.batch_size),
-        listening(images) as listener,
-    ):
-        try:
-            train(images.module, state, images.train, images.val, recipe, weights, device, after_epoch, after_step)
-        except NonFiniteLossError as error:
-            error.name_files(batch_files(options, images.dataset, error))
-            raise
-        except Interrupted:
-            save_before_leaving(checkpointer, state)
-            raise
+    with few_threads(images.module, options.batch_size), listening(images) as listener:
+
+        def epoch_done(state: TrainingState, is_best: bool) -> None:
+            heard = listener.heard(everything=is_best)
+            if heard is not None:
+                hear_best(state.epoch, heard)
+            after_epoch(state, is_best)
+
+        train(
+            images.module, state, images.train, images.val, recipe, weights, device, epoch_done, after_step,
+            images.world, options.sync_batchnorm,
+        )  # fmt: skip
 
 
 def work_done(dataset: Dataset, seconds: float, device: torch.device) -> dict[str, float]:

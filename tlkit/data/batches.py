@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tlkit.data.in_order import map_in_order
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.distributed import ALONE, World
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -30,26 +31,53 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-class EpochSteps:
-    """The order of an epoch's steps over labels [N]: shuffled by seed in each epoch if there is one."""
+NO_LABEL = -100
+"""Of what only fills up an empty share; torch's cross-entropy leaves it out, with a gradient of zeros."""
 
-    def __init__(self, labels: Tensor, batch_size: int, seed: int | None) -> None:
+
+class EpochSteps:
+    """The order of an epoch's steps over labels [N]: shuffled by seed in each epoch if there is one, to train; without
+    one the samples are measured, each in its place.
+
+    Of several ranks each trains on its part of every batch, and measures every size-th batch whole: so sums over
+    batches are made of the same numbers, however many ranks there are.
+    """
+
+    def __init__(self, labels: Tensor, batch_size: int, seed: int | None, world: World = ALONE) -> None:
         self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
+        self.world = world
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
+        """How often all ranks have a share of something."""
+        together = self.batch_size if self.seed is not None else self.batch_size * self.world.size
+        return -(-len(self.labels) // together)
 
     def indices(self, epoch: int, first_step: int) -> Iterator[Tensor]:
-        """The indices [B] of each step of an epoch from first_step on."""
+        """The indices [B] of each batch of an epoch from first_step on."""
         count = len(self.labels)
         order = torch.arange(count) if self.seed is None else epoch_order(count, self.seed, epoch)
         return (
             order[start : start + self.batch_size]
             for start in range(first_step * self.batch_size, count, self.batch_size)
         )
+
+    def shares(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """What this rank has of each step: indices [S], their labels [S], and how many samples all ranks have."""
+        rank, size = self.world.rank, self.world.size
+        if self.seed is None:
+            batches = [*self.indices(epoch, first_step), *[torch.arange(0)] * (size - 1)]
+            for mine in batches[rank::size][: self.steps_per_epoch]:
+                yield mine, self.labels[mine], len(mine)
+            return
+        for chosen in self.indices(epoch, first_step):
+            mine = chosen.tensor_split(size)[rank]
+            if len(mine):
+                yield mine, self.labels[mine], len(chosen)
+            else:  # it must take part in adding up the gradients all the same
+                yield chosen[:1], torch.full((1,), NO_LABEL), len(chosen)
 
 
 class VectorBatches(EpochSteps):
@@ -59,11 +87,11 @@ class VectorBatches(EpochSteps):
         super().__init__(labels, batch_size, seed)
         self.views = views
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """(vectors [B, ...], labels [B]) of each step; the last batch may be short."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """(vectors [B, ...], labels [B], B) of each step; the last batch may be short."""
         vectors = self.views[epoch % len(self.views)]
-        for chosen in self.indices(epoch, first_step):
-            yield vectors[chosen], self.labels[chosen]
+        for chosen, labels, total in self.shares(epoch, first_step):
+            yield vectors[chosen], labels, total
 
 
 class ImageBatches(EpochSteps):
@@ -77,19 +105,24 @@ class ImageBatches(EpochSteps):
         batch_size: int,
         seed: int | None,
         workers: int,
+        world: World = ALONE,
     ) -> None:
-        super().__init__(labels, batch_size, seed)
+        super().__init__(labels, batch_size, seed, world)
         self.load = load
         self.preprocessing = preprocessing
         self.workers = workers
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images [B, 3, H, W], labels [B]) of each step; the last batch may be short."""
-        steps = list(self.indices(epoch, first_step))
-        indices = (index for chosen in steps for index in chosen.tolist())
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """(images [S, 3, H, W], labels [S], B) of each step: this rank's share of a batch, and how many it has in all.
+
+        The last batch may be short, a share empty.
+        """
+        steps = list(self.shares(epoch, first_step))
+        indices = (index for chosen, _, _ in steps for index in chosen.tolist())
         pixels = map_in_order(
             lambda index: self.load(index, epoch), indices, workers=self.workers, ahead=2 * self.batch_size
         )
-        for chosen in steps:
-            stacked = torch.from_numpy(np.stack([next(pixels) for _ in range(len(chosen))]))
-            yield normalise(stacked, self.preprocessing), self.labels[chosen]
+        empty = np.empty((0, *self.preprocessing.image_size, 3), np.uint8)
+        for chosen, labels, total in steps:
+            stacked = np.stack([next(pixels) for _ in range(len(chosen))]) if len(chosen) else empty
+            yield normalise(torch.from_numpy(stacked), self.preprocessing), labels, total

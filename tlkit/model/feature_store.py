@@ -47,6 +47,12 @@ class Store(Protocol):
     def write(self, keys: Sequence[bytes], vectors: Vector) -> None:
         """Keep a batch of vectors [B, ...]."""
 
+    def commit(self) -> None:
+        """Let others see what was written."""
+
+    def find_segments(self) -> None:
+        """See what others have written."""
+
     def close(self) -> None:
         """Commit what waits."""
 
@@ -61,6 +67,12 @@ class NoStore:
         return None
 
     def write(self, keys: Sequence[bytes], vectors: Vector) -> None:
+        pass
+
+    def commit(self) -> None:
+        pass
+
+    def find_segments(self) -> None:
         pass
 
     def close(self) -> None:

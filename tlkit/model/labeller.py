@@ -24,6 +24,9 @@ class Labeller(Protocol):
     def preprocessing(self) -> Preprocessing:
         """How an image becomes the pixels that logits takes."""
 
+    def expect(self, images: int) -> None:
+        """Get ready for so many images. What each gets does not depend on how they are then divided into processes."""
+
     def logits(self, pixels: Pixels) -> Logits:
         """uint8 [B, H, W, 3] -> float32 [B, C]"""
 

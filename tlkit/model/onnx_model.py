@@ -27,6 +27,9 @@ class OnnxModel:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
 
+    def expect(self, images: int) -> None:
+        pass
+
     def logits(self, pixels: Pixels) -> Logits:
         """uint8 [B, H, W, 3] -> float32 [B, C]"""
         try:

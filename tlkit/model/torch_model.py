@@ -28,12 +28,15 @@ class TorchModel:
         self.seen = 0
         self.quick = False
 
+    def expect(self, images: int) -> None:
+        if images >= QUICKEN_AFTER and not self.quick:
+            self.network = quickened(self.network, self.preprocessing.image_size)
+            self.quick = True
+
     @torch.inference_mode()
     def logits(self, pixels: Pixels) -> Logits:
         """uint8 [B, H, W, 3] -> float32 [B, C]"""
-        if self.seen >= QUICKEN_AFTER and not self.quick:
-            self.network = quickened(self.network, self.preprocessing.image_size)
-            self.quick = True
+        self.expect(self.seen)
         self.seen += len(pixels)
         batch = torch.from_numpy(pixels)
         if self.device.type == "cuda":

@@ -10,6 +10,7 @@ from tlkit.options.finetune import FinetuneOptions, ResumeOptions
 from tlkit.options.inspection import BackbonesOptions, CacheOptions, CheckOptions, DoctorOptions, SummaryOptions
 from tlkit.options.monitoring import ReportOptions
 from tlkit.options.predict import STANDARD_OUTPUT, EvaluateOptions, PredictOptions
+from tlkit.options.ranks import RankOptions
 
 __all__ = [
     "EXPORT_SUFFIXES",
@@ -22,6 +23,7 @@ __all__ = [
     "ExportOptions",
     "FinetuneOptions",
     "PredictOptions",
+    "RankOptions",
     "ReportOptions",
     "ResumeOptions",
     "SummaryOptions",

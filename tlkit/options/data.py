@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tlkit.declarations import argument, option
 from tlkit.errors import UsageError
+from tlkit.ranks import local_ranks
 
 MORE_FORMATS = ("AVIF", "JPEG2000")
 """What --formats may add to the formats that are read anyway; as in data/formats.py, which options do not import."""
@@ -117,5 +118,6 @@ class DataOptions(ImageOptions):
 
 
 def worker_count(workers: int | None) -> int:
-    """Processes that decode images: what was asked for, or one for each core this process may use."""
-    return len(os.sched_getaffinity(0)) if workers is None else workers
+    """Processes that decode images: what was asked for, or one for each core this process may use, if it is not one of
+    several ranks that do."""
+    return max(1, len(os.sched_getaffinity(0)) // local_ranks()) if workers is None else workers

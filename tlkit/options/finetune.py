@@ -12,12 +12,15 @@ from tlkit.options.devices import DeviceOptions
 from tlkit.options.models import TrustOptions
 from tlkit.options.monitoring import MonitoringOptions
 from tlkit.options.network import NetworkOptions
+from tlkit.options.ranks import PROCESSES, RestartOptions, check_ranks
 
 DEFAULT_VIEWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, MonitoringOptions, TrustOptions, Options):
+class FinetuneOptions(
+    NetworkOptions, DataOptions, DeviceOptions, RestartOptions, MonitoringOptions, TrustOptions, Options
+):
     """tlkit finetune"""
 
     out: str | None = option(None, "Run folder. Default: runs/<data>-<backbone>, numbered when taken.", metavar="DIR")
@@ -63,6 +66,10 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, MonitoringOpti
         metavar="SIZE",
     )
     deterministic: bool = option(False, "Bit-exact on a GPU too, at some cost in speed.")
+    processes: int = option(1, PROCESSES, minimum=1)
+    sync_batchnorm: bool = option(
+        False, "BatchNorm that --unfreeze trains takes its statistics over the batch of all ranks, not over each one's."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +78,9 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, MonitoringOpti
             raise UsageError("--views", f"needs {other}")
         if self.precision == "fp16" and self.unfreeze is not None:
             raise UsageError("--precision fp16", "is too coarse to train --unfreeze in; use bf16 or fp32")
+        if self.sync_batchnorm and self.unfreeze is None:
+            raise UsageError("--sync-batchnorm", "needs --unfreeze: BatchNorm that is frozen has no statistics to take")
+        check_ranks(self.processes, self.device, self.max_restarts)
         self.cache_bytes()
         self.check_data_options()
         self.check_network_options()
@@ -96,7 +106,7 @@ class FinetuneOptions(NetworkOptions, DataOptions, DeviceOptions, MonitoringOpti
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResumeOptions(MonitoringOptions, TrustOptions, Options):
+class ResumeOptions(RestartOptions, MonitoringOptions, TrustOptions, Options):
     """tlkit resume"""
 
     checkpoint: str = argument("Run folder, or a checkpoint of one.", metavar="CKPT_OR_RUN")
@@ -109,7 +119,9 @@ class ResumeOptions(MonitoringOptions, TrustOptions, Options):
     weights: str | None = option(None, "Where the backbone's weights file is now, if it has moved.", metavar="FILE")
     device: str | None = option(None, "auto, cpu, cuda or cuda:N. Default: as before.")
     workers: int | None = option(None, "Processes that decode images. Default: as before.", minimum=0)
+    processes: int | None = option(None, f"{PROCESSES} Default: as before.", minimum=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_ranks(self.processes, self.device, self.max_restarts)
         self.check_monitoring_options()

@@ -10,6 +10,7 @@ from tlkit.errors import UsageError
 from tlkit.options.data import ImageOptions
 from tlkit.options.devices import DeviceOptions
 from tlkit.options.models import ModelOptions
+from tlkit.options.ranks import PROCESSES, RankOptions, check_ranks
 
 STANDARD_OUTPUT = (None, "-", "/dev/stdout")
 """What predict's --output may call it."""
@@ -60,7 +61,7 @@ class PredictOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
+class EvaluateOptions(ImageOptions, DeviceOptions, RankOptions, ModelOptions, Options):
     """tlkit evaluate"""
 
     model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
@@ -73,3 +74,8 @@ class EvaluateOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
     format: Literal["text", "json"] = option("text", "For people, or for programs.")
     batch_size: int = option(32, "Images that pass the model together.", minimum=1)
     skip_bad: bool = option(False, "Go on without images that cannot be read; ends with exit status 3.")
+    processes: int = option(1, PROCESSES, minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranks(self.processes, self.device)

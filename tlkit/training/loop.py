@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tlkit.distributed import ALONE, World
 from tlkit.errors import DataError
+from tlkit.training.batch_norm import OwnBatchNorm, SynchronisedBatchNorm
 from tlkit.training.metrics import Tally, better
 from tlkit.training.optimizer import learning_rate_at
 from tlkit.training.state import TrainingState
@@ -20,12 +22,13 @@ from tlkit.training.step import Stepper
 
 
 class Batches(Protocol):
-    """A division of the samples into batches that depends on nothing but the epoch."""
+    """A division of the samples into batches, and of these among ranks, that depends on nothing but the epoch."""
 
     @property
     def steps_per_epoch(self) -> int: ...
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Of each step this rank's share, inputs [S, ...] and labels [S], and how many samples it has on all ranks."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +83,29 @@ def train(
     device: torch.device,
     after_epoch: AfterEpoch,
     after_step: AfterStep,
+    world: World = ALONE,
+    sync_batchnorm: bool = False,
 ) -> None:
     """Train from where the state stands until the epochs are done or patience is at its end.
 
     class_weights [C]: factors of each class in the training loss. Batches may raise to stop: between two of
-    them the state is whole. Raises NonFiniteLossError when the loss stops being a number.
+    them the state is whole. Raises NonFiniteLossError when the loss stops being a number. All ranks of the world run
+    this together, and all see the same figures; their batches are shares of the same ones.
     """
-    stepper = Stepper(module, state.optimizer, class_weights.to(device), recipe.label_smoothing, recipe.seed, device)
+
+    def example() -> Tensor:
+        inputs, _, _ = next(train_batches.epoch(state.epoch))
+        return inputs[:1].to(device)
+
+    weights, replica = class_weights.to(device), world.replicate(module, example)
+    stepper = Stepper(replica, state.optimizer, weights, recipe.label_smoothing, recipe.seed, device, world)
+    batch_norm = SynchronisedBatchNorm(world) if sync_batchnorm else OwnBatchNorm()
     while not finished(state, recipe):
         started = time.monotonic()
-        trained = train_epoch(stepper, state, train_batches, recipe, after_step)
-        measured = evaluate(module, val_batches, len(class_weights), device)
+        with batch_norm:
+            trained = train_epoch(stepper, state, train_batches, recipe, after_step, batch_norm)
+        world.align(module)
+        measured = evaluate(module, val_batches, len(class_weights), device, world)
         if not (state.is_finite() and math.isfinite(measured.figures()["loss"])):
             problem = "the parameters or the validation loss are no numbers any more"
             raise NonFiniteLossError(state, problem, state.step, None)
@@ -110,20 +125,26 @@ def is_over(epoch: int, best: Mapping[str, Any] | None, epochs: int, patience: i
 
 
 def train_epoch(
-    stepper: Stepper, state: TrainingState, batches: Batches, recipe: Recipe, after_step: AfterStep
+    stepper: Stepper,
+    state: TrainingState,
+    batches: Batches,
+    recipe: Recipe,
+    after_step: AfterStep,
+    batch_norm: OwnBatchNorm | SynchronisedBatchNorm,
 ) -> Tally:
-    """Train the rest of the epoch that the state is in."""
+    """Train the rest of the epoch that the state is in. batch_norm: is told whether this rank's share has samples."""
     stepper.module.train()
     state.tally = state.tally or Tally(len(stepper.class_weights))
     total_steps = recipe.epochs * batches.steps_per_epoch
-    for inputs, labels in batches.epoch(state.epoch, state.step_in_epoch):
+    for inputs, labels, total in batches.epoch(state.epoch, state.step_in_epoch):
         rate = learning_rate_at(state.step, total_steps, recipe.learning_rate, recipe.schedule)
-        logits, loss = stepper.gradients(inputs, labels, len(labels), state.step)
+        batch_norm.counts = bool((labels >= 0).any())
+        logits, loss = stepper.gradients(inputs, labels, total, state.step)
         if not math.isfinite(loss):
             problem = f"the loss is {loss} at learning rate {rate:.3g}"
             raise NonFiniteLossError(state, problem, state.step + 1, state.step_in_epoch)
         stepper.update(rate)
-        state.tally.add(logits, labels.to(stepper.device), loss)
+        state.tally.add(logits, labels.to(stepper.device), loss, stepper.world)
         state.step += 1
         state.step_in_epoch += 1
         after_step(state)
@@ -131,14 +152,23 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, batches: Batches, classes: int, device: torch.device) -> Tally:
-    """Measure a module on all samples of batches: plain cross-entropy and counts."""
+def evaluate(module: nn.Module, batches: Batches, classes: int, device: torch.device, world: World = ALONE) -> Tally:
+    """Measure a module on all samples of batches, each once: plain cross-entropy and counts.
+
+    Each batch is one rank's whole, and losses are added up in the order of the batches: the figures are the same to the
+    last bit however many ranks there are, where these compute the same logits.
+    """
     module.eval()
     tally = Tally(classes)
-    for inputs, labels in batches.epoch(0):
-        inputs, labels = inputs.to(device), labels.to(device)
-        logits = module(inputs)
-        tally.add(logits, labels, F.cross_entropy(logits, labels).item())
+    losses = torch.zeros(batches.steps_per_epoch, world.size, dtype=torch.float64)
+    for step, (inputs, labels, count) in enumerate(batches.epoch(0)):
+        if count:
+            inputs, labels = inputs.to(device), labels.to(device)
+            logits = module(inputs)
+            tally.count(logits, labels)
+            losses[step, world.rank] = F.cross_entropy(logits, labels).item() * count
+    tally.of_all(world)
+    tally.loss_sum = sum(world.sum(losses).flatten().tolist(), 0.0)
     return tally
 
 

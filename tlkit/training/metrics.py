@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlkit.distributed import ALONE, World
 from tlkit.training.answers import answers_from
 from tlkit.training.evaluation import Evaluation, evaluate_answers, f1_scores
 
@@ -23,15 +24,30 @@ class Tally:
         self.predicted = torch.zeros(classes, dtype=torch.int64)
         self.correct = torch.zeros(classes, dtype=torch.int64)
 
-    def add(self, logits: Tensor, labels: Tensor, mean_loss: float) -> None:
-        """Add a batch. logits [B, C]; labels [B]; mean_loss: averaged over the batch."""
-        classes = len(self.actual)
-        guesses = logits.detach().argmax(dim=1)
-        self.loss_sum += mean_loss * len(labels)
+    def add(self, logits: Tensor, labels: Tensor, mean_loss: float, world: World = ALONE) -> None:
+        """Add a batch. logits [S, C], labels [S]: this rank's share of it; mean_loss: averaged over all of it."""
+        batch = Tally(len(self.actual))
+        batch.count(logits, labels)
+        batch.of_all(world)
+        self.loss_sum += mean_loss * batch.samples
+        self.samples += batch.samples
+        self.actual += batch.actual
+        self.predicted += batch.predicted
+        self.correct += batch.correct
+
+    def count(self, logits: Tensor, labels: Tensor) -> None:
+        """Count samples [S], of logits [S, C], without their loss. What has a label below 0 only fills up a share."""
+        classes, real = len(self.actual), labels >= 0
+        guesses, labels = logits.detach().argmax(dim=1)[real], labels[real]
         self.samples += len(labels)
         self.actual += torch.bincount(labels, minlength=classes).cpu()
         self.predicted += torch.bincount(guesses, minlength=classes).cpu()
         self.correct += torch.bincount(labels[guesses == labels], minlength=classes).cpu()
+
+    def of_all(self, world: World) -> None:
+        """Become what all ranks have counted."""
+        self.actual, self.predicted, self.correct = world.sum(torch.stack([self.actual, self.predicted, self.correct]))
+        self.samples = int(self.actual.sum())
 
     def figures(self) -> dict[str, float]:
         """loss, accuracy and macro_f1 of what was added."""

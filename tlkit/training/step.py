@@ -29,7 +29,7 @@ class Stepper:
         inputs [b, ...], labels [b]: this rank's share of the batch. Returns its logits [b, C] and the mean loss over
         the whole batch.
         """
-        seed_dropout(self.seed, step)
+        seed_dropout(self.seed + (self.world.rank << 40), step)
         inputs, labels = inputs.to(self.device), labels.to(self.device)
         self.optimizer.zero_grad()
         logits = self.module(inputs)  # [b, ...] -> [b, C]

@@ -1,0 +1,157 @@
+"""A command run by several ranks on this machine: started and watched by torch's elastic agent, as torchrun does it,
+with the outcome told as that of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from tlkit.declarations import Options
+from tlkit.errors import DONE, ResourceError, TlkitError, printable
+from tlkit.files.json_file import read_whole_json
+from tlkit.interruption import Interrupted
+from tlkit.options import RankOptions
+from tlkit.ranks import LAUNCHER, noted, place
+from tlkit.run_folder import RunFolder
+from tlkit.terminal import complain, count, output_for_processes, say
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from tlkit.cli import main; main()"
+"""What a rank runs: it finds its modules where this process does."""
+
+
+def is_for_ranks(processes: int) -> bool:
+    """Whether a command is to be run by ranks that are still to be started."""
+    return processes > 1 and place() is None
+
+
+def launch(command: str, options: RankOptions, device: str, processes: int, max_restarts: int = 0) -> int:
+    """Run a command by so many ranks. Returns its exit status; raises Interrupted by a signal, which all of them got.
+
+    Raises ResourceError for a rank that was killed, UnavailableError for more ranks than GPUs.
+    """
+    assert isinstance(options, Options)
+    import logging
+
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from tlkit.commands.devices import require_gpu_each
+
+    require_gpu_each(device, processes)
+    if not options.debug:
+        logging.disable(logging.CRITICAL)  # what the agent logs, this module tells
+    say("ranks", f"{count(processes, 'process', 'processes')} on this machine")
+    with tempfile.TemporaryDirectory(prefix="tlkit-ranks-") as folder, environment(for_ranks(folder, processes)):
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id="tlkit",
+            # By a file: torch's rendezvous over a port would take words from anyone who reaches this machine.
+            rdzv_backend="c10d",
+            rdzv_endpoint=os.path.join(folder, "rendezvous"),
+            rdzv_configs={"store_type": "file"},
+            local_addr="127.0.0.1",
+            max_restarts=max_restarts,
+            logs_specs=DefaultLogsSpecs(log_dir=os.path.join(folder, "logs")),
+        )
+        words = [command, *options.command_line()]
+        try:
+            with output_for_processes():
+                elastic_launch(config, sys.executable)("-c", PROGRAM, json.dumps(modules_here()), *words)
+        except SignalException as stop:
+            raise Interrupted(int(stop.sigval)) from stop
+        except ChildFailedError as error:
+            return tell_failure(folder, error.failures)
+        status = noted("status", folder)
+        return status if isinstance(status, int) else DONE
+
+
+def modules_here() -> list[str]:
+    """Where this process finds its modules, in words that mean the same in another folder."""
+    return [*map(os.path.abspath, sys.path)]
+
+
+def for_ranks(folder: str, processes: int) -> dict[str, str]:
+    """The environment of ranks on one machine. What a user has set stays."""
+    cores = len(os.sched_getaffinity(0))
+    wanted = {
+        "OMP_NUM_THREADS": str(max(1, cores // processes)),
+        "GLOO_SOCKET_IFNAME": "lo",  # no word leaves this machine, and its name need not resolve
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+    own = {LAUNCHER: folder, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    return {**{name: value for name, value in wanted.items() if name not in os.environ}, **own}
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Inside, these environment variables are set, for processes that are started."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def tell_failure(folder: str, failures: Mapping[int, ProcessFailure]) -> int:
+    """Say once why the ranks failed, as the one whose fault it was would have. Returns the exit status.
+
+    Raises ResourceError where a rank could not say it.
+    """
+    rank, failure = min(failures.items(), key=lambda item: blame(item[1]))
+    lines = told_by(failure)
+    if lines:
+        complain(*map(printable, lines))
+        return failure.exitcode
+    settled = noted("settled", folder)
+    if isinstance(settled, dict):
+        complain(*map(printable, settled["lines"]))
+        return int(settled["status"])
+    how = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
+    hint = "The kernel kills processes when memory runs out: fewer --processes take less."
+    run = noted("run", folder)
+    if isinstance(run, str):
+        record(RunFolder(run), rank, f"rank {rank} {how}")
+        hint = f"{hint}\nGo on with: tlkit resume {run}"
+    raise ResourceError(f"rank {rank}", how, hint)
+
+
+def blame(failure: ProcessFailure) -> tuple[int, float]:
+    """Orders failures: first what a rank said of itself, then what was done to one, then what followed from it."""
+    told = told_by(failure)
+    if told and failure.exitcode != TlkitError.exit_code:
+        return 0, failure.error_file_data.get("time", 0.0)
+    if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
+        return 1, failure.timestamp
+    return (2 if told else 3), failure.timestamp
+
+
+def told_by(failure: ProcessFailure) -> list[str]:
+    """The lines that a rank left of its error; none if it could not, or had none of its own."""
+    message: Any = failure.error_file_data.get("message")
+    return str(message["message"]).splitlines() if isinstance(message, dict) and "errorCode" in message else []
+
+
+def record(run: RunFolder, rank: int, error: str) -> None:
+    """Write into status.json how a run ended that could not do it itself, if that can be written."""
+    with suppress(TlkitError), run.locked():
+        status = read_whole_json(run.status_file, "state")
+        if status["state"] != "finished":
+            where = {name: status[name] for name in ("epoch", "step", "best") if name in status}
+            run.write_status("failed", exit_code=ResourceError.exit_code, error=error, rank=rank, **where)
