@@ -31,8 +31,8 @@ class Listener:
             self.logits.append(logits.detach().float().cpu())
 
     def heard(self, everything: bool) -> Tensor | None:
-        """At the first rank with `everything`, what was said of the validation images [N, C], in their order; nothing of
-        vectors. All ranks ask this when an epoch is done."""
+        """At the first rank with `everything`, what was said of the validation images [N, C], in their order; of
+        vectors nothing. All ranks ask this when an epoch is done."""
         classes, count, world = len(self.images.dataset.classes), len(self.images.dataset.val), self.images.world
         mine = torch.cat([torch.empty(0, classes), *self.logits])
         self.logits.clear()
