@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import socket
 import time
@@ -41,13 +42,17 @@ class Ranks(World):
         self.store = store
         self.meetings = 0
 
-    def meet(self) -> None:
+    def meet(self, patience: float = math.inf) -> None:
+        """As a World does; with patience, so many seconds. Raises TimeoutError."""
+        began = time.monotonic()
         self.meetings += 1
         arrived, all_here = f"meeting {self.meetings}", f"meeting {self.meetings} is complete"
         if self.store.add(arrived, 1) == self.size:
             self.store.set(all_here, "")
         pause = SHORTEST_PAUSE
         while not self.store.check([all_here]):
+            if time.monotonic() - began > patience:
+                raise TimeoutError("timed out")
             time.sleep(pause)  # no wait of the store's own: that would hear no signal
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
@@ -141,6 +146,8 @@ def join(here: Place, patience: float, rendezvous_patience: float) -> Ranks:
     try:
         with silence():  # torch's transports talk to standard error of what is told below
             store = meeting_place(here, rendezvous_patience)
+            world = Ranks(here, PrefixStore("tlkit", store))
+            world.meet(rendezvous_patience)  # what follows would hear no signal while it waits for others
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
                 store=PrefixStore("group", store),
@@ -148,7 +155,6 @@ def join(here: Place, patience: float, rendezvous_patience: float) -> Ranks:
                 world_size=here.size,
                 timeout=timedelta(seconds=patience),
             )
-            world = Ranks(here, PrefixStore("tlkit", store))
             world.largest(0)  # the first word between ranks connects them: what hinders that is heard of here
     except (RuntimeError, ValueError, OSError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}" if LAUNCHER not in os.environ else "ranks"

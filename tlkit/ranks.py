@@ -192,8 +192,10 @@ def must_tell(error: TlkitError, lines: Sequence[str]) -> bool:
         write_error_file(error, lines)
         if not isinstance(error, (ResourceError, StorageError)) and error.exit_code != TlkitError.exit_code:
             note("settled", {"status": error.exit_code, "lines": [*lines]})
-    if LAUNCHER in os.environ or (is_consequence and under_agent()):
+    if LAUNCHER in os.environ or (is_consequence and (under_agent() or here.rank > 0)):
         return False
+    if not under_agent():  # whoever listens at the port need not be one who can be asked
+        return True
     from tlkit.process_group import is_first_to_tell
 
     return is_first_to_tell()
