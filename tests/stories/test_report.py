@@ -20,10 +20,10 @@ from tlkit.data import decoders
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of which two, in validation, lie in the wrong folder, and one is there twice."""
+    """Images of which two, in validation, lie in the wrong folder, and one is there twice; more than pass together."""
     root = tmp_path_factory.mktemp("report") / "<b>colours"
     write_folder(root / "train", 8)
-    write_folder(root / "val", 4, first_seed=500)
+    write_folder(root / "val", 8, first_seed=500)
     write_image(root / "val" / "blue" / "<i>red.png", COLOURS["red"], 7)
     write_image(root / "val" / "green" / "red.png", COLOURS["red"], 8)
     shutil.copy(root / "train" / "red" / "00.png", root / "val" / "red" / "twin.png")

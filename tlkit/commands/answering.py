@@ -19,7 +19,7 @@ from tlkit.training.evaluation import Answers
 
 
 class Listener:
-    """Hears what the module says in validation. logits: of this rank's batches since the last epoch was done."""
+    """Hears what the module says in validation. logits: of this rank's batches since it last trained."""
 
     def __init__(self, images: PreparedBatches) -> None:
         self.images = images
@@ -27,7 +27,9 @@ class Listener:
 
     def hear(self, module: nn.Module, inputs: Any, logits: Tensor) -> None:
         """What torch calls after each pass."""
-        if not module.training:
+        if module.training:
+            self.logits.clear()
+        else:
             self.logits.append(logits.detach().float().cpu())
 
     def heard(self, everything: bool) -> Tensor | None:
