@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tlkit.declarations import Options
 from tlkit.errors import DONE, ResourceError, TlkitError, printable
 from tlkit.files.json_file import read_whole_json
-from tlkit.interruption import Interrupted
+from tlkit.interruption import HANDLED, Interrupted
 from tlkit.options import RankOptions
 from tlkit.ranks import LAUNCHER, noted, place
 from tlkit.run_folder import RunFolder
@@ -63,6 +63,7 @@ def launch(command: str, options: RankOptions, device: str, processes: int, max_
             rdzv_configs={"store_type": "file"},
             local_addr="127.0.0.1",
             max_restarts=max_restarts,
+            signals_to_handle=",".join(wanted_signals()),
             logs_specs=DefaultLogsSpecs(log_dir=os.path.join(folder, "logs")),
         )
         words = [command, *options.command_line()]
@@ -75,6 +76,11 @@ def launch(command: str, options: RankOptions, device: str, processes: int, max_
             return tell_failure(folder, error.failures)
         status = noted("status", folder)
         return status if isinstance(status, int) else DONE
+
+
+def wanted_signals() -> list[str]:
+    """Those that end a command. What is ignored stays ignored: nohup counts on it."""
+    return [number.name for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def modules_here() -> list[str]:
