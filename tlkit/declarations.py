@@ -142,7 +142,9 @@ class Options:
             if field.metadata.get("positional"):
                 arguments += value if isinstance(value, list) else [] if value is None else [value]
             elif value != field.default:
-                flags.append(flag_of(field.name) if value is True else f"{flag_of(field.name)}={value}")
+                flag = flag_of(field.name)
+                several = value if isinstance(value, list) else [value]
+                flags += [flag] if value is True else [f"{flag}={one}" for one in several]
         return [*flags, "--", *arguments]
 
     def to_portable_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 
 from tests.conftest import COLOURS, Run, finetune_arguments, write_folder, write_image
 from tests.forked import Warm
-from tests.wandb_server import StoredRun, wandb_server
+from tests.wandb_server import KEY, StoredRun, wandb_server
 
 ALL = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "learning_rate", "seconds",
        "images_per_second"]  # fmt: skip
@@ -95,7 +95,9 @@ def test_a_run_in_both_tools(warm: Warm, mislabelled: Path, tmp_path: Path) -> N
     run, home = tmp_path / "run", tmp_path / "home"
     home.mkdir()
     arguments = finetune_arguments(mislabelled, run, "--log", "tensorboard", "--log", "wandb")
-    status, out, err = warm.run(arguments, environment={"HOME": str(home)}, hook="forget", names=["WANDB_MODE"])
+    environment = {"HOME": str(home), "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    names = ["WANDB_MODE", "WANDB_API_KEY"]
+    status, out, err = warm.run(arguments, environment=environment, hook="forget", names=names)
     assert (status, out) == (0, f"{run}/model.pt\n")
     assert "offline (no account); upload it by: wandb sync" in err and "warning" not in err
     assert json.loads((run / "options.json").read_text())["resolved"]["log"] == ["tensorboard", "wandb"]
@@ -156,8 +158,10 @@ def test_a_killed_run_goes_on_as_the_same_wandb_run(warm: Warm, images: Path, tm
     killed = warm.run(arguments, environment=OFFLINE, hook="interrupt_before_logging", epoch=3)
     assert killed[0] == -signal.SIGKILL
     number = (run / "wandb" / "id").read_text()
-    status, out, _ = warm.run(["resume", run], environment=OFFLINE)
+    without_network = {"WANDB_BASE_URL": "http://nowhere.invalid", "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
+    status, out, err = warm.run(["resume", run], environment=without_network)
     assert (status, out) == (0, f"{run}/model.pt\n")
+    assert "offline (no connection); upload it by: wandb sync" in err
     assert (run / "wandb" / "id").read_text() == number
     assert_whole_in_wandb(run)
 

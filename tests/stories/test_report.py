@@ -20,10 +20,10 @@ from tlkit.data import decoders
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of which two, in validation, lie in the wrong folder, and one is there twice."""
+    """Images of which two, in validation, lie in the wrong folder, and one is there twice; more than pass together."""
     root = tmp_path_factory.mktemp("report") / "<b>colours"
     write_folder(root / "train", 8)
-    write_folder(root / "val", 4, first_seed=500)
+    write_folder(root / "val", 8, first_seed=500)
     write_image(root / "val" / "blue" / "<i>red.png", COLOURS["red"], 7)
     write_image(root / "val" / "green" / "red.png", COLOURS["red"], 8)
     shutil.copy(root / "train" / "red" / "00.png", root / "val" / "red" / "twin.png")
@@ -124,6 +124,16 @@ def test_where_the_backbone_runs_each_epoch_it_does_not_run_again_for_the_report
     mistakes = sum(row["label"] != row["predicted"] for row in rows)
     in_validation = sum("/val/" in path for path in loaded)
     assert in_validation == len(rows) * (1 + 2) + mistakes, "looked at once, validated twice, and thumbnails"
+
+
+def test_of_several_ranks_each_tells_what_it_measured(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    more = ("--no-cache", "--epochs", 2, "--processes", 2, "--log", "tensorboard")
+    outcome = run_process(*finetune_arguments(data, run, *more))
+    assert outcome.status == 0, outcome.err
+    assert_answers_are_those_of_the_best_epoch(run)
+    assert (run / "report.html").exists()
+    assert len(list((run / "tensorboard").iterdir())) == 1, "the first rank alone logs"
 
 
 def test_a_run_that_was_killed_before_its_report_gets_it_when_it_goes_on(

@@ -19,26 +19,43 @@ from tlkit.training.evaluation import Answers
 
 
 class Listener:
-    """Hears what a module says while it is validated. logits: of the batches since it began, or since `forget`."""
+    """Hears what the module says in validation. logits: of this rank's batches since it last trained."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: PreparedBatches) -> None:
+        self.images = images
         self.logits: list[Tensor] = []
 
     def hear(self, module: nn.Module, inputs: Any, logits: Tensor) -> None:
         """What torch calls after each pass."""
-        if not module.training:
-            self.logits.append(logits.detach().cpu())
+        if module.training:
+            self.logits.clear()
+        else:
+            self.logits.append(logits.detach().float().cpu())
 
-    def forget(self) -> None:
+    def heard(self, everything: bool) -> Tensor | None:
+        """At the first rank with `everything`, what was said of the validation images [N, C], in their order; of
+        vectors nothing. All ranks ask this when an epoch is done."""
+        classes, count, world = len(self.images.dataset.classes), len(self.images.dataset.val), self.images.world
+        mine = torch.cat([torch.empty(0, classes), *self.logits])
         self.logits.clear()
+        if not (everything and self.images.of_images):
+            return None
+        batches = torch.split(torch.arange(count), self.images.measured_together)
+        own = sum(map(len, batches[world.rank :: world.size]))
+        if world.sum(torch.tensor(int(len(mine) != own))).item():  # some passed twice, as memory was used up
+            return None
+        whole = torch.empty(count, classes)
+        for rank, start, rows in world.rows(mine):
+            places = torch.cat(batches[rank :: world.size])
+            whole[places[start : start + len(rows)]] = rows
+        return whole if world.is_first else None
 
 
 @contextmanager
 def listening(images: PreparedBatches) -> Iterator[Listener]:
-    """Inside, hear what is said of images: where each pass costs, it is not made twice. Of vectors nothing is heard,
-    nor where ranks share the images: each hears of its own only."""
-    listener = Listener()
-    if not images.of_images or images.world.size > 1:
+    """Inside, hear what is said of images: where each pass costs, it is not made twice."""
+    listener = Listener(images)
+    if not images.of_images:
         yield listener
         return
     hook = images.module.register_forward_hook(listener.hear)
@@ -48,12 +65,10 @@ def listening(images: PreparedBatches) -> Iterator[Listener]:
         hook.remove()
 
 
-def keep_heard(run: RunFolder, images: PreparedBatches, listener: Listener, epoch: int) -> None:
-    """Write down what was heard of the validation images, if that was all of them. An epoch that is the best so far
-    is written down before its checkpoint: a kill between the two leaves answers that the epoch will give again."""
-    heard = torch.cat(listener.logits) if listener.logits else torch.empty(0)
-    if len(heard) == len(images.dataset.val):
-        keep(run, images, epoch, answers_from(heard, labels_of(images.dataset.val)))
+def keep_heard(run: RunFolder, images: PreparedBatches, epoch: int, logits: Tensor) -> None:
+    """Write down what was heard of the validation images, before the epoch's checkpoint: a kill between the two leaves
+    answers that the epoch will give again."""
+    keep(run, images, epoch, answers_from(logits, labels_of(images.dataset.val)))
 
 
 def keep_answers(run: RunFolder, images: PreparedBatches, epoch: int) -> None:
@@ -62,15 +77,15 @@ def keep_answers(run: RunFolder, images: PreparedBatches, epoch: int) -> None:
         known = read_validation(run, images.dataset.classes)
         if known is not None and known.epoch == epoch and images.of_images:
             return
-    keep(run, images, epoch, ask(images.module, images.whole_val.epoch(0)))
+    if images.world.size > 1:  # the others have gone
+        say("warning", f"what epoch {epoch} said of each image is not here any more; the report will lack it")
+        return
+    keep(run, images, epoch, ask(images.module, images.val.epoch(0)))
 
 
 def keep(run: RunFolder, images: PreparedBatches, epoch: int, answers: Answers) -> None:
-    """A report needs them, the run does not: that they cannot be written, or are not all here, stops nothing."""
+    """A report needs them, the run does not: that they cannot be written stops nothing."""
     dataset = images.dataset
-    if len(answers.labels) != len(dataset.val):
-        say("warning", "the validation images are divided; the report will lack what was said of each")
-        return
     try:
         write_validation(run, epoch, dataset.root, dataset.val, dataset.classes, answers)
     except TlkitError as error:

@@ -40,17 +40,16 @@ from tlkit.training.loop import Batches
 class PreparedBatches:
     """What the loop trains: module is the head over vectors, or the whole classifier over images.
 
-    train, val: this rank's share. whole_val: all validation images, for one rank alone.
-
-    world: of those that train it, which is the first rank alone where the head is all that trains.
+    world: of those that train it, which is the first rank alone where the head is all that trains. measured_together:
+    images of a batch in validation.
     """
 
     dataset: Dataset
     module: nn.Module
     train: Batches
     val: Batches
-    whole_val: Batches
     world: World
+    measured_together: int
 
     @property
     def of_images(self) -> bool:
@@ -101,8 +100,8 @@ class Preparation:
             self.classifier.head,
             Stoppable(train, self.signals, ALONE),
             measured,
-            measured,
             ALONE,
+            4096,
         )
 
     def vectors(
@@ -151,14 +150,13 @@ class Preparation:
         shaped, size, world = self.preprocessing, options.images_per_step(), self.world
         train = ImageBatches(load_training, train_labels, shaped, size, options.seed, workers, world)
         val = ImageBatches(load_validation, val_labels, shaped, self.passing, None, workers, world)
-        whole_val = ImageBatches(load_validation, val_labels, shaped, self.passing, None, workers)
         return PreparedBatches(
             dataset,
             self.devices.shared_out(self.quick_classifier() if options.unfreeze is None else self.classifier),
             Stoppable(train, self.signals, world, "training"),
             Stoppable(val, self.signals, world, "validation"),
-            Stoppable(whole_val, self.signals, ALONE, "validation"),
             world,
+            self.passing,
         )
 
     def quick_classifier(self) -> Classifier:

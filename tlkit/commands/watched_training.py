@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import torch
@@ -43,9 +43,6 @@ def train_to_the_end(
 
     def after_epoch(state: TrainingState, is_best: bool) -> None:
         state.history[-1].update(work_done(images.dataset, state.history[-1]["seconds"], device))
-        if is_best:
-            keep_heard(run, images, listener, state.epoch)
-        listener.forget()
         over = is_over(state.epoch, state.best, options.planned_epochs(), options.patience)
         if is_best or over or conduct.saves(state):
             checkpointer.commit_epoch(state, is_best)
@@ -55,6 +52,9 @@ def train_to_the_end(
         conduct.after_epoch(state)
 
     passing = state.micro_batch
+
+    def hear_best(epoch: int, logits: torch.Tensor) -> None:
+        keep_heard(run, images, epoch, logits)
 
     def after_step(state: TrainingState) -> None:
         nonlocal passing
@@ -66,9 +66,9 @@ def train_to_the_end(
             checkpointer.commit_last(state)
             run.write_status("running", **state.where())
 
-    with signals.deferred("saving a checkpoint"), listening(images) as listener:
+    with signals.deferred("saving a checkpoint"):
         try:
-            run_loop(options, images, state, device, after_epoch, after_step)
+            run_loop(options, images, state, device, after_epoch, after_step, hear_best)
         except NonFiniteLossError as error:
             error.name_files(batch_files(options, images.dataset, error))
             raise
@@ -87,9 +87,13 @@ def train_along(
     """Run the same loop at a rank that saves and says nothing."""
     with signals.deferred(""):
         try:
-            run_loop(options, images, state, device, lambda state, is_best: None, lambda state: None)
+            run_loop(options, images, state, device, unheeded, unheeded, unheeded)
         except NonFiniteLossError:
             images.world.meet()  # the first rank has found it too: that is where it is told, and this one ended
+
+
+def unheeded(*what: object) -> None:
+    """What happens in the loop where nobody saves, says or keeps it."""
 
 
 def run_loop(
@@ -99,13 +103,25 @@ def run_loop(
     device: torch.device,
     after_epoch: AfterEpoch,
     after_step: AfterStep,
+    hear_best: Callable[[int, torch.Tensor], None],
 ) -> None:
-    """Train as the options say, from where the state stands."""
+    """Train as the options say, from where the state stands.
+
+    hear_best: told, before after_epoch, what an epoch that is the best so far said of the validation images, if these
+    pass the backbone each time: the epoch and the logits [N, C].
+    """
     recipe = recipe_of(options)
     weights = class_weights(options.class_weights, images.dataset)
-    with few_threads(images.module, options.images_per_step()):
+    with few_threads(images.module, options.images_per_step()), listening(images) as listener:
+
+        def epoch_done(state: TrainingState, is_best: bool) -> None:
+            heard = listener.heard(everything=is_best)
+            if heard is not None:
+                hear_best(state.epoch, heard)
+            after_epoch(state, is_best)
+
         train(
-            images.module, state, images.train, images.val, recipe, weights, device, after_epoch, after_step,
+            images.module, state, images.train, images.val, recipe, weights, device, epoch_done, after_step,
             images.world, options.sync_batchnorm,
         )  # fmt: skip
 

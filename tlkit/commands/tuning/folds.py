@@ -7,7 +7,7 @@ from contextlib import closing
 from tlkit.commands.images import Preparation
 from tlkit.commands.training_run import build, resolve
 from tlkit.commands.vector_memory import VectorMemory
-from tlkit.commands.watched_training import run_loop
+from tlkit.commands.watched_training import run_loop, unheeded
 from tlkit.data.folder import Dataset, folds_of
 from tlkit.distributed import ALONE
 from tlkit.interruption import Interruption
@@ -31,6 +31,6 @@ def accuracy_on(options: FinetuneOptions, dataset: Dataset, signals: Interruptio
     )
     with closing(preparation):
         images = preparation.batches()
-    run_loop(built.options, images, built.state, built.devices.first, lambda state, is_best: None, lambda state: None)
+    run_loop(built.options, images, built.state, built.devices.first, unheeded, unheeded, unheeded)
     assert built.state.best is not None
     return validation_figures(built.state.best)["accuracy"]

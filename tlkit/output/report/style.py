@@ -132,7 +132,7 @@ code.line { display: block; color: var(--soft); }
 }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--accent); font-size: 0.92rem; }
 footer { color: var(--soft); font-size: 0.85rem; padding-top: 4px; padding-bottom: 44px; }
-@media (max-width: 760px) {
+@media screen and (max-width: 760px) {
   header { padding-top: 26px; } header, main, footer { padding-left: 14px; padding-right: 14px; }
   section { padding: 18px 14px; margin: 14px 0; border-radius: 12px; }
   svg text { font-size: 16px; } svg .axis { font-size: 16px; } svg .name { font-size: 8px; }
@@ -149,7 +149,9 @@ footer { color: var(--soft); font-size: 0.85rem; padding-top: 4px; padding-botto
   section { border: 0; border-radius: 0; padding: 0; margin: 18pt 0; }
   .scroll, .scroll.tall { overflow: visible; max-height: none; }
   .chart, .cards li, .tiles div, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  .cards { grid-template-columns: repeat(5, 1fr); }
+  .cards { grid-template-columns: repeat(6, 1fr); }
+  .charts { grid-template-columns: 1fr 1fr; }
+  details:not([open]) { display: none; }
   .commands code { border: 1px solid var(--line); }
 }
 """

@@ -126,7 +126,8 @@ def finish(run: Any, run_folder: str) -> bool:
 
 
 def sync_command(run: Any) -> str:
-    return f"wandb sync {shlex.quote(os.path.dirname(run.settings.sync_file))}"
+    """What uploads a run from disk; nothing where W&B was told to keep none."""
+    return "" if run.disabled else f"wandb sync {shlex.quote(os.path.dirname(run.settings.sync_file))}"
 
 
 if __name__ == "__main__":

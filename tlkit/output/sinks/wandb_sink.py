@@ -48,10 +48,12 @@ class WandbSink:
         )
         begun = self.answer()
         self.sync = begun["sync"]
-        if begun["why_offline"]:
+        if not begun["why_offline"]:
+            self.say(str(begun["url"]))
+        elif self.sync:
             self.say(f"offline ({begun['why_offline']}); upload it by: {self.sync}")
         else:
-            self.say(str(begun["url"]))
+            self.say(f"keeps nothing: {begun['why_offline']}")
         return int(begun["logged"])
 
     def log(self, row: Row) -> None:
