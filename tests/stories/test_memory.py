@@ -23,7 +23,10 @@ STEPS = 3
 def rows(run: Path) -> list[dict[str, Any]]:
     """What is recorded of each epoch, without the clock."""
     lines = (run / "history.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in ("seconds", "images_per_second")}
+        for line in lines
+    ]
 
 
 def read(file: Path) -> dict[str, Any]:

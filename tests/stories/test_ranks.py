@@ -24,7 +24,9 @@ SMALL = ["--backbone", BACKBONE, "--weights", "none", "--image-size", 64, "--wor
 
 def history(run: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [
+        {name: value for name, value in row.items() if name not in ("seconds", "images_per_second")} for row in rows
+    ]
 
 
 @pytest.fixture
