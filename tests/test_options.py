@@ -60,6 +60,7 @@ SHARED = {
         "joining",
         "placement",
         "survey",
+        "building",
         "training_run",
         "watched_training",
         "watching",

@@ -9,9 +9,9 @@ from typing import Any
 
 from tlkit import interruption
 from tlkit.commands.agreement import require_same_files, require_same_options
+from tlkit.commands.building import build, load_state
 from tlkit.commands.images import Preparation
 from tlkit.commands.joining import joined
-from tlkit.commands.training_run import build, load_state
 from tlkit.commands.watched_training import train_along
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from types import MappingProxyType
 from typing import Any
 
 from tlkit.commands.agreement import require_same_files
 from tlkit.commands.answering import keep_answers
-from tlkit.commands.assembly import assemble, require_same_backbone
+from tlkit.commands.building import build, load_state, resolve
 from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
 from tlkit.commands.conduct import BY_ITSELF, Conduct
-from tlkit.commands.devices import Devices, choose_devices, make_deterministic, show_gpu_use
-from tlkit.commands.engines import Engine
-from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
-from tlkit.commands.image_check import write_skipped
+from tlkit.commands.environment import present_environment
 from tlkit.commands.images import Preparation, PreparedBatches
-from tlkit.commands.placement import place_classifier, say_peak_memory, training_state, with_batch_size
-from tlkit.commands.survey import describe
+from tlkit.commands.placement import say_peak_memory
+from tlkit.commands.run_record import (
+    begin,
+    recorded_in_status,
+    show_running,
+    split_digest,
+    with_engine,
+    write_down_images,
+)
 from tlkit.commands.watched_training import train_to_the_end
 from tlkit.commands.watching import conclude, watching
 from tlkit.data.folder import Dataset
@@ -32,22 +34,14 @@ from tlkit.errors import (
     SOME_INPUTS_FAILED,
     DataError,
     MismatchError,
-    ResourceError,
-    TlkitError,
-    is_memory,
-    understood,
 )
-from tlkit.files import artifact
-from tlkit.interruption import Interrupted, Interruption
-from tlkit.model.backbones import find_backbone, preferred_image_size
+from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
-from tlkit.model.files import CHECKPOINT_FORMAT, LoadedModel, ModelDescription, write_model
+from tlkit.model.files import LoadedModel, ModelDescription, write_model
 from tlkit.options import FinetuneOptions
-from tlkit.options.finetune import DEFAULT_BATCH
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_json_atomically
 from tlkit.terminal import compact, emit, say
-from tlkit.training.loop import NonFiniteLossError
 from tlkit.training.state import TrainingState
 
 
@@ -61,59 +55,6 @@ def start_run(
 ) -> int:
     """Train a new run. Prints the path of its model; returns the exit status."""
     return train_run(run, options.to_dict(), resolve(options), dataset, None, signals, world, conduct=conduct)
-
-
-def resolve(options: FinetuneOptions) -> FinetuneOptions:
-    """The options with names looked up and paths that mean the same from any folder."""
-    is_file = options.weights not in ("pretrained", "none")
-    is_folder = isinstance(options.validation(), str)
-    backbone = find_backbone(options.backbone)
-    batch_size = options.batch_size
-    if batch_size == "auto" and not options.feeds_images():
-        batch_size = DEFAULT_BATCH
-    return dataclasses.replace(
-        options,
-        data=os.path.abspath(options.data),
-        backbone=str(backbone),
-        batch_size=batch_size,
-        image_size=options.image_size or preferred_image_size(backbone),
-        weights=os.path.abspath(options.weights) if is_file else options.weights,
-        val=os.path.abspath(options.val) if options.val and is_folder else options.val,
-    )
-
-
-@dataclass(frozen=True)
-class Built:
-    """What a rank trains with. options: those of the run, with what --batch-size auto is."""
-
-    options: FinetuneOptions
-    classifier: Classifier
-    description: ModelDescription
-    devices: Devices
-    state: TrainingState
-
-
-def build(
-    options: FinetuneOptions, dataset: Dataset, checkpoint: Mapping[str, Any] | None, world: World, origin: str
-) -> Built:
-    """The classifier of a run on its devices, and its optimizer, as they are at the run's start.
-
-    With a checkpoint, which is of `origin`, computing as that did. Raises MismatchError if it is not of this backbone.
-    """
-    recorded = checkpoint["environment"] if checkpoint is not None else {}
-    make_deterministic(options.deterministic)
-    devices = choose_devices(options.placing(), world.size)
-    show_gpu_use(devices)
-    use_threads(recorded)
-    classifier, description = assemble(options, dataset.classes)
-    if checkpoint is not None:
-        require_same_backbone(description, checkpoint, origin)
-        warn_of_differences(recorded, present_environment(devices.first, options.engine, world.size))
-    size = description.preprocessing.image_size
-    place_classifier(classifier, options, devices, size)
-    options = with_batch_size(options, classifier, devices, size, len(dataset.train), world)
-    state = training_state(classifier, options, devices.first, world)
-    return Built(options, classifier, description, devices, state)
 
 
 def train_run(
@@ -152,9 +93,7 @@ def train_run(
         closing(preparation),
         watching(run, options, dataset.classes) as monitor,
     ):
-        run.write_status("running", **state.where())
-        if state.history:
-            run.write_history(state.history)
+        show_running(run, state)
         signals.raise_if_requested()
         options = with_engine(options, preparation.engine, run, remembered, fresh)
         images = preparation.batches()
@@ -163,8 +102,7 @@ def train_run(
         write_json_atomically(run.options_file, remembered)  # what was refused until here is not
         environment = present_environment(built.devices.first, options.engine, world.size)
         write_down_images(run, images.dataset, model, environment)
-        split = artifact.digest(images.dataset.to_split())
-        origin = Origin(options.to_portable_dict(), environment, description, split)
+        origin = Origin(options.to_portable_dict(), environment, description, split_digest(images.dataset))
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
         monitor.log(state.history)
         train_to_the_end(run, options, images, state, checkpointer, built.devices.first, signals, monitor, conduct)
@@ -189,84 +127,18 @@ def give_order(options: FinetuneOptions, dataset: Dataset, checkpoint: Mapping[s
             world.share_tensors(dict(checkpoint))
 
 
-def begin(run: RunFolder, remembered: Mapping[str, Any], past: Mapping[str, Mapping[str, Any]]) -> None:
-    """Make a folder a run that can be resumed, whenever it is stopped."""
-    for file, content in past.items():
-        artifact.write_artifact(file, CHECKPOINT_FORMAT, content)
-    write_json_atomically(run.options_file, remembered)
-
-
-def with_engine(
-    options: FinetuneOptions, engine: Engine, run: RunFolder, remembered: dict[str, Any], fresh: bool
-) -> FinetuneOptions:
-    """The options with what computes features, which are remembered before the first is computed."""
-    chosen = dataclasses.replace(options, engine=engine)
-    remembered["resolved"] = chosen.to_dict()
-    if fresh:
-        write_json_atomically(run.options_file, remembered)
-    return chosen
-
-
-def write_down_images(run: RunFolder, dataset: Dataset, model: str, environment: Mapping[str, Any]) -> None:
-    """Which image is where, which are left out, and, when a run begins, what was found of them."""
-    if not os.path.exists(run.about_file):
-        found = {"data": describe(dataset), "warnings": list(dataset.warnings), "model": model}
-        write_json_atomically(run.about_file, {**found, "environment": dict(environment)})
-    write_json_atomically(run.split_file, dataset.to_split())
-    if dataset.skipped:
-        write_skipped(run, dataset.skipped)
-
-
-def load_state(state: TrainingState, checkpoint: Mapping[str, Any], origin: str) -> None:
-    """Stand where a checkpoint stood. Raises MismatchError."""
-    try:
-        state.load(checkpoint)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        if is_memory(error):
-            raise
-        raise MismatchError(origin, f"its checkpoint does not fit what is trained here ({error})") from error
-    say("resume", f"from epoch {state.epoch}, step {state.step}")
-
-
 def require_same_images(dataset: Dataset, checkpoint: Mapping[str, Any], newly: Sequence[ImageError] = ()) -> None:
     """Raises MismatchError unless the images are those, in the same parts, that a checkpoint was trained on.
 
     newly: the images that are left out only now.
     """
-    if artifact.digest(dataset.to_split()) != checkpoint["split_sha256"]:
+    if split_digest(dataset) != checkpoint["split_sha256"]:
         gone = f" ({newly[-1].path}: {newly[-1].message})" if newly else ""
         raise MismatchError(
             dataset.root,
             f"its images are not those of the checkpoint: some were added, removed, renamed or damaged{gone}",
             "Bring them back, or start a new run.",
         )
-
-
-@contextmanager
-def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: TrainingState) -> Iterator[None]:
-    """Write into status.json how the block fails or is stopped, if that can be written; the error itself goes on."""
-    try:
-        yield
-    except Exception as error:
-        known = understood(error)
-        if isinstance(known, ResourceError) and known is not error:
-            known = ResourceError(
-                known.subject,
-                f"{known.problem} at --batch-size {options.batch_size}",
-                "Try a smaller --image-size, or --gradient-checkpointing, in a new run; or, with more memory: "
-                f"tlkit resume {run.path}",
-            )
-        named = {"code": error.code, "files": error.files} if isinstance(error, NonFiniteLossError) else {}
-        with suppress(TlkitError):
-            run.write_status("failed", exit_code=known.exit_code, error=str(known), **named, **state.where())
-        if known is not error and isinstance(known, ResourceError):
-            raise known from error
-        raise
-    except Interrupted as interrupted:
-        with suppress(TlkitError):
-            run.write_status("interrupted", exit_code=128 + interrupted.number, **state.where())
-        say("stopped", f"go on with: tlkit resume {run.path}")
-        raise
 
 
 def say_model(options: FinetuneOptions, description: ModelDescription, classifier: Classifier) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
+from tlkit.commands.building import build, resolve
 from tlkit.commands.images import Preparation
-from tlkit.commands.training_run import build, resolve
 from tlkit.commands.vector_memory import VectorMemory
 from tlkit.commands.watched_training import run_loop, unheeded
 from tlkit.data.folder import Dataset, folds_of

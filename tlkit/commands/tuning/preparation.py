@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tlkit.commands.building import build, resolve
 from tlkit.commands.images import Preparation
-from tlkit.commands.training_run import build, resolve
 from tlkit.data.folder import Dataset
 from tlkit.distributed import ALONE
 from tlkit.errors import TlkitError

@@ -1,0 +1,91 @@
+"""What a rank trains with: from options, and a checkpoint if there is one, to a classifier on its devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tlkit.commands.assembly import assemble, require_same_backbone
+from tlkit.commands.devices import Devices, choose_devices, make_deterministic, show_gpu_use
+from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
+from tlkit.commands.placement import place_classifier, training_state, with_batch_size
+from tlkit.data.folder import Dataset
+from tlkit.distributed import World
+from tlkit.errors import (
+    MismatchError,
+    is_memory,
+)
+from tlkit.model.backbones import find_backbone, preferred_image_size
+from tlkit.model.classifier import Classifier
+from tlkit.model.files import ModelDescription
+from tlkit.options import FinetuneOptions
+from tlkit.options.finetune import DEFAULT_BATCH
+from tlkit.terminal import say
+from tlkit.training.state import TrainingState
+
+
+def resolve(options: FinetuneOptions) -> FinetuneOptions:
+    """The options with names looked up and paths that mean the same from any folder."""
+    is_file = options.weights not in ("pretrained", "none")
+    is_folder = isinstance(options.validation(), str)
+    backbone = find_backbone(options.backbone)
+    batch_size = options.batch_size
+    if batch_size == "auto" and not options.feeds_images():
+        batch_size = DEFAULT_BATCH
+    return dataclasses.replace(
+        options,
+        data=os.path.abspath(options.data),
+        backbone=str(backbone),
+        batch_size=batch_size,
+        image_size=options.image_size or preferred_image_size(backbone),
+        weights=os.path.abspath(options.weights) if is_file else options.weights,
+        val=os.path.abspath(options.val) if options.val and is_folder else options.val,
+    )
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a rank trains with. options: those of the run, with what --batch-size auto is."""
+
+    options: FinetuneOptions
+    classifier: Classifier
+    description: ModelDescription
+    devices: Devices
+    state: TrainingState
+
+
+def build(
+    options: FinetuneOptions, dataset: Dataset, checkpoint: Mapping[str, Any] | None, world: World, origin: str
+) -> Built:
+    """The classifier of a run on its devices, and its optimizer, as they are at the run's start.
+
+    With a checkpoint, which is of `origin`, computing as that did. Raises MismatchError if it is not of this backbone.
+    """
+    recorded = checkpoint["environment"] if checkpoint is not None else {}
+    make_deterministic(options.deterministic)
+    devices = choose_devices(options.placing(), world.size)
+    show_gpu_use(devices)
+    use_threads(recorded)
+    classifier, description = assemble(options, dataset.classes)
+    if checkpoint is not None:
+        require_same_backbone(description, checkpoint, origin)
+        warn_of_differences(recorded, present_environment(devices.first, options.engine, world.size))
+    size = description.preprocessing.image_size
+    place_classifier(classifier, options, devices, size)
+    options = with_batch_size(options, classifier, devices, size, len(dataset.train), world)
+    state = training_state(classifier, options, devices.first, world)
+    return Built(options, classifier, description, devices, state)
+
+
+def load_state(state: TrainingState, checkpoint: Mapping[str, Any], origin: str) -> None:
+    """Stand where a checkpoint stood. Raises MismatchError."""
+    try:
+        state.load(checkpoint)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if is_memory(error):
+            raise
+        raise MismatchError(origin, f"its checkpoint does not fit what is trained here ({error})") from error
+    say("resume", f"from epoch {state.epoch}, step {state.step}")

@@ -1,0 +1,95 @@
+"""What a run writes down of itself, beside its checkpoints: options, images, and how it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from tlkit.commands.engines import Engine
+from tlkit.commands.image_check import write_skipped
+from tlkit.commands.survey import describe
+from tlkit.data.folder import Dataset
+from tlkit.errors import (
+    ResourceError,
+    TlkitError,
+    understood,
+)
+from tlkit.files import artifact
+from tlkit.interruption import Interrupted
+from tlkit.model.files import CHECKPOINT_FORMAT
+from tlkit.options import FinetuneOptions
+from tlkit.run_folder import RunFolder
+from tlkit.storage import write_json_atomically
+from tlkit.terminal import say
+from tlkit.training.loop import NonFiniteLossError
+from tlkit.training.state import TrainingState
+
+
+def begin(run: RunFolder, remembered: Mapping[str, Any], past: Mapping[str, Mapping[str, Any]]) -> None:
+    """Make a folder a run that can be resumed, whenever it is stopped."""
+    for file, content in past.items():
+        artifact.write_artifact(file, CHECKPOINT_FORMAT, content)
+    write_json_atomically(run.options_file, remembered)
+
+
+def show_running(run: RunFolder, state: TrainingState) -> None:
+    """What scripts see of a run that goes on."""
+    run.write_status("running", **state.where())
+    if state.history:
+        run.write_history(state.history)
+
+
+def split_digest(dataset: Dataset) -> str:
+    """What tells divisions of images apart."""
+    return artifact.digest(dataset.to_split())
+
+
+def with_engine(
+    options: FinetuneOptions, engine: Engine, run: RunFolder, remembered: dict[str, Any], fresh: bool
+) -> FinetuneOptions:
+    """The options with what computes features, which are remembered before the first is computed."""
+    chosen = dataclasses.replace(options, engine=engine)
+    remembered["resolved"] = chosen.to_dict()
+    if fresh:
+        write_json_atomically(run.options_file, remembered)
+    return chosen
+
+
+def write_down_images(run: RunFolder, dataset: Dataset, model: str, environment: Mapping[str, Any]) -> None:
+    """Which image is where, which are left out, and, when a run begins, what was found of them."""
+    if not os.path.exists(run.about_file):
+        found = {"data": describe(dataset), "warnings": list(dataset.warnings), "model": model}
+        write_json_atomically(run.about_file, {**found, "environment": dict(environment)})
+    write_json_atomically(run.split_file, dataset.to_split())
+    if dataset.skipped:
+        write_skipped(run, dataset.skipped)
+
+
+@contextmanager
+def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: TrainingState) -> Iterator[None]:
+    """Write into status.json how the block fails or is stopped, if that can be written; the error itself goes on."""
+    try:
+        yield
+    except Exception as error:
+        known = understood(error)
+        if isinstance(known, ResourceError) and known is not error:
+            known = ResourceError(
+                known.subject,
+                f"{known.problem} at --batch-size {options.batch_size}",
+                "Try a smaller --image-size, or --gradient-checkpointing, in a new run; or, with more memory: "
+                f"tlkit resume {run.path}",
+            )
+        named = {"code": error.code, "files": error.files} if isinstance(error, NonFiniteLossError) else {}
+        with suppress(TlkitError):
+            run.write_status("failed", exit_code=known.exit_code, error=str(known), **named, **state.where())
+        if known is not error and isinstance(known, ResourceError):
+            raise known from error
+        raise
+    except Interrupted as interrupted:
+        with suppress(TlkitError):
+            run.write_status("interrupted", exit_code=128 + interrupted.number, **state.where())
+        say("stopped", f"go on with: tlkit resume {run.path}")
+        raise
