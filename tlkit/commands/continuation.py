@@ -217,6 +217,7 @@ def leave_finished(run: RunFolder, checkpoint: Mapping[str, Any], options: Finet
             monitor.log(progress["history"])
             conclude(run, monitor)
         where = {"epoch": checkpoint["epoch"], "step": checkpoint["step"], "best": progress["best"]}
+        where["micro_batch"] = progress.get("micro_batch")
         run.write_status("finished", exit_code=status, **where)
     say("resume", f"{run.path} {why_finished(checkpoint, options)}")
     emit(os.fsencode(f"{run.model_file}\n"))
