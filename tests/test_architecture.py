@@ -60,8 +60,8 @@ COMMANDS_USED_BY_COMMANDS = {
     "building": {"assembly", "devices", "environment", "placement"},
     "run_record": {"engines", "image_check", "survey"},
     "training_run": {
-        "agreement", "answering", "building", "checkpoints", "conduct", "environment", "images", "placement", "run_record",
-        "watched_training", "watching",
+        "agreement", "answering", "building", "checkpoints", "conduct", "environment", "images", "placement",
+        "run_record", "watched_training", "watching",
     },
 }  # fmt: skip
 SHARED_BY_COMMANDS = {
