@@ -27,6 +27,7 @@ from tlkit.errors import (
     DONE,
     SOME_INPUTS_FAILED,
     DataError,
+    LostRankError,
     MismatchError,
     ResourceError,
     TlkitError,
@@ -203,7 +204,8 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
         yield
     except Exception as error:
         known = understood(error)
-        if isinstance(known, ResourceError) and known is not error:
+        of_memory = isinstance(known, ResourceError) and not isinstance(known, LostRankError) and known is not error
+        if of_memory:
             known = ResourceError(
                 known.subject,
                 f"{known.problem} at --batch-size {options.batch_size}",
@@ -212,7 +214,7 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
         named = {"code": error.code, "files": error.files} if isinstance(error, NonFiniteLossError) else {}
         with suppress(TlkitError):
             run.write_status("failed", exit_code=known.exit_code, error=str(known), **named, **state.where())
-        if known is not error and isinstance(known, ResourceError):
+        if of_memory:
             raise known from error
         raise
     except Interrupted as interrupted:
