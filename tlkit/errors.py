@@ -120,7 +120,8 @@ def understood(error: Exception) -> TlkitError:
     if is_memory(error):
         return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size or --image-size.")
     if is_lost_rank(error):
-        return LostRankError("ranks", f"another rank is gone, or does not answer ({text})")
+        reason = text.partition(". ")[0]
+        return LostRankError("ranks", f"another rank is gone, or does not answer ({reason})")
     if isinstance(error, OSError) and error.errno in FAILING:
         subject, what = ("output", "written") if error.errno in FULL else ("a file", "read or written")
         return StorageError(error.filename or subject, f"cannot be {what}: {error.strerror}")

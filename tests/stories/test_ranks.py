@@ -143,6 +143,19 @@ def test_ranks_with_other_options_are_refused(warm: Warm, images: Path, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_of_a_rank_that_is_killed_the_others_say_nothing(warm: Warm, images: Path, tmp_path: Path) -> None:
+    """Its launcher knows better; for scripts it is in status.json."""
+    command = ["finetune", images, "--out", tmp_path / "run", "--epochs", 2, *SMALL, "--unfreeze", "layer4"]
+    hooks = {1: {"hook": "interrupt_at_step", "step": 1, "number": int(signal.SIGKILL)}}
+    before = len(told(warm))
+    ranks = start_ranks(warm, 2, command, hooks=hooks)
+    assert [rank.wait() for rank in ranks] == [71, -9]
+    assert "tlkit finetune: " not in ranks[0].err.read_text() and len(told(warm)) == before
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 71)
+    assert status["error"].startswith("ranks: another rank is gone, or does not answer (")
+
+
 def test_machines_with_other_images_are_refused(warm: Warm, images: Path, tmp_path: Path) -> None:
     elsewhere = shutil.copytree(images, tmp_path / "elsewhere")
     (elsewhere / "red" / "03.png").unlink()

@@ -166,16 +166,17 @@ class Preparation:
     def damaged(self, samples: Sequence[Sample]) -> list[ImageError]:
         """Decode images once, so that a damaged one is found before any epoch; each rank its share."""
 
-        def find_damage(number: int) -> tuple[int, ImageError] | None:
+        def find_damage(number: int) -> ImageError | None:
             try:
                 self.decoder.load(samples[number].path, self.plain_view)
             except ImageError as error:
-                return number, error
+                return error
             return None
 
         mine = share_of(len(samples), self.passing, self.world)
         outcomes = map_in_order(find_damage, mine, workers=worker_count(self.options.workers), ahead=64)
-        return errors_of_all([found for found in progress(outcomes, "checking", len(mine)) if found], self.world)
+        found = zip(mine, progress(outcomes, "checking", len(mine)), strict=True)
+        return errors_of_all([(number, error) for number, error in found if error], self.world)
 
     def without_bad(self, bad: Sequence[ImageError]) -> Dataset:
         """The data without its bad images. The first rank decides whether the run may go on so, and tells; the others

@@ -121,10 +121,10 @@ def tell_failure(folder: str, failures: Mapping[int, ProcessFailure]) -> int:
     Raises ResourceError where a rank could not say it.
     """
     rank, failure = min(failures.items(), key=lambda item: blame(item[1]))
-    lines = told_by(failure)
+    lines, status = told_by(failure)
     if lines:
         complain(*map(printable, lines))
-        return failure.exitcode
+        return status
     settled = noted("settled", folder)
     if isinstance(settled, dict):
         complain(*map(printable, settled["lines"]))
@@ -140,18 +140,23 @@ def tell_failure(folder: str, failures: Mapping[int, ProcessFailure]) -> int:
 
 def blame(failure: ProcessFailure) -> tuple[int, float]:
     """Orders failures: first what a rank said of itself, then what was done to one, then what followed from it."""
-    told = told_by(failure)
-    if told and failure.exitcode != TlkitError.exit_code:
+    told, status = told_by(failure)
+    if told and status != TlkitError.exit_code:
         return 0, failure.error_file_data.get("time", 0.0)
     if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
         return 1, failure.timestamp
     return (2 if told else 3), failure.timestamp
 
 
-def told_by(failure: ProcessFailure) -> list[str]:
-    """The lines that a rank left of its error; none if it could not, or had none of its own."""
+def told_by(failure: ProcessFailure) -> tuple[list[str], int]:
+    """The lines that a rank left of its error, and its status; none if it could not, or had none of its own.
+
+    Whatever ended the process after that, it is of no account.
+    """
     message: Any = failure.error_file_data.get("message")
-    return str(message["message"]).splitlines() if isinstance(message, dict) and "errorCode" in message else []
+    if isinstance(message, dict) and "errorCode" in message:
+        return str(message["message"]).splitlines(), int(message["errorCode"])
+    return [], failure.exitcode
 
 
 def record(run: RunFolder, rank: int, error: str) -> None:

@@ -13,6 +13,7 @@ from tlkit.commands.image_check import write_skipped
 from tlkit.commands.survey import describe
 from tlkit.data.folder import Dataset
 from tlkit.errors import (
+    LostRankError,
     ResourceError,
     TlkitError,
     understood,
@@ -75,7 +76,8 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
         yield
     except Exception as error:
         known = understood(error)
-        if isinstance(known, ResourceError) and known is not error:
+        of_memory = isinstance(known, ResourceError) and not isinstance(known, LostRankError) and known is not error
+        if of_memory:
             known = ResourceError(
                 known.subject,
                 f"{known.problem} at --batch-size {options.batch_size}",
@@ -85,7 +87,7 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
         named = {"code": error.code, "files": error.files} if isinstance(error, NonFiniteLossError) else {}
         with suppress(TlkitError):
             run.write_status("failed", exit_code=known.exit_code, error=str(known), **named, **state.where())
-        if known is not error and isinstance(known, ResourceError):
+        if of_memory:
             raise known from error
         raise
     except Interrupted as interrupted:
