@@ -42,11 +42,14 @@ ALLOWED = {
 
 COMMANDS_USED_BY_COMMANDS = {
     "finetune": {"devices", "image_check", "survey", "training_run"},
-    "resume": {"continuation"},
-    "continuation": {"checkpoints", "finetune", "image_check", "stored_options", "survey", "training_run"},
+    "resume": {"continuation", "tune", "tuning"},
+    "tune": {"finetune", "image_check", "survey", "tuning"},
+    "watched_training": {"checkpoints", "conduct", "images"},
+    "continuation": {"checkpoints", "conduct", "finetune", "image_check", "stored_options", "survey", "training_run"},
     "training_run": {
         "assembly",
         "checkpoints",
+        "conduct",
         "devices",
         "environment",
         "image_check",
@@ -70,6 +73,8 @@ WITHOUT_TORCH = [
     "tlkit.model.onnx_model", "tlkit.commands.labellers", "tlkit.commands.predict",
     "tlkit.commands.inputs", "tlkit.commands.outcomes", "tlkit.commands.streaming",
     "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume",
+    "tlkit.options.space", "tlkit.options.tune", "tlkit.commands.tune", "tlkit.commands.tuning.table",
+    "tlkit.commands.tuning.points", "tlkit.commands.tuning.cluster", "tlkit.commands.tuning.leaderboard",
 ]  # fmt: skip
 
 
@@ -126,7 +131,7 @@ def test_decoder_processes_load_hardly_anything() -> None:
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_light_modules_load_no_heavy_library(module: str) -> None:
-    code = f"import sys, {module}; print([m for m in ('torch', 'torchvision', 'timm') if m in sys.modules])"
+    code = f"import sys, {module}; print([m for m in ('torch', 'torchvision', 'timm', 'ray') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

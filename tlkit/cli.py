@@ -222,6 +222,14 @@ def resume(options: declared.ResumeOptions) -> int:
     return resume(options)
 
 
+@command(declared.TuneOptions, needs=READERS)
+def tune(options: declared.TuneOptions) -> int:
+    """Search for the options of finetune that suit a folder best; prints the path of the best trial."""
+    from tlkit.commands.tune import tune
+
+    return tune(options)
+
+
 @command(declared.PredictOptions, needs=READERS)
 def predict(options: declared.PredictOptions) -> int:
     """Label images: one record for each, in the order given."""

@@ -39,8 +39,8 @@ def option(
 
 
 def flag_of(name: str) -> str:
-    """learning_rate -> --learning-rate"""
-    return "--" + name.replace("_", "-")
+    """learning_rate -> --learning-rate; try_, as Python has a try of its own, -> --try"""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def value_of(name: str, kind: Any, text: str) -> Any:

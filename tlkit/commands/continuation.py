@@ -9,6 +9,7 @@ from typing import Any
 
 from tlkit import interruption
 from tlkit.commands.checkpoints import find_epoch, newest_checkpoint, read_checkpoint
+from tlkit.commands.conduct import BY_ITSELF, Conduct
 from tlkit.commands.finetune import default_run_folder, say_dataset
 from tlkit.commands.image_check import check_images, read_skipped
 from tlkit.commands.stored_options import stored_options
@@ -34,7 +35,9 @@ SHAPES_NOTHING = (*CHANGED_BY_RESUME, "val", "out", "keep", "save_every", "cache
 the checkpoint knows image by image."""
 
 
-def continue_in_place(run: RunFolder, options: ResumeOptions, signals: Interruption) -> int:
+def continue_in_place(
+    run: RunFolder, options: ResumeOptions, signals: Interruption, conduct: Conduct = BY_ITSELF
+) -> int:
     """Go on in the run's own folder, from its newest checkpoint; from the beginning if there never was one."""
     if os.path.isfile(options.checkpoint):
         read_checkpoint(options.checkpoint)  # who names a file wants no other in its place
@@ -46,7 +49,7 @@ def continue_in_place(run: RunFolder, options: ResumeOptions, signals: Interrupt
     resolved = changed(run.options_file, stored["resolved"], options)
     if checkpoint is None:
         say("resume", "from the beginning: the run was stopped before its first checkpoint")
-        return train_run(run, given, resolved, stored_dataset(run, resolved), None, signals)
+        return train_run(run, given, resolved, stored_dataset(run, resolved), None, signals, conduct=conduct)
     if file != run.last_checkpoint:
         link_atomically(file, run.last_checkpoint)
     warn_of_another_schedule(stored_options(file, checkpoint["options"]), resolved)
@@ -54,7 +57,7 @@ def continue_in_place(run: RunFolder, options: ResumeOptions, signals: Interrupt
     checkpoint["progress"]["best"] = available_best(run, checkpoint)
     if nothing_left(checkpoint, resolved) and has_whole_model(run, best):
         return leave_finished(run, checkpoint, resolved)
-    return train_run(run, given, resolved, stored_dataset(run, resolved), checkpoint, signals)
+    return train_run(run, given, resolved, stored_dataset(run, resolved), checkpoint, signals, conduct=conduct)
 
 
 def continue_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
+from tlkit.commands.conduct import BY_ITSELF, Conduct
 from tlkit.commands.devices import choose_device, make_deterministic
 from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
 from tlkit.commands.image_check import write_skipped
@@ -43,9 +44,11 @@ from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
 
 
-def start_run(run: RunFolder, options: FinetuneOptions, dataset: Dataset, signals: Interruption) -> int:
+def start_run(
+    run: RunFolder, options: FinetuneOptions, dataset: Dataset, signals: Interruption, conduct: Conduct = BY_ITSELF
+) -> int:
     """Train a new run. Prints the path of its model; returns the exit status."""
-    return train_run(run, options.to_dict(), resolve(options), dataset, None, signals)
+    return train_run(run, options.to_dict(), resolve(options), dataset, None, signals, conduct=conduct)
 
 
 def resolve(options: FinetuneOptions) -> FinetuneOptions:
@@ -71,6 +74,7 @@ def train_run(
     checkpoint: Mapping[str, Any] | None,
     signals: Interruption,
     past: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    conduct: Conduct = BY_ITSELF,
 ) -> int:
     """Train a run from its start, or from a checkpoint of it, until its model is written.
 
@@ -113,9 +117,10 @@ def train_run(
             write_skipped(run, images.dataset.skipped)
         origin = Origin(options.to_portable_dict(), environment, description, artifact.digest(split))
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
-        train_to_the_end(run, options, images, state, checkpointer, device, signals)
-        status = finish(run, classifier, description, state)
-    emit(os.fsencode(f"{run.model_file}\n"))
+        train_to_the_end(run, options, images, state, checkpointer, device, signals, conduct)
+        status = finish(run, classifier, description, state, conduct)
+    if conduct.ships:
+        emit(os.fsencode(f"{run.model_file}\n"))
     return status
 
 
@@ -189,7 +194,13 @@ def say_model(options: FinetuneOptions, description: ModelDescription, classifie
     say("head", f"{options.head}, {compact(description.trainable)} parameters to train")
 
 
-def finish(run: RunFolder, classifier: Classifier, description: ModelDescription, state: TrainingState) -> int:
+def finish(
+    run: RunFolder,
+    classifier: Classifier,
+    description: ModelDescription,
+    state: TrainingState,
+    conduct: Conduct,
+) -> int:
     """Write the model of the best epoch, and say what came out. Returns the exit status."""
     if state.best is None:
         raise DataError(run.path, "no epoch is left to train, and its best one is not here", "Extend it by --epochs N.")
@@ -201,8 +212,9 @@ def finish(run: RunFolder, classifier: Classifier, description: ModelDescription
             f"Train on with: tlkit resume {run.path} --epochs N",
         )
     _, checkpoint = found
-    classifier.load_trainable_state(checkpoint["model_state_dict"])
-    write_model(run.model_file, LoadedModel(classifier.shipped(), description), state.best)
+    if conduct.ships:
+        classifier.load_trainable_state(checkpoint["model_state_dict"])
+        write_model(run.model_file, LoadedModel(classifier.shipped(), description), state.best)
     status = SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
     run.write_status("finished", exit_code=status, **state.where())
     say(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tlkit.commands.checkpoints import Checkpointer
+from tlkit.commands.conduct import Conduct
 from tlkit.commands.images import PreparedBatches
 from tlkit.data.batches import EpochSteps
 from tlkit.data.folder import Dataset
@@ -33,6 +34,7 @@ def train_to_the_end(
     checkpointer: Checkpointer,
     device: torch.device,
     signals: Interruption,
+    conduct: Conduct,
 ) -> None:
     """Run the training loop; every epoch is committed and said, a signal ends it with a checkpoint."""
 
@@ -40,21 +42,14 @@ def train_to_the_end(
         checkpointer.commit_epoch(state, is_best)
         run.write_status("running", **state.where())
         say_epoch(state, options.planned_epochs(), is_best)
+        conduct.after_epoch(state)
 
     def after_step(state: TrainingState) -> None:
         if checkpointer.is_due():
             checkpointer.commit_last(state)
             run.write_status("running", **state.where())
 
-    recipe = Recipe(
-        epochs=options.planned_epochs(),
-        learning_rate=options.learning_rate,
-        schedule=options.schedule,
-        label_smoothing=options.label_smoothing,
-        metric=options.metric,
-        patience=options.patience,
-        seed=options.seed,
-    )
+    recipe = recipe_of(options)
     weights = class_weights(options.class_weights, images.dataset)
     with signals.deferred("saving a checkpoint"), few_threads(images.module, options.batch_size):
         try:
@@ -65,6 +60,19 @@ def train_to_the_end(
         except Interrupted:
             save_before_leaving(checkpointer, state)
             raise
+
+
+def recipe_of(options: FinetuneOptions) -> Recipe:
+    """How to train, as the loop takes it."""
+    return Recipe(
+        epochs=options.planned_epochs(),
+        learning_rate=options.learning_rate,
+        schedule=options.schedule,
+        label_smoothing=options.label_smoothing,
+        metric=options.metric,
+        patience=options.patience,
+        seed=options.seed,
+    )
 
 
 def batch_files(options: FinetuneOptions, dataset: Dataset, error: NonFiniteLossError) -> list[str]:

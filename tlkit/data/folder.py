@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -145,6 +146,26 @@ def divide(
         f"{fraction:.0%} of each class kept for validation, seed {seed}",
         warnings,
     )
+
+
+def folds_of(dataset: Dataset, count: int, seed: int) -> list[Dataset]:
+    """All images divided so many times, each class evenly, so that each image is in validation once."""
+    samples = dataset.train + dataset.val
+    dealt: list[list[Sample]] = [[] for _ in range(count)]
+    for label, name in enumerate(dataset.classes):
+        members = [sample for sample in samples if sample.label == label]
+        ranked = sorted(members, key=lambda s: split_rank(seed, name, os.path.relpath(s.path, dataset.root)))
+        for place, sample in enumerate(ranked):
+            dealt[place % count].append(sample)
+    return [
+        dataclasses.replace(
+            dataset,
+            train=[sample for other in dealt if other is not fold for sample in other],
+            val=fold,
+            shape=f"{place} of {count} folds kept for validation",
+        )
+        for place, fold in enumerate(dealt, 1)
+    ]
 
 
 def split_rank(seed: int, class_name: str, name: str) -> bytes:

@@ -9,6 +9,7 @@ from tlkit.options.export import EXPORT_SUFFIXES, ExportOptions
 from tlkit.options.finetune import FinetuneOptions, ResumeOptions
 from tlkit.options.inspection import BackbonesOptions, CacheOptions, CheckOptions, DoctorOptions, SummaryOptions
 from tlkit.options.predict import STANDARD_OUTPUT, EvaluateOptions, PredictOptions
+from tlkit.options.tune import TuneOptions
 
 __all__ = [
     "EXPORT_SUFFIXES",
@@ -23,5 +24,6 @@ __all__ = [
     "PredictOptions",
     "ResumeOptions",
     "SummaryOptions",
+    "TuneOptions",
     "worker_count",
 ]

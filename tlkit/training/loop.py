@@ -48,6 +48,10 @@ AfterStep = Callable[[TrainingState], None]
 """What happens when a step is done, whose epoch may not be: the state is whole, and must be left as it is."""
 
 
+class EnoughSeen(Exception):  # noqa: N818 - nothing went wrong
+    """Whoever watches the epochs wants no further one: training ends with the epoch that is done, in good order."""
+
+
 class NonFiniteLossError(DataError):
     """Training has left the numbers: it ends before anything of that is saved.
 
@@ -95,7 +99,10 @@ def train(
             problem = "the parameters or the validation loss are no numbers any more"
             raise NonFiniteLossError(state, problem, state.step, None)
         complete_epoch(state, recipe, trained, measured, time.monotonic() - started, train_batches.steps_per_epoch)
-        after_epoch(state, state.best is state.history[-1])
+        try:
+            after_epoch(state, state.best is state.history[-1])
+        except EnoughSeen:
+            return
 
 
 def finished(state: TrainingState, recipe: Recipe) -> bool:

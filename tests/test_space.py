@@ -1,0 +1,190 @@
+"""What a search tries: how it is written, what is refused, and what is drawn from it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tlkit.errors import TlkitError, UsageError
+from tlkit.options import TuneOptions
+from tlkit.options.space import Choice, Grid, Integer, LogUniform, Space, Uniform, described, read_space
+from tlkit.options.tune import kinds_tried
+
+
+def space(*inline: str, file: Path | None = None) -> Space:
+    return read_space(inline, None if file is None else str(file), kinds_tried())
+
+
+def test_every_kind_is_read_from_the_command_line() -> None:
+    read = space(
+        "weight_decay=uniform:0:1",
+        "learning_rate=loguniform:1e-4:1e-1",
+        "epochs=randint:5:9",
+        "batch-size=power-of-two:8:64",
+        "optimizer=choice:adamw,sgd",
+        "backbone=grid:resnet18,vgg16",
+        "unfreeze=choice:default,layer4",
+        "no_cache=choice:true,false",
+    )
+    assert read.dimensions == {
+        "weight_decay": Uniform(0.0, 1.0),
+        "learning_rate": LogUniform(1e-4, 1e-1),
+        "epochs": Integer(5, 9),
+        "batch_size": Choice((8, 16, 32, 64)),
+        "optimizer": Choice(("adamw", "sgd")),
+        "backbone": Grid(("resnet18", "vgg16")),
+        "unfreeze": Choice((None, "layer4")),
+        "no_cache": Choice((True, False)),
+    }
+
+
+def test_a_file_says_the_same_as_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text("learning_rate = { loguniform = [1e-4, 1e-1] }\nhidden = { power-of-two = [8, 32] }\n")
+    inline = space("learning_rate=loguniform:1e-4:1e-1", "hidden=power-of-two:8:32")
+    assert space(file=file).dimensions == inline.dimensions
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("learning_rat=choice:1,2", "no option of finetune"),
+        ("learning_rate", "NAME=KIND:VALUES"),
+        ("learning_rate=0.1", "NAME=KIND:VALUES"),
+        ("learning_rate=normal:0:1", "no kind of values"),
+        ("learning_rate=uniform:1:0", "empty range"),
+        ("learning_rate=uniform:1:1", "empty range"),
+        ("learning_rate=uniform:1", "1 bounds"),
+        ("learning_rate=uniform:a:b", "is not a number"),
+        ("learning_rate=uniform:0:inf", "no number to work with"),
+        ("learning_rate=uniform:0:nan", "no number to work with"),
+        ("learning_rate=loguniform:0:1", "starts above 0"),
+        ("learning_rate=choice:", "has no value to try"),
+        ("learning_rate=choice:1,,2", "empty value"),
+        ("batch_size=uniform:1:8", "whole numbers"),
+        ("batch_size=randint:1:8.5", "is not a whole number"),
+        ("batch_size=power-of-two:6:64", "no power of two"),
+        ("optimizer=choice:adamw,adam", "'adam' is not known"),
+        ("optimizer=uniform:0:1", "has no range"),
+        ("out=choice:a,b", "no option of finetune that a search can change"),
+        ("resume=choice:a,b", "no option of finetune that a search can change"),
+        ("val=choice:0.1,0.2", "no option of finetune that a search can change"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_naming_it(text: str, problem: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        space(text)
+    assert refused.value.subject == f"--try {text}"
+    assert problem in refused.value.problem
+
+
+def test_a_misspelt_name_is_told_the_right_one() -> None:
+    with pytest.raises(UsageError) as refused:
+        space("learning_rat=choice:1,2")
+    assert refused.value.hint == "Did you mean learning_rate?"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "empty space"),
+        ("learning_rate = 3", "not of the form"),
+        ("learning_rate = { loguniform = [1], uniform = [2] }", "not of the form"),
+        ("learning_rate = { loguniform = 1 }", "not of the form"),
+        ("learning_rate = { choice = [true] }", "is not a value it can have"),
+        ("learning_rate = [", "is not TOML"),
+        ("\xff\xfe", "is not TOML"),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path: Path, content: str, problem: str) -> None:
+    file = tmp_path / "space.toml"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UsageError) as refused:
+        space(file=file)
+    assert problem in refused.value.problem and refused.value.subject.startswith(str(file))
+
+
+def test_a_missing_file_is_a_missing_input(tmp_path: Path) -> None:
+    with pytest.raises(TlkitError) as refused:
+        space(file=tmp_path / "none.toml")
+    assert refused.value.exit_code == 66
+
+
+def test_samples_stay_within_their_ranges() -> None:
+    read = space("learning_rate=loguniform:1e-4:1e-1", "epochs=randint:5:7", "weight_decay=uniform:0:1")
+    points = [read.sample(random.Random(number)) for number in range(300)]
+    assert all(1e-4 <= point["learning_rate"] <= 1e-1 and 0 <= point["weight_decay"] <= 1 for point in points)
+    assert {point["epochs"] for point in points} == {5, 6, 7}
+    below = sum(point["learning_rate"] < 10**-2.5 for point in points)
+    assert 110 < below < 190  # half of them, as each order of magnitude is as likely
+
+
+def test_combinations_are_all_there_once() -> None:
+    read = space("backbone=grid:a,b,c", "head=grid:linear,stack", "epochs=randint:1:9")
+    found = [tuple(point.values()) for point in read.combinations(read.grids)]
+    assert len(found) == 6 == len(set(found))
+
+
+def tune(*tries: str, **options: Any) -> TuneOptions:
+    return TuneOptions(**{"data": "photos", "try_": list(tries) or None, **options})
+
+
+@pytest.mark.parametrize(
+    ("tries", "options", "trials", "method"),
+    [
+        ((), {}, 20, "random"),
+        (("backbone=grid:a,b,c",), {}, 3, "grid"),
+        (("backbone=grid:a,b,c", "seed=grid:0,1"), {}, 6, "grid"),
+        (("backbone=grid:a,b,c", "learning_rate=uniform:0:1"), {"samples": 4}, 12, "random"),
+        (("optimizer=choice:adamw,sgd", "batch_size=power-of-two:8:64"), {"search": "grid"}, 8, "grid"),
+        (("learning_rate=uniform:0:1",), {"samples": 7, "search": "bayesian"}, 7, "bayesian"),
+    ],
+)
+def test_trials_are_counted(tries: tuple[str, ...], options: dict[str, object], trials: int, method: str) -> None:
+    found = tune(*tries, **options)
+    assert (found.trials(), found.method) == (trials, method)
+
+
+@pytest.mark.parametrize(
+    ("tries", "options", "subject", "problem"),
+    [
+        (("learning_rate=uniform:0:1",), {"search": "grid"}, "--search grid", "a range"),
+        (("backbone=grid:a,b",), {"samples": 3}, "--samples", "each combination is tried once"),
+        (("backbone=grid:a,b",), {"search": "bayesian"}, "--search bayesian", "use choice"),
+        (("learning_rate=uniform:0:1",), {"learning_rate": 0.5}, "--learning-rate", "says what learning_rate may be"),
+        (("learning_rate=uniform:-1:1",), {}, "learning_rate=-1", "too small"),
+        (("head=choice:linear,mlp", "hidden=choice:8,16"), {}, "head=linear hidden=8", "needs --head mlp"),
+        (("augment=choice:none,light",), {"views": 4}, "augment=none", "--views"),
+        (("epochs=choice:5,9",), {"views": 4}, "epochs=5", "--views"),
+        (("unfreeze=choice:default,layer4",), {"folds": 3}, "--folds", "unfreeze=layer4"),
+        (("epochs=choice:1,50",), {"grace_period": 2}, "--grace-period 2", "longer than the 1 epochs"),
+        ((), {"resume": "runs/x"}, "DATA", "does not go with --resume"),
+        ((), {"data": ""}, "DATA", "is missing"),
+        ((), {"device": "cuda:1"}, "--device cuda:1", "Ray gives each trial its GPU"),
+    ],
+)
+def test_searches_that_cannot_be_are_refused_naming_why(
+    tries: tuple[str, ...], options: dict[str, object], subject: str, problem: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        tune(*tries, **options)
+    assert refused.value.subject == subject
+    assert problem in refused.value.problem
+
+
+def test_what_is_shared_need_only_go_with_what_is_tried() -> None:
+    assert tune("augment=choice:light,strong", views=4).trials() == 20
+
+
+def test_a_search_that_goes_on_may_be_given_what_and_how_much_to_use() -> None:
+    assert TuneOptions(resume="runs/x", samples=50, cpus_per_trial=2, time_budget=9.0).data == ""
+    with pytest.raises(UsageError, match="--learning-rate: does not go with --resume"):
+        TuneOptions(resume="runs/x", learning_rate=0.5)
+
+
+def test_points_are_told_briefly() -> None:
+    told = described({"learning_rate": 0.0123456, "unfreeze": None, "no_cache": True})
+    assert told == "learning_rate=0.01235 unfreeze=default no_cache=true"

@@ -1,0 +1,126 @@
+"""tlkit tune: the options of finetune that suit a folder best, searched for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tlkit import interruption
+from tlkit.commands.finetune import require_device, require_weights_file, say_dataset
+from tlkit.commands.image_check import check_images
+from tlkit.commands.survey import find_dataset
+from tlkit.commands.tuning.cluster import require_answer, require_ray
+from tlkit.commands.tuning.search_folder import SearchFolder, new_search_folder
+from tlkit.data.folder import Dataset
+from tlkit.data.listing import require_folder
+from tlkit.declarations import flag_of
+from tlkit.errors import DataError, MissingInputError, UsageError
+from tlkit.options import TuneOptions
+from tlkit.options.tune import CHANGED_ON_RESUMING, cores
+from tlkit.storage import write_atomically, write_json_atomically
+
+
+def tune(options: TuneOptions) -> int:
+    """Search. Prints the path of the best trial's run folder; returns the exit status."""
+    if options.resume is not None:
+        given = {name: getattr(options, name) for name in CHANGED_ON_RESUMING}
+        return resume_search(SearchFolder(options.resume), given, options.trust_pickle)
+    require_folder(options.data)
+    require_possible(options)
+    with new_search_folder(options.out, default_folder(options)) as search, interruption.handled("stopping") as signals:
+        dataset = look_at_data(options)
+        resolved = from_anywhere(options)
+        remember(search, options, resolved)
+        from tlkit.commands.tuning.course import search_through
+
+        return search_through(search, resolved, dataset, signals)
+
+
+def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle: str | None = None) -> int:
+    """Finish what is missing of a search. Prints and returns as `tune` does."""
+    if not search.exists():
+        raise MissingInputError(search.path, "is not the folder of a search: it has no search.json")
+    search = SearchFolder(os.path.abspath(search.path))
+    with search.locked(), interruption.handled("stopping") as signals:
+        options = read_options(search, {**changes, "trust_pickle": trust_pickle})
+        require_possible(options)
+        remember(search, options, options)
+        dataset = look_at_data(options)
+        from tlkit.commands.tuning.course import search_through
+
+        return search_through(search, options, dataset, signals)
+
+
+def read_options(search: SearchFolder, changes: Mapping[str, Any]) -> TuneOptions:
+    """The options of a search, with those that are changed now. Raises DataError, or UsageError for the changes."""
+    stored = search.read()
+    if stored.get("space") is not None:
+        stored["space"] = search.space_file  # wherever the folder is now
+    try:
+        before = TuneOptions.from_dict(stored)
+    except UsageError as error:
+        raise DataError(search.search_file, f"holds options that no search has: {error}") from error
+    options = dataclasses.replace(before, **{name: value for name, value in changes.items() if value is not None})
+    if options.trials() < before.trials():
+        raise UsageError("--samples", f"{options.samples} is less than the search has, {before.samples}")
+    return options
+
+
+def default_folder(options: TuneOptions) -> str:
+    """runs/<data>-tune"""
+    return os.path.join("runs", f"{os.path.basename(os.path.abspath(options.data))}-tune")
+
+
+def require_possible(options: TuneOptions) -> None:
+    """Raises for what cannot be had, as far as it shows before Ray starts."""
+    require_ray()
+    for point in options.tried.corners():
+        require_weights_file(options.trial(point).weights)
+    if options.ray_address is not None:
+        require_answer(options.ray_address)
+    elif (options.cpus_per_trial or 1) > cores():
+        raise UsageError(
+            f"{flag_of('cpus_per_trial')} {options.cpus_per_trial}", f"is more than the {cores()} cores that there are"
+        )
+
+
+def look_at_data(options: TuneOptions) -> Dataset:
+    """The images, looked at before any long work."""
+    dataset = find_dataset(options)
+    say_dataset(dataset)
+    require_device(options.device)
+    require_folds(options, dataset)
+    return check_images(options, dataset)
+
+
+def require_folds(options: TuneOptions, dataset: Dataset) -> None:
+    """Raises UsageError for a class that has fewer images than there are folds."""
+    images = [sample.label for sample in dataset.train + dataset.val]
+    for label, name in enumerate(dataset.classes):
+        if options.folds is not None and images.count(label) < options.folds:
+            raise UsageError(
+                f"--folds {options.folds}", f"is more than class {name!r} has images, {images.count(label)}"
+            )
+
+
+def from_anywhere(options: TuneOptions) -> TuneOptions:
+    """The options with paths that mean the same from any folder."""
+    is_folder = options.val is not None and isinstance(options.validation(), str)
+    return dataclasses.replace(
+        options,
+        data=os.path.abspath(options.data),
+        val=os.path.abspath(options.val) if options.val and is_folder else options.val,
+        weights=options.weights if options.weights in ("pretrained", "none") else os.path.abspath(options.weights),
+        space=os.path.abspath(options.space) if options.space else None,
+    )
+
+
+def remember(search: SearchFolder, given: TuneOptions, resolved: TuneOptions) -> None:
+    """Make a folder a search that can be resumed."""
+    if resolved.space is not None and resolved.space != search.space_file:
+        with open(resolved.space, "rb") as file:
+            content = file.read()
+        write_atomically(search.space_file, lambda file: file.write(content))
+    write_json_atomically(search.search_file, {"given": given.to_dict(), "resolved": resolved.to_dict()})

@@ -1,0 +1,195 @@
+"""The course of a search: features, trials, and the best of them made ready to ship."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from tlkit.commands.checkpoints import read_checkpoint
+from tlkit.commands.models import open_model
+from tlkit.commands.tuning.cluster import connected
+from tlkit.commands.tuning.leaderboard import Display
+from tlkit.commands.tuning.points import DerivedPoints, Points, points_of
+from tlkit.commands.tuning.preparation import prepare
+from tlkit.commands.tuning.search import OngoingSearch, merit_or_none, missing, take_ended
+from tlkit.commands.tuning.search_folder import SearchFolder
+from tlkit.commands.tuning.table import ENDED, Table, Trial
+from tlkit.data.folder import Dataset
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError, UnavailableError, UsageError, understood
+from tlkit.interruption import Interrupted, Interruption
+from tlkit.model.backbones import find_backbone
+from tlkit.model.files import write_model
+from tlkit.options import FinetuneOptions, TuneOptions
+from tlkit.options.space import described
+from tlkit.options.tune import cores
+from tlkit.run_folder import RunFolder
+from tlkit.terminal import count, emit, say
+
+
+def search_through(search: SearchFolder, options: TuneOptions, dataset: Dataset, signals: Interruption) -> int:
+    """Try what has not been tried. Prints the path of the best trial's run folder; returns the exit status."""
+    table = Table.read(search, options.metric)
+    with recorded_in_status(search, table, options.trials()):
+        require_backbones(options)
+        take_ended(search, table, options, len(dataset.val))
+        waiting = missing(table, options.trials())
+        say("search", f"{count(options.trials(), 'trial')}, {options.method}: {', '.join(options.tried.dimensions)}")
+        if waiting:
+            carry_out(search, options, table, dataset, signals)
+        return conclude(search, options, table)
+
+
+def carry_out(
+    search: SearchFolder, options: TuneOptions, table: Table, dataset: Dataset, signals: Interruption
+) -> None:
+    """Train the trials that have not ended. Raises Interrupted."""
+    points = points_of(options.tried, options.method, options.seed, len(table.rows))
+    for row in table.rows.values():
+        if row.has_ended():
+            points.learn(row, merit_or_none(row, options.metric))
+    coming = list(coming_trials(options, table, points))
+    gpus = choose_gpus(options)
+    display = Display(table, options.trials())
+    facts = prepare(coming, dataset, signals)
+    cpus = options.cpus_per_trial or 1
+    with connected(options.ray_address, cores(), gpus) as ray:
+        from tlkit.commands.tuning import ray_search
+
+        resources = {"cpu": float(cpus), "gpu": gpu_share(options, gpus, cpus)}
+        require_resources(ray, options, resources)
+        longest = max(trial.planned_epochs() for trial in coming)
+        halts = ray_search.halts(longest, options.grace_period, options.reduction_factor) if options.halts else []
+        ongoing = OngoingSearch(search, options, table, points, facts, halts, len(dataset.val), display)
+        ended = {number for number, row in table.rows.items() if row.has_ended()}
+        scheduler = (
+            ray_search.asha(
+                ongoing, ended, longest=longest, grace=options.grace_period, reduction=options.reduction_factor
+            )
+            if options.halts
+            else ray_search.no_scheduler()
+        )
+        say("Ray", where(ray, options))
+        with signals.deferred("stopping the trials; they go on where they are when the search is resumed"):
+            ray_search.run_by_ray(
+                ongoing,
+                signals,
+                display.redraw,
+                trials=len(ongoing.waiting),
+                scheduler=scheduler,
+                resources=resources,
+                scratch=search.scratch,
+                seconds=options.time_budget,
+            )
+    display.clear()
+
+
+def coming_trials(options: TuneOptions, table: Table, points: Points) -> Iterator[FinetuneOptions]:
+    """The trials that will be trained, or where that is not known beforehand, those at the corners of the space."""
+    if not isinstance(points, DerivedPoints):
+        yield from map(options.trial, options.tried.corners())
+        return
+    for number in missing(table, options.trials()):
+        row = table.rows.get(number)
+        yield options.trial(row.options if row else points.point(number))
+
+
+def require_backbones(options: TuneOptions) -> None:
+    """Raises UsageError for a backbone that nobody knows, before any is loaded."""
+    for name in {options.trial(point).backbone for point in options.tried.corners()}:
+        find_backbone(name)
+
+
+def choose_gpus(options: TuneOptions) -> int:
+    """The GPUs that trials may use here. Raises UsageError for a share of what is not here."""
+    import torch
+
+    found = 0 if options.device == "cpu" or options.gpus_per_trial == 0 else torch.cuda.device_count()
+    if options.ray_address is None and (options.gpus_per_trial or 0) > found:
+        raise UsageError(
+            f"--gpus-per-trial {options.gpus_per_trial:g}", f"is more than the {found} GPUs that there are"
+        )
+    return found
+
+
+def gpu_share(options: TuneOptions, gpus: int, cpus: int) -> float:
+    """What of a GPU each trial takes: what was asked for, or an equal share of those here."""
+    if options.gpus_per_trial is not None:
+        return options.gpus_per_trial
+    return min(1.0, gpus / max(cores() // cpus, 1)) if options.ray_address is None else float(gpus > 0)
+
+
+def require_resources(ray: Any, options: TuneOptions, resources: dict[str, float]) -> None:
+    """Raises UsageError unless some machine of a cluster has what a trial asks for."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, flag, ray_name in (("cpu", "--cpus-per-trial", "CPU"), ("gpu", "--gpus-per-trial", "GPU")):
+        most = max((node.get(ray_name, 0.0) for node in nodes), default=0.0)
+        if resources[name] > most:
+            raise UsageError(f"{flag} {resources[name]:g}", f"is more than any machine of the cluster has, {most:g}")
+
+
+def where(ray: Any, options: TuneOptions) -> str:
+    """What the trials run on, for people."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    total = int(sum(node["Resources"].get("CPU", 0) for node in nodes))
+    place = "this machine" if options.ray_address is None else f"{count(len(nodes), 'node')} of {options.ray_address}"
+    return f"{count(total, 'core')} of {place}"
+
+
+@contextmanager
+def recorded_in_status(search: SearchFolder, table: Table, trials: int) -> Iterator[None]:
+    """Keep in status.json how the search stands, and how it ended; whichever way it ends, the tables are whole."""
+
+    def record(state: str, **facts: Any) -> None:
+        done = {"trials": trials, "ended": table.count(*ENDED), "failed": table.count("failed")}
+        with suppress(TlkitError):
+            if table.rows:
+                table.write_lines()
+                table.write_csv()
+            search.own.write_status(state, **facts, **done)
+
+    record("running")
+    try:
+        yield
+    except Exception as error:
+        known = understood(error)
+        record("failed", exit_code=known.exit_code, error=str(known))
+        raise
+    except Interrupted as interrupted:
+        record("interrupted", exit_code=128 + interrupted.number)
+        say("stopped", f"go on with: tlkit resume {search.path}")
+        raise
+    left = trials - table.count(*ENDED)
+    status = SOME_INPUTS_FAILED if table.count("failed") else DONE
+    record("interrupted" if left else "finished", exit_code=status)
+
+
+def conclude(search: SearchFolder, options: TuneOptions, table: Table) -> int:
+    """Show the table, and make the best trial a model. Returns the exit status."""
+    Display(table, options.trials()).conclude()
+    failed = [row for row in table.ranked() if row.state == "failed"]
+    best = table.best()
+    if best is None:
+        if failed:
+            raise DataError(search.path, f"every trial failed; the first: {failed[0].error}")
+        raise UnavailableError(search.path, "no trial ended within --time-budget", f"tlkit resume {search.path}")
+    left = options.trials() - table.count(*ENDED)
+    if left:
+        say("stopped", f"by --time-budget, {count(left, 'trial')} left; go on with: tlkit resume {search.path}")
+    run = search.trial(best.trial)
+    ship(run, options, best)
+    for row in failed[:3]:
+        say("failed", f"trial {row.trial} ({described(row.options)}): {row.error}")
+    say("best", f"trial {best.trial}: {described(best.options)}")
+    say("results", f"{search.results_table}, {search.results_lines}")
+    say("next", f"tlkit predict {run.path} IMAGE...")
+    emit(os.fsencode(f"{run.path}\n"))
+    return SOME_INPUTS_FAILED if failed else DONE
+
+
+def ship(run: RunFolder, options: TuneOptions, best: Trial) -> None:
+    """Write the best trial's model: of the others, the checkpoint of their best epoch says as much."""
+    if not os.path.exists(run.model_file):
+        model = open_model(run.best_checkpoint, None, options.trust_pickle)
+        write_model(run.model_file, model, read_checkpoint(run.best_checkpoint)["progress"]["best"])

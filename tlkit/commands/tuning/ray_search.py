@@ -1,0 +1,181 @@
+"""The search as Ray Tune carries it out: it asks us for trials, and tells us what becomes of them.
+
+Ray decides where a trial runs and, by ASHA, when it has run long enough. What there is to try, and what came out, is
+ours alone, so nothing of Ray's state has to be kept or read back.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from tlkit.commands.tuning.trial import Assignment, train_trial
+from tlkit.interruption import Interruption
+
+EPOCH, MERIT = "epoch", "merit"
+"""What trials report: how far they are, and how good, larger being better."""
+
+RETRIES = 2
+"""A trial whose process died, as of a machine that went away, goes on elsewhere so many times."""
+
+
+class Search(Protocol):
+    """What Ray's side needs of ours."""
+
+    def next_assignment(self) -> Assignment | None:
+        """The next trial; None if there is no other."""
+
+    def past_reports(self) -> Mapping[int, list[dict[str, Any]]]:
+        """What the trials of before reported, by their numbers, where the search goes on."""
+
+    def hear(self, number: int, figures: Mapping[str, Any]) -> None:
+        """A trial is at an epoch."""
+
+    def halt(self, number: int) -> None:
+        """A trial is to be stopped, as it has fallen behind."""
+
+    def conclude(self, number: int, figures: Mapping[str, Any], error: str | None) -> None:
+        """A trial is over; figures: what it reported last."""
+
+
+class Suggestions(Searcher):
+    """Hands out trials; Ray numbers them in its own way."""
+
+    def __init__(self, search: Search) -> None:
+        super().__init__(metric=MERIT, mode="max")
+        self.search = search
+
+    def suggest(self, trial_id: str) -> Any:
+        assignment = self.search.next_assignment()
+        return Searcher.FINISHED if assignment is None else assignment.to_config()
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing: the callback hears of it, and with the reason."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing of it has to be kept; Ray insists on a file."""
+        with open(checkpoint_path, "wb"):
+            pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError
+
+
+class RememberingAsha(AsyncHyperBandScheduler):
+    """ASHA that knows what was reported before the search was stopped."""
+
+    def __init__(self, search: Search, **how: Any) -> None:
+        super().__init__(time_attr=EPOCH, metric=MERIT, mode="max", stop_last_trials=False, **how)
+        self.search = search
+        self.past = dict(search.past_reports())
+
+    def replay_ended(self, ended: set[int]) -> None:
+        """Count the trials in that will not run again."""
+        for number in ended:
+            stand_in = SimpleNamespace(trial_id=f"past-{number}")
+            super().on_trial_add(None, stand_in)
+            for report in self.past.pop(number, []):
+                super().on_trial_result(None, stand_in, report)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        for report in self.past.pop(Assignment.from_config(trial.config).number, []):
+            super().on_trial_result(tune_controller, trial, report)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = super().on_trial_result(tune_controller, trial, result)
+        if decision == self.STOP:
+            self.search.halt(number_of(trial))
+        return decision
+
+
+class Reports(tune.Callback):
+    """Passes on what trials report, and lets a signal end the search between two of Ray's steps."""
+
+    def __init__(self, search: Search, signals: Interruption, redraw: Callable[[], None]) -> None:
+        self.search = search
+        self.signals = signals
+        self.redraw = redraw
+
+    def setup(self, *arguments: Any, **named: Any) -> None:
+        signal.signal(signal.SIGINT, self.signals.handle)  # Ray has just put its own in this place
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.signals.raise_if_requested()
+        self.redraw()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self.search.hear(number_of(trial), result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.search.conclude(number_of(trial), trial.last_result or {}, None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.search.conclude(number_of(trial), {}, f"its process died {RETRIES + 1} times")
+
+
+def number_of(trial: Any) -> int:
+    return Assignment.from_config(trial.config).number
+
+
+def run_by_ray(
+    search: Search,
+    signals: Interruption,
+    redraw: Callable[[], None],
+    *,
+    trials: int,
+    scheduler: Any,
+    resources: Mapping[str, float],
+    scratch: str,
+    seconds: float | None,
+) -> None:
+    """Have all trials carried out. Raises Interrupted."""
+    tuner = tune.Tuner(
+        tune.with_resources(train_trial, dict(resources)),
+        tune_config=tune.TuneConfig(
+            search_alg=Suggestions(search),
+            scheduler=scheduler,
+            num_samples=trials,
+            time_budget_s=seconds,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: f"{number_of(trial):04d}",
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=scratch,
+            verbose=0,
+            callbacks=[Reports(search, signals, redraw)],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            log_to_file=False,
+        ),
+    )
+    tuner.fit()
+
+
+def asha(search: Search, ended: set[int], *, longest: int, grace: int, reduction: int) -> Any:
+    """The scheduler that stops what falls behind, knowing what was reported before."""
+    scheduler = RememberingAsha(search, max_t=longest, grace_period=grace, reduction_factor=reduction)
+    scheduler.replay_ended(ended)
+    return scheduler
+
+
+def no_scheduler() -> Any:
+    """Every trial trains to its end."""
+    return FIFOScheduler()
+
+
+def halts(longest: int, grace: int, reduction: int) -> list[int]:
+    """The epochs after which ASHA decides: the only ones it has to hear of."""
+    found, epoch = [], grace
+    while epoch <= longest:
+        found.append(epoch)
+        epoch *= reduction
+    return found

@@ -1,0 +1,165 @@
+"""The trials of a search from the first to the last: what is tried next, and what became of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tlkit.commands.tuning.leaderboard import Display
+from tlkit.commands.tuning.points import Points
+from tlkit.commands.tuning.preparation import Facts, facts_key
+from tlkit.commands.tuning.search_folder import SearchFolder
+from tlkit.commands.tuning.table import Table, Trial, mean_and_error, merit_of, with_figures
+from tlkit.commands.tuning.trial import Assignment
+from tlkit.errors import TlkitError
+from tlkit.files.inputs import open_input
+from tlkit.files.json_file import read_whole_json
+from tlkit.model.cache_folder import cache_folder
+from tlkit.options import TuneOptions
+from tlkit.options.space import Point
+from tlkit.run_folder import RunFolder
+from tlkit.training.loop import is_over, validation_figures
+from tlkit.training.metrics import better
+
+
+class OngoingSearch:
+    """What is tried next, and what became of it: on disk before Ray hears of it, or when we hear of it from Ray.
+
+    Trials that were begun before come first, each in the folder and with the point that it had.
+    """
+
+    def __init__(
+        self,
+        folder: SearchFolder,
+        options: TuneOptions,
+        table: Table,
+        points: Points,
+        facts: Mapping[tuple[object, ...], Facts],
+        reports: list[int],
+        validation_images: int,
+        display: Display,
+    ) -> None:
+        """facts: of the backbones, by their keys. reports: the epochs after which the scheduler decides."""
+        self.folder = folder
+        self.options = options
+        self.table = table
+        self.points = points
+        self.facts = facts
+        self.reports = reports
+        self.validation_images = validation_images
+        self.display = display
+        self.halted: set[int] = set()
+        self.waiting = missing(table, options.trials())
+
+    def next_assignment(self) -> Assignment | None:
+        """The next trial, written down before it begins; None if there is no other."""
+        if not self.waiting:
+            return None
+        number = self.waiting.pop(0)
+        known = self.table.rows.get(number)
+        point = known.options if known else from_anywhere(self.points.point(number))
+        facts = self.facts.get(facts_key(self.options.trial(point)))
+        run = self.folder.trial(number)
+        row = known or Trial(number, point, path=os.path.relpath(run.path, self.folder.path))
+        self.table.put(dataclasses.replace(row, **(dataclasses.asdict(facts) if facts else {})))
+        return Assignment(
+            number, point, run.path, self.options.shared(), self.reports, self.options.folds, cache_folder()
+        )
+
+    def past_reports(self) -> dict[int, list[dict[str, Any]]]:
+        """What trials reported before, by their numbers."""
+        metric, wanted = self.options.metric, set(self.reports)
+        return {
+            number: [
+                {"epoch": epoch, "merit": merit_of(best, metric)}
+                for epoch, best in best_so_far(self.folder.trial(number), metric)
+                if epoch in wanted
+            ]
+            for number in self.table.rows
+        }
+
+    def halt(self, number: int) -> None:
+        """The scheduler has seen enough of a trial."""
+        self.halted.add(number)
+
+    def hear(self, number: int, figures: Mapping[str, Any]) -> None:
+        """A trial is at an epoch; that is shown, and not kept."""
+        if "accuracy" in figures:
+            shown = {name: figures[name] for name in ("accuracy", "macro_f1", "loss")}
+            self.table.rows[number] = dataclasses.replace(self.table.rows[number], epochs=figures["epoch"], **shown)
+
+    def conclude(self, number: int, figures: Mapping[str, Any], error: str | None) -> None:
+        """A trial is over; what came out is read from its run folder."""
+        error = error or figures.get("error")
+        state = "failed" if error else "finished" if figures.get("ended") else "stopped"
+        if state == "stopped" and number not in self.halted:
+            return  # the time was up: it goes on when the search does
+        row = dataclasses.replace(
+            figures_of(self.table.rows[number], self.folder.trial(number), self.validation_images),
+            state=state,
+            error=error,
+            seconds=figures.get("seconds"),
+            node=figures.get("node"),
+        )
+        if folds := figures.get("fold_accuracies"):
+            mean, spread = mean_and_error(folds)
+            row = dataclasses.replace(row, fold_accuracies=folds, mean_accuracy=mean, standard_error=spread)
+        self.table.put(row)
+        self.points.learn(row, merit_or_none(row, self.table.metric))
+        self.display.ended(row)
+
+
+def from_anywhere(point: Point) -> Point:
+    """A point whose file of weights means the same from any folder."""
+    weights = point.get("weights")
+    return {**point, "weights": os.path.abspath(weights)} if weights not in (None, "pretrained", "none") else point
+
+
+def missing(table: Table, trials: int) -> list[int]:
+    """The trials that have not ended: those that were begun, then those that were not."""
+    begun = [number for number, row in sorted(table.rows.items()) if not row.has_ended()]
+    return begun + [number for number in range(1, trials + 1) if number not in table.rows]
+
+
+def merit_or_none(row: Trial, metric: str) -> float | None:
+    """What a trial is ranked by; None if it failed."""
+    return None if row.state == "failed" or row.loss is None else row.merit(metric)[0]
+
+
+def take_ended(folder: SearchFolder, table: Table, options: TuneOptions, validation_images: int) -> None:
+    """Count trials as ended whose runs did end while nobody was left to write it down."""
+    for number, row in list(table.rows.items()):
+        run = folder.trial(number)
+        if row.has_ended() or options.folds is not None or not run.has_status("finished"):
+            continue
+        row = figures_of(row, run, validation_images)
+        trial = options.trial(row.options)
+        history = [best for _, best in best_so_far(run, options.metric)]
+        over = is_over(len(history), history[-1] if history else None, trial.planned_epochs(), trial.patience)
+        table.put(dataclasses.replace(row, state="finished" if over else "stopped"))
+
+
+def figures_of(row: Trial, run: RunFolder, validation_images: int) -> Trial:
+    """A trial with the figures of its run, as far as that got."""
+    try:
+        status = read_whole_json(run.status_file, "best", "epoch")
+    except TlkitError:
+        return row
+    return with_figures(row, status["best"], status["epoch"], validation_images)
+
+
+def best_so_far(run: RunFolder, metric: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """For each epoch that a run has done, the best one until then."""
+    try:
+        with open_input(run.history_file) as file:
+            rows = [json.loads(line) for line in file]
+    except (TlkitError, ValueError):
+        return
+    best: dict[str, Any] | None = None
+    for row in rows:
+        if best is None or better(metric, validation_figures(row), validation_figures(best)):
+            best = row
+        yield row["epoch"], best

@@ -1,0 +1,294 @@
+"""What a search tries: options of finetune, each with the values it may have. Loads neither torch nor Ray."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+import random
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, ClassVar, get_args
+
+from tlkit.declarations import require_kind, value_of
+from tlkit.errors import MissingInputError, UsageError
+
+DEFAULT_SPACE = (
+    "learning_rate=loguniform:1e-3:1e-1",
+    "weight_decay=loguniform:1e-4:1",
+    "label_smoothing=choice:0,0.1",
+    "batch_size=power-of-two:8:64",
+)
+"""What is tried where nothing is named: what matters most to a head on frozen features, around finetune's defaults."""
+
+LEFT_OUT = "default"
+"""Stands for an option that is not given."""
+
+MOST_CORNERS = 4096
+
+Point = dict[str, Any]
+"""Options with values: what a trial changes."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some values, each as likely as the others."""
+
+    values: tuple[Any, ...]
+    exhaustible: ClassVar[bool] = True
+
+    def sample(self, generator: random.Random) -> Any:
+        return generator.choice(self.values)
+
+    def corners(self) -> tuple[Any, ...]:
+        """Values that between them show every way a trial can be impossible."""
+        return self.values
+
+
+class Grid(Choice):
+    """Every one of some values, with each sample of the other options."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Any number from low to high."""
+
+    low: float
+    high: float
+    exhaustible: ClassVar[bool] = False
+
+    def sample(self, generator: random.Random) -> Any:
+        return generator.uniform(self.low, self.high)
+
+    def corners(self) -> tuple[Any, ...]:
+        return self.low, self.high
+
+
+class LogUniform(Uniform):
+    """Any number from low to high, each order of magnitude as likely as the others."""
+
+    def sample(self, generator: random.Random) -> Any:
+        value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
+        return min(max(value, self.low), self.high)
+
+
+class Integer(Uniform):
+    """Any whole number from low to high, both included."""
+
+    def sample(self, generator: random.Random) -> Any:
+        return generator.randint(int(self.low), int(self.high))
+
+
+Dimension = Choice | Uniform
+"""The values that one option may have."""
+
+
+def values_of(name: str, kind: Any, words: Sequence[Any]) -> tuple[Any, ...]:
+    """What was written, as values of the option. Raises UsageError."""
+    if not words:
+        raise UsageError(name, "has no value to try")
+    return tuple(converted(name, kind, word) for word in words)
+
+
+def converted(name: str, kind: Any, word: Any) -> Any:
+    """One value, of the option's type. Raises UsageError."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if word == LEFT_OUT and type(None) in kinds:
+        return None
+    if kind is bool and word in ("true", "false"):
+        return word == "true"
+    return require_kind(name, kind, value_of(name, kind, word) if isinstance(word, str) else word)
+
+
+def bounds_of(name: str, kind: Any, words: Sequence[Any]) -> tuple[Any, Any]:
+    """The ends of a range of numbers. Raises UsageError."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if not {int, float} & set(kinds):
+        raise UsageError(name, "is no number, so it has no range; use choice or grid")
+    if len(words) != 2:
+        raise UsageError(name, f"has {len(words)} bounds; a range needs two, the lowest and the highest")
+    low, high = values_of(name, kind, words)
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        raise UsageError(name, "has a bound that is no number to work with")
+    if not low < high:
+        raise UsageError(name, f"has an empty range: {low} is not below {high}")
+    return low, high
+
+
+def uniform(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
+    low, high = bounds_of(name, kind, words)
+    if isinstance(low, int):
+        require_fractions(name, kind)
+    return Uniform(low, high)
+
+
+def log_uniform(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
+    low, high = bounds_of(name, kind, words)
+    require_fractions(name, kind)
+    if low <= 0:
+        raise UsageError(name, f"has a range from {low}; a loguniform one starts above 0")
+    return LogUniform(low, high)
+
+
+def require_fractions(name: str, kind: Any) -> None:
+    """Raises UsageError for an option that takes whole numbers only."""
+    if float not in (get_args(kind) if isinstance(kind, UnionType) else (kind,)):
+        raise UsageError(name, "takes whole numbers; use randint or power-of-two")
+
+
+def integer(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
+    low, high = bounds_of(name, kind, words)
+    if int(low) != low or int(high) != high:
+        raise UsageError(name, "has bounds that are no whole numbers, as randint wants them")
+    return Integer(low, high)
+
+
+def power_of_two(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
+    low, high = bounds_of(name, kind, words)
+    for bound in (low, high):
+        if bound < 1 or int(bound) != bound or int(bound) & (int(bound) - 1):
+            raise UsageError(name, f"has the bound {bound}, which is no power of two")
+    exponents = range(int(low).bit_length() - 1, int(high).bit_length())
+    return Choice(tuple(converted(name, kind, 1 << exponent) for exponent in exponents))
+
+
+def choice(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
+    return Choice(values_of(name, kind, words))
+
+
+def grid(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
+    return Grid(values_of(name, kind, words))
+
+
+KINDS: dict[str, tuple[str, Callable[[str, Any, Sequence[Any]], Dimension]]] = {
+    "uniform": (":", uniform),
+    "loguniform": (":", log_uniform),
+    "randint": (":", integer),
+    "power-of-two": (":", power_of_two),
+    "choice": (",", choice),
+    "grid": (",", grid),
+}
+"""Each kind with what lies between its values on a command line, and how it is read."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Every option that is tried, by name."""
+
+    dimensions: Mapping[str, Dimension]
+
+    @property
+    def grids(self) -> dict[str, Choice]:
+        """The options of which every value is tried."""
+        return {name: found for name, found in self.dimensions.items() if isinstance(found, Grid)}
+
+    def combinations(self, names: Iterable[str]) -> list[Point]:
+        """Every combination of the values of some options, the first option's changing least often."""
+        chosen = {name: self.dimensions[name].corners() for name in names}
+        return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
+
+    def sample(self, generator: random.Random) -> Point:
+        """A value for each option of which not every one is tried."""
+        return {n: found.sample(generator) for n, found in self.dimensions.items() if not isinstance(found, Grid)}
+
+    def corners(self) -> Iterator[Point]:
+        """The outermost points; where they are very many, a sample of them."""
+        ends = {name: found.corners() for name, found in self.dimensions.items()}
+        if math.prod(map(len, ends.values())) <= MOST_CORNERS:
+            yield from self.combinations(self.dimensions)
+            return
+        generator = random.Random(0)
+        for _ in range(MOST_CORNERS):
+            yield {name: generator.choice(values) for name, values in ends.items()}
+
+
+def read_space(inline: Sequence[str], file: str | None, kinds: Mapping[str, Any]) -> Space:
+    """The space of --try and --space; the default one if neither says anything.
+
+    kinds: the options that may be tried, with their types. Raises UsageError, or MissingInputError for the file.
+    """
+    written = [*map(split_inline, inline), *(read_file(file) if file is not None else ())]
+    if not written:
+        written = list(map(split_inline, DEFAULT_SPACE))
+    dimensions: dict[str, Dimension] = {}
+    for origin, name, kind, words in written:
+        known = known_name(origin, name, kinds)
+        if known in dimensions:
+            raise UsageError(origin, f"says again what {known} may be")
+        try:
+            dimensions[known] = KINDS[kind][1](known, kinds[known], words)
+        except UsageError as error:
+            raise UsageError(origin, f"{known} {error.problem}" if error.subject == known else error.problem) from error
+    return Space(dimensions)
+
+
+Written = tuple[str, str, str, Sequence[Any]]
+"""What is said of an option: where, its name, the kind, and the values as they were written."""
+
+
+def split_inline(text: str) -> Written:
+    """NAME=KIND:VALUES, as in learning_rate=loguniform:1e-4:1e-1. Raises UsageError."""
+    origin = f"--try {text}"
+    name, equals, rest = text.partition("=")
+    kind, colon, values = rest.partition(":")
+    if not (name and equals and colon):
+        raise UsageError(origin, "is not of the form NAME=KIND:VALUES, as in learning_rate=loguniform:1e-4:1e-1")
+    require_known_kind(origin, kind)
+    words = values.split(KINDS[kind][0]) if values else []
+    if "" in words:
+        raise UsageError(origin, "has an empty value")
+    return origin, name, kind, words
+
+
+def read_file(file: str) -> list[Written]:
+    """The lines of a TOML file, as in learning_rate = { loguniform = [1e-4, 1e-1] }. Raises as read_space does."""
+    try:
+        with open(file, "rb") as stream:
+            content = tomllib.load(stream)
+    except OSError as error:
+        raise MissingInputError(file, f"cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(file, f"is not TOML: {error}") from error
+    if not content:
+        raise UsageError(file, "is an empty space: it names no option")
+    written = []
+    for name, entry in content.items():
+        origin = f"{file}: {name}"
+        if not (isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), list)):
+            raise UsageError(origin, "is not of the form { KIND = [VALUES] }, as in { loguniform = [1e-4, 1e-1] }")
+        kind, words = next(iter(entry.items()))
+        require_known_kind(origin, kind)
+        written.append((origin, name, kind, words))
+    return written
+
+
+def require_known_kind(origin: str, kind: str) -> None:
+    """Raises UsageError."""
+    if kind not in KINDS:
+        raise UsageError(origin, f"{kind!r} is no kind of values; expected {', '.join(KINDS)}")
+
+
+def known_name(origin: str, name: str, kinds: Mapping[str, Any]) -> str:
+    """The option that a name means. Raises UsageError naming what may have been meant."""
+    known = name.replace("-", "_")
+    if known in kinds:
+        return known
+    close = difflib.get_close_matches(known, kinds, n=1)
+    hint = f"Did you mean {close[0]}?" if close else f"What can be tried: {', '.join(sorted(kinds))}."
+    raise UsageError(origin, f"{name!r} is no option of finetune that a search can change", hint)
+
+
+def described(point: Mapping[str, Any]) -> str:
+    """A point for people: learning_rate=0.0123 optimizer=sgd"""
+    return " ".join(f"{name}={shown(value)}" for name, value in point.items())
+
+
+def shown(value: Any) -> str:
+    """A value as it is written in --try, numbers to four digits."""
+    if value is None:
+        return LEFT_OUT
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

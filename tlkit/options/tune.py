@@ -1,0 +1,180 @@
+"""The options of tlkit tune: those of finetune, which all trials share, and how the search is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_type_hints
+
+from tlkit.declarations import Options, argument, flag_of, option
+from tlkit.errors import UsageError
+from tlkit.options.data import DataOptions
+from tlkit.options.finetune import FinetuneOptions
+from tlkit.options.space import Point, Space, described, read_space
+
+DEFAULT_SAMPLES = 20
+
+NOT_TRIED = (
+    *(field.name for field in dataclasses.fields(DataOptions) if field.name != "seed"),
+    "out", "metric", "keep", "save_every", "device", "cache_limit", "trust_pickle", "deterministic", "debug",
+)  # fmt: skip
+"""Options of finetune that shape no model, or without which trials could not be compared."""
+
+CHANGED_ON_RESUMING = ("samples", "cpus_per_trial", "gpus_per_trial", "time_budget", "ray_address")
+"""What a search that goes on may be given anew: how much, and on what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(FinetuneOptions):
+    """tlkit tune"""
+
+    data: str = argument(
+        "Folder of images: DATA/<class>/..., or DATA/train/<class>/... with DATA/val/<class>/...",
+        default="",
+        metavar="DATA",
+    )
+    try_: list[str] | None = option(
+        None,
+        "An option of finetune and the values it may have: uniform:LOW:HIGH, loguniform:LOW:HIGH, randint:LOW:HIGH, "
+        "power-of-two:LOW:HIGH, choice:A,B,C, or grid:A,B,C, of which every one is tried. May be repeated. "
+        "Default: learning rate, weight decay, label smoothing and batch size.",
+        metavar="NAME=KIND:VALUES",
+    )
+    space: str | None = option(
+        None, "The same from a TOML file: learning_rate = { loguniform = [1e-4, 1e-1] }", metavar="FILE"
+    )
+    samples: int | None = option(
+        None, "Trials; with options on a grid, trials for each combination of those. Default: 20.", minimum=1
+    )
+    search: Literal["auto", "random", "grid", "bayesian"] = option(
+        "auto",
+        "How values are chosen. grid: every combination; bayesian: by Optuna, from the results so far. "
+        "auto: grid where every option has one, else random.",
+    )
+    scheduler: Literal["auto", "asha", "none"] = option(
+        "auto", "asha: stop trials early that fall behind others at the same epoch. auto: asha, but none on a grid."
+    )
+    grace_period: int = option(2, "Epochs that --scheduler asha gives every trial.", minimum=1)
+    reduction_factor: int = option(
+        3,
+        "Where --scheduler asha decides, one in so many trials goes on, and for so many times the epochs.",
+        minimum=2,
+    )
+    folds: int | None = option(
+        None,
+        "Also train each trial on so many divisions of all images, each image in validation once: "
+        "the mean accuracy decides, and its standard error is told.",
+        minimum=2,
+    )
+    cpus_per_trial: int | None = option(None, "Cores that each trial takes. Default: 1.", minimum=1)
+    gpus_per_trial: float | None = option(
+        None, "GPUs, or share of one, that each trial takes. Default: where there are GPUs, an equal share.", minimum=0
+    )
+    time_budget: float | None = option(
+        None, "Stop the search after so many seconds; resume goes on.", minimum=1, metavar="SECONDS"
+    )
+    ray_address: str | None = option(
+        None, "Use the Ray cluster with this head node, from one of its machines.", metavar="HOST:PORT"
+    )
+    resume: str | None = option(
+        None, "Finish what is missing of this search; as tlkit resume, and --samples may be more.", metavar="DIR",
+        stored=False,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        Options.__post_init__(self)  # what does not go together shows in the trials: here options may be left open
+        if self.resume is not None:
+            self.require_nothing_else_given()
+            return
+        if not self.data:
+            raise UsageError("DATA", "is missing")
+        self.require_one_value_for_each()
+        self.require_search_that_fits()
+        self.require_possible_trials()
+
+    @cached_property
+    def tried(self) -> Space:
+        """What is tried. Raises UsageError or MissingInputError."""
+        return read_space(self.try_ or (), self.space, kinds_tried())
+
+    @property
+    def method(self) -> str:
+        """random, grid or bayesian."""
+        if self.search != "auto":
+            return self.search
+        return "grid" if len(self.tried.grids) == len(self.tried.dimensions) else "random"
+
+    @property
+    def halts(self) -> bool:
+        """Whether trials that fall behind are stopped."""
+        return self.scheduler == "asha" or (self.scheduler == "auto" and self.method != "grid")
+
+    def trials(self) -> int:
+        """How many trials there are in all."""
+        if self.method == "grid":
+            return len(self.tried.combinations(self.tried.dimensions))
+        return (self.samples or DEFAULT_SAMPLES) * len(self.tried.combinations(self.tried.grids))
+
+    def shared(self) -> dict[str, Any]:
+        """What all trials share, before each changes what is tried."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(FinetuneOptions)}
+
+    def trial(self, point: Point) -> FinetuneOptions:
+        """The options of one trial. Raises UsageError if they do not go together."""
+        return FinetuneOptions(**{**self.shared(), **point})
+
+    def require_nothing_else_given(self) -> None:
+        """Raises UsageError for what a search that goes on cannot change."""
+        for field in dataclasses.fields(self):
+            given = getattr(self, field.name) != (field.default if field.default is not dataclasses.MISSING else None)
+            if given and field.name not in (*CHANGED_ON_RESUMING, "resume", "debug", "trust_pickle"):
+                subject = "DATA" if field.name == "data" else flag_of(field.name)
+                raise UsageError(subject, "does not go with --resume: the search has its own")
+
+    def require_one_value_for_each(self) -> None:
+        """Raises UsageError for an option that is both tried and given."""
+        defaults = {field.name: field.default for field in dataclasses.fields(FinetuneOptions)}
+        for name in self.tried.dimensions:
+            if getattr(self, name) != defaults[name]:
+                raise UsageError(flag_of(name), f"is given, but --try or --space says what {name} may be")
+
+    def require_search_that_fits(self) -> None:
+        """Raises UsageError for a way to choose values that the space does not allow."""
+        endless = [name for name, found in self.tried.dimensions.items() if not found.exhaustible]
+        if self.search == "grid" and endless:
+            raise UsageError("--search grid", f"cannot go through a range, as {endless[0]} has; use grid or choice")
+        if self.method == "grid" and self.samples is not None:
+            raise UsageError("--samples", "does not go with a grid, of which each combination is tried once")
+        if self.search == "bayesian" and self.tried.grids:
+            name = next(iter(self.tried.grids))
+            raise UsageError("--search bayesian", f"does not go with a grid, as {name} has; use choice")
+        if self.device.startswith("cuda:"):
+            raise UsageError(f"--device {self.device}", "cannot be chosen here: Ray gives each trial its GPU; use cuda")
+
+    def require_possible_trials(self) -> None:
+        """Raises UsageError for combinations that finetune would refuse, naming them."""
+        for point in self.tried.corners():
+            try:
+                options = self.trial(point)
+            except UsageError as error:
+                raise UsageError(described(point), f"cannot be trained: {error}", error.hint) from error
+            if self.folds is not None and options.feeds_images():
+                raise UsageError("--folds", f"needs vectors, but the backbone trains or runs anew ({described(point)})")
+            if self.halts and self.grace_period > options.planned_epochs():
+                raise UsageError(
+                    f"--grace-period {self.grace_period}",
+                    f"is longer than the {options.planned_epochs()} epochs of a trial",
+                )
+
+
+def kinds_tried() -> dict[str, Any]:
+    """The options that a search may change, with their types."""
+    hints = get_type_hints(FinetuneOptions)
+    return {f.name: hints[f.name] for f in dataclasses.fields(FinetuneOptions) if f.name not in NOT_TRIED}
+
+
+def cores() -> int:
+    """What this process may use."""
+    return len(os.sched_getaffinity(0))
