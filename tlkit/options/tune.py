@@ -15,6 +15,7 @@ from tlkit.options.finetune import FinetuneOptions
 from tlkit.options.space import Point, Space, described, read_space
 
 DEFAULT_SAMPLES = 20
+DEFAULT_GRACE = 5
 
 NOT_TRIED = (
     *(field.name for field in dataclasses.fields(DataOptions) if field.name != "seed"),
@@ -56,7 +57,9 @@ class TuneOptions(FinetuneOptions):
     scheduler: Literal["auto", "asha", "none"] = option(
         "auto", "asha: stop trials early that fall behind others at the same epoch. auto: asha, but none on a grid."
     )
-    grace_period: int = option(2, "Epochs that --scheduler asha gives every trial.", minimum=1)
+    grace_period: int | None = option(
+        None, "Epochs that --scheduler asha gives every trial. Default: 5, or all where there are fewer.", minimum=1
+    )
     reduction_factor: int = option(
         3,
         "Where --scheduler asha decides, one in so many trials goes on, and for so many times the epochs.",
@@ -111,6 +114,10 @@ class TuneOptions(FinetuneOptions):
         """Whether trials that fall behind are stopped."""
         return self.scheduler == "asha" or (self.scheduler == "auto" and self.method != "grid")
 
+    def grace(self, epochs: int) -> int:
+        """Epochs after which the first trials are stopped, where the longest have so many."""
+        return self.grace_period or min(DEFAULT_GRACE, epochs)
+
     def trials(self) -> int:
         """How many trials there are in all."""
         if self.method == "grid":
@@ -162,7 +169,7 @@ class TuneOptions(FinetuneOptions):
                 raise UsageError(described(point), f"cannot be trained: {error}", error.hint) from error
             if self.folds is not None and options.feeds_images():
                 raise UsageError("--folds", f"needs vectors, but the backbone trains or runs anew ({described(point)})")
-            if self.halts and self.grace_period > options.planned_epochs():
+            if self.halts and (self.grace_period or 1) > options.planned_epochs():
                 raise UsageError(
                     f"--grace-period {self.grace_period}",
                     f"is longer than the {options.planned_epochs()} epochs of a trial",

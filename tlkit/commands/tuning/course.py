@@ -60,13 +60,12 @@ def carry_out(
         resources = {"cpu": float(cpus), "gpu": gpu_share(options, gpus, cpus)}
         require_resources(ray, options, resources)
         longest = max(trial.planned_epochs() for trial in coming)
-        halts = ray_search.halts(longest, options.grace_period, options.reduction_factor) if options.halts else []
+        grace = options.grace(longest)
+        halts = ray_search.halts(longest, grace, options.reduction_factor) if options.halts else []
         ongoing = OngoingSearch(search, options, table, points, facts, halts, len(dataset.val), display)
         ended = {number for number, row in table.rows.items() if row.has_ended()}
         scheduler = (
-            ray_search.asha(
-                ongoing, ended, longest=longest, grace=options.grace_period, reduction=options.reduction_factor
-            )
+            ray_search.asha(ongoing, ended, longest=longest, grace=grace, reduction=options.reduction_factor)
             if options.halts
             else ray_search.no_scheduler()
         )

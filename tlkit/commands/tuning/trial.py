@@ -52,15 +52,19 @@ def train_trial(config: Mapping[str, Any]) -> None:
     assignment = Assignment.from_config(config)
     os.environ["TLKIT_CACHE"] = assignment.cache
     node = get_runtime_context().get_node_id()
-    watcher = Watcher(assignment, lambda figures: tune.report({**figures, "node": node}))
     began = time.monotonic()
+
+    def report(figures: Mapping[str, Any]) -> None:
+        tune.report({**figures, "node": node, "seconds": round(time.monotonic() - began, 3)})
+
+    watcher = Watcher(assignment, report)
     try:
         outcome = carry_out(assignment, watcher)
     except Exception as error:  # it is the search's to record, and no other trial's business
         outcome = {"error": str(understood(error))}
     if watcher.stopping is not None:
         raise watcher.stopping
-    tune.report({**watcher.figures, **outcome, "seconds": time.monotonic() - began, "node": node, "ended": True})
+    report({**watcher.figures, **outcome, "ended": True})
 
 
 class Watcher:
