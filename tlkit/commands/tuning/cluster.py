@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 from tlkit.commands.tuning import keeper
 from tlkit.errors import ResourceError, UnavailableError, UsageError, first_line
+from tlkit.interruption import HANDLED
 
 REACHED_WITHIN = 5.0
 """Seconds for a cluster's head node to answer."""
@@ -71,10 +73,14 @@ def connected(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
         import ray
 
         stack.callback(ray.shutdown)
+        handlers = {number: signal.getsignal(number) for number in HANDLED}
         try:
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **how)
         except Exception as error:
             raise not_connected(address, error) from error
+        finally:  # it puts its own in their places
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         for name in ("ray", "ray.tune", "ray.train", "ray.air"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         yield ray

@@ -12,7 +12,7 @@ from tlkit.commands.models import open_model
 from tlkit.commands.tuning.cluster import connected
 from tlkit.commands.tuning.leaderboard import Display
 from tlkit.commands.tuning.points import DerivedPoints, Points, points_of
-from tlkit.commands.tuning.preparation import prepare
+from tlkit.commands.tuning.preparation import Facts, facts_key, prepare
 from tlkit.commands.tuning.search import OngoingSearch, merit_or_none, missing, take_ended
 from tlkit.commands.tuning.search_folder import SearchFolder
 from tlkit.commands.tuning.table import ENDED, Table, Trial
@@ -52,7 +52,7 @@ def carry_out(
     coming = list(coming_trials(options, table, points))
     gpus = choose_gpus(options)
     display = Display(table, options.trials())
-    facts = prepare(coming, dataset, signals)
+    facts = prepare(coming, known_facts(options, table), dataset, signals)
     cpus = options.cpus_per_trial or 1
     with connected(options.ray_address, cores(), gpus) as ray:
         from tlkit.commands.tuning import ray_search
@@ -82,6 +82,15 @@ def carry_out(
                 seconds=options.time_budget,
             )
     display.clear()
+
+
+def known_facts(options: TuneOptions, table: Table) -> dict[tuple[object, ...], Facts]:
+    """What was measured before the search was stopped."""
+    return {
+        facts_key(options.trial(row.options)): Facts(row.images_per_second, row.parameters)
+        for row in table.rows.values()
+        if row.images_per_second is not None and row.parameters is not None
+    }
 
 
 def coming_trials(options: TuneOptions, table: Table, points: Points) -> Iterator[FinetuneOptions]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -54,13 +54,17 @@ def facts_key(options: FinetuneOptions) -> tuple[object, ...]:
 
 
 def prepare(
-    trials: Iterable[FinetuneOptions], dataset: Dataset, signals: Interruption
+    trials: Iterable[FinetuneOptions],
+    known: Mapping[tuple[object, ...], Facts],
+    dataset: Dataset,
+    signals: Interruption,
 ) -> dict[tuple[object, ...], Facts]:
-    """Have each backbone of the trials see every image once, its vectors kept in the store; measure it.
+    """Have each backbone of the trials see every image once, its vectors kept in the store; measure it if it is not
+    known.
 
     A backbone that cannot be had is told; its trials will fail, each with the reason, and no other.
     """
-    facts: dict[tuple[object, ...], Facts] = {}
+    facts = dict(known)
     done: set[tuple[object, ...]] = set()
     for options in trials:
         signals.raise_if_requested()
@@ -68,14 +72,14 @@ def prepare(
             continue
         done.add(vectors_key(options))
         try:
-            facts[facts_key(options)] = see_all(options, dataset, signals)
+            facts[facts_key(options)] = see_all(options, facts.get(facts_key(options)), dataset, signals)
         except TlkitError as error:
             say("warning", f"{options.backbone}: {error}")
     return facts
 
 
-def see_all(options: FinetuneOptions, dataset: Dataset, signals: Interruption) -> Facts:
-    """The one pass of one backbone."""
+def see_all(options: FinetuneOptions, known: Facts | None, dataset: Dataset, signals: Interruption) -> Facts:
+    """The one pass of one backbone, and its measure if that is not known."""
     resolved = resolve(options)
     make_deterministic(resolved.deterministic)
     device = choose_device(resolved.device)
@@ -88,6 +92,8 @@ def see_all(options: FinetuneOptions, dataset: Dataset, signals: Interruption) -
     with closing(Preparation(resolved, dataset, classifier, description, device, True, signals)) as preparation:
         if not resolved.feeds_images():
             preparation.batches()
+        if known is not None:
+            return known
         extractor = FeatureExtractor(classifier.backbone, description.preprocessing, device)
         return Facts(images_per_second(extractor, preparation.passing), parameters)
 
