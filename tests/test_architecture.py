@@ -44,6 +44,7 @@ COMMANDS_USED_BY_COMMANDS = {
     "finetune": {"devices", "image_check", "survey", "training_run"},
     "resume": {"continuation", "tune", "tuning"},
     "tune": {"finetune", "image_check", "survey", "tuning"},
+    "conduct": {"vector_memory"},
     "watched_training": {"checkpoints", "conduct", "images"},
     "continuation": {"checkpoints", "conduct", "finetune", "image_check", "stored_options", "survey", "training_run"},
     "training_run": {
@@ -59,7 +60,7 @@ COMMANDS_USED_BY_COMMANDS = {
 }
 SHARED_BY_COMMANDS = {
     "assembly", "check_report", "checkpoints", "devices", "extraction", "image_check", "images", "inputs", "labellers",
-    "models", "outcomes", "stored_options", "streaming", "survey",
+    "models", "outcomes", "stored_options", "streaming", "survey", "vector_memory",
 }  # fmt: skip
 
 WITHOUT_TORCH = [

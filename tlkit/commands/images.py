@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction
 from tlkit.commands.image_check import without_bad
+from tlkit.commands.vector_memory import NO_MEMORY, VectorMemory
 from tlkit.data.batches import ImageBatches, VectorBatches
 from tlkit.data.decoders import Decoder, Pixels, open_decoder
 from tlkit.data.folder import Dataset, Sample
@@ -57,6 +59,7 @@ class Preparation:
     device: torch.device
     fresh: bool
     signals: Interruption
+    memory: VectorMemory = NO_MEMORY
 
     def batches(self) -> PreparedBatches:
         """What the loop trains, and on what. Raises DataError for images that cannot be read."""
@@ -68,10 +71,10 @@ class Preparation:
         with closing(open_store(self.space(), options.cache_bytes(), partial(say, "warning"))) as store:
             extraction = self.extraction(store)
             if self.fresh or options.augment == "none":
-                plain = extraction.vectors(self.dataset.train, self.plain_view, "features", bad)
+                plain = self.vectors(extraction, self.dataset.train, self.plain_view, "features", bad)
                 if self.fresh:
                     self.standardise(feature_statistics(torch.split(plain, 4096)))
-            val = extraction.vectors(self.dataset.val, self.plain_view, "validation", bad)
+            val = self.vectors(extraction, self.dataset.val, self.plain_view, "validation", bad)
             dataset = without_bad(options, self.dataset, bad)
             views = [plain] if options.augment == "none" else self.augmented_vectors(extraction, dataset)
         say("features", f"{extraction.computed:,} computed, {extraction.known:,} from the cache")
@@ -83,12 +86,25 @@ class Preparation:
             Stoppable(VectorBatches([val], labels_of(dataset.val), 4096, None), self.signals),
         )
 
+    def vectors(
+        self, extraction: Extraction, samples: Sequence[Sample], view: View, label: str, bad: list[ImageError]
+    ) -> Tensor:
+        """As Extraction.vectors, or from memory; where images are bad, they are looked at again each time."""
+
+        def find() -> tuple[Tensor, bool]:
+            before = len(bad)
+            found = extraction.vectors(samples, view, label, bad)
+            return found, len(bad) == before
+
+        space = json.dumps(self.space(), sort_keys=True)
+        return self.memory.recall((space, view.name, tuple(path for path, _ in samples)), find)
+
     def augmented_vectors(self, extraction: Extraction, dataset: Dataset) -> list[Tensor]:
         """The vectors [N, ...] of each augmented view of the training images."""
         count = self.options.view_count()
         bad: list[ImageError] = []
         views = [
-            extraction.vectors(dataset.train, self.view(number), f"view {number + 1}/{count}", bad)
+            self.vectors(extraction, dataset.train, self.view(number), f"view {number + 1}/{count}", bad)
             for number in range(count)
         ]
         if bad:

@@ -101,7 +101,7 @@ def train_run(
     if not os.path.exists(run.options_file):
         begin(run, remembered, past)
     fresh = checkpoint is None
-    preparation = Preparation(options, dataset, classifier, description, device, fresh, signals)
+    preparation = Preparation(options, dataset, classifier, description, device, fresh, signals, conduct.memory)
     with recorded_in_status(run, options, state), closing(preparation):
         run.write_status("running", **state.where())
         if state.history:

@@ -101,26 +101,25 @@ def carry_out(assignment: Assignment, watcher: Watcher) -> dict[str, Any]:
     """Train from the start, or from where the trial was stopped with its search. Returns what the search is told."""
     from tlkit.commands.conduct import Conduct
     from tlkit.commands.continuation import continue_in_place
-    from tlkit.commands.image_check import check_images
-    from tlkit.commands.survey import find_dataset
     from tlkit.commands.training_run import start_run
     from tlkit.commands.tuning.folds import cross_validate
+    from tlkit.commands.tuning.remembered import dataset_of, vectors
     from tlkit.interruption import Interruption
     from tlkit.options import FinetuneOptions, ResumeOptions
 
-    run, signals, conduct = RunFolder(assignment.run), Interruption(), Conduct(watcher, ships=False)
+    run, signals, conduct = RunFolder(assignment.run), Interruption(), Conduct(watcher, ships=False, memory=vectors)
     options = FinetuneOptions(**{**assignment.options, **assignment.point})
     with locked_when_free(run):
         run.make_checkpoints_folder()
         run.remove_leftovers()
-        dataset = check_images(options, find_dataset(options))
+        dataset = dataset_of(options)
         if os.path.exists(run.options_file):
             continue_in_place(run, ResumeOptions(checkpoint=run.path), signals, conduct)
         else:
             start_run(run, options, dataset, signals, conduct)
         if assignment.folds is None or watcher.stopping is not None:
             return {}
-        return {"fold_accuracies": cross_validate(options, dataset, assignment.folds, signals)}
+        return {"fold_accuracies": cross_validate(options, dataset, assignment.folds, signals, vectors)}
 
 
 @contextlib.contextmanager
