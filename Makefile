@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
-.PHONY: setup demo test check format test-backbones test-kills test-resume test-faults test-damage fuzz measure-defaults
+.PHONY: setup demo test check format test-backbones test-kills test-resume test-faults test-damage test-searches fuzz measure-defaults
 
 setup: $(STAMP)
 
@@ -56,6 +56,10 @@ test-faults: setup
 # Every kind of file cut at 64 places and with 300 single bits flipped: none may be accepted.
 test-damage: setup
 	$(BIN)/python tests/damage.py --cuts 64 --flips 300
+
+# Searches killed and resumed, passes of backbones counted, and a search on two nodes (about 10 minutes).
+test-searches: setup
+	$(BIN)/python tests/searches.py
 
 # Ten thousand mutated files of each kind, opened as commands open them, and ten thousand damaged images.
 fuzz: setup

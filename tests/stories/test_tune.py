@@ -139,7 +139,7 @@ def test_other_trials_predict_by_their_checkpoint_and_go_on_as_runs(told: Told, 
 
 
 def test_the_leaderboard_compares_backbones(told: Told) -> None:
-    table = told.resumed.err[told.resumed.err.index("trial  ") :].splitlines()
+    table = told.resumed.err[told.resumed.err.index("trial  backbone") :].splitlines()
     assert table[0].split()[:4] == ["trial", "backbone", "weights", "learning_rate"]
     assert table[0].split()[-2:] == ["images/s", "parameters"]
     with open(told.folder / "results.csv", newline="") as file:
