@@ -150,7 +150,7 @@ def recorded_in_status(search: SearchFolder, table: Table, trials: int) -> Itera
     """Keep in status.json how the search stands, and how it ended; whichever way it ends, the tables are whole."""
 
     def record(state: str, **facts: Any) -> None:
-        done = {"trials": trials, "ended": table.count(*ENDED), "failed": table.count("failed")}
+        done: dict[str, Any] = {"trials": trials, "ended": table.count(*ENDED), "failed": table.count("failed")}
         with suppress(TlkitError):
             if table.rows:
                 table.write_lines()

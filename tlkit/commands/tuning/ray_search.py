@@ -77,11 +77,12 @@ class RememberingAsha(AsyncHyperBandScheduler):
 
     def replay_ended(self, ended: set[int]) -> None:
         """Count the trials in that will not run again."""
+        controller: Any = None  # ASHA asks nothing of it
         for number in ended:
-            stand_in = SimpleNamespace(trial_id=f"past-{number}")
-            super().on_trial_add(None, stand_in)
+            stand_in: Any = SimpleNamespace(trial_id=f"past-{number}")
+            super().on_trial_add(controller, stand_in)
             for report in self.past.pop(number, []):
-                super().on_trial_result(None, stand_in, report)
+                super().on_trial_result(controller, stand_in, report)
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
@@ -169,7 +170,7 @@ def asha(search: Search, ended: set[int], *, longest: int, grace: int, reduction
 
 def no_scheduler() -> Any:
     """Every trial trains to its end."""
-    return FIFOScheduler()
+    return FIFOScheduler()  # type: ignore[no-untyped-call]
 
 
 def halts(longest: int, grace: int, reduction: int) -> list[int]:
