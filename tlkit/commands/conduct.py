@@ -13,14 +13,21 @@ def unwatched(state: TrainingState) -> None:
     """Nobody looks at an epoch."""
 
 
+def always(state: TrainingState) -> bool:
+    """Every epoch is worth a checkpoint."""
+    return True
+
+
 @dataclass(frozen=True)
 class Conduct:
-    """after_epoch: told of every epoch once it is saved; may raise EnoughSeen, and the run ends there in good order.
+    """saves: which epochs get a checkpoint, beside the best and the last. after_epoch: told of every epoch that is
+    done; may raise EnoughSeen, and the run ends there in good order.
 
     ships: whether the finished model is written. A checkpoint of the best epoch says the same in a hundredth of the
     room, as long as the backbone's weights are at hand. memory: of the vectors of runs before.
     """
 
+    saves: Callable[[TrainingState], bool] = always
     after_epoch: Callable[[TrainingState], None] = unwatched
     ships: bool = True
     memory: VectorMemory = NO_MEMORY

@@ -19,7 +19,7 @@ from tlkit.model.head import Head
 from tlkit.options import FinetuneOptions
 from tlkit.run_folder import RunFolder
 from tlkit.terminal import say
-from tlkit.training.loop import NonFiniteLossError, Recipe, train
+from tlkit.training.loop import NonFiniteLossError, Recipe, is_over, train
 from tlkit.training.state import TrainingState
 
 SMALL_STEP = 1 << 24
@@ -39,8 +39,10 @@ def train_to_the_end(
     """Run the training loop; every epoch is committed and said, a signal ends it with a checkpoint."""
 
     def after_epoch(state: TrainingState, is_best: bool) -> None:
-        checkpointer.commit_epoch(state, is_best)
-        run.write_status("running", **state.where())
+        over = is_over(state.epoch, state.best, options.planned_epochs(), options.patience)
+        if is_best or over or conduct.saves(state):
+            checkpointer.commit_epoch(state, is_best)
+            run.write_status("running", **state.where())
         say_epoch(state, options.planned_epochs(), is_best)
         conduct.after_epoch(state)
 

@@ -16,6 +16,9 @@ from tlkit.errors import OutputError, understood
 from tlkit.options.space import Point
 from tlkit.run_folder import RunFolder
 
+SAVE_SECONDS = 5.0
+"""What of a trial a kill costs at most, beside the epoch that it is in."""
+
 LOCK_SECONDS = 60.0
 """A process of a search that was killed may hold its run a moment longer."""
 
@@ -76,8 +79,16 @@ class Watcher:
         self.report = report
         self.figures: dict[str, Any] = {"epoch": 0}
         self.stopping: SystemExit | None = None
+        self.saved_at = time.monotonic()
 
-    def __call__(self, state: Any) -> None:
+    def saves(self, state: Any) -> bool:
+        """A checkpoint where the search may stop the trial, and every few seconds: each costs as much as an epoch."""
+        if state.epoch not in self.reports and time.monotonic() - self.saved_at < SAVE_SECONDS:
+            return False
+        self.saved_at = time.monotonic()
+        return True
+
+    def hear(self, state: Any) -> None:
         """Hear of an epoch. Raises EnoughSeen."""
         from tlkit.training.loop import EnoughSeen
 
@@ -107,7 +118,11 @@ def carry_out(assignment: Assignment, watcher: Watcher) -> dict[str, Any]:
     from tlkit.interruption import Interruption
     from tlkit.options import FinetuneOptions, ResumeOptions
 
-    run, signals, conduct = RunFolder(assignment.run), Interruption(), Conduct(watcher, ships=False, memory=vectors)
+    run, signals, conduct = (
+        RunFolder(assignment.run),
+        Interruption(),
+        Conduct(watcher.saves, watcher.hear, ships=False, memory=vectors),
+    )
     options = FinetuneOptions(**{**assignment.options, **assignment.point})
     with locked_when_free(run):
         run.make_checkpoints_folder()
