@@ -31,44 +31,36 @@ def main() -> None:
         folder = Path(name)
         cache = folder / "cache"
         run([*TLKIT, "finetune", *SHARED, "--epochs", 1, "--out", folder / "warm"], cache)  # features are ready
-        rows = []
-        for scheduler in ("asha", "none"):
-            search = folder / scheduler
-            whole, started = search_through(search, cache, scheduler, options.trials)
-            trials = [json.loads(line) for line in (search / "results.jsonl").read_text().splitlines()]
-            trained = sum(row["seconds"] for row in trials)
-            epochs = sum(row["epochs"] for row in trials)
-            share = 1 - trained / (CORES * started)
-            rows.append(
-                (f"tlkit tune, {scheduler}", f"{whole:.0f}", f"{started:.0f}", f"{60 * len(trials) / started:.0f}")
-            )
-            rows[-1] += (f"{100 * share:.0f} %", str(epochs))
+        whole, started = search_through(folder / "search", cache, options.trials)
+        trials = [json.loads(line) for line in (folder / "search" / "results.jsonl").read_text().splitlines()]
         points = [row["options"] for row in trials[: options.commands]]
         seconds = [command_seconds(folder / f"run-{number}", cache, point) for number, point in enumerate(points)]
+    trained = sum(row["seconds"] for row in trials)
+    each = statistics.median(seconds)
     table(
+        (f"{options.trials} trials on {CORES} cores", "s in all", "s with Ray up", "trials/min", "Ray's own", "epochs"),
         (
-            f"{options.trials} trials on {CORES} cores",
-            "s in all",
-            "s after Ray's start",
-            "trials/min",
-            "not training",
-            "epochs",
+            "tlkit tune",
+            f"{whole:.0f}",
+            f"{started:.0f}",
+            f"{60 * len(trials) / started:.0f}",
+            f"{100 * (1 - trained / (CORES * started)):.0f} %",
+            sum(row["epochs"] for row in trials),
         ),
-        *rows,
         (
             f"tlkit finetune, {spread(seconds, 's')} each",
-            f"{options.trials * statistics.median(seconds):.0f}",
+            f"{options.trials * each:.0f}",
             "",
-            f"{60 / statistics.median(seconds):.0f}",
+            f"{60 / each:.1f}",
             "",
-            str(100 * options.trials),
+            100 * options.trials,
         ),
     )
 
 
-def search_through(folder: Path, cache: Path, scheduler: str, trials: int) -> tuple[float, float]:
+def search_through(folder: Path, cache: Path, trials: int) -> tuple[float, float]:
     """The seconds of a whole search, and of it since Ray had started."""
-    command = [*TLKIT, "tune", *SHARED, "--out", folder, "--scheduler", scheduler, "--samples", trials]
+    command = [*TLKIT, "tune", *SHARED, "--out", folder, "--samples", trials]
     began = started = ended = time.perf_counter()
     with subprocess.Popen(
         [*map(str, command)], env=environment(cache), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True

@@ -201,13 +201,14 @@ def nodes(work: Path) -> bool:
         time.sleep(10)
         command = tune(work / "nodes-search", "--samples", 12, "--epochs", 40, "--ray-address", f"127.0.0.1:{port}")
         result = subprocess.run(command, env=env, capture_output=True, text=True)
-        print(result.stderr[-3000:])
         wrong = {**env, "RAY_AUTH_TOKEN_PATH": str(work / "other-token")}
         (work / "other-token").write_text(secrets.token_hex(32))
+        began = time.monotonic()
         refused = subprocess.run(tune(work / "refused", *command[-2:]), env=wrong, capture_output=True, text=True)
+        seconds = time.monotonic() - began
     counted = Counter(row["node"][:12] for row in rows_of(work / "nodes-search").values() if row["node"])
     print(f"nodes: {dict(counted)}, exit status {result.returncode}", flush=True)
-    print(f"wrong token: exit status {refused.returncode}: {refused.stderr.splitlines()[-2:]}", flush=True)
+    print(f"wrong token: exit status {refused.returncode} after {seconds:.0f} s:\n{refused.stderr}", flush=True)
     leaked = [
         str(path)
         for path in (work / "nodes-search").rglob("*")

@@ -90,12 +90,12 @@ def not_connected(address: str | None, error: Exception) -> Exception:
     """Why Ray cannot be had, for people."""
     if address is None:
         return ResourceError("Ray", f"cannot be started: {first_line(error)}")
-    subject = f"--ray-address {address}"
-    if "uthenticat" in type(error).__name__ + str(error) or "token" in str(error).lower():
-        hint = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE must be set as they were for `ray start`."
-        return UnavailableError(subject, "refuses this token, or asks for one", hint)
-    hint = "Run it on a machine of the cluster, where `ray start` has been called."
-    return UnavailableError(subject, f"cannot be used: {first_line(error)}", hint)
+    problem = f"answers, but lets nobody in with this token, or without one ({first_line(error)})"
+    hint = (
+        "Give the command on a machine of the cluster, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE set as "
+        "they were for `ray start`."
+    )
+    return UnavailableError(f"--ray-address {address}", problem, hint)
 
 
 @contextlib.contextmanager
