@@ -131,6 +131,12 @@ def test_what_ended_unseen_is_not_trained_again(folder: SearchFolder) -> None:
     assert {n: row.state for n, row in search.table.rows.items()} == {1: "finished", 2: "stopped", 3: "running"}
 
 
+def test_a_trial_that_is_over_is_not_asked_whether_to_stop(folder: SearchFolder) -> None:
+    search = ongoing(folder, tune("epochs=grid:6,7", scheduler="asha"), reports=(2, 6))
+    asked = [assignment.reports for assignment in (search.next_assignment(), search.next_assignment()) if assignment]
+    assert asked == [[2], [2, 6]]
+
+
 def test_the_scheduler_is_told_what_was_reported_before(folder: SearchFolder) -> None:
     search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
     search.next_assignment()

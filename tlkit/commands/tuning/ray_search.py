@@ -174,9 +174,9 @@ def no_scheduler() -> Any:
 
 
 def halts(longest: int, grace: int, reduction: int) -> list[int]:
-    """The epochs after which ASHA decides: the only ones it has to hear of."""
+    """The epochs after which ASHA decides, as long as there is something left to stop: the only ones it hears of."""
     found, epoch = [], grace
-    while epoch <= longest:
+    while epoch < longest:
         found.append(epoch)
         epoch *= reduction
     return found

@@ -61,13 +61,13 @@ class OngoingSearch:
         number = self.waiting.pop(0)
         known = self.table.rows.get(number)
         point = known.options if known else from_anywhere(self.points.point(number))
-        facts = self.facts.get(facts_key(self.options.trial(point)))
+        options = self.options.trial(point)
+        facts = self.facts.get(facts_key(options))
+        reports = [epoch for epoch in self.reports if epoch < options.planned_epochs()]
         run = self.folder.trial(number)
         row = known or Trial(number, point, path=os.path.relpath(run.path, self.folder.path))
         self.table.put(dataclasses.replace(row, **(dataclasses.asdict(facts) if facts else {})))
-        return Assignment(
-            number, point, run.path, self.options.shared(), self.reports, self.options.folds, cache_folder()
-        )
+        return Assignment(number, point, run.path, self.options.shared(), reports, self.options.folds, cache_folder())
 
     def past_reports(self) -> dict[int, list[dict[str, Any]]]:
         """What trials reported before, by their numbers."""
