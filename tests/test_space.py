@@ -10,7 +10,8 @@ import pytest
 
 from tlkit.errors import TlkitError, UsageError
 from tlkit.options import TuneOptions
-from tlkit.options.space import Choice, Grid, Integer, LogUniform, Space, Uniform, described, read_space
+from tlkit.options.dimensions import Choice, Grid, Integer, LogUniform, Uniform
+from tlkit.options.space import Space, described, read_space
 from tlkit.options.tune import kinds_tried
 
 

@@ -7,13 +7,12 @@ import itertools
 import math
 import random
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, ClassVar, get_args
+from typing import Any
 
-from tlkit.declarations import require_kind, value_of
 from tlkit.errors import MissingInputError, UsageError
+from tlkit.options.dimensions import KINDS, LEFT_OUT, Choice, Dimension, Grid
 
 DEFAULT_SPACE = (
     "learning_rate=loguniform:1e-3:1e-1",
@@ -23,154 +22,10 @@ DEFAULT_SPACE = (
 )
 """What is tried where nothing is named: what matters most to a head on frozen features, around finetune's defaults."""
 
-LEFT_OUT = "default"
-"""Stands for an option that is not given."""
-
 MOST_CORNERS = 4096
 
 Point = dict[str, Any]
 """Options with values: what a trial changes."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values, each as likely as the others."""
-
-    values: tuple[Any, ...]
-    exhaustible: ClassVar[bool] = True
-
-    def sample(self, generator: random.Random) -> Any:
-        return generator.choice(self.values)
-
-    def corners(self) -> tuple[Any, ...]:
-        """Values that between them show every way a trial can be impossible."""
-        return self.values
-
-
-class Grid(Choice):
-    """Every one of some values, with each sample of the other options."""
-
-
-@dataclass(frozen=True)
-class Uniform:
-    """Any number from low to high."""
-
-    low: float
-    high: float
-    exhaustible: ClassVar[bool] = False
-
-    def sample(self, generator: random.Random) -> Any:
-        return generator.uniform(self.low, self.high)
-
-    def corners(self) -> tuple[Any, ...]:
-        return self.low, self.high
-
-
-class LogUniform(Uniform):
-    """Any number from low to high, each order of magnitude as likely as the others."""
-
-    def sample(self, generator: random.Random) -> Any:
-        value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
-        return min(max(value, self.low), self.high)
-
-
-class Integer(Uniform):
-    """Any whole number from low to high, both included."""
-
-    def sample(self, generator: random.Random) -> Any:
-        return generator.randint(int(self.low), int(self.high))
-
-
-Dimension = Choice | Uniform
-"""The values that one option may have."""
-
-
-def values_of(name: str, kind: Any, words: Sequence[Any]) -> tuple[Any, ...]:
-    """What was written, as values of the option. Raises UsageError."""
-    if not words:
-        raise UsageError(name, "has no value to try")
-    return tuple(converted(name, kind, word) for word in words)
-
-
-def converted(name: str, kind: Any, word: Any) -> Any:
-    """One value, of the option's type. Raises UsageError."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    if word == LEFT_OUT and type(None) in kinds:
-        return None
-    if kind is bool and word in ("true", "false"):
-        return word == "true"
-    return require_kind(name, kind, value_of(name, kind, word) if isinstance(word, str) else word)
-
-
-def bounds_of(name: str, kind: Any, words: Sequence[Any]) -> tuple[Any, Any]:
-    """The ends of a range of numbers. Raises UsageError."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    if not {int, float} & set(kinds):
-        raise UsageError(name, "is no number, so it has no range; use choice or grid")
-    if len(words) != 2:
-        raise UsageError(name, f"has {len(words)} bounds; a range needs two, the lowest and the highest")
-    low, high = values_of(name, kind, words)
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        raise UsageError(name, "has a bound that is no number to work with")
-    if not low < high:
-        raise UsageError(name, f"has an empty range: {low} is not below {high}")
-    return low, high
-
-
-def uniform(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
-    low, high = bounds_of(name, kind, words)
-    if isinstance(low, int):
-        require_fractions(name, kind)
-    return Uniform(low, high)
-
-
-def log_uniform(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
-    low, high = bounds_of(name, kind, words)
-    require_fractions(name, kind)
-    if low <= 0:
-        raise UsageError(name, f"has a range from {low}; a loguniform one starts above 0")
-    return LogUniform(low, high)
-
-
-def require_fractions(name: str, kind: Any) -> None:
-    """Raises UsageError for an option that takes whole numbers only."""
-    if float not in (get_args(kind) if isinstance(kind, UnionType) else (kind,)):
-        raise UsageError(name, "takes whole numbers; use randint or power-of-two")
-
-
-def integer(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
-    low, high = bounds_of(name, kind, words)
-    if int(low) != low or int(high) != high:
-        raise UsageError(name, "has bounds that are no whole numbers, as randint wants them")
-    return Integer(low, high)
-
-
-def power_of_two(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
-    low, high = bounds_of(name, kind, words)
-    for bound in (low, high):
-        if bound < 1 or int(bound) != bound or int(bound) & (int(bound) - 1):
-            raise UsageError(name, f"has the bound {bound}, which is no power of two")
-    exponents = range(int(low).bit_length() - 1, int(high).bit_length())
-    return Choice(tuple(converted(name, kind, 1 << exponent) for exponent in exponents))
-
-
-def choice(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
-    return Choice(values_of(name, kind, words))
-
-
-def grid(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
-    return Grid(values_of(name, kind, words))
-
-
-KINDS: dict[str, tuple[str, Callable[[str, Any, Sequence[Any]], Dimension]]] = {
-    "uniform": (":", uniform),
-    "loguniform": (":", log_uniform),
-    "randint": (":", integer),
-    "power-of-two": (":", power_of_two),
-    "choice": (",", choice),
-    "grid": (",", grid),
-}
-"""Each kind with what lies between its values on a command line, and how it is read."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 from tlkit.commands.tuning.table import Trial
 from tlkit.errors import UnavailableError
-from tlkit.options.space import Choice, Integer, LogUniform, Point, Space
+from tlkit.options.dimensions import Choice, Integer, LogUniform
+from tlkit.options.space import Point, Space
 
 
 class Points(Protocol):
