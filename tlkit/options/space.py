@@ -44,9 +44,29 @@ class Space:
         chosen = {name: self.dimensions[name].corners() for name in names}
         return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
 
-    def sample(self, generator: random.Random) -> Point:
-        """A value for each option of which not every one is tried."""
-        return {n: found.sample(generator) for n, found in self.dimensions.items() if not isinstance(found, Grid)}
+    @property
+    def sampled(self) -> dict[str, Dimension]:
+        """The options whose values are drawn."""
+        return {name: found for name, found in self.dimensions.items() if not isinstance(found, Grid)}
+
+    def most_samples(self) -> int | None:
+        """How many samples there are that differ; None if there is no end to them, or hardly one."""
+        if not all(found.exhaustible for found in self.sampled.values()):
+            return None
+        most = math.prod(len(found.corners()) for found in self.sampled.values())
+        return most if most <= MOST_CORNERS else None
+
+    def sample(self, seed: int, number: int) -> Point:
+        """A value for each option that is drawn: a function of the seed and the sample's number, counted from 0.
+
+        Where there are few samples they come in a shuffled order, each once.
+        """
+        if self.most_samples() is not None:
+            samples = self.combinations(self.sampled)
+            random.Random(seed).shuffle(samples)
+            return samples[number % len(samples)]
+        generator = random.Random(f"{seed}:{number}")
+        return {name: found.sample(generator) for name, found in self.sampled.items()}
 
     def corners(self) -> Iterator[Point]:
         """The outermost points; where they are very many, a sample of them."""

@@ -122,7 +122,10 @@ class TuneOptions(FinetuneOptions):
         """How many trials there are in all."""
         if self.method == "grid":
             return len(self.tried.combinations(self.tried.dimensions))
-        return (self.samples or DEFAULT_SAMPLES) * len(self.tried.combinations(self.tried.grids))
+        samples = self.samples or DEFAULT_SAMPLES
+        if self.method == "random":
+            samples = min(samples, self.tried.most_samples() or samples)
+        return samples * len(self.tried.combinations(self.tried.grids))
 
     def shared(self) -> dict[str, Any]:
         """What all trials share, before each changes what is tried."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any, Protocol
 
 from tlkit.commands.tuning.table import Trial
@@ -33,7 +32,7 @@ class DerivedPoints:
 
     def point(self, number: int) -> Point:
         sample, place = divmod(number - 1, len(self.combinations))
-        rest = self.space.sample(random.Random(f"{self.seed}:{sample}")) if self.samples_rest else {}
+        rest = self.space.sample(self.seed, sample) if self.samples_rest else {}
         values = {**self.combinations[place], **rest}
         return {name: values[name] for name in self.space.dimensions}
 
