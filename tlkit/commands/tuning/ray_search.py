@@ -103,9 +103,10 @@ class Reports(tune.Callback):
         self.search = search
         self.signals = signals
         self.redraw = redraw
+        self.at_interrupt = signal.getsignal(signal.SIGINT)
 
     def setup(self, *arguments: Any, **named: Any) -> None:
-        signal.signal(signal.SIGINT, self.signals.handle)  # Ray has just put its own in this place
+        signal.signal(signal.SIGINT, self.at_interrupt)  # Ray has just put its own in this place
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.signals.raise_if_requested()
