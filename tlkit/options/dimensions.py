@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 from tlkit.declarations import require_kind, value_of
 from tlkit.errors import UsageError
@@ -76,9 +76,14 @@ def values_of(name: str, kind: Any, words: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(converted(name, kind, word) for word in words)
 
 
+def kinds_of(kind: Any) -> tuple[Any, ...]:
+    """A declared type, or those of which it is one."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
 def converted(name: str, kind: Any, word: Any) -> Any:
     """One value, of the option's type. Raises UsageError."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    kinds = kinds_of(kind)
     if word == LEFT_OUT and type(None) in kinds:
         return None
     if kind is bool and word in ("true", "false"):
@@ -88,7 +93,7 @@ def converted(name: str, kind: Any, word: Any) -> Any:
 
 def bounds_of(name: str, kind: Any, words: Sequence[Any]) -> tuple[Any, Any]:
     """The ends of a range of numbers. Raises UsageError."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    kinds = kinds_of(kind)
     if not {int, float} & set(kinds):
         raise UsageError(name, "is no number, so it has no range; use choice or grid")
     if len(words) != 2:
@@ -118,7 +123,7 @@ def log_uniform(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
 
 def require_fractions(name: str, kind: Any) -> None:
     """Raises UsageError for an option that takes whole numbers only."""
-    if float not in (get_args(kind) if isinstance(kind, UnionType) else (kind,)):
+    if float not in kinds_of(kind):
         raise UsageError(name, "takes whole numbers; use randint or power-of-two")
 
 
