@@ -216,7 +216,8 @@ def nodes(work: Path) -> bool:
     ]
     gone = seconds_until_gone(marker)
     print(f"nothing left after {gone} s; the token is in {leaked or 'no file'}", flush=True)
-    is_told = refused.returncode == 69 and "token" in refused.stderr
+    told = refused.stderr.splitlines()
+    is_told = refused.returncode == 69 and "token" in told[-2] and not any(line.startswith("[") for line in told)
     return len(counted) == 2 and result.returncode == 0 and is_told and not leaked and gone is not None
 
 

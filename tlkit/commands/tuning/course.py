@@ -52,13 +52,14 @@ def carry_out(
     coming = list(coming_trials(options, table, points))
     gpus = choose_gpus(options)
     display = Display(table, options.trials())
-    facts = prepare(coming, known_facts(options, table), dataset, signals)
     cpus = options.cpus_per_trial or 1
     with connected(options.ray_address, cores(), gpus) as ray:
         from tlkit.commands.tuning import ray_search
 
         resources = {"cpu": float(cpus), "gpu": gpu_share(options, gpus, cpus)}
         require_resources(ray, options, resources)
+        say("Ray", where(ray, options))
+        facts = prepare(coming, known_facts(options, table), dataset, signals)
         longest = max(trial.planned_epochs() for trial in coming)
         grace = options.grace(longest)
         halts = ray_search.halts(longest, grace, options.reduction_factor) if options.halts else []
@@ -69,7 +70,6 @@ def carry_out(
             if options.halts
             else ray_search.no_scheduler()
         )
-        say("Ray", where(ray, options))
         with signals.deferred("stopping the trials; they go on where they are when the search is resumed"):
             ray_search.run_by_ray(
                 ongoing,
