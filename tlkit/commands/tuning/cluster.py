@@ -19,6 +19,7 @@ from typing import Any
 from tlkit.commands.tuning import keeper
 from tlkit.errors import ResourceError, UnavailableError, UsageError, first_line
 from tlkit.interruption import HANDLED
+from tlkit.terminal import STANDARD_ERROR
 
 REACHED_WITHIN = 5.0
 """Seconds for a cluster's head node to answer."""
@@ -28,7 +29,6 @@ LONGEST_SOCKET_FOLDER = 40
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -76,7 +76,8 @@ def connected(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
         stack.callback(ray.shutdown)
         handlers = {number: signal.getsignal(number) for number in HANDLED}
         try:
-            ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **how)
+            with silent_libraries():
+                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **how)
         except Exception as error:
             raise not_connected(address, error) from error
         finally:  # it puts its own in their places
@@ -85,6 +86,20 @@ def connected(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
         for name in ("ray", "ray.tune", "ray.train", "ray.air"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         yield ray
+
+
+@contextlib.contextmanager
+def silent_libraries() -> Iterator[None]:
+    """Inside, nothing reaches standard error: Ray's own C++ repeats there what it raises in the end."""
+    kept = os.dup(STANDARD_ERROR)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, STANDARD_ERROR)
+        yield
+    finally:
+        os.dup2(kept, STANDARD_ERROR)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def not_connected(address: str | None, error: Exception) -> Exception:
