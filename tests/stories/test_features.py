@@ -132,7 +132,6 @@ def test_views_are_computed_once_and_as_many_as_epochs_equal_fresh_augmentation(
         (["--views", "3"], "--views"),
         (["--views", "3", "--augment", "light", "--no-cache"], "--views"),
         (["--cache-limit", "many"], "--cache-limit"),
-        (["--precision", "fp16", "--unfreeze", "layer4"], "--precision fp16"),
     ],
 )
 def test_combinations_that_make_no_sense(arguments: list[str], flag: str, images: Path, tlkit: Run) -> None:

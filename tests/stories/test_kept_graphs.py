@@ -23,6 +23,7 @@ from tlkit.model.cache_folder import graph_file, space_folder, store_root
 from tlkit.model.labeller import Logits
 from tlkit.model.onnx_model import OnnxModel
 from tlkit.model.torch_model import TorchModel
+from tlkit.options.devices import Placing
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +81,8 @@ def test_torch_is_not_loaded(with_graph: None, finished_run: Path, images: Path)
 
 
 def test_who_runs_a_model(with_graph: None, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kind(*arguments: str | None, **more: str) -> type:
-        opened = open_labeller(str(finished_run), None, *arguments, **more)  # type: ignore[arg-type]
+    def kind(device: str, *arguments: str | None) -> type:
+        opened = open_labeller(str(finished_run), None, Placing((device,)), *arguments)  # type: ignore[arg-type]
         return type(opened.model if isinstance(opened, Relay) else opened)
 
     assert kind("cpu", "fp32") is kind("auto", "auto") is kind("cpu", "auto", None, "onnxruntime") is OnnxModel

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -225,6 +226,9 @@ def test_a_service_that_hangs_holds_a_run_no_longer_than_agreed(warm: Warm, imag
         status, out, err = warm.run(arguments, environment=server.environment, hook="wait_little_for_tools", seconds=1)
         assert (status, out) == (0, f"{run}/model.pt\n")
         assert err.count("warning") == 1 and "wandb takes too long and is left alone" in err
+        deadline = time.monotonic() + 20
+        while processes_with(server.url) and time.monotonic() < deadline:
+            time.sleep(0.1)  # wandb's own service looks every so often whether its program is there
         assert processes_with(server.url) == []
 
 

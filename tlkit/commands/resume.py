@@ -80,7 +80,7 @@ def recorded_before(run: RunFolder | None, name: str, default: Any) -> Any:
 def resume_search(options: ResumeOptions) -> int:
     """Finish a search. Raises UsageError for what a run alone can be given anew."""
     for field in dataclasses.fields(options):
-        if field.name not in ("checkpoint", "debug", "trust_pickle") and getattr(options, field.name) is not None:
+        if field.name not in ("checkpoint", "debug", "trust_pickle") and getattr(options, field.name) != field.default:
             hint = f"tlkit tune --resume {options.checkpoint} takes what a search can be given anew."
             raise UsageError(flag_of(field.name), "is for runs, and this is a search", hint)
     from tlkit.commands.tune import resume_search

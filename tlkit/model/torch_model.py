@@ -46,6 +46,7 @@ class TorchModel:
     def expect(self, images: int) -> None:
         if images >= QUICKEN_AFTER and not self.quick:
             self.network = quickened(self.network, self.preprocessing.image_size)
+            self.passing = self.shared_out(self.network)
             self.quick = True
 
     @torch.inference_mode()
