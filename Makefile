@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
 .PHONY: setup demo test check format test-backbones test-kills test-ranks test-resume test-faults test-splits test-damage
-.PHONY: test-searches fuzz measure-defaults
+.PHONY: test-slow test-searches fuzz measure-defaults
 
 setup: $(STAMP)
 
@@ -24,7 +24,11 @@ demo: setup
 
 # What is run at every change.
 test: setup
-	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile -m 'not slow'
+
+# The rest: several real launches of ranks, two machines in network namespaces (about 3 minutes).
+test-slow: setup
+	$(BIN)/python -m pytest --quiet -m slow
 
 # Format, lint, types and the architecture.
 check: setup

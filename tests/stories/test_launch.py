@@ -59,6 +59,7 @@ def test_a_rank_is_killed_and_the_run_goes_on_to_the_same_bits(warm: Warm, image
     assert fingerprint(run) == fingerprint(whole)
 
 
+@pytest.mark.slow
 def test_ranks_are_started_again_and_stopped_by_a_signal(images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(images, run, "--max-restarts", "1", "--epochs", "500")
@@ -78,6 +79,7 @@ def test_ranks_are_started_again_and_stopped_by_a_signal(images: Path, tmp_path:
     assert json.loads((run / "status.json").read_text())["exit_code"] == 143
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_make_nodes(), reason="network namespaces need rights that this user has not")
 def test_two_nodes_by_torchrun_equal_one(warm: Warm, images: Path, tmp_path: Path) -> None:
     """Each has its own images and its own cache; only the first sees the run folder."""

@@ -126,6 +126,7 @@ def test_where_the_backbone_runs_each_epoch_it_does_not_run_again_for_the_report
     assert in_validation == len(rows) * (1 + 2) + mistakes, "looked at once, validated twice, and thumbnails"
 
 
+@pytest.mark.slow
 def test_of_several_ranks_each_tells_what_it_measured(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     more = ("--no-cache", "--epochs", 2, "--processes", 2, "--log", "tensorboard")
