@@ -40,8 +40,8 @@ from tlkit.training.loop import Batches
 class PreparedBatches:
     """What the loop trains: module is the head over vectors, or the whole classifier over images.
 
-    world: of those that train it, which is the first rank alone where the head is all that trains. measured_together:
-    images of a batch in validation.
+    of_images: whether the backbone runs whenever they are looked at. world: of those that train it, which is the first
+    rank alone where the head is all that trains. measured_together: images of a batch in validation.
     """
 
     dataset: Dataset
@@ -50,11 +50,7 @@ class PreparedBatches:
     val: Batches
     world: World
     measured_together: int
-
-    @property
-    def of_images(self) -> bool:
-        """Whether the backbone runs whenever they are looked at."""
-        return isinstance(self.module, Classifier)
+    of_images: bool
 
 
 @dataclass(frozen=True)
@@ -102,6 +98,7 @@ class Preparation:
             measured,
             ALONE,
             4096,
+            of_images=False,
         )
 
     def vectors(
@@ -157,6 +154,7 @@ class Preparation:
             Stoppable(val, self.signals, world, "validation"),
             world,
             self.passing,
+            of_images=True,
         )
 
     def quick_classifier(self) -> Classifier:

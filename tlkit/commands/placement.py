@@ -50,17 +50,6 @@ def say_stages(stages: Sequence[Stage]) -> None:
         )
 
 
-def say_peak_memory(devices: Devices) -> None:
-    """The most memory that tensors took on each GPU, for people; of a processor nothing is known."""
-    peaks = [
-        f"{device} {compact(torch.cuda.max_memory_allocated(device))}B"
-        for device in dict.fromkeys(devices.every)
-        if device.type == "cuda"
-    ]
-    if peaks:
-        say("memory", f"at most {', '.join(peaks)}")
-
-
 def with_batch_size(
     options: FinetuneOptions,
     classifier: Classifier,
