@@ -51,17 +51,18 @@ COMMANDS_USED_BY_COMMANDS = {
     "resume": {"agreement", "continuation", "following", "joining", "launch", "tune", "tuning"},
     "tune": {"finetune", "image_check", "survey", "tuning"},
     "conduct": {"vector_memory"},
-    "watched_training": {"answering", "checkpoints", "conduct", "images"},
+    "watched_training": {"answering", "checkpoints", "conduct", "images", "peak_memory"},
+    "evaluate": {"agreement", "environment"},
     "continuation": {
         "agreement", "checkpoints", "conduct", "finetune", "image_check", "joining", "stored_options", "survey",
         "training_run", "watching",
     },
     "following": {"agreement", "building", "images", "joining", "watched_training"},
-    "building": {"assembly", "devices", "environment", "placement"},
+    "building": {"agreement", "assembly", "devices", "environment", "placement"},
     "run_record": {"engines", "image_check", "survey"},
     "training_run": {
-        "agreement", "answering", "building", "checkpoints", "conduct", "environment", "images", "placement",
-        "run_record", "watched_training", "watching",
+        "agreement", "answering", "building", "checkpoints", "conduct", "environment", "images", "run_record",
+        "watched_training", "watching",
     },
 }  # fmt: skip
 SHARED_BY_COMMANDS = {

@@ -31,6 +31,9 @@ CHUNK_BYTES = 64 << 20
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
 """Seconds between two looks at whether the others are there."""
 
+LEAVE_TAKING = 10.0
+"""Seconds within which ranks that have met once more are gone."""
+
 
 class Ranks(World):
     """A rank among others, which have all joined. store: where they meet."""
@@ -123,7 +126,12 @@ class Ranks(World):
             dist.broadcast(buffer, 0)
 
     def close(self) -> None:
+        """As a World does. Where no agent keeps the store, the first rank does: those who still look must find it."""
         dist.destroy_process_group()
+        left, began = self.store.add("left", 1), time.monotonic()
+        while self.is_first and left < self.size and time.monotonic() - began < LEAVE_TAKING:
+            time.sleep(SHORTEST_PAUSE)
+            left = self.store.add("left", 0)
 
 
 def as_bytes(content: bytes) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,10 +62,15 @@ def open_folder(path: str, weights: str | None, trusted: str | None) -> LoadedMo
     """A run folder: its finished model, or its best checkpoint so far. Or a folder that export wrote for timm."""
     if os.path.isfile(os.path.join(path, CONFIG_FILE)):
         return self_described(path, read_timm_folder(path))
+    return open_model(file_of_run(path), weights, trusted)
+
+
+def file_of_run(path: str) -> str:
+    """The file that a run folder's model is in. Raises DataError if it has none."""
     run = RunFolder(path)
     for file in (run.model_file, run.best_checkpoint):
         if os.path.exists(file):
-            return open_model(file, weights, trusted)
+            return file
     if os.path.exists(run.options_file):
         raise DataError(path, "has no model yet: no epoch is finished", f"Go on with: tlkit resume {path}")
     raise DataError(path, "is neither a run folder nor an exported model")
@@ -148,6 +154,15 @@ def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, 
     except MismatchError as error:
         raise MismatchError(path, error.problem, error.hint) from error
     return LoadedModel(classifier.shipped(), description)
+
+
+def model_sha256(path: str) -> str:
+    """Of the file that holds what MODEL names, which has been opened."""
+    weights = os.path.join(path, WEIGHTS_FILE)
+    if os.path.isdir(path):
+        path = weights if os.path.exists(weights) else file_of_run(path)
+    with open_input(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_exported_folder(path: str) -> bool:

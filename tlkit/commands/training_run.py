@@ -74,7 +74,7 @@ def train_run(
     others do is in following.py.
     """
     give_order(options, dataset, checkpoint, world)
-    require_same_files(dataset, world)
+    require_same_files(dataset.root, dataset.train + dataset.val, world)
     built = build(options, dataset, checkpoint, world, run.path)
     options, classifier, description, state = built.options, built.classifier, built.description, built.state
     model = say_model(options, description, classifier)
