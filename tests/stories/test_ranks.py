@@ -199,7 +199,7 @@ def test_machines_with_other_images_are_refused(warm: Warm, images: Path, tmp_pa
     elsewhere = shutil.copytree(images, tmp_path / "elsewhere")
     (elsewhere / "red" / "03.png").unlink()
     (elsewhere / "red" / "04.png").write_bytes((elsewhere / "red" / "05.png").read_bytes())
-    two_machines = {"GROUP_WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    two_machines = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     status, said = failure_of(
         warm,
         ["finetune", images, "--out", tmp_path / "run", *SMALL],
@@ -253,7 +253,7 @@ def test_bad_images_are_told_once(warm: Warm, tmp_path: Path) -> None:
 
 
 def test_ranks_that_cannot_meet_say_so_in_time(warm: Warm, images: Path, tmp_path: Path) -> None:
-    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     command = ["finetune", images, "--out", tmp_path / "run", "--rendezvous-timeout", 1, *SMALL]
     status, out, err = warm.run(command, environment=place)
     assert (status, out) == (69, "")
@@ -263,7 +263,13 @@ def test_ranks_that_cannot_meet_say_so_in_time(warm: Warm, images: Path, tmp_pat
 def test_a_port_in_use_is_said(warm: Warm, images: Path, tmp_path: Path) -> None:
     with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
         port = str(taken.getsockname()[1])
-        place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place = {
+            "RANK": "0",
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         status, _, err = warm.run(["finetune", images, "--out", tmp_path / "run", *SMALL], environment=place)
     assert status == 69
     assert err.startswith(f"tlkit finetune: 127.0.0.1:{port}: the port is in use, so rank 0 cannot wait there")
@@ -282,3 +288,10 @@ def test_an_environment_that_is_not_whole_is_said(warm: Warm, images: Path) -> N
         status, _, err = warm.run(["finetune", images], environment=place)
         assert status == 2 and "environment" in err, err
     assert os.environ.get("RANK") is None
+
+
+@pytest.mark.parametrize("words", [["tune"], ["predict", "model.pt"]], ids=str)
+def test_what_ranks_cannot_share_is_refused_to_them(words: list[str], warm: Warm, images: Path) -> None:
+    status, out, err = warm.run([*words, images], environment={"RANK": "0", "WORLD_SIZE": "2"})
+    problem = f"{words[0]}: is for one process, but WORLD_SIZE is 2 in the environment"
+    assert (status, out) == (2, "") and err.startswith(f"tlkit {words[0]}: {problem}\n")

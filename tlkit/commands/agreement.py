@@ -12,7 +12,7 @@ from tlkit.declarations import Options, flag_of
 from tlkit.distributed import World
 from tlkit.errors import MismatchError
 
-OWN = ("checkpoint", "data", "model", "weights", "val", "out", "workers", "device", "processes", "cache_limit")
+OWN = ("checkpoint", "data", "model", "weights", "out", "workers", "device", "processes", "cache_limit")
 """Options that may be others on each rank: where things lie on its machine, and how it works there. The weights are
 compared by their content."""
 

@@ -49,7 +49,13 @@ def evaluate(options: EvaluateOptions) -> int:
         require_same_options(options, world)
         engine = options.engine if world.size == 1 or options.engine != "auto" else "torch"  # the same for all ranks
         model = open_labeller(
-            options.model, options.weights, options.placing(), options.precision, options.trust_pickle, engine
+            options.model,
+            options.weights,
+            options.placing(),
+            options.precision,
+            options.trust_pickle,
+            engine,
+            world.size,
         )
         samples, what = samples_of_all(options, model.classes, world)
         require_same_files(options.data, samples, world)

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from tlkit.commands.batch_size import Attempts
+from tlkit.commands.batch_size import Attempts, Rehearsal
 from tlkit.commands.devices import Devices
 from tlkit.distributed import ALONE, World
 from tlkit.model.classifier import Classifier
 from tlkit.model.stages import Stage, divide
 from tlkit.options import FinetuneOptions
 from tlkit.terminal import compact, say
+from tlkit.training.batch_norm import OwnBatchNorm, SynchronisedBatchNorm
 from tlkit.training.optimizer import build_optimizer, build_scaler
 from tlkit.training.state import TrainingState
 
@@ -69,6 +70,8 @@ def with_batch_size(
         image_size,
         devices.first,
         world,
+        options.accumulate,
+        SynchronisedBatchNorm(Rehearsal()) if options.sync_batchnorm and world.size > 1 else OwnBatchNorm(),
     )
     found = attempts.find(images)
     say("batch", f"{found} images for each step, the most that was tried and fits")

@@ -93,7 +93,7 @@ def train_along(
         try:
             run_loop(options, images, state, device, unheeded, unheeded, unheeded)
         except NonFiniteLossError:
-            images.world.meet()  # the first rank has found it too: that is where it is told, and this one ended
+            images.world.meet()  # the first rank found it too, and tells it; whoever started the ranks ends this one
 
 
 def unheeded(*what: object) -> None:
