@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.ranked import in_threads
 from tlkit.commands.agreement import require_same_ground
 from tlkit.commands.sharing import errors_of_all
@@ -42,5 +40,5 @@ def test_ranks_that_compute_on_other_devices_are_refused_by_the_first() -> None:
 
 def test_one_process_has_nobody_to_differ_from() -> None:
     require_same_ground({"device": "cpu"}, World())
-    with pytest.raises(IndexError):
-        errors_of_all([(1, ImageError("a", "image_corrupt", "bad"))], [Sample("a", 0)], World())
+    [error] = errors_of_all([(1, ImageError("b", "image_corrupt", "bad"))], [Sample("a", 0), Sample("b", 1)], World())
+    assert (error.path, error.message) == ("b", "bad")

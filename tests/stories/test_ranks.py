@@ -292,6 +292,6 @@ def test_an_environment_that_is_not_whole_is_said(warm: Warm, images: Path) -> N
 
 @pytest.mark.parametrize("words", [["tune"], ["predict", "model.pt"]], ids=str)
 def test_what_ranks_cannot_share_is_refused_to_them(words: list[str], warm: Warm, images: Path) -> None:
-    status, out, err = warm.run([*words, images], environment={"RANK": "0", "WORLD_SIZE": "2"})
+    status, out, err = warm.run([*words, images], environment={"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
     problem = f"{words[0]}: is for one process, but WORLD_SIZE is 2 in the environment"
     assert (status, out) == (2, "") and err.startswith(f"tlkit {words[0]}: {problem}\n")
