@@ -51,8 +51,7 @@ COMMANDS_USED_BY_COMMANDS = {
     "resume": {"agreement", "continuation", "following", "joining", "launch", "tune", "tuning"},
     "tune": {"finetune", "image_check", "survey", "tuning"},
     "conduct": {"vector_memory"},
-    "watched_training": {"answering", "checkpoints", "conduct", "images", "peak_memory"},
-    "evaluate": {"agreement", "environment"},
+    "watched_training": {"answering", "checkpoints", "conduct", "devices", "images", "peak_memory"},
     "continuation": {
         "agreement", "checkpoints", "conduct", "finetune", "image_check", "joining", "stored_options", "survey",
         "training_run", "watching",
@@ -66,7 +65,8 @@ COMMANDS_USED_BY_COMMANDS = {
     },
 }  # fmt: skip
 SHARED_BY_COMMANDS = {
-    "answering", "assembly", "batch_size", "check_report", "checkpoints", "devices", "engines", "exporting",
+    "agreement", "answering", "assembly", "batch_size", "check_report", "checkpoints", "devices", "engines",
+    "environment", "exporting",
     "extraction", "image_check", "images", "inputs", "joining", "labellers", "launch", "model_graphs", "models",
     "outcomes", "placement", "reporting", "sharing", "stored_options", "streaming", "survey", "thumbnails",
     "validation", "vector_memory",

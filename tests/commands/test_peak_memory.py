@@ -25,7 +25,7 @@ def peaks(monkeypatch: pytest.MonkeyPatch) -> dict[torch.device, int]:
 
 
 def test_the_most_of_a_run_is_that_of_its_hungriest_epoch_on_each_gpu(
-    peaks: dict[torch.device, int], capsys: pytest.CaptureFixture[str]
+    peaks: dict[torch.device, int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     memory = PeakMemory(Devices((FIRST, SECOND, FIRST), "model", ()))
     dataset: Any = SimpleNamespace(train=[None] * 3, val=[None])
@@ -35,10 +35,10 @@ def test_the_most_of_a_run_is_that_of_its_hungriest_epoch_on_each_gpu(
         assert work_done(dataset, 2.0, FIRST, memory)["gpu_memory"] == first
         assert peaks == {FIRST: 1_000, SECOND: 1_000}, "the next epoch counts anew"
     memory.say()
-    assert capsys.readouterr().err == "memory    at most cuda:0 9.0 MB, cuda:1 7.0 MB\n"
+    assert capfd.readouterr().err == "memory    at most cuda:0 9.0 MB, cuda:1 7.0 MB\n"
 
 
-def test_of_a_processor_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_a_processor_nothing_is_said(capfd: pytest.CaptureFixture[str]) -> None:
     memory = PeakMemory(Devices((torch.device("cpu"),), "none", ()))
     memory.say()
-    assert memory.since_asked() == {} and capsys.readouterr().err == ""
+    assert memory.since_asked() == {} and capfd.readouterr().err == ""

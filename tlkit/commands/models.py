@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from tlkit.files.json_file import read_json
 from tlkit.files.pickles import is_torch_like
 from tlkit.files.pt2_file import is_program, read_pt2
 from tlkit.files.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
+from tlkit.files.seal import sha256_with
 from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_timm_folder
 from tlkit.model.files import (
     CHECKPOINT_FORMAT,
@@ -162,7 +162,7 @@ def model_sha256(path: str) -> str:
     if os.path.isdir(path):
         path = weights if os.path.exists(weights) else file_of_run(path)
     with open_input(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_with(file, 0, 0, b"").decode()
 
 
 def is_exported_folder(path: str) -> bool:
