@@ -51,21 +51,22 @@ COMMANDS_USED_BY_COMMANDS = {
     "resume": {"agreement", "continuation", "following", "joining", "launch", "tune", "tuning"},
     "tune": {"finetune", "image_check", "survey", "tuning"},
     "conduct": {"vector_memory"},
-    "watched_training": {"answering", "checkpoints", "conduct", "images"},
+    "watched_training": {"answering", "checkpoints", "conduct", "devices", "images", "peak_memory"},
     "continuation": {
         "agreement", "checkpoints", "conduct", "finetune", "image_check", "joining", "stored_options", "survey",
         "training_run", "watching",
     },
     "following": {"agreement", "building", "images", "joining", "watched_training"},
-    "building": {"assembly", "devices", "environment", "placement"},
+    "building": {"agreement", "assembly", "devices", "environment", "placement"},
     "run_record": {"engines", "image_check", "survey"},
     "training_run": {
-        "agreement", "answering", "building", "checkpoints", "conduct", "environment", "images", "placement",
-        "run_record", "watched_training", "watching",
+        "agreement", "answering", "building", "checkpoints", "conduct", "environment", "images", "run_record",
+        "watched_training", "watching",
     },
 }  # fmt: skip
 SHARED_BY_COMMANDS = {
-    "answering", "assembly", "batch_size", "check_report", "checkpoints", "devices", "engines", "exporting",
+    "agreement", "answering", "assembly", "batch_size", "check_report", "checkpoints", "devices", "engines",
+    "environment", "exporting",
     "extraction", "image_check", "images", "inputs", "joining", "labellers", "launch", "model_graphs", "models",
     "outcomes", "placement", "reporting", "sharing", "stored_options", "streaming", "survey", "thumbnails",
     "validation", "vector_memory",

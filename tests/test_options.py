@@ -174,6 +174,7 @@ def test_what_was_stored_must_be_of_its_kind(name: str, value: object) -> None:
         ({"device": "cuda:0,cuda:1"}, ["--device", "--parallel"]),
         ({"parallel": "model", "device": "cuda:0"}, ["--parallel model", "--device"]),
         ({"parallel": "data", "device": "cpu"}, ["--parallel data", "--device"]),
+        ({"parallel": "data", "processes": 2}, ["--parallel data", "--processes"]),
         ({"parallel": "data", "device": "cpu,cpu"}, ["--parallel data", "--device"]),
         ({"parallel": "model", "device": "cpu,cpu", "stages": 3}, ["--stages", "--device"]),
         ({"parallel": "model", "device": "cpu,cpu", "split_at": "a,b"}, ["--split-at", "--device"]),

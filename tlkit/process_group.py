@@ -31,6 +31,9 @@ CHUNK_BYTES = 64 << 20
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
 """Seconds between two looks at whether the others are there."""
 
+LEAVE_TAKING = 10.0
+"""Seconds within which ranks that have met once more are gone."""
+
 
 class Ranks(World):
     """A rank among others, which have all joined. store: where they meet."""
@@ -123,7 +126,12 @@ class Ranks(World):
             dist.broadcast(buffer, 0)
 
     def close(self) -> None:
+        """As a World does. Where no agent keeps the store, the first rank does: those who still look must find it."""
         dist.destroy_process_group()
+        left, began = self.store.add("left", 1), time.monotonic()
+        while self.is_first and left < self.size and time.monotonic() - began < LEAVE_TAKING:
+            time.sleep(SHORTEST_PAUSE)
+            left = self.store.add("left", 0)
 
 
 def as_bytes(content: bytes) -> Tensor:
@@ -152,13 +160,17 @@ def join(here: Place, patience: float, rendezvous_patience: float) -> Ranks:
     return world
 
 
+def attempt() -> str:
+    """How often the agent has started the ranks again; what they leave in its store outlives them."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+
 def meeting_place(here: Place, patience: float) -> Store:
     """Where ranks find each other: under tlkit's own launcher a file, which nobody else can reach, else as torchrun
     says."""
     folder = os.environ.get(LAUNCHER)
     if folder is not None:
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return FileStore(os.path.join(folder, f"meeting-{attempt}"), here.size)
+        return FileStore(os.path.join(folder, f"meeting-{attempt()}"), here.size)
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise UsageError(name, "is not set in the environment, but RANK is; torchrun sets both")
@@ -191,6 +203,6 @@ def is_first_to_tell() -> bool:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         with silence():
             store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
-            return int(store.add("tlkit failed", 1)) == 1
+            return int(store.add(f"tlkit failed {attempt()}", 1)) == 1
     except (KeyError, ValueError, RuntimeError, OSError):
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import os
 import signal
@@ -55,6 +56,8 @@ def place() -> Place | None:
         if not text.isdecimal():
             raise UsageError(name, f"is {text!r} in the environment, which is no number; torchrun sets it")
     found = Place(*map(int, texts))
+    if "GROUP_WORLD_SIZE" not in os.environ:  # of torchrun's alone
+        found = dataclasses.replace(found, nodes=-(-found.size // max(1, found.local_size)))
     if not (found.rank < found.size and found.local_rank < found.local_size):
         raise UsageError("RANK", f"is {found.rank} in the environment, but WORLD_SIZE is {found.size}")
     return found
@@ -71,6 +74,14 @@ def whereabouts() -> str:
         here = place()
         return f" ({here})" if here is not None and here.nodes > 1 else ""
     return ""
+
+
+def require_alone(command: str) -> None:
+    """Raises UsageError for a command that ranks cannot share, if it is started as one of several."""
+    here = place()
+    if here is not None and here.size > 1:
+        problem = f"is for one process, but WORLD_SIZE is {here.size} in the environment"
+        raise UsageError(command, problem, "Start it without torchrun.")
 
 
 def local_ranks() -> int:

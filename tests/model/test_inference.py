@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -125,6 +126,33 @@ def test_a_model_is_quickened_when_it_has_seen_a_batch(finished_run: Path) -> No
     shorter = TorchModel(model, torch.device("cpu"), "bf16").logits(pixels)
     np.testing.assert_allclose(shorter, first, rtol=0, atol=0.2)
     assert (shorter != first).any()
+
+
+class Counted(nn.Module):
+    """Passes each batch on, as what shares it out to devices does; norms: how many BatchNorms each has passed."""
+
+    norms: ClassVar[list[int]] = []
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.norms.append(count(self.network, nn.BatchNorm2d))
+        output: Tensor = self.network(images)
+        return output
+
+
+def test_what_passes_then_is_the_quick_network(finished_run: Path) -> None:
+    model = open_model(str(finished_run))
+    labeller = TorchModel(model, torch.device("cpu"), "fp32", Counted)
+    pixels = np.zeros((1, *model.preprocessing.image_size, 3), np.uint8)
+    Counted.norms.clear()
+    labeller.logits(pixels)
+    labeller.expect(QUICKEN_AFTER)
+    labeller.logits(pixels)
+    before, after = Counted.norms
+    assert before > 0 and after == 0
 
 
 def test_precision_on_a_cpu_is_fp32_unless_it_is_asked_for() -> None:

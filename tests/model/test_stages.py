@@ -144,15 +144,18 @@ def test_training_goes_over_the_borders_too() -> None:
     assert same and moves >= 2
 
 
-def test_a_quickened_copy_is_divided_as_its_original(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, images = network_named("timm/test_resnet"), pictures()
+@pytest.mark.parametrize(("begins", "moves"), [("layer3", 1), ("layer3.0.bn2", 2)])
+def test_a_quickened_copy_is_divided_as_its_original(begins: str, moves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a stage begins with a BatchNorm, which cannot go into a convolution on another device."""
+    network, images = network_named("timm/test_resnet").eval(), pictures()
     quick = quickened(network, (64, 64))(images)
-    divide(network, "test_resnet", TWO, (64, 64), ("layer3",))
+    divide(network, "test_resnet", TWO, (64, 64), (begins,))
     moved: list[Tensor] = []
     monkeypatch.setattr(Entrance, "move", lambda entrance, tensor: moved.append(tensor) or tensor)
     divided = quickened(network, (64, 64))
     moved.clear()
-    assert torch.equal(divided(images), quick) and len(moved) == 1
+    torch.testing.assert_close(divided(images), quick)
+    assert len(moved) == moves, "its input, and what goes around it"
 
 
 class Reaching(nn.Module):

@@ -221,3 +221,10 @@ def test_what_onnxruntime_is_not_for(flags: list[str], images: Path, tlkit: Run)
     result = tlkit("finetune", images, "--engine", "onnxruntime", *flags)
     assert result.status == 2 and result.err.startswith("tlkit finetune: --engine onnxruntime: ")
     assert flags[0] in result.err
+
+
+def test_vectors_of_a_network_on_two_kinds_of_devices_are_of_both() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    assert engines.kinds_of_devices(network) == "cpu"
+    network[1].to("meta")
+    assert engines.kinds_of_devices(network) == "cpu+meta"

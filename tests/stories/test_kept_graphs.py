@@ -133,6 +133,7 @@ class Slow:
 
     classes = ("a", "b")
     preprocessing = None
+    computing = "slowly"
 
     def __init__(self, clock: list[float], seconds: float) -> None:
         self.clock = clock

@@ -122,6 +122,8 @@ def test_another_number_of_ranks_goes_on_and_says_what_is_lost(warm: Warm, image
     assert read_checkpoint(run / "checkpoints" / "last.pt")["environment"]["ranks"] == 3
     status, _, err = warm.run(["resume", run, "--epochs", 4, "--processes", 1])
     assert status == 0 and "ranks: 1 here, 3 when the checkpoint was written" in err
+    status, out, err = run_ranks(warm, 2, ["resume", run])
+    assert (status, out) == (0, f"{run}/model.pt\n") and "is finished; --epochs N extends it" in err
 
 
 def failure_of(warm: Warm, command: list[object], **how: Any) -> tuple[int, str]:
@@ -143,6 +145,43 @@ def test_ranks_with_other_options_are_refused(warm: Warm, images: Path, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+def test_ranks_with_other_weights_are_refused(warm: Warm, images: Path, tmp_path: Path) -> None:
+    from tlkit.model.backbones import build_network, find_backbone
+
+    weights = tmp_path / "weights.pt"
+    torch.save(build_network(find_backbone(BACKBONE), 10).state_dict(), weights)
+    command = ["finetune", images, "--out", tmp_path / "run", *SMALL]
+    status, said = failure_of(warm, command, others=[*command, "--weights", weights])
+    assert status == 78
+    assert said.splitlines()[0] == "tlkit finetune: ranks: do not all compute alike"
+    assert said.splitlines()[1].startswith("  sha256 of the weights: ") and "--device" in said.splitlines()[2]
+
+
+@pytest.mark.parametrize("other", ["batch size", "model"])
+def test_ranks_that_measure_otherwise_are_refused(other: str, warm: Warm, finished_run: Path, images: Path) -> None:
+    about = [images, "--split", "all", "--workers", 0, "--batch-size"]
+    model = finished_run / "checkpoints" / "last.pt" if other == "model" else finished_run
+    size = 15 if other == "batch size" else 4
+    status, said = failure_of(warm, ["evaluate", finished_run, *about, 4], others=["evaluate", model, *about, size])
+    assert status == 78
+    assert ("--batch-size: 15 at rank 1, 4 at rank 0" in said) == (other == "batch size")
+    assert ("sha256 of the model: " in said) == (other == "model")
+
+
+def test_ranks_without_an_agent_all_end_well(warm: Warm, finished_run: Path, images: Path) -> None:
+    """The first rank is then the one that keeps what the others look at once more before they go."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
+    places = [
+        {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "2"} for rank in (0, 1)
+    ]
+    command = ["evaluate", finished_run, images, "--split", "all", "--workers", 0]
+    ranks = [warm.start(command, environment={**place, **meeting}) for place in places]
+    assert [rank.wait() for rank in ranks] == [0, 0], [rank.err.read_text() for rank in ranks]
+    assert "images 30" in ranks[0].out.read_text()
+
+
 def test_of_a_rank_that_is_killed_the_others_say_nothing(warm: Warm, images: Path, tmp_path: Path) -> None:
     """Its launcher knows better; for scripts it is in status.json."""
     command = ["finetune", images, "--out", tmp_path / "run", "--epochs", 2, *SMALL, "--unfreeze", "layer4"]
@@ -160,7 +199,7 @@ def test_machines_with_other_images_are_refused(warm: Warm, images: Path, tmp_pa
     elsewhere = shutil.copytree(images, tmp_path / "elsewhere")
     (elsewhere / "red" / "03.png").unlink()
     (elsewhere / "red" / "04.png").write_bytes((elsewhere / "red" / "05.png").read_bytes())
-    two_machines = {"GROUP_WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    two_machines = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     status, said = failure_of(
         warm,
         ["finetune", images, "--out", tmp_path / "run", *SMALL],
@@ -197,21 +236,24 @@ def test_what_a_restart_cannot_mend_is_not_tried_again(warm: Warm, images: Path,
 @pytest.mark.usefixtures("own_cache")
 def test_bad_images_are_told_once(warm: Warm, tmp_path: Path) -> None:
     images = write_folder(tmp_path / "images", 20)
-    damaged = images / "red" / "03.png"
-    whole = damaged.read_bytes()
-    damaged.write_bytes(whole[:100] + bytes(300) + whole[400:])  # its header and its end are as they were
+    for name in ("red/03.png", "green/03.png", "green/04.png", "green/05.png"):  # in the shares of both
+        whole = (images / name).read_bytes()
+        (images / name).write_bytes(whole[:100] + bytes(300) + whole[400:])  # its header and its end are as they were
+    elsewhere = shutil.copytree(images, tmp_path / "elsewhere")
     command = ["finetune", images, "--out", tmp_path / "run", "--epochs", 1, *SMALL]
     environment = {"TLKIT_CACHE": str(tmp_path / "cache")}
     status, said = failure_of(warm, command, environment=environment)
-    assert status == 65 and said.count("03.png") == 1 and "1 image of 60 cannot be read" in said
-    command = ["finetune", images, "--out", tmp_path / "other", "--epochs", 1, "--skip-bad", *SMALL]
-    started = start_ranks(warm, 2, command, environment=environment)
+    assert status == 65 and said.count("red/03.png") == 1 and "4 images of 60 cannot be read" in said
+    about = ["--out", tmp_path / "other", "--epochs", 1, "--skip-bad", "--no-cache", *SMALL]
+    others = ["finetune", elsewhere, *about]
+    started = start_ranks(warm, 2, ["finetune", images, *about], others=others, environment=environment)
     assert [rank.wait() for rank in started] == [3, 0], started[0].err.read_text()
-    assert started[0].err.read_text().count("03.png") == 1 and started[1].err.read_text() == ""
+    assert started[0].err.read_text().count("red/03.png") == 1 and started[1].err.read_text() == ""
+    assert str(elsewhere) not in started[0].err.read_text()
 
 
 def test_ranks_that_cannot_meet_say_so_in_time(warm: Warm, images: Path, tmp_path: Path) -> None:
-    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     command = ["finetune", images, "--out", tmp_path / "run", "--rendezvous-timeout", 1, *SMALL]
     status, out, err = warm.run(command, environment=place)
     assert (status, out) == (69, "")
@@ -221,7 +263,13 @@ def test_ranks_that_cannot_meet_say_so_in_time(warm: Warm, images: Path, tmp_pat
 def test_a_port_in_use_is_said(warm: Warm, images: Path, tmp_path: Path) -> None:
     with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as taken:
         port = str(taken.getsockname()[1])
-        place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place = {
+            "RANK": "0",
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         status, _, err = warm.run(["finetune", images, "--out", tmp_path / "run", *SMALL], environment=place)
     assert status == 69
     assert err.startswith(f"tlkit finetune: 127.0.0.1:{port}: the port is in use, so rank 0 cannot wait there")
@@ -240,3 +288,10 @@ def test_an_environment_that_is_not_whole_is_said(warm: Warm, images: Path) -> N
         status, _, err = warm.run(["finetune", images], environment=place)
         assert status == 2 and "environment" in err, err
     assert os.environ.get("RANK") is None
+
+
+@pytest.mark.parametrize("words", [["tune"], ["predict", "model.pt"]], ids=str)
+def test_what_ranks_cannot_share_is_refused_to_them(words: list[str], warm: Warm, images: Path) -> None:
+    status, out, err = warm.run([*words, images], environment={"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
+    problem = f"{words[0]}: is for one process, but WORLD_SIZE is 2 in the environment"
+    assert (status, out) == (2, "") and err.startswith(f"tlkit {words[0]}: {problem}\n")

@@ -104,7 +104,7 @@ def test_images_that_have_moved_are_missed_and_found_again(
     assert "pictures are missing" not in (run / "report.html").read_text()
 
 
-@pytest.mark.parametrize("how", ["--no-cache", "--unfreeze"])
+@pytest.mark.parametrize("how", ["--no-cache", "--unfreeze", "DataParallel"])
 def test_where_the_backbone_runs_each_epoch_it_does_not_run_again_for_the_report(
     how: str, data: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +117,13 @@ def test_where_the_backbone_runs_each_epoch_it_does_not_run_again_for_the_report
         return load(self, path, view)
 
     monkeypatch.setattr(decoders.Decoder, "load", counted)
-    more = ("--unfreeze", "layer4") if how == "--unfreeze" else (how,)
+    if how == "DataParallel":  # what --parallel data wraps a module in, which passes all on where there is no GPU
+        from torch.nn import DataParallel
+
+        from tlkit.commands.devices import Devices
+
+        monkeypatch.setattr(Devices, "shared_out", lambda self, module: DataParallel(module))
+    more = ("--unfreeze", "layer4") if how == "--unfreeze" else ("--no-cache",)
     assert tlkit(*finetune_arguments(data, run, *more, "--epochs", 2, "--workers", 0)).status == 0
     assert_answers_are_those_of_the_best_epoch(run)
     rows = answers(run)

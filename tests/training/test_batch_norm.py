@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tests.ranked import in_threads
 from tlkit.distributed import World
+from tlkit.errors import DataError
 from tlkit.training.batch_norm import SynchronisedBatchNorm
 
 
@@ -72,3 +73,17 @@ def test_what_does_not_train_is_left_alone() -> None:
 
     assert all(torch.equal(found, layer(inputs)) for found in in_threads(2, look))
     assert layer.num_batches_tracked == 0 and torch.equal(layer.running_mean, torch.zeros(3))
+
+
+def test_one_value_for_a_channel_is_refused_as_by_torch() -> None:
+    def share(world: World) -> Tensor:
+        batch_norm = SynchronisedBatchNorm(world)
+        batch_norm.counts = world.rank == 0
+        with batch_norm, pytest.raises(DataError, match="one value for each channel"):
+            nn.BatchNorm1d(3)(torch.ones(1, 3))
+        batch_norm.counts = True
+        with batch_norm:
+            found: Tensor = nn.BatchNorm1d(3)(torch.full((1, 3), float(world.rank)))
+        return found
+
+    assert torch.cat(in_threads(2, share)).isfinite().all()

@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.ranked import in_threads
 from tests.training.test_loop import Model, start
+from tlkit.distributed import World
+from tlkit.errors import LostRankError
 from tlkit.memory import Shortage
 from tlkit.training.state import TrainingState
 from tlkit.training.step import Stepper
@@ -276,3 +279,16 @@ def test_layers_that_compute_twice_count_samples_once() -> None:
         assert torch.equal(one, two)
     for one, two in zip(twice.buffers(), plain.buffers(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_of_ranks_the_one_that_has_no_memory_for_a_sample_says_so() -> None:
+    inputs, labels = batch(2)
+
+    def train(world: World) -> str:
+        moving, mine = stepper(network()), slice(world.rank, world.rank + 1)
+        moving.module, moving.world = Model(Scarce(0 if world.rank == 1 else 99), *network()), world
+        with pytest.raises((MemoryError, LostRankError)) as caught:
+            moving.gradients(inputs[mine], labels[mine], 2, 0)
+        return caught.type.__name__
+
+    assert in_threads(2, train) == ["LostRankError", "MemoryError"]

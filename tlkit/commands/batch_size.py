@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tlkit.distributed import ALONE, World
 from tlkit.memory import Shortage, release_memory
 from tlkit.model.classifier import Classifier
+from tlkit.training.batch_norm import OwnBatchNorm
 from tlkit.training.optimizer import build_optimizer, build_scaler
 from tlkit.training.state import TrainingState
 from tlkit.training.step import Stepper
@@ -22,12 +24,22 @@ LARGEST = {"cpu": FIRST, "cuda": 256}
 have. On a GPU more images in a step are fewer steps, which at some point train worse."""
 
 
+class Rehearsal(World):
+    """Another rank that is as this one: what ranks do inside of a pass is done, and held in memory, without asking."""
+
+    size = 2
+
+    def sum(self, values: Tensor) -> Tensor:
+        return 2 * values
+
+
 @dataclass
 class Attempts:
     """Steps that are tried, of which nothing is left: neither in what trains, nor in random numbers, nor in memory.
 
     module: what the loop trains, the classifier itself or around it. optimizer: a key of OPTIMIZERS. fp16: whether
-    layers train in it. image_size: (height, width). shortage: of the last attempt.
+    layers train in it. image_size: (height, width). parts: in which a batch passes. batch_norm: how a BatchNorm that
+    trains takes its statistics. shortage: of the last attempt.
     """
 
     classifier: Classifier
@@ -37,14 +49,17 @@ class Attempts:
     image_size: tuple[int, int]
     device: torch.device
     world: World = ALONE
+    parts: int = 1
+    batch_norm: AbstractContextManager[object] = field(default_factory=OwnBatchNorm)
     shortage: Shortage = field(default_factory=Shortage, init=False)
 
     def find(self, images: int) -> int:
-        """The largest batch that trains: on each rank a power of two, and no more than so many images in all.
+        """The largest batch that trains: on each rank a power of two, and on all of them no more than LARGEST or
+        so many images.
 
         Raises MemoryError if one image is too much.
         """
-        most = max(1, min(LARGEST[self.device.type], images // self.world.size))
+        most = max(1, min(LARGEST[self.device.type], images) // self.world.size)
         size = 1 << min(FIRST, most).bit_length() - 1
         if self.fits(size):
             while 2 * size <= most and self.fits(2 * size):
@@ -76,7 +91,9 @@ class Attempts:
         weights = torch.ones(self.classifier.head.classes(), device=self.device)
         stepper = Stepper(self.module.train(), state, weights, 0.0, 0, self.device, self.world)
         images, labels = torch.rand(size, 3, *self.image_size), torch.zeros(size, dtype=torch.int64)
-        if stepper.attempt(images, labels, size * self.world.size, 0, 1, self.shortage) is None:
+        with self.batch_norm:
+            passed = stepper.attempt(images, labels, size * self.world.size, 0, self.parts, self.shortage)
+        if passed is None:
             return False
         with self.shortage:
             stepper.update(0.0)

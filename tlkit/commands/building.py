@@ -8,16 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tlkit.commands.agreement import require_same_ground
 from tlkit.commands.assembly import assemble, require_same_backbone
 from tlkit.commands.devices import Devices, choose_devices, make_deterministic, show_gpu_use
-from tlkit.commands.environment import present_environment, use_threads, warn_of_differences
+from tlkit.commands.environment import libraries, present_environment, use_threads, warn_of_differences
 from tlkit.commands.placement import place_classifier, training_state, with_batch_size
 from tlkit.data.folder import Dataset
 from tlkit.distributed import World
-from tlkit.errors import (
-    MismatchError,
-    is_memory,
-)
+from tlkit.errors import MismatchError, is_memory
 from tlkit.model.backbones import find_backbone, preferred_image_size
 from tlkit.model.classifier import Classifier
 from tlkit.model.files import ModelDescription
@@ -62,7 +60,8 @@ def build(
 ) -> Built:
     """The classifier of a run on its devices, and its optimizer, as they are at the run's start.
 
-    With a checkpoint, which is of `origin`, computing as that did. Raises MismatchError if it is not of this backbone.
+    With a checkpoint, which is of `origin`, computing as that did. Raises MismatchError if it is not of this backbone,
+    or if another rank computes otherwise.
     """
     recorded = checkpoint["environment"] if checkpoint is not None else {}
     make_deterministic(options.deterministic)
@@ -75,6 +74,8 @@ def build(
         warn_of_differences(recorded, present_environment(devices.first, options.engine, world.size))
     size = description.preprocessing.image_size
     place_classifier(classifier, options, devices, size)
+    computing = {"device": devices.first.type, "precision": classifier.backbone.precision, **libraries()}
+    require_same_ground({**computing, "sha256 of the weights": description.sha256}, world)
     options = with_batch_size(options, classifier, devices, size, len(dataset.train), world)
     state = training_state(classifier, options, devices.first, world)
     return Built(options, classifier, description, devices, state)

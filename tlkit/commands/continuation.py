@@ -64,6 +64,7 @@ def continue_in_place(
     best = checkpoint["progress"]["best"]
     checkpoint["progress"]["best"] = available_best(run, checkpoint)
     if nothing_left(checkpoint, resolved) and has_whole_model(run, best):
+        world.share(None)  # the other ranks wait for an order, and there is none
         return leave_finished(run, checkpoint, resolved)
     return train_run(run, given, resolved, stored_dataset(run, resolved), checkpoint, signals, world, conduct=conduct)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tlkit.commands.exporting import pays_as_graph
 from tlkit.data.decoders import Pixels
@@ -171,10 +171,15 @@ class Engines:
             "weights_sha256": self.description.sha256,
             "preprocessing": self.torch_pass.preprocessing.to_dict(),
             "precision": backbone.precision,
-            "device": self.torch_pass.device.type,
+            "device": kinds_of_devices(backbone.network),
             "engine": engine,
             "versions": {name: version(name) for name in LIBRARIES[engine]},
         }
+
+
+def kinds_of_devices(network: nn.Module) -> str:
+    """cpu, cuda, or cpu+cuda of one that is divided."""
+    return "+".join(sorted({parameter.device.type for parameter in network.parameters()}))
 
 
 def run(session: Any, pixels: Pixels) -> Tensor:

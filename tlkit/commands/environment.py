@@ -24,10 +24,15 @@ def use_threads(recorded: Mapping[str, Any]) -> None:
         torch.set_num_threads(threads)
 
 
+def libraries() -> dict[str, str | None]:
+    """The versions of what computes here."""
+    return {name: version(name) for name in LIBRARIES}
+
+
 def present_environment(device: torch.device, engine: str, ranks: int) -> dict[str, Any]:
     """Versions, the kind of device, and the numbers of threads and of ranks. engine: what computes features."""
-    versions = {name: version(name) for name in (*LIBRARIES, *(["onnxruntime"] if engine == "onnxruntime" else []))}
-    return {**versions, "device": device.type, "threads": torch.get_num_threads(), "ranks": ranks}
+    runtime = {"onnxruntime": version("onnxruntime")} if engine == "onnxruntime" else {}
+    return {**libraries(), **runtime, "device": device.type, "threads": torch.get_num_threads(), "ranks": ranks}
 
 
 def warn_of_differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tlkit.commands.agreement import require_same_files, require_same_ground, require_same_options
+from tlkit.commands.environment import libraries
 from tlkit.commands.image_check import describe_bad, error_fields, tell_left_out
 from tlkit.commands.images import labels_of
 from tlkit.commands.joining import joined
@@ -44,11 +46,20 @@ def evaluate(options: EvaluateOptions) -> int:
     if is_for_ranks(options.processes):
         return launch("evaluate", options, options.device, options.processes)
     with joined(options) as world:
+        require_same_options(options, world)
         engine = options.engine if world.size == 1 or options.engine != "auto" else "torch"  # the same for all ranks
         model = open_labeller(
-            options.model, options.weights, options.placing(), options.precision, options.trust_pickle, engine
+            options.model,
+            options.weights,
+            options.placing(),
+            options.precision,
+            options.trust_pickle,
+            engine,
+            world.size,
         )
         samples, what = samples_of_all(options, model.classes, world)
+        require_same_files(options.data, samples, world)
+        require_same_model(options, model, world)
         say("data", f"{what}: {count(len(samples), 'image')}")
         model.expect(len(samples))
         numbers, logits, bad = label_share(options, model, samples, world)
@@ -66,6 +77,15 @@ def evaluate(options: EvaluateOptions) -> int:
         tell_left_out(bad)
         emit(FORMATS[options.format](result, bad))
         return SOME_INPUTS_FAILED if bad else DONE
+
+
+def require_same_model(options: EvaluateOptions, model: Labeller, world: World) -> None:
+    """Raises MismatchError at the first rank if another has another model, or computes otherwise with it."""
+    if world.size > 1:
+        from tlkit.commands.models import model_sha256
+
+        sha256 = {"sha256 of the model": model_sha256(options.model)}
+        require_same_ground({"computing": model.computing, **sha256, **libraries()}, world)
 
 
 def samples_of_all(options: EvaluateOptions, classes: tuple[str, ...], world: World) -> tuple[list[Sample], str]:
@@ -96,7 +116,7 @@ def label_share(
             if options.skip_bad or not errors:  # else the rest is loaded only to name all that is bad
                 logits.append(logits_of(model, [(samples[number], pixels) for number, pixels in batch]))
                 numbers += [number for number, _ in batch]
-    return numbers, torch.cat(logits) if logits else torch.empty(0), errors_of_all(errors, world)
+    return numbers, torch.cat(logits) if logits else torch.empty(0), errors_of_all(errors, samples, world)
 
 
 def load_readable(

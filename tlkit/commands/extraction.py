@@ -75,7 +75,7 @@ class Extraction:
         rows, errors = Rows(len(mine)), list[tuple[int, ImageError]]()
         for places, keys, pixels in self.batches(samples, mine, view, label, errors, rows):
             self.put_through(places, keys, pixels, rows)
-        bad += errors_of_all(errors, self.world)
+        bad += errors_of_all(errors, samples, self.world)
         vectors = brought_together(rows.numbers, rows.filled(), self.world, allocate)
         self.keep_of_others(rows, vectors)
         return vectors

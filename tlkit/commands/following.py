@@ -24,10 +24,12 @@ def follow(options: FinetuneOptions | ResumeOptions) -> int:
     with interruption.handled() as signals, joined(options) as world:
         require_same_options(options, world)
         order = world.share(None)
+        if order is None:  # nothing is left to do
+            return DONE
         checkpoint = world.share_tensors(None) if order["resumed"] else None
         ordered = as_it_lies_here(FinetuneOptions.from_dict(order["options"]), options)
         dataset = ordered_dataset(order, ordered.data)
-        require_same_files(dataset, world)
+        require_same_files(dataset.root, dataset.train + dataset.val, world)
         built = build(ordered, dataset, checkpoint, world, ordered.data)
         if checkpoint is not None:
             load_state(built.state, checkpoint, ordered.data)

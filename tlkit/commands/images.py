@@ -40,8 +40,8 @@ from tlkit.training.loop import Batches
 class PreparedBatches:
     """What the loop trains: module is the head over vectors, or the whole classifier over images.
 
-    world: of those that train it, which is the first rank alone where the head is all that trains. measured_together:
-    images of a batch in validation.
+    of_images: whether the backbone runs whenever they are looked at. world: of those that train it, which is the first
+    rank alone where the head is all that trains. measured_together: images of a batch in validation.
     """
 
     dataset: Dataset
@@ -50,11 +50,7 @@ class PreparedBatches:
     val: Batches
     world: World
     measured_together: int
-
-    @property
-    def of_images(self) -> bool:
-        """Whether the backbone runs whenever they are looked at."""
-        return isinstance(self.module, Classifier)
+    of_images: bool
 
 
 @dataclass(frozen=True)
@@ -102,6 +98,7 @@ class Preparation:
             measured,
             ALONE,
             4096,
+            of_images=False,
         )
 
     def vectors(
@@ -157,6 +154,7 @@ class Preparation:
             Stoppable(val, self.signals, world, "validation"),
             world,
             self.passing,
+            of_images=True,
         )
 
     def quick_classifier(self) -> Classifier:
@@ -176,7 +174,7 @@ class Preparation:
         mine = share_of(len(samples), self.passing, self.world)
         outcomes = map_in_order(find_damage, mine, workers=worker_count(self.options.workers), ahead=64)
         found = zip(mine, progress(outcomes, "checking", len(mine)), strict=True)
-        return errors_of_all([(number, error) for number, error in found if error], self.world)
+        return errors_of_all([(number, error) for number, error in found if error], samples, self.world)
 
     def without_bad(self, bad: Sequence[ImageError]) -> Dataset:
         """The data without its bad images. The first rank decides whether the run may go on so, and tells; the others
@@ -285,6 +283,8 @@ class Stoppable:
         batches = self.batches.epoch(epoch, first_step)
         steps = self.steps_per_epoch - first_step
         for batch in progress(batches, self.label, steps, "batch") if self.label else batches:
-            self.signals.requested = self.world.largest(self.signals.requested or 0) or None
-            self.signals.raise_if_requested()
+            heard = self.world.largest(self.signals.requested or 0)
+            if heard:  # by all ranks; what comes to one of them meanwhile they hear at the next step
+                self.signals.requested = heard
+                self.signals.raise_if_requested()
             yield batch

@@ -13,12 +13,18 @@ if TYPE_CHECKING:
 
 
 def open_labeller(
-    path: str, weights: str | None, placing: Placing, precision: str, trusted: str | None = None, engine: str = "auto"
+    path: str,
+    weights: str | None,
+    placing: Placing,
+    precision: str,
+    trusted: str | None = None,
+    engine: str = "auto",
+    ranks: int = 1,
 ) -> Labeller:
     """Open whatever MODEL names, on its devices.
 
     weights: the backbone's file, for a checkpoint whose file has moved. trusted: the file that may run code, if any.
-    engine: auto, torch or onnxruntime.
+    engine: auto, torch or onnxruntime. ranks: that each open it.
     """
     if path.endswith(".onnx"):
         return open_onnx_file(path, placing, precision, engine)
@@ -31,7 +37,7 @@ def open_labeller(
         return kept  # seconds before torch would be there
     if engine == "onnxruntime":
         return prepared(path, graph)
-    return open_torch_model(path, weights, placing, precision, trusted, graph)
+    return open_torch_model(path, weights, placing, precision, trusted, graph, ranks)
 
 
 def open_onnx_file(path: str, placing: Placing, precision: str, engine: str) -> Labeller:
@@ -61,7 +67,13 @@ def prepared(path: str, graph: ModelGraph | None) -> Labeller:
 
 
 def open_torch_model(
-    path: str, weights: str | None, placing: Placing, precision: str, trusted: str | None, graph: ModelGraph | None
+    path: str,
+    weights: str | None,
+    placing: Placing,
+    precision: str,
+    trusted: str | None,
+    graph: ModelGraph | None,
+    ranks: int,
 ) -> Labeller:
     """A model run by torch; if it has a graph that may be kept, until onnxruntime takes over."""
     # torch and all that comes with it: seconds that others need not wait
@@ -72,7 +84,7 @@ def open_torch_model(
     from tlkit.commands.placement import place
     from tlkit.model.torch_model import TorchModel
 
-    devices = choose_devices(placing)
+    devices = choose_devices(placing, ranks)
     show_gpu_use(devices)
     loaded = open_model(path, weights, trusted)
     place(loaded.network, path, devices, loaded.preprocessing.image_size)

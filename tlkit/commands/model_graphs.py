@@ -97,6 +97,10 @@ class Relay:
     def preprocessing(self) -> Preprocessing:
         return self.model.preprocessing
 
+    @property
+    def computing(self) -> str:
+        return self.model.computing
+
     def expect(self, images: int) -> None:
         self.model.expect(images)
 

@@ -19,6 +19,7 @@ from tlkit.files.json_file import read_json
 from tlkit.files.pickles import is_torch_like
 from tlkit.files.pt2_file import is_program, read_pt2
 from tlkit.files.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
+from tlkit.files.seal import sha256_with
 from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_timm_folder
 from tlkit.model.files import (
     CHECKPOINT_FORMAT,
@@ -61,10 +62,15 @@ def open_folder(path: str, weights: str | None, trusted: str | None) -> LoadedMo
     """A run folder: its finished model, or its best checkpoint so far. Or a folder that export wrote for timm."""
     if os.path.isfile(os.path.join(path, CONFIG_FILE)):
         return self_described(path, read_timm_folder(path))
+    return open_model(file_of_run(path), weights, trusted)
+
+
+def file_of_run(path: str) -> str:
+    """The file that a run folder's model is in. Raises DataError if it has none."""
     run = RunFolder(path)
     for file in (run.model_file, run.best_checkpoint):
         if os.path.exists(file):
-            return open_model(file, weights, trusted)
+            return file
     if os.path.exists(run.options_file):
         raise DataError(path, "has no model yet: no epoch is finished", f"Go on with: tlkit resume {path}")
     raise DataError(path, "is neither a run folder nor an exported model")
@@ -148,6 +154,15 @@ def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, 
     except MismatchError as error:
         raise MismatchError(path, error.problem, error.hint) from error
     return LoadedModel(classifier.shipped(), description)
+
+
+def model_sha256(path: str) -> str:
+    """Of the file that holds what MODEL names, which has been opened."""
+    weights = os.path.join(path, WEIGHTS_FILE)
+    if os.path.isdir(path):
+        path = weights if os.path.exists(weights) else file_of_run(path)
+    with open_input(path) as file:
+        return sha256_with(file, 0, 0, b"").decode()
 
 
 def is_exported_folder(path: str) -> bool:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from tlkit.commands.batch_size import Attempts
+from tlkit.commands.batch_size import Attempts, Rehearsal
 from tlkit.commands.devices import Devices
 from tlkit.distributed import ALONE, World
 from tlkit.model.classifier import Classifier
 from tlkit.model.stages import Stage, divide
 from tlkit.options import FinetuneOptions
 from tlkit.terminal import compact, say
+from tlkit.training.batch_norm import OwnBatchNorm, SynchronisedBatchNorm
 from tlkit.training.optimizer import build_optimizer, build_scaler
 from tlkit.training.state import TrainingState
 
@@ -50,17 +51,6 @@ def say_stages(stages: Sequence[Stage]) -> None:
         )
 
 
-def say_peak_memory(devices: Devices) -> None:
-    """The most memory that tensors took on each GPU, for people; of a processor nothing is known."""
-    peaks = [
-        f"{device} {compact(torch.cuda.max_memory_allocated(device))}B"
-        for device in dict.fromkeys(devices.every)
-        if device.type == "cuda"
-    ]
-    if peaks:
-        say("memory", f"at most {', '.join(peaks)}")
-
-
 def with_batch_size(
     options: FinetuneOptions,
     classifier: Classifier,
@@ -80,6 +70,8 @@ def with_batch_size(
         image_size,
         devices.first,
         world,
+        options.accumulate,
+        SynchronisedBatchNorm(Rehearsal()) if options.sync_batchnorm and world.size > 1 else OwnBatchNorm(),
     )
     found = attempts.find(images)
     say("batch", f"{found} images for each step, the most that was tried and fits")

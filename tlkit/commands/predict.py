@@ -24,6 +24,7 @@ from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, OutputError, Usage
 from tlkit.model.labeller import Labeller, Logits, require_finite
 from tlkit.options import STANDARD_OUTPUT, PredictOptions, worker_count
 from tlkit.output.predictions import WRITERS, Prediction
+from tlkit.ranks import require_alone
 from tlkit.storage import OutputFile, replaced_when_whole
 from tlkit.terminal import emit
 
@@ -39,6 +40,7 @@ class Loaded:
 
 def predict(options: PredictOptions) -> int:
     """Write a record for each input. Returns the exit status: 3 if some inputs failed."""
+    require_alone("predict")
     if not options.paths and sys.stdin.isatty():
         problem = "is missing; name images or folders, or pipe a list of paths in"
         raise UsageError("PATH", problem, "Try 'tlkit predict --help'.")

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tlkit.data.folder import Sample
 from tlkit.data.image_file import ImageError
 from tlkit.distributed import World
 
@@ -45,7 +46,10 @@ def brought_together(numbers: Sequence[int], rows: Tensor, world: World, allocat
     return torch.empty(0) if whole is None else torch.from_numpy(whole)
 
 
-def errors_of_all(errors: Sequence[tuple[int, ImageError]], world: World) -> list[ImageError]:
-    """What every rank found wrong, in the order of the images' numbers, in all of them."""
-    found = world.gather([[number, e.path, e.code, e.message] for number, e in errors])
-    return [ImageError(*about) for _, *about in sorted(entry for rank in found for entry in rank)]
+def errors_of_all(
+    errors: Sequence[tuple[int, ImageError]], samples: Sequence[Sample], world: World
+) -> list[ImageError]:
+    """What every rank found wrong, in the order of the images' numbers, in all of them: each has its own paths."""
+    found = world.gather([[number, e.code, e.message] for number, e in errors])
+    wrong = sorted(entry for rank in found for entry in rank)
+    return [ImageError(samples[number].path, code, message) for number, code, message in wrong]

@@ -15,7 +15,6 @@ from tlkit.commands.checkpoints import Checkpointer, Origin, find_epoch
 from tlkit.commands.conduct import BY_ITSELF, Conduct
 from tlkit.commands.environment import present_environment
 from tlkit.commands.images import Preparation, PreparedBatches
-from tlkit.commands.placement import say_peak_memory
 from tlkit.commands.run_record import (
     begin,
     recorded_in_status,
@@ -75,7 +74,7 @@ def train_run(
     others do is in following.py.
     """
     give_order(options, dataset, checkpoint, world)
-    require_same_files(dataset, world)
+    require_same_files(dataset.root, dataset.train + dataset.val, world)
     built = build(options, dataset, checkpoint, world, run.path)
     options, classifier, description, state = built.options, built.classifier, built.description, built.state
     model = say_model(options, description, classifier)
@@ -105,8 +104,7 @@ def train_run(
         origin = Origin(options.to_portable_dict(), environment, description, split_digest(images.dataset))
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
         monitor.log(state.history)
-        train_to_the_end(run, options, images, state, checkpointer, built.devices.first, signals, monitor, conduct)
-        say_peak_memory(built.devices)
+        train_to_the_end(run, options, images, state, checkpointer, built.devices, signals, monitor, conduct)
         best = take_best(run, classifier, images, state)
         if conduct.ships:
             write_model(run.model_file, LoadedModel(classifier.shipped(), description), best)

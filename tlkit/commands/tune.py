@@ -19,11 +19,13 @@ from tlkit.declarations import flag_of
 from tlkit.errors import DataError, MissingInputError, UsageError
 from tlkit.options import TuneOptions
 from tlkit.options.tune import CHANGED_ON_RESUMING, cores
+from tlkit.ranks import require_alone
 from tlkit.storage import write_atomically, write_json_atomically
 
 
 def tune(options: TuneOptions) -> int:
     """Search. Prints the path of the best trial's run folder; returns the exit status."""
+    require_alone("tune")
     if options.resume is not None:
         given = {name: getattr(options, name) for name in CHANGED_ON_RESUMING}
         return resume_search(SearchFolder(options.resume), given, options.trust_pickle)
@@ -40,6 +42,7 @@ def tune(options: TuneOptions) -> int:
 
 def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle: str | None = None) -> int:
     """Finish what is missing of a search. Prints and returns as `tune` does."""
+    require_alone("tune")
     if not search.exists():
         raise MissingInputError(search.path, "is not the folder of a search: it has no search.json")
     search = SearchFolder(os.path.abspath(search.path))

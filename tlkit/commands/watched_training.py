@@ -11,7 +11,9 @@ from torch import nn
 from tlkit.commands.answering import keep_heard, listening
 from tlkit.commands.checkpoints import Checkpointer
 from tlkit.commands.conduct import Conduct
+from tlkit.commands.devices import Devices
 from tlkit.commands.images import PreparedBatches
+from tlkit.commands.peak_memory import PeakMemory
 from tlkit.data.batches import EpochSteps
 from tlkit.data.folder import Dataset
 from tlkit.errors import TlkitError
@@ -34,15 +36,16 @@ def train_to_the_end(
     images: PreparedBatches,
     state: TrainingState,
     checkpointer: Checkpointer,
-    device: torch.device,
+    devices: Devices,
     signals: Interruption,
     monitor: Monitor,
     conduct: Conduct,
 ) -> None:
     """Run the training loop; every epoch is committed, said and logged, a signal ends it with a checkpoint."""
+    peaks = PeakMemory(devices)
 
     def after_epoch(state: TrainingState, is_best: bool) -> None:
-        state.history[-1].update(work_done(images.dataset, state.history[-1]["seconds"], device))
+        state.history[-1].update(work_done(images.dataset, state.history[-1]["seconds"], devices.first, peaks))
         over = is_over(state.epoch, state.best, options.planned_epochs(), options.patience)
         if is_best or over or conduct.saves(state):
             checkpointer.commit_epoch(state, is_best)
@@ -68,13 +71,14 @@ def train_to_the_end(
 
     with signals.deferred("saving a checkpoint"):
         try:
-            run_loop(options, images, state, device, after_epoch, after_step, hear_best)
+            run_loop(options, images, state, devices.first, after_epoch, after_step, hear_best)
         except NonFiniteLossError as error:
             error.name_files(batch_files(options, images.dataset, error))
             raise
         except Interrupted:
             save_before_leaving(checkpointer, state)
             raise
+    peaks.say()
 
 
 def train_along(
@@ -89,7 +93,7 @@ def train_along(
         try:
             run_loop(options, images, state, device, unheeded, unheeded, unheeded)
         except NonFiniteLossError:
-            images.world.meet()  # the first rank has found it too: that is where it is told, and this one ended
+            images.world.meet()  # the first rank found it too, and tells it; whoever started the ranks ends this one
 
 
 def unheeded(*what: object) -> None:
@@ -126,14 +130,13 @@ def run_loop(
         )  # fmt: skip
 
 
-def work_done(dataset: Dataset, seconds: float, device: torch.device) -> dict[str, float]:
+def work_done(dataset: Dataset, seconds: float, device: torch.device, peaks: PeakMemory) -> dict[str, float]:
     """How fast an epoch went, and what it took of a GPU: images trained and validated on in a second, the most bytes,
     and the percentage of the last moments in which it computed, where its driver can be asked."""
     images = len(dataset.train) + len(dataset.val)
     figures = {"images_per_second": round(images / max(seconds, 1e-3), 1)}
     if device.type == "cuda":
-        figures["gpu_memory"] = torch.cuda.max_memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
+        figures["gpu_memory"] = peaks.since_asked()[device]
         with suppress(Exception):  # of a library that is missing, or a driver that does not answer
             figures["gpu_use"] = torch.cuda.utilization(device)
     return figures

@@ -98,7 +98,14 @@ def following_norms(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d
 
     with watched(network, after):
         network(example)
-    return [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1 and norm.running_mean is not None]
+    return [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1 and can_be_one(conv, norm)]
+
+
+def can_be_one(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
+    """Whether the numbers of a BatchNorm can go into the convolution before it: it has some, on the same device, and
+    no other stage begins with it."""
+    begins_stage = any(isinstance(hook, Entrance) for hook in norm._forward_pre_hooks.values())
+    return norm.running_mean is not None and norm.running_mean.device == conv.weight.device and not begins_stage
 
 
 @contextmanager

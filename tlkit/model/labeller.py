@@ -24,6 +24,10 @@ class Labeller(Protocol):
     def preprocessing(self) -> Preprocessing:
         """How an image becomes the pixels that logits takes."""
 
+    @property
+    def computing(self) -> str:
+        """On what, and in what, for people: two of the same file that have it in common give the same scores."""
+
     def expect(self, images: int) -> None:
         """Get ready for so many images. What each gets does not depend on how they are then divided into processes."""
 

@@ -27,6 +27,10 @@ class OnnxModel:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
 
+    @property
+    def computing(self) -> str:
+        return f"onnxruntime, {plain(self.session.get_providers()[0])}"
+
     def expect(self, images: int) -> None:
         pass
 

@@ -43,6 +43,10 @@ class TorchModel:
         self.seen = 0
         self.quick = False
 
+    @property
+    def computing(self) -> str:
+        return f"torch, {self.device.type} in {self.precision}"
+
     def expect(self, images: int) -> None:
         if images >= QUICKEN_AFTER and not self.quick:
             self.network = quickened(self.network, self.preprocessing.image_size)

@@ -107,7 +107,7 @@ class FinetuneOptions(
             raise UsageError("--sync-batchnorm", "needs --unfreeze: BatchNorm that is frozen has no statistics to take")
         if self.sync_batchnorm and self.accumulate > 1:
             raise UsageError("--sync-batchnorm", f"takes a batch in one part, but --accumulate is {self.accumulate}")
-        check_ranks(self.processes, self.device, self.max_restarts)
+        check_ranks(self.processes, self.device, self.parallel, self.max_restarts)
         self.cache_bytes()
         self.check_data_options()
         self.check_network_options()
@@ -163,5 +163,5 @@ class ResumeOptions(RestartOptions, MonitoringOptions, TrustOptions, Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_ranks(self.processes, self.device, self.max_restarts)
+        check_ranks(self.processes, self.device, self.parallel, self.max_restarts)
         self.check_monitoring_options()

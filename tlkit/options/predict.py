@@ -80,4 +80,4 @@ class EvaluateOptions(ImageOptions, DeviceOptions, RankOptions, ModelOptions, Op
     def __post_init__(self) -> None:
         super().__post_init__()
         self.placing()
-        check_ranks(self.processes, self.device)
+        check_ranks(self.processes, self.device, self.parallel)

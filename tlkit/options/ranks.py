@@ -45,9 +45,11 @@ class RestartOptions(RankOptions):
     )  # fmt: skip
 
 
-def check_ranks(processes: int | None, device: str | None, max_restarts: int = 0) -> None:
+def check_ranks(processes: int | None, device: str | None, parallel: str | None, max_restarts: int = 0) -> None:
     """Raises UsageError for values that do not go together. What is None is as before."""
     if processes is not None and processes > 1 and device is not None and device.startswith("cuda:"):
         raise UsageError(f"--device {device}", f"is one GPU, but --processes {processes} need one each; give cuda")
+    if processes is not None and processes > 1 and parallel not in (None, "none"):
+        raise UsageError(f"--parallel {parallel}", f"is for one process, but --processes is {processes}")
     if max_restarts and processes == 1:
         raise UsageError("--max-restarts", "needs --processes 2 or more; under torchrun give it to torchrun")

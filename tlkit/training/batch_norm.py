@@ -12,6 +12,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from tlkit.distributed import World
+from tlkit.errors import DataError
+
+ONE_VALUE = "BatchNorm finds one value for each channel in a batch, which has no variance"
 
 
 class OwnBatchNorm(nullcontext[None]):
@@ -64,6 +67,8 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         share = float(self.counts)
         count = torch.tensor(share * values.numel() / values.shape[1], dtype=torch.float64, device=values.device)
         count = self.world.sum(count).to(values.dtype)
+        if values.numel() <= values.shape[1] and float(count) <= 1:  # asked where it may be: to ask waits for a GPU
+            raise DataError("--sync-batchnorm", ONE_VALUE, "Give another --batch-size, or a larger --image-size.")
         mean = added_up(share * values.sum(dimensions), self.world) / count
         centred = values - mean.view(shape)
         variance = added_up(share * centred.square().sum(dimensions), self.world) / count

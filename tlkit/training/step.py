@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from tlkit.distributed import ALONE, World
+from tlkit.errors import LostRankError
 from tlkit.memory import Shortage, release_memory
 from tlkit.training.state import TrainingState
 
@@ -44,7 +45,7 @@ class Stepper:
         """Compute the gradients of the mean loss over a batch of `total` samples on all ranks.
 
         inputs [b, ...], labels [b]: this rank's share of the batch. Returns its logits [b, C] and the mean loss over
-        the whole batch. Raises MemoryError if one sample alone is too much.
+        the whole batch. Raises MemoryError if one sample alone is too much, LostRankError if it is so on others alone.
         """
         before = [buffer.clone() for buffer in self.moving]
         share = -(-total // self.world.size)  # that of any rank at most: all divide theirs into as many parts
@@ -56,6 +57,8 @@ class Stepper:
                 logits, loss = passed
                 self.add_up_over_ranks()
                 return logits, self.world.sum(loss).item()
+            if size == 1 and not shortage.found:
+                raise LostRankError("memory", "is used up on another rank")
             if size == 1:
                 raise MemoryError(shortage.text)
             restore(self.moving, before)
