@@ -82,6 +82,11 @@ def test_optuna_learns_from_trials_of_before_and_does_not_begin_with_the_same_po
         again.learn(Trial(number, point), 0.5)
     again.learn(Trial(3, begun[0]), None)
     assert len(again.study.trials) == 2
+    again.learn(Trial(3, begun[0], "stopped", epochs=5), 0.99)
+    again.point(5)
+    again.learn(Trial(5, begun[0], "stopped", epochs=5), 0.98)
+    assert [t.state.name for t in again.study.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+    assert again.study.best_value == 0.5
     assert again.point(4) not in begun
     assert all(3 <= point["epochs"] <= 9 and point["unfreeze"] in (None, "layer4") for point in begun)
 
@@ -159,7 +164,10 @@ def test_the_mean_over_folds_decides_where_there_are_some(folder: SearchFolder) 
     table = Table(folder, "accuracy")
     table.rows[1] = Trial(1, {}, "finished", accuracy=0.9, macro_f1=0.9, loss=0.3, mean_accuracy=0.7)
     table.rows[2] = Trial(2, {}, "finished", accuracy=0.8, macro_f1=0.8, loss=0.3, mean_accuracy=0.75)
-    assert [row.trial for row in table.ranked()] == [2, 1]
+    table.rows[3] = Trial(3, {}, "stopped", accuracy=0.99, macro_f1=0.9, loss=0.1)  # lucky on the one division
+    table.rows[4] = Trial(4, {}, "failed")
+    assert [row.trial for row in table.ranked()] == [2, 1, 3, 4]
+    assert table.best() == table.rows[2]
     mean, error = mean_and_error([0.5, 0.7, 0.9])
     assert mean == pytest.approx(0.7) and error == pytest.approx(0.2 / 3**0.5)
 

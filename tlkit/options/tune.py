@@ -164,6 +164,8 @@ class TuneOptions(FinetuneOptions):
             raise UsageError("--search bayesian", f"does not go with a grid, as {name} has; use choice")
         if self.processes > 1:
             raise UsageError(f"--processes {self.processes}", "is for one run; here trials run beside each other")
+        if self.folds is not None and self.metric != "accuracy":
+            raise UsageError(f"--metric {self.metric}", "does not go with --folds, whose mean accuracy decides")
         if self.device.startswith("cuda:"):
             raise UsageError(f"--device {self.device}", "cannot be chosen here: Ray gives each trial its GPU; use cuda")
 

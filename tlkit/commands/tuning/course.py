@@ -13,7 +13,7 @@ from tlkit.commands.tuning.cluster import connected
 from tlkit.commands.tuning.leaderboard import Display
 from tlkit.commands.tuning.points import DerivedPoints, Points, points_of
 from tlkit.commands.tuning.preparation import Facts, facts_key, prepare
-from tlkit.commands.tuning.search import OngoingSearch, from_anywhere, merit_or_none, missing, take_ended
+from tlkit.commands.tuning.search import OngoingSearch, from_anywhere, missing, take_ended
 from tlkit.commands.tuning.search_folder import SearchFolder
 from tlkit.commands.tuning.table import ENDED, Table, Trial
 from tlkit.data.folder import Dataset
@@ -48,7 +48,7 @@ def carry_out(
     points = points_of(options.tried, options.method, options.seed, len(table.rows))
     for row in table.rows.values():
         if row.has_ended():
-            points.learn(row, merit_or_none(row, options.metric))
+            points.learn(row, row.value(options.metric))
     coming = list(coming_trials(options, table, points))
     gpus = choose_gpus(options)
     display = Display(table, options.trials())

@@ -108,7 +108,7 @@ class OngoingSearch:
             mean, spread = mean_and_error(folds)
             row = dataclasses.replace(row, fold_accuracies=folds, mean_accuracy=mean, standard_error=spread)
         self.table.put(row)
-        self.points.learn(row, merit_or_none(row, self.table.metric))
+        self.points.learn(row, row.value(self.table.metric))
         self.display.ended(row)
 
 
@@ -122,11 +122,6 @@ def missing(table: Table, trials: int) -> list[int]:
     """The trials that have not ended: those that were begun, then those that were not."""
     begun = [number for number, row in sorted(table.rows.items()) if not row.has_ended()]
     return begun + [number for number in range(1, trials + 1) if number not in table.rows]
-
-
-def merit_or_none(row: Trial, metric: str) -> float | None:
-    """What a trial is ranked by; None if it failed."""
-    return None if row.state == "failed" or row.loss is None else row.merit(metric)[0]
 
 
 def take_ended(folder: SearchFolder, table: Table, options: TuneOptions, validation_images: int) -> None:

@@ -50,12 +50,22 @@ class Trial:
     def has_ended(self) -> bool:
         return self.state in ENDED
 
-    def merit(self, metric: str) -> tuple[float, float]:
-        """What trials are ranked by, larger is better: the metric, or the mean over folds; then the loss."""
+    def value(self, metric: str) -> float | None:
+        """The metric, or the mean over folds, larger being better; None if the trial failed or has no epoch."""
         if self.state == "failed" or self.loss is None:
-            return -math.inf, -math.inf
-        value = self.mean_accuracy if self.mean_accuracy is not None else getattr(self, metric)
-        return (-value if metric == "loss" and self.mean_accuracy is None else value), -self.loss
+            return None
+        if self.mean_accuracy is not None:
+            return self.mean_accuracy
+        value: float = getattr(self, metric)
+        return -value if metric == "loss" else value
+
+    def merit(self, metric: str) -> tuple[bool, float, float]:
+        """What trials are ranked by, larger is better: whether the folds were judged, as a figure of one division says
+        less; then the value; then the loss."""
+        value = self.value(metric)
+        if value is None or self.loss is None:
+            return False, -math.inf, -math.inf
+        return self.mean_accuracy is not None, value, -self.loss
 
 
 @dataclass
