@@ -17,12 +17,15 @@ import pytest
 from tlkit.commands.tuning import keeper
 from tlkit.commands.tuning.leaderboard import Display, leaderboard
 from tlkit.commands.tuning.points import DerivedPoints, LearntPoints
-from tlkit.commands.tuning.preparation import Facts, facts_key, vectors_key
+from tlkit.commands.tuning.preparation import Network, Prepared, network_key, vectors_key
+from tlkit.commands.tuning.resources import as_in_trials
 from tlkit.commands.tuning.search import OngoingSearch, missing, take_ended
 from tlkit.commands.tuning.search_folder import SearchFolder, new_search_folder
 from tlkit.commands.tuning.table import Table, Trial, mean_and_error
 from tlkit.data.folder import Dataset, Sample, folds_of
-from tlkit.errors import DataError, OutputError
+from tlkit.errors import DataError, OutputError, UsageError
+from tlkit.model.backbones import build_network, find_backbone
+from tlkit.model.classifier import build_classifier
 from tlkit.options import TuneOptions
 
 
@@ -44,7 +47,9 @@ def folder(tmp_path: Path) -> SearchFolder:
 def ongoing(folder: SearchFolder, options: TuneOptions, reports: tuple[int, ...] = (2, 6)) -> OngoingSearch:
     table = Table.read(folder, options.metric)
     points = DerivedPoints(options.tried, options.method, options.seed)
-    return OngoingSearch(folder, options, table, points, {}, list(reports), 100, Display(table, options.trials()))
+    return OngoingSearch(
+        folder, options, table, points, Prepared(), list(reports), 100, Display(table, options.trials())
+    )
 
 
 def write_run(search: OngoingSearch, number: int, accuracies: list[float], state: str = "running") -> None:
@@ -218,8 +223,10 @@ def test_what_shapes_vectors_is_seen_once() -> None:
     other = options.trial({"learning_rate": 0.1, "augment": "light"})
     assert len(set(map(vectors_key, same))) == 1
     assert vectors_key(other) not in map(vectors_key, same)
-    assert facts_key(other) == facts_key(same[0])
-    assert Facts(1.0, 2) == Facts(1.0, 2)
+    assert network_key(other) == network_key(same[0])
+    heads = [options.trial({"head": "mlp", "hidden": width}) for width in (64, 128)]
+    assert set(map(vectors_key, heads)) == {vectors_key(same[0])}
+    assert vectors_key(options.trial({"head": "stack"})) != vectors_key(same[0])
 
 
 def test_folds_hold_each_image_in_validation_once() -> None:
@@ -272,3 +279,36 @@ def wait_until(condition: Any, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < ends_at
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("head", "hidden"), [("linear", None), ("mlp", None), ("mlp", 7), ("stack", None)])
+def test_parameters_of_a_head_that_was_not_built_are_counted(head: str, hidden: int | None) -> None:
+    name = find_backbone("timm/test_resnet")
+    classifier = build_classifier(name, build_network(name, 5, None), 5, head, hidden, None)
+    backbone = sum(parameter.numel() for parameter in classifier.backbone.parameters())
+    network = Network(1.0, backbone, len(classifier.head.mean), True, 5)
+    assert network.parameters_with(head, hidden) == sum(parameter.numel() for parameter in classifier.parameters())
+
+
+def test_trials_without_a_gpu_are_prepared_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    settled = as_in_trials(tune("learning_rate=uniform:0:1"), 0.0)
+    assert (settled.device, settled.precision) == ("cpu", "fp32")
+    assert as_in_trials(tune("precision=grid:fp32,bf16"), 0.0).precision == "auto"
+    with pytest.raises(UsageError, match="--device cuda: is not what a trial gets"):
+        as_in_trials(tune("learning_rate=uniform:0:1", device="cuda"), 0.0)
+
+
+def test_features_that_trials_look_up_must_be_computable_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match="--gpus-per-trial 1: needs a GPU on this machine too"):
+        as_in_trials(tune("learning_rate=uniform:0:1"), 1.0)
+    assert as_in_trials(tune("learning_rate=uniform:0:1", no_cache=True), 1.0).device == "auto"
+
+
+def test_trials_are_told_what_was_decided_once(folder: SearchFolder) -> None:
+    options = tune("learning_rate=uniform:0:1", cpus_per_trial=3)
+    search = ongoing(folder, options)
+    search.prepared.engines[vectors_key(options.trial({}))] = "onnxruntime"
+    first = search.next_assignment()
+    assert first is not None and (first.options["engine"], first.options["workers"]) == ("onnxruntime", 3)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tlkit.commands.tuning.leaderboard import Display
 from tlkit.commands.tuning.points import Points
-from tlkit.commands.tuning.preparation import Facts, facts_key
+from tlkit.commands.tuning.preparation import Prepared
 from tlkit.commands.tuning.search_folder import SearchFolder
 from tlkit.commands.tuning.table import Table, Trial, mean_and_error, merit_of, with_figures
 from tlkit.commands.tuning.trial import Assignment
@@ -18,7 +18,7 @@ from tlkit.errors import TlkitError
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_whole_json
 from tlkit.model.cache_folder import cache_folder
-from tlkit.options import TuneOptions
+from tlkit.options import FinetuneOptions, TuneOptions
 from tlkit.options.space import Point
 from tlkit.run_folder import RunFolder
 from tlkit.training.loop import is_over, validation_figures
@@ -37,17 +37,17 @@ class OngoingSearch:
         options: TuneOptions,
         table: Table,
         points: Points,
-        facts: Mapping[tuple[object, ...], Facts],
+        prepared: Prepared,
         reports: list[int],
         validation_images: int,
         display: Display,
     ) -> None:
-        """facts: of the backbones, by their keys. reports: the epochs after which the scheduler decides."""
+        """reports: the epochs after which the scheduler decides."""
         self.folder = folder
         self.options = options
         self.table = table
         self.points = points
-        self.facts = facts
+        self.prepared = prepared
         self.reports = reports
         self.validation_images = validation_images
         self.display = display
@@ -62,12 +62,16 @@ class OngoingSearch:
         known = self.table.rows.get(number)
         point = known.options if known else from_anywhere(self.points.point(number))
         options = self.options.trial(point)
-        facts = self.facts.get(facts_key(options))
         reports = [epoch for epoch in self.reports if epoch < options.planned_epochs()]
         run = self.folder.trial(number)
         row = known or Trial(number, point, path=os.path.relpath(run.path, self.folder.path))
-        self.table.put(dataclasses.replace(row, **(dataclasses.asdict(facts) if facts else {})))
-        return Assignment(number, point, run.path, self.options.shared(), reports, self.options.folds, cache_folder())
+        self.table.put(dataclasses.replace(row, **self.prepared.facts_of(options)))
+        return Assignment(number, point, run.path, self.shared_by(options), reports, self.options.folds, cache_folder())
+
+    def shared_by(self, trial: FinetuneOptions) -> dict[str, Any]:
+        """What a trial does not change, with what is decided for it: as many processes decode as it has cores."""
+        workers = (self.options.cpus_per_trial or 1) if trial.workers is None else trial.workers
+        return {**self.options.shared(), "engine": self.prepared.engine_of(trial), "workers": workers}
 
     def past_reports(self) -> dict[int, list[dict[str, Any]]]:
         """What trials reported before, by their numbers."""
