@@ -10,12 +10,12 @@ import pytest
 from tlkit.errors import TlkitError, UsageError
 from tlkit.options import TuneOptions
 from tlkit.options.dimensions import Choice, Grid, Integer, LogUniform, Uniform
-from tlkit.options.space import Space, described, read_space
+from tlkit.options.space import Space, as_toml, described, read_written, space_of
 from tlkit.options.tune import kinds_tried
 
 
 def space(*inline: str, file: Path | None = None) -> Space:
-    return read_space(inline, None if file is None else str(file), kinds_tried())
+    return space_of(read_written(inline, None if file is None else str(file)), kinds_tried())
 
 
 def test_every_kind_is_read_from_the_command_line() -> None:
@@ -198,3 +198,27 @@ def test_a_search_that_goes_on_may_be_given_what_and_how_much_to_use() -> None:
 def test_points_are_told_briefly() -> None:
     told = described({"learning_rate": 0.0123456, "unfreeze": None, "no_cache": True})
     assert told == "learning_rate=0.01235 unfreeze=default no_cache=true"
+
+
+def test_what_is_given_is_not_tried_by_default() -> None:
+    assert list(tune(learning_rate=0.02, batch_size=8).tried.dimensions) == ["weight_decay", "label_smoothing"]
+    with pytest.raises(UsageError, match="--try: is missing"):
+        tune(learning_rate=0.02, batch_size=8, weight_decay=0.1, label_smoothing=0.05)
+
+
+def test_a_space_is_kept_as_a_file_that_means_the_same_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a,b").mkdir()
+    monkeypatch.chdir(tmp_path / "a,b")
+    (tmp_path / "space.toml").write_text('unfreeze = { choice = ["default", "a,b"] }\nhidden = { randint = [8, 32] }\n')
+    tries = ["weights=grid:none,ünd.pth", "learning-rate=loguniform:1e-4:1e-1", "no_cache=choice:true,false"]
+    written = read_written(tries, str(tmp_path / "space.toml"))
+    first = space_of(written, kinds_tried())
+    assert first.dimensions["weights"] == Grid(("none", str(tmp_path / "a,b" / "ünd.pth")))
+    kept = tmp_path / "kept.toml"
+    kept.write_text(as_toml(written))
+    monkeypatch.chdir("/")
+    again = read_written([], str(kept))
+    assert space_of(again, kinds_tried()) == first
+    assert as_toml(again) == as_toml(written)

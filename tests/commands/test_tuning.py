@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tlkit.commands.tune import from_anywhere, read_options, remember, write_space
 from tlkit.commands.tuning import keeper
 from tlkit.commands.tuning.leaderboard import Display, leaderboard
 from tlkit.commands.tuning.points import DerivedPoints, LearntPoints
@@ -22,6 +24,7 @@ from tlkit.commands.tuning.resources import as_in_trials
 from tlkit.commands.tuning.search import OngoingSearch, missing, take_ended
 from tlkit.commands.tuning.search_folder import SearchFolder, new_search_folder
 from tlkit.commands.tuning.table import Table, Trial, mean_and_error
+from tlkit.commands.tuning.trial import Watcher, carry_out
 from tlkit.data.folder import Dataset, Sample, folds_of
 from tlkit.errors import DataError, OutputError, UsageError
 from tlkit.model.backbones import build_network, find_backbone
@@ -312,3 +315,43 @@ def test_trials_are_told_what_was_decided_once(folder: SearchFolder) -> None:
     search.prepared.engines[vectors_key(options.trial({}))] = "onnxruntime"
     first = search.next_assignment()
     assert first is not None and (first.options["engine"], first.options["workers"]) == ("onnxruntime", 3)
+
+
+def test_a_search_means_the_same_from_any_folder(folder: SearchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.path)
+    options = TuneOptions(data="photos", weights="w.pth", trust_pickle="w.pth", try_=["weight_decay=uniform:0:1"])
+    with pytest.raises(UsageError, match="--weights: is given"):
+        tune("weights=choice:a.pth,none", weights="w.pth")
+    write_space(folder, options)
+    resolved = from_anywhere(options, folder)
+    remember(folder, options, resolved)
+    assert (resolved.weights, resolved.trust_pickle) == (os.path.abspath("w.pth"), os.path.abspath("w.pth"))
+    monkeypatch.chdir("/")
+    assert read_options(folder, {}) == dataclasses.replace(resolved, trust_pickle=None)
+
+
+def test_fewer_trials_than_there_are_is_told_in_trials(folder: SearchFolder) -> None:
+    options = tune("learning_rate=uniform:0:1", "backbone=grid:a,b")
+    write_space(folder, options)
+    remember(folder, options, from_anywhere(options, folder))
+    assert read_options(folder, {"samples": 21}).trials() == 42
+    with pytest.raises(UsageError, match="--samples 10: makes 20 trials, fewer than the 40 that the search has"):
+        read_options(folder, {"samples": 10})
+
+
+def test_a_trial_that_goes_on_trusts_the_file_that_it_trusted(
+    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = ongoing(folder, tune("learning_rate=uniform:0:1", trust_pickle="/w.pth"))
+    assignment = search.next_assignment()
+    assert assignment is not None
+    write_run(search, 1, [0.5])
+    Path(assignment.run, "options.json").write_text("{}")
+    trusted: list[str | None] = []
+    monkeypatch.setattr("tlkit.commands.tuning.remembered.dataset_of", lambda options: None)
+    monkeypatch.setattr(
+        "tlkit.commands.continuation.continue_in_place",
+        lambda run, options, *rest: trusted.append(options.trust_pickle),
+    )
+    carry_out(assignment, Watcher(assignment, None))
+    assert trusted == ["/w.pth"]

@@ -31,8 +31,8 @@ def test_what_was_found_is_not_looked_for_again_and_the_oldest_make_room() -> No
 
 
 def test_a_run_by_itself_keeps_nothing() -> None:
+    empty = torch.empty(0)  # what a rank has that is not the first, and that must take part all the same
     for _ in range(2):
-        empty = torch.empty(0)  # what a rank has that is not the first, and that must take part all the same
         assert NO_MEMORY.recall("space", [], lambda: (empty, True)) is empty
     NO_MEMORY.recall("space", ["a"], lambda: (torch.ones(1, 10), True))
     assert not NO_MEMORY.kept

@@ -170,7 +170,7 @@ def test_a_search_that_is_finished_says_so_again_without_ray(told: Told, tlkit: 
 
 def test_nothing_of_ray_is_kept_or_told(told: Told) -> None:
     files = {entry.name for entry in told.folder.iterdir()}
-    assert files == {".lock", "search.json", "results.jsonl", "results.csv", "status.json", "trials"}
+    assert files == {".lock", "search.json", "results.jsonl", "results.csv", "space.toml", "status.json", "trials"}
     for text in (told.stopped.err, told.resumed.err):
         assert "RAY_AUTH" not in text and "ray.io" not in text
     for path in told.folder.rglob("*.json*"):

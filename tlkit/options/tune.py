@@ -12,7 +12,7 @@ from tlkit.declarations import Options, argument, flag_of, option
 from tlkit.errors import UsageError
 from tlkit.options.data import DataOptions
 from tlkit.options.finetune import FinetuneOptions
-from tlkit.options.space import Point, Space, described, read_space
+from tlkit.options.space import Point, Space, Written, described, read_written, space_of
 
 DEFAULT_SAMPLES = 20
 DEFAULT_GRACE = 5
@@ -102,7 +102,16 @@ class TuneOptions(FinetuneOptions):
     @cached_property
     def tried(self) -> Space:
         """What is tried. Raises UsageError or MissingInputError."""
-        return read_space(self.try_ or (), self.space, kinds_tried())
+        return space_of(self.written, kinds_tried())
+
+    @cached_property
+    def written(self) -> list[Written]:
+        """The same as it is said. Raises as `tried` does."""
+        return read_written(self.try_ or (), self.space, self.given())
+
+    def given(self) -> set[str]:
+        """The options of finetune that are given."""
+        return {f.name for f in dataclasses.fields(FinetuneOptions) if getattr(self, f.name) != f.default}
 
     @property
     def method(self) -> str:
@@ -147,10 +156,8 @@ class TuneOptions(FinetuneOptions):
 
     def require_one_value_for_each(self) -> None:
         """Raises UsageError for an option that is both tried and given."""
-        defaults = {field.name: field.default for field in dataclasses.fields(FinetuneOptions)}
-        for name in self.tried.dimensions:
-            if getattr(self, name) != defaults[name]:
-                raise UsageError(flag_of(name), f"is given, but --try or --space says what {name} may be")
+        for name in sorted(self.given() & set(self.tried.dimensions)):
+            raise UsageError(flag_of(name), f"is given, but --try or --space says what {name} may be")
 
     def require_search_that_fits(self) -> None:
         """Raises UsageError for a way to choose values that the space does not allow."""

@@ -14,7 +14,7 @@ from tlkit.commands.tuning.leaderboard import Display
 from tlkit.commands.tuning.points import DerivedPoints, Points, points_of
 from tlkit.commands.tuning.preparation import Key, network_key, prepare
 from tlkit.commands.tuning.resources import as_in_trials, choose_gpus, gpu_share, require_resources, where
-from tlkit.commands.tuning.search import OngoingSearch, from_anywhere, missing, take_ended
+from tlkit.commands.tuning.search import OngoingSearch, missing, take_ended
 from tlkit.commands.tuning.search_folder import SearchFolder
 from tlkit.commands.tuning.table import ENDED, Table, Trial
 from tlkit.data.folder import Dataset
@@ -94,11 +94,11 @@ def known_speeds(options: TuneOptions, table: Table) -> dict[Key, float]:
 def coming_trials(options: TuneOptions, table: Table, points: Points) -> Iterator[FinetuneOptions]:
     """The trials that will be trained, or where that is not known beforehand, those at the corners of the space."""
     if not isinstance(points, DerivedPoints):
-        yield from (options.trial(from_anywhere(point)) for point in options.tried.corners())
+        yield from (options.trial(point) for point in options.tried.corners())
         return
     for number in missing(table, options.trials()):
         row = table.rows.get(number)
-        yield options.trial(row.options if row else from_anywhere(points.point(number)))
+        yield options.trial(row.options if row else points.point(number))
 
 
 def require_backbones(options: TuneOptions) -> None:

@@ -19,7 +19,6 @@ from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_whole_json
 from tlkit.model.cache_folder import cache_folder
 from tlkit.options import FinetuneOptions, TuneOptions
-from tlkit.options.space import Point
 from tlkit.run_folder import RunFolder
 from tlkit.training.loop import is_over, validation_figures
 from tlkit.training.metrics import better
@@ -60,7 +59,7 @@ class OngoingSearch:
             return None
         number = self.waiting.pop(0)
         known = self.table.rows.get(number)
-        point = known.options if known else from_anywhere(self.points.point(number))
+        point = known.options if known else self.points.point(number)
         options = self.options.trial(point)
         reports = [epoch for epoch in self.reports if epoch < options.planned_epochs()]
         run = self.folder.trial(number)
@@ -114,12 +113,6 @@ class OngoingSearch:
         self.table.put(row)
         self.points.learn(row, row.value(self.table.metric))
         self.display.ended(row)
-
-
-def from_anywhere(point: Point) -> Point:
-    """A point whose file of weights means the same from any folder."""
-    weights = point.get("weights")
-    return {**point, "weights": os.path.abspath(weights)} if weights not in (None, "pretrained", "none") else point
 
 
 def missing(table: Table, trials: int) -> list[int]:

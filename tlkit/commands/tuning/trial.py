@@ -130,7 +130,8 @@ def carry_out(assignment: Assignment, watcher: Watcher) -> dict[str, Any]:
         run.remove_leftovers()
         dataset = dataset_of(options)
         if os.path.exists(run.options_file):
-            continue_in_place(run, ResumeOptions(checkpoint=run.path), signals, ALONE, conduct)
+            again = ResumeOptions(checkpoint=run.path, trust_pickle=options.trust_pickle)
+            continue_in_place(run, again, signals, ALONE, conduct)
         else:
             start_run(run, options, dataset, signals, ALONE, conduct)
         if assignment.folds is None or watcher.stopping is not None:
