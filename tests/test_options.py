@@ -52,6 +52,13 @@ def test_help_shows_every_option(command: str) -> None:
         assert shown in result.stdout or field.metadata.get("positional")
 
 
+def test_a_search_shows_what_it_takes_and_no_more() -> None:
+    words = run("tune", "--help").stdout.split()
+    for field in dataclasses.fields(options.TuneOptions):
+        if not field.metadata.get("positional"):
+            assert (flag_of(field.name) in words) == (field.name not in options.TuneOptions.HIDDEN), field.name
+
+
 SHARED = {
     "finetune": (
         "assembly",

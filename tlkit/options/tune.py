@@ -6,7 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, get_type_hints
 
 from tlkit.declarations import Options, argument, flag_of, option
 from tlkit.errors import UsageError
@@ -25,6 +25,18 @@ NOT_TRIED = (
 )  # fmt: skip
 """Options of finetune that shape no model, or without which trials could not be compared."""
 
+OF_ONE_RUN = {
+    **dict.fromkeys(
+        ("processes", "max_restarts", "rank_timeout", "rendezvous_timeout"),
+        "is for one run; here trials run beside each other",
+    ),
+    **dict.fromkeys(
+        ("parallel", "stages", "split_at"), "is for one run; here each trial has one device, or a share of it"
+    ),
+    "log": "is for one run; a search has results.jsonl, and each trial its history.jsonl",
+}
+"""Options of finetune that a search does not take, and why."""
+
 CHANGED_ON_RESUMING = ("samples", "cpus_per_trial", "gpus_per_trial", "time_budget", "ray_address")
 """What a search that goes on may be given anew: how much, and on what."""
 
@@ -33,10 +45,15 @@ CHANGED_ON_RESUMING = ("samples", "cpus_per_trial", "gpus_per_trial", "time_budg
 class TuneOptions(FinetuneOptions):
     """tlkit tune"""
 
+    HIDDEN: ClassVar[frozenset[str]] = frozenset(OF_ONE_RUN)
+
     data: str = argument(
         "Folder of images: DATA/<class>/..., or DATA/train/<class>/... with DATA/val/<class>/...",
         default="",
         metavar="DATA",
+    )
+    out: str | None = option(
+        None, "Folder of the search. Default: runs/<data>-tune, numbered when taken.", metavar="DIR"
     )
     try_: list[str] | None = option(
         None,
@@ -75,10 +92,15 @@ class TuneOptions(FinetuneOptions):
     )
     cpus_per_trial: int | None = option(None, "Cores that each trial takes. Default: 1.", minimum=1)
     gpus_per_trial: float | None = option(
-        None, "GPUs, or share of one, that each trial takes. Default: where there are GPUs, an equal share.", minimum=0
+        None,
+        "GPUs, or share of one, that each trial takes. Default: an equal share where there are some; on a cluster 1.",
+        minimum=0,
     )
     time_budget: float | None = option(
-        None, "Stop the search after so many seconds; resume goes on.", minimum=1, metavar="SECONDS"
+        None,
+        "Stop the search after so many seconds of trials, which begin when all features are there; resume goes on.",
+        minimum=1,
+        metavar="SECONDS",
     )
     ray_address: str | None = option(
         None, "Use the Ray cluster with this head node, from one of its machines.", metavar="HOST:PORT"
@@ -169,8 +191,13 @@ class TuneOptions(FinetuneOptions):
         if self.search == "bayesian" and self.tried.grids:
             name = next(iter(self.tried.grids))
             raise UsageError("--search bayesian", f"does not go with a grid, as {name} has; use choice")
-        if self.processes > 1:
-            raise UsageError(f"--processes {self.processes}", "is for one run; here trials run beside each other")
+        for name, why in OF_ONE_RUN.items():
+            if name in self.given():
+                raise UsageError(flag_of(name), why)
+        if (self.gpus_per_trial or 0) > 1 and self.gpus_per_trial != int(self.gpus_per_trial or 0):
+            raise UsageError(
+                f"--gpus-per-trial {self.gpus_per_trial:g}", "is neither a share of one GPU nor whole GPUs"
+            )
         if self.folds is not None and self.metric != "accuracy":
             raise UsageError(f"--metric {self.metric}", "does not go with --folds, whose mean accuracy decides")
         if self.device.startswith("cuda:"):
@@ -183,6 +210,9 @@ class TuneOptions(FinetuneOptions):
                 options = self.trial(point)
             except UsageError as error:
                 raise UsageError(described(point), f"cannot be trained: {error}", error.hint) from error
+            if options.batch_size == "auto" and options.feeds_images():
+                problem = f"would be found by each trial beside others, and differ; give a number ({described(point)})"
+                raise UsageError("--batch-size auto", problem)
             if self.folds is not None and options.feeds_images():
                 raise UsageError("--folds", f"needs vectors, but the backbone trains or runs anew ({described(point)})")
             if self.halts and (self.grace_period or 1) > options.planned_epochs():
