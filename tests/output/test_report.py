@@ -6,12 +6,15 @@ import dataclasses
 import html.parser
 import io
 import math
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests.browser import PROGRAM, open_browser
+from tlkit.commands.reporting import for_shell
 from tlkit.output.report.charts import epoch_ticks, nice_ticks
 from tlkit.output.report.facts import Bin, ClassFigures, Measured, Mistake, RunFacts
 from tlkit.output.report.markup import tag, text
@@ -138,3 +141,18 @@ def test_the_browser_would_tell_of_requests_and_overflow(tmp_path: Path) -> None
         page = browser.open(tmp_path / "bad.html", 390)
         assert page.requests == ["http://localhost:9/x.png"]
         assert page.messages != [] and page.overflow() > 0
+
+
+def test_commands_can_be_typed_whatever_the_folders_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home / "my images", here / "my $run"):
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    told = dataclasses.replace(facts(), folder=for_shell("my $run"), data_folder=for_shell(str(home / "my images")))
+    command = next(word for word in Elements(render(told)).words if word.startswith("tlkit evaluate"))
+    typed = subprocess.run(
+        ["sh", "-c", f'tlkit() {{ printf "%s\\n" "$@"; }}; {command}'], capture_output=True, text=True
+    )
+    assert typed.stdout.splitlines() == ["evaluate", "my $run", str(home / "my images")]
+    assert for_shell(str(home)) == "~" and for_shell(os.sep) == "/"

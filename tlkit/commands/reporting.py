@@ -198,4 +198,6 @@ def for_shell(path: str) -> str:
     if not below.startswith(os.pardir):
         return shlex.quote(below)
     whole = without_home(os.path.abspath(path))
+    if whole == "~":
+        return whole
     return f"~/{shlex.quote(whole[2:])}" if whole.startswith("~/") else shlex.quote(whole)
