@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 from tlkit.commands.tune import from_anywhere, read_options, remember, write_space
 from tlkit.commands.tuning import keeper
+from tlkit.commands.tuning.asked import Asked
 from tlkit.commands.tuning.leaderboard import Display, leaderboard
 from tlkit.commands.tuning.points import DerivedPoints, LearntPoints
 from tlkit.commands.tuning.preparation import Network, Prepared, network_key, vectors_key
@@ -24,9 +26,9 @@ from tlkit.commands.tuning.resources import as_in_trials
 from tlkit.commands.tuning.search import OngoingSearch, missing, take_ended
 from tlkit.commands.tuning.search_folder import SearchFolder, new_search_folder
 from tlkit.commands.tuning.table import Table, Trial, mean_and_error
-from tlkit.commands.tuning.trial import Watcher, carry_out
+from tlkit.commands.tuning.trial import Watcher, attempt, carry_out
 from tlkit.data.folder import Dataset, Sample, folds_of
-from tlkit.errors import DataError, OutputError, UsageError
+from tlkit.errors import DataError, OutputError, StorageError, UsageError
 from tlkit.model.backbones import build_network, find_backbone
 from tlkit.model.classifier import build_classifier
 from tlkit.options import TuneOptions
@@ -355,3 +357,60 @@ def test_a_trial_that_goes_on_trusts_the_file_that_it_trusted(
     )
     carry_out(assignment, Watcher(assignment, None))
     assert trusted == ["/w.pth"]
+
+
+def test_what_failed_for_a_passing_reason_is_tried_again(folder: SearchFolder) -> None:
+    options = tune("learning_rate=uniform:0:1", samples=2)
+    search = ongoing(folder, options)
+    first = search.next_assignment()
+    search.next_assignment()
+    search.conclude(1, {"ended": True, "error": "no space left on device", "passing": True}, None)
+    search.conclude(2, {"ended": True, "error": "no such module", "passing": False}, None)
+    assert search.table.count("failed") == 2
+    later = ongoing(folder, options)
+    assert later.waiting == [1] and first is not None
+    again = later.next_assignment()
+    assert again is not None and again.point == first.point
+    row = Table.read(folder, "accuracy").rows[1]
+    assert (row.state, row.error, row.passing) == ("running", None, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"), [(OSError(errno.ENOSPC, "full"), True), (MemoryError(), True), (DataError("a", "bad"), False)]
+)
+def test_a_trial_tells_whether_its_error_may_pass(
+    error: Exception, passing: bool, folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assignment = ongoing(folder, tune("learning_rate=uniform:0:1")).next_assignment()
+    assert assignment is not None
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tlkit.commands.tuning.trial.carry_out", fail)
+    assert attempt(assignment, Watcher(assignment, None))["passing"] is passing
+
+
+def test_what_goes_wrong_in_the_search_is_raised_as_it_was(
+    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray, which calls it, raises an error of its own that has the text of ours, and may ask again before."""
+    search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
+    asked = Asked(search)
+    asked.next_assignment()
+    full = StorageError(folder.results_lines, "cannot be written: no space left on device")
+
+    def no_room(trial: Trial) -> None:
+        raise full
+
+    monkeypatch.setattr(search.table, "put", no_room)
+    with pytest.raises(StorageError) as raised, asked.raising_its_own():
+        try:
+            asked.conclude(1, {"ended": True}, None)
+        except StorageError as error:
+            with pytest.raises(KeyError):
+                asked.conclude(9, {"ended": True}, None)
+            raise RuntimeError(f"Traceback ... {error}") from None
+    assert raised.value is full
+    with pytest.raises(RuntimeError, match="Ray's own"), Asked(search).raising_its_own():
+        raise RuntimeError("Ray's own")

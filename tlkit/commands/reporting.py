@@ -197,7 +197,7 @@ def for_shell(path: str) -> str:
     below = os.path.relpath(path)
     if not below.startswith(os.pardir):
         return shlex.quote(below)
-    whole = without_home(os.path.abspath(path))
+    whole = str(without_home(os.path.abspath(path)))
     if whole == "~":
         return whole
     return f"~/{shlex.quote(whole[2:])}" if whole.startswith("~/") else shlex.quote(whole)

@@ -142,9 +142,16 @@ def conclude(search: SearchFolder, options: TuneOptions, table: Table) -> int:
     best = table.best()
     if best is None:
         if failed:
-            raise DataError(search.path, f"every trial failed; the first: {failed[0].error}")
+            hint = f"Try once more: tlkit resume {search.path}" if any(row.passing for row in failed) else ""
+            raise DataError(search.path, f"every trial failed; the first: {failed[0].error}", hint)
         raise UnavailableError(search.path, "no trial ended within --time-budget", f"tlkit resume {search.path}")
     left = options.trials() - table.count(*ENDED)
+    again = sum(row.passing for row in failed)
+    if again:
+        say(
+            "again",
+            f"{count(again, 'trial')} failed for a reason that may pass; try once more: tlkit resume {search.path}",
+        )
     if left:
         say("stopped", f"by --time-budget, {count(left, 'trial')} left; go on with: tlkit resume {search.path}")
     run = search.trial(best.trial)

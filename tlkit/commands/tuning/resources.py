@@ -28,10 +28,10 @@ def as_in_trials(options: TuneOptions, gpu: float) -> TuneOptions:
     if not is_here and not all(options.trial(point).feeds_images() for point in options.tried.corners()):
         problem = "needs a GPU on this machine too, as it computes the features for all"
         raise UsageError(f"--gpus-per-trial {gpu:g}", problem, "Use a machine that has one, or --gpus-per-trial 0.")
-    precision = options.precision
+    changes = {"device": device}
     if is_here and "precision" not in options.tried.dimensions:
-        precision = choose_precision(precision, torch.device("cpu" if device == "cpu" else "cuda"))
-    return dataclasses.replace(options, device=device, precision=precision)
+        changes["precision"] = choose_precision(options.precision, torch.device("cpu" if device == "cpu" else "cuda"))
+    return dataclasses.replace(options, **changes)  # type: ignore[arg-type]
 
 
 def choose_gpus(options: TuneOptions) -> int:

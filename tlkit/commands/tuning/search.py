@@ -64,7 +64,8 @@ class OngoingSearch:
         reports = [epoch for epoch in self.reports if epoch < options.planned_epochs()]
         run = self.folder.trial(number)
         row = known or Trial(number, point, path=os.path.relpath(run.path, self.folder.path))
-        self.table.put(dataclasses.replace(row, **self.prepared.facts_of(options)))
+        begun = dataclasses.replace(row, state="running", error=None, passing=False)
+        self.table.put(dataclasses.replace(begun, **self.prepared.facts_of(options)))
         return Assignment(number, point, run.path, self.shared_by(options), reports, self.options.folds, cache_folder())
 
     def shared_by(self, trial: FinetuneOptions) -> dict[str, Any]:
@@ -104,6 +105,7 @@ class OngoingSearch:
             figures_of(self.table.rows[number], self.folder.trial(number), self.validation_images),
             state=state,
             error=error,
+            passing=bool(figures.get("passing")),
             seconds=figures.get("seconds"),
             node=figures.get("node"),
         )

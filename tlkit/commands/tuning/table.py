@@ -27,6 +27,7 @@ class Trial:
 
     epoch: of the best one, to which accuracy, macro_f1 and loss belong; they are the run's validation figures.
     fold_accuracies: of each division under --folds. images_per_second, parameters: of backbone and head together.
+    passing: whether the error may be gone the next time.
     """
 
     trial: int
@@ -46,9 +47,11 @@ class Trial:
     seconds: float | None = None
     node: str | None = None
     error: str | None = None
+    passing: bool = False
 
     def has_ended(self) -> bool:
-        return self.state in ENDED
+        """Whether nothing is left to do: what failed for a passing reason is tried again when the search goes on."""
+        return self.state in ENDED and not self.passing
 
     def value(self, metric: str) -> float | None:
         """The metric, or the mean over folds, larger being better; None if the trial failed or has no epoch."""
