@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -27,8 +28,10 @@ from tlkit.commands.tuning.search import OngoingSearch, missing, take_ended
 from tlkit.commands.tuning.search_folder import SearchFolder, new_search_folder
 from tlkit.commands.tuning.table import Table, Trial, mean_and_error
 from tlkit.commands.tuning.trial import Watcher, attempt, carry_out
+from tlkit.commands.watched_training import train_to_the_end
 from tlkit.data.folder import Dataset, Sample, folds_of
 from tlkit.errors import DataError, OutputError, StorageError, UsageError
+from tlkit.interruption import Interruption
 from tlkit.model.backbones import build_network, find_backbone
 from tlkit.model.classifier import build_classifier
 from tlkit.options import TuneOptions
@@ -157,6 +160,44 @@ def test_the_scheduler_is_told_what_was_reported_before(folder: SearchFolder) ->
     search.next_assignment()
     write_run(search, 1, [0.2, 0.4, 0.3, 0.3, 0.3, 0.6, 0.9])
     assert search.past_reports() == {1: [{"epoch": 2, "merit": 0.4}, {"epoch": 6, "merit": 0.6}]}
+
+
+def test_the_epoch_at_which_a_trial_goes_on_is_reported_by_itself(
+    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what the scheduler said of it, which may be lost, is said again before another epoch."""
+    search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
+    assignment = search.next_assignment()
+    assert assignment is not None
+    write_run(search, 1, [0.2] * 6)
+    assert search.past_reports() == {1: [{"epoch": 2, "merit": 0.2}]}
+    search.halt(1)
+    search.conclude(1, {}, None)
+    assert [report["epoch"] for report in search.past_reports()[1]] == [2, 6]
+
+    monkeypatch.setattr("tlkit.commands.watched_training.run_loop", lambda *arguments: trained.append(1))
+    trained, told = list[int](), list[dict[str, Any]]()
+
+    def stop(figures: dict[str, Any]) -> None:
+        told.append(figures)
+        raise SystemExit
+
+    for state in (SimpleNamespace(epoch=6, best=epoch(6, 0.2), history=[], micro_batch=None),
+                  SimpleNamespace(epoch=0, best=None, history=[], micro_batch=None)):  # fmt: skip
+        conduct: Any = SimpleNamespace(after_epoch=Watcher(assignment, stop).hear)
+        unused: Any = None
+        train_to_the_end(unused, unused, unused, cast(Any, state), unused, unused, Interruption(), unused, conduct)
+    assert [figures["epoch"] for figures in told] == [6] and trained == [1]
+
+
+def test_of_trials_that_ended_unseen_those_that_were_stopped_lack_no_folds(folder: SearchFolder) -> None:
+    options = tune("learning_rate=uniform:0:1", samples=2, epochs=3, folds=2)
+    search = ongoing(folder, options)
+    for number, epochs in ((1, 3), (2, 2)):
+        search.next_assignment()
+        write_run(search, number, [0.5] * epochs, "finished")
+    take_ended(folder, search.table, options, 100)
+    assert {n: row.state for n, row in search.table.rows.items()} == {1: "running", 2: "stopped"}
 
 
 def test_the_best_comes_first_and_failures_last(folder: SearchFolder) -> None:

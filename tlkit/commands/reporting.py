@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from tlkit.commands.survey import accepted_by
 from tlkit.commands.thumbnails import thumbnails
 from tlkit.commands.validation import Validation, read_validation
 from tlkit.declarations import flag_of, without_home
-from tlkit.errors import DataError, UsageError, first_line, printable
+from tlkit.errors import DataError, UsageError, first_line, printable, understood
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_whole_json
 from tlkit.options import FinetuneOptions, worker_count
@@ -25,9 +25,21 @@ from tlkit.output.report.facts import Bin, ClassFigures, Measured, Mistake, RunF
 from tlkit.output.report.page import render
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_atomically
+from tlkit.terminal import say
 from tlkit.training.evaluation import Calibration, Evaluation, calibrate, evaluate_answers
 
 SHOWN_MISTAKES = 24
+
+
+def report(run: RunFolder, told: Callable[[RunFacts], object] = lambda facts: None) -> None:
+    """Write the report of a run into its folder; what fails is a warning. told: what it says, before it is written."""
+    try:
+        facts = gather(run)
+        told(facts)
+        write_page(facts, run.report_file)
+        say("report", run.report_file)
+    except Exception as error:
+        say("warning", f"there is no report: {understood(error)}; later: tlkit report {run.path}")
 
 
 def write_page(facts: RunFacts, path: str) -> None:

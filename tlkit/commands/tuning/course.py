@@ -9,6 +9,7 @@ from typing import Any
 
 from tlkit.commands.checkpoints import read_checkpoint
 from tlkit.commands.models import open_model
+from tlkit.commands.reporting import report
 from tlkit.commands.tuning.cluster import connected
 from tlkit.commands.tuning.leaderboard import Display
 from tlkit.commands.tuning.points import DerivedPoints, Points, points_of
@@ -16,7 +17,7 @@ from tlkit.commands.tuning.preparation import Key, network_key, prepare
 from tlkit.commands.tuning.resources import as_in_trials, choose_gpus, gpu_share, require_resources, where
 from tlkit.commands.tuning.search import OngoingSearch, missing, take_ended
 from tlkit.commands.tuning.search_folder import SearchFolder
-from tlkit.commands.tuning.table import ENDED, Table, Trial
+from tlkit.commands.tuning.table import ENDED, Table
 from tlkit.data.folder import Dataset
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError, UnavailableError, understood
 from tlkit.interruption import Interrupted, Interruption
@@ -155,7 +156,7 @@ def conclude(search: SearchFolder, options: TuneOptions, table: Table) -> int:
     if left:
         say("stopped", f"by --time-budget, {count(left, 'trial')} left; go on with: tlkit resume {search.path}")
     run = search.trial(best.trial)
-    ship(run, options, best)
+    ship(run, options)
     for row in failed[:3]:
         say("failed", f"trial {row.trial} ({described(row.options)}): {row.error}")
     say("best", f"trial {best.trial}: {described(best.options)}")
@@ -165,8 +166,10 @@ def conclude(search: SearchFolder, options: TuneOptions, table: Table) -> int:
     return SOME_INPUTS_FAILED if failed else DONE
 
 
-def ship(run: RunFolder, options: TuneOptions, best: Trial) -> None:
-    """Write the best trial's model: of the others, the checkpoint of their best epoch says as much."""
+def ship(run: RunFolder, options: TuneOptions) -> None:
+    """Write the best trial's model and report: of the others, the checkpoint of their best epoch says as much, and
+    `tlkit report` shows any of them."""
+    report(run)
     if not os.path.exists(run.model_file):
         model = open_model(run.best_checkpoint, None, options.trust_pickle)
         write_model(run.model_file, model, read_checkpoint(run.best_checkpoint)["progress"]["best"])

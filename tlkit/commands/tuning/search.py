@@ -74,16 +74,16 @@ class OngoingSearch:
         return {**self.options.shared(), "engine": self.prepared.engine_of(trial), "workers": workers}
 
     def past_reports(self) -> dict[int, list[dict[str, Any]]]:
-        """What trials reported before, by their numbers."""
-        metric, wanted = self.options.metric, set(self.reports)
-        return {
-            number: [
-                {"epoch": epoch, "merit": merit_of(best, metric)}
-                for epoch, best in best_so_far(self.folder.trial(number), metric)
-                if epoch in wanted
-            ]
-            for number in self.table.rows
-        }
+        """What trials reported before, by their numbers; without the epoch at which one goes on, as it reports that
+        again."""
+        return {number: self.reports_of(row) for number, row in self.table.rows.items()}
+
+    def reports_of(self, row: Trial) -> list[dict[str, Any]]:
+        """What the scheduler is to know of a trial of before."""
+        metric = self.options.metric
+        history = [*best_so_far(self.folder.trial(row.trial), metric)]
+        known = history if row.has_ended() else history[:-1]
+        return [{"epoch": epoch, "merit": merit_of(best, metric)} for epoch, best in known if epoch in self.reports]
 
     def halt(self, number: int) -> None:
         """The scheduler has seen enough of a trial."""
@@ -124,16 +124,19 @@ def missing(table: Table, trials: int) -> list[int]:
 
 
 def take_ended(folder: SearchFolder, table: Table, options: TuneOptions, validation_images: int) -> None:
-    """Count trials as ended whose runs did end while nobody was left to write it down."""
+    """Count trials as ended whose runs did end while nobody was left to write it down; of those that were not stopped
+    early, folds may be missing."""
     for number, row in list(table.rows.items()):
         run = folder.trial(number)
-        if row.has_ended() or options.folds is not None or not run.has_status("finished"):
+        if row.has_ended() or not run.has_status("finished"):
             continue
         row = figures_of(row, run, validation_images)
         trial = options.trial(row.options)
         history = [best for _, best in best_so_far(run, options.metric)]
         over = is_over(len(history), history[-1] if history else None, trial.planned_epochs(), trial.patience)
-        table.put(dataclasses.replace(row, state="finished" if over else "stopped"))
+        if not over or options.folds is None:
+            state = "finished" if over else "stopped"
+            table.put(dataclasses.replace(row, state=state, error=None, passing=False))
 
 
 def figures_of(row: Trial, run: RunFolder, validation_images: int) -> Trial:
