@@ -170,6 +170,8 @@ def test_what_was_stored_must_be_of_its_kind(name: str, value: object) -> None:
         ({"float_range": "0,inf"}, ["--float-range"]),
         ({"max_bad": 1.5}, ["--max-bad"]),
         ({"max_bad": 0.5}, ["--max-bad", "--skip-bad"]),
+        ({"log": ["none", "wandb"]}, ["--log none", "--log wandb"]),
+        ({"log": ["paper"]}, ["--log"]),
         ({"max_pixels": 0}, ["--max-pixels"]),
         ({"learning_rate": float("inf")}, ["--learning-rate"]),
         ({"save_every": -1.0}, ["--save-every"]),

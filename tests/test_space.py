@@ -195,6 +195,7 @@ def test_what_is_shared_need_only_go_with_what_is_tried() -> None:
 
 
 def test_a_search_that_goes_on_may_be_given_what_and_how_much_to_use() -> None:
+    assert tune(ray_address="none").cluster is None
     assert TuneOptions(resume="runs/x", samples=50, cpus_per_trial=2, time_budget=9.0).data == ""
     with pytest.raises(UsageError, match="--learning-rate: does not go with --resume"):
         TuneOptions(resume="runs/x", learning_rate=0.5)

@@ -81,8 +81,8 @@ def require_possible(options: TuneOptions) -> None:
     require_ray()
     for point in options.tried.corners():
         require_weights_file(options.trial(point).weights)
-    if options.ray_address is not None:
-        require_answer(options.ray_address)
+    if options.cluster is not None:
+        require_answer(options.cluster)
     elif (options.cpus_per_trial or 1) > cores():
         raise UsageError(
             f"{flag_of('cpus_per_trial')} {options.cpus_per_trial}", f"is more than the {cores()} cores that there are"

@@ -21,10 +21,10 @@ STOPPED_SECONDS = 3.0
 @contextmanager
 def watching(run: RunFolder, options: FinetuneOptions, classes: Sequence[str]) -> Iterator[Monitor]:
     """Inside, the run is told to what --log names. Raises UnavailableError where its library is missing."""
-    require_installed(options.log or ())
+    require_installed(options.sinks())
     name = os.path.basename(os.path.abspath(run.path))
     about = About(run.path, name, options.to_portable_dict(), classes, options.metric)
-    monitor = open_monitor(options.log or (), about, say)
+    monitor = open_monitor(options.sinks(), about, say)
     try:
         yield monitor
     finally:

@@ -103,7 +103,10 @@ class TuneOptions(FinetuneOptions):
         metavar="SECONDS",
     )
     ray_address: str | None = option(
-        None, "Use the Ray cluster with this head node, from one of its machines.", metavar="HOST:PORT"
+        None,
+        "Use the Ray cluster with this head node, from one of its machines. none: this machine, where the "
+        "search was begun on one.",
+        metavar="HOST:PORT",
     )
     resume: str | None = option(
         None, "Finish what is missing of this search; as tlkit resume, and --samples may be more.", metavar="DIR",
@@ -134,6 +137,11 @@ class TuneOptions(FinetuneOptions):
     def given(self) -> set[str]:
         """The options of finetune that are given."""
         return {f.name for f in dataclasses.fields(FinetuneOptions) if getattr(self, f.name) != f.default}
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the cluster; None for this machine."""
+        return None if self.ray_address == "none" else self.ray_address
 
     @property
     def method(self) -> str:

@@ -56,7 +56,7 @@ def carry_out(
     options = as_in_trials(options, resources["gpu"])
     coming = list(coming_trials(options, table, points))
     display = Display(table, options.trials())
-    with connected(options.ray_address, cores(), gpus) as ray:
+    with connected(options.cluster, cores(), gpus) as ray:
         from tlkit.commands.tuning import ray_search
 
         require_resources(ray, options, resources)

@@ -39,7 +39,7 @@ def choose_gpus(options: TuneOptions) -> int:
     import torch
 
     found = 0 if options.device == "cpu" or options.gpus_per_trial == 0 else torch.cuda.device_count()
-    if options.ray_address is None and (options.gpus_per_trial or 0) > found:
+    if options.cluster is None and (options.gpus_per_trial or 0) > found:
         raise UsageError(
             f"--gpus-per-trial {options.gpus_per_trial:g}", f"is more than the {found} GPUs that there are"
         )
@@ -50,7 +50,7 @@ def gpu_share(options: TuneOptions, gpus: int, cpus: int) -> float:
     """What of a GPU each trial takes: what was asked for, or an equal share of those here."""
     if options.gpus_per_trial is not None:
         return options.gpus_per_trial
-    return min(1.0, gpus / max(cores() // cpus, 1)) if options.ray_address is None else float(gpus > 0)
+    return min(1.0, gpus / max(cores() // cpus, 1)) if options.cluster is None else float(gpus > 0)
 
 
 def require_resources(ray: Any, options: TuneOptions, resources: dict[str, float]) -> None:
@@ -66,5 +66,5 @@ def where(ray: Any, options: TuneOptions) -> str:
     """What the trials run on, for people."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     total = int(sum(node["Resources"].get("CPU", 0) for node in nodes))
-    place = "this machine" if options.ray_address is None else f"{count(len(nodes), 'node')} of {options.ray_address}"
+    place = "this machine" if options.cluster is None else f"{count(len(nodes), 'node')} of {options.cluster}"
     return f"{count(total, 'core')} of {place}"
