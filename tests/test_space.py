@@ -135,6 +135,9 @@ def test_combinations_are_all_there_once() -> None:
     assert len(found) == 6 == len(set(found))
 
 
+MANY = ",".join(map(str, range(1, 10_001)))
+
+
 def tune(*tries: str, **options: Any) -> TuneOptions:
     return TuneOptions(**{"data": "photos", "try_": list(tries) or None, **options})
 
@@ -147,6 +150,13 @@ def tune(*tries: str, **options: Any) -> TuneOptions:
         (("backbone=grid:a,b,c", "seed=grid:0,1"), {}, 6, "grid"),
         (("backbone=grid:a,b,c", "learning_rate=uniform:0:1"), {"samples": 4}, 12, "random"),
         (("optimizer=choice:adamw,sgd", "batch_size=choice:8,16"), {}, 4, "random"),
+        (("backbone=grid:a,b,a",), {}, 2, "grid"),
+        (
+            ("epochs=grid:" + MANY, "batch_size=grid:" + MANY, "views=grid:default,1"),
+            {"augment": "light"},
+            2 * 10**8,
+            "grid",
+        ),
         (("optimizer=choice:adamw,sgd", "batch_size=choice:8,16"), {"samples": 3}, 3, "random"),
         (("optimizer=choice:adamw,sgd", "batch_size=power-of-two:8:64"), {"search": "grid"}, 8, "grid"),
         (("learning_rate=uniform:0:1",), {"samples": 7, "search": "bayesian"}, 7, "bayesian"),

@@ -455,3 +455,11 @@ def test_what_goes_wrong_in_the_search_is_raised_as_it_was(
     assert raised.value is full
     with pytest.raises(RuntimeError, match="Ray's own"), Asked(search).raising_its_own():
         raise RuntimeError("Ray's own")
+
+
+def test_names_that_are_not_utf8_can_stand_in_the_tables(folder: SearchFolder) -> None:
+    table = Table(folder, "accuracy")
+    table.put(Trial(1, {}, "failed", error="caf\udce9.jpg: is damaged"))
+    table.write_csv()
+    assert "caf\\udce9.jpg" in Path(folder.results_table).read_text()
+    assert Table.read(folder, "accuracy").rows == table.rows

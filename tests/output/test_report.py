@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from tests.browser import PROGRAM, open_browser
-from tlkit.commands.reporting import for_shell
+from tlkit.commands.reporting import for_shell, write_page
+from tlkit.errors import DataError
 from tlkit.output.report.charts import epoch_ticks, nice_ticks
 from tlkit.output.report.facts import Bin, ClassFigures, Measured, Mistake, RunFacts
 from tlkit.output.report.markup import tag, text
@@ -156,3 +157,9 @@ def test_commands_can_be_typed_whatever_the_folders_are_called(tmp_path: Path, m
     )
     assert typed.stdout.splitlines() == ["evaluate", "my $run", str(home / "my images")]
     assert for_shell(str(home)) == "~" and for_shell(os.sep) == "/"
+
+
+@pytest.mark.parametrize("damage", [{"best": {"epoch": 1}}, {"history": [{"epoch": 1, "seconds": "x"}]}])
+def test_files_that_a_run_would_not_write_are_told_as_such(damage: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run: is not a whole run folder"):
+        write_page(dataclasses.replace(facts(), **damage), str(tmp_path / "page.html"))  # type: ignore[arg-type]

@@ -6,7 +6,8 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -43,18 +44,27 @@ def report(run: RunFolder, told: Callable[[RunFacts], object] = lambda facts: No
 
 
 def write_page(facts: RunFacts, path: str) -> None:
-    """The report of a run. Raises OutputError or StorageError where it cannot be written."""
-    content = render(facts).encode()
+    """The report of a run. Raises OutputError or StorageError where it cannot be written, DataError for facts that are
+    not what a run writes down."""
+    with of_whole_run(facts.folder):
+        content = render(facts).encode()
     write_atomically(path, lambda file: file.write(content))
 
 
 def gather(run: RunFolder, data: str | None = None) -> RunFacts:
     """All that a run folder tells. data: where the images are, if they have moved. Raises DataError."""
-    try:
+    with of_whole_run(run.path):
         return found_in(run, data)
+
+
+@contextmanager
+def of_whole_run(path: str) -> Iterator[None]:
+    """What stumbles inside does so over the files of a run that is not whole. Raises DataError."""
+    try:
+        yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         problem = f"is not a whole run folder ({type(error).__name__}: {first_line(error)[:120]})"
-        raise DataError(run.path, problem) from error
+        raise DataError(path, problem) from error
 
 
 def found_in(run: RunFolder, data: str | None) -> RunFacts:

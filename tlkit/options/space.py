@@ -46,6 +46,10 @@ class Space:
         chosen = {name: self.dimensions[name].corners() for name in names}
         return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
 
+    def count(self, names: Iterable[str]) -> int:
+        """How many combinations there are."""
+        return math.prod(len(self.dimensions[name].corners()) for name in names)
+
     @property
     def sampled(self) -> dict[str, Dimension]:
         """The options whose values are drawn."""

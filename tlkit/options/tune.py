@@ -162,11 +162,11 @@ class TuneOptions(FinetuneOptions):
     def trials(self) -> int:
         """How many trials there are in all."""
         if self.method == "grid":
-            return len(self.tried.combinations(self.tried.dimensions))
+            return self.tried.count(self.tried.dimensions)
         samples = self.samples or DEFAULT_SAMPLES
         if self.method == "random":
             samples = min(samples, self.tried.most_samples() or samples)
-        return samples * len(self.tried.combinations(self.tried.grids))
+        return samples * self.tried.count(self.tried.grids)
 
     def shared(self) -> dict[str, Any]:
         """What all trials share, before each changes what is tried."""

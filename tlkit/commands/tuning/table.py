@@ -114,7 +114,8 @@ class Table:
         writer.writerow([*names, *tried])
         for row in rows:
             writer.writerow([*(getattr(row, name) for name in names), *(row.options.get(name) for name in tried)])
-        write_atomically(self.search.results_table, lambda file: file.write(text.getvalue().encode()))
+        content = text.getvalue().encode(errors="backslashreplace")  # an error may name a file that is not UTF-8
+        write_atomically(self.search.results_table, lambda file: file.write(content))
 
     def ranked(self) -> Iterator[Trial]:
         """Best first; of equals, the one that was begun first."""
