@@ -52,6 +52,13 @@ def test_help_shows_every_option(command: str) -> None:
         assert shown in result.stdout or field.metadata.get("positional")
 
 
+def test_a_search_shows_what_it_takes_and_no_more() -> None:
+    shown = {line.split()[0] for line in run("tune", "--help").stdout.splitlines() if line.startswith("  --")}
+    for field in dataclasses.fields(options.TuneOptions):
+        if not field.metadata.get("positional"):
+            assert (flag_of(field.name) in shown) == (field.name not in options.TuneOptions.HIDDEN), field.name
+
+
 SHARED = {
     "finetune": (
         "assembly",
@@ -163,6 +170,8 @@ def test_what_was_stored_must_be_of_its_kind(name: str, value: object) -> None:
         ({"float_range": "0,inf"}, ["--float-range"]),
         ({"max_bad": 1.5}, ["--max-bad"]),
         ({"max_bad": 0.5}, ["--max-bad", "--skip-bad"]),
+        ({"log": ["none", "wandb"]}, ["--log none", "--log wandb"]),
+        ({"log": ["paper"]}, ["--log"]),
         ({"max_pixels": 0}, ["--max-pixels"]),
         ({"learning_rate": float("inf")}, ["--learning-rate"]),
         ({"save_every": -1.0}, ["--save-every"]),

@@ -10,12 +10,12 @@ import pytest
 from tlkit.errors import TlkitError, UsageError
 from tlkit.options import TuneOptions
 from tlkit.options.dimensions import Choice, Grid, Integer, LogUniform, Uniform
-from tlkit.options.space import Space, described, read_space
+from tlkit.options.space import Space, as_toml, described, read_written, space_of
 from tlkit.options.tune import kinds_tried
 
 
 def space(*inline: str, file: Path | None = None) -> Space:
-    return read_space(inline, None if file is None else str(file), kinds_tried())
+    return space_of(read_written(inline, None if file is None else str(file)), kinds_tried())
 
 
 def test_every_kind_is_read_from_the_command_line() -> None:
@@ -135,6 +135,9 @@ def test_combinations_are_all_there_once() -> None:
     assert len(found) == 6 == len(set(found))
 
 
+MANY = ",".join(map(str, range(1, 10_001)))
+
+
 def tune(*tries: str, **options: Any) -> TuneOptions:
     return TuneOptions(**{"data": "photos", "try_": list(tries) or None, **options})
 
@@ -147,6 +150,13 @@ def tune(*tries: str, **options: Any) -> TuneOptions:
         (("backbone=grid:a,b,c", "seed=grid:0,1"), {}, 6, "grid"),
         (("backbone=grid:a,b,c", "learning_rate=uniform:0:1"), {"samples": 4}, 12, "random"),
         (("optimizer=choice:adamw,sgd", "batch_size=choice:8,16"), {}, 4, "random"),
+        (("backbone=grid:a,b,a",), {}, 2, "grid"),
+        (
+            ("epochs=grid:" + MANY, "batch_size=grid:" + MANY, "views=grid:default,1"),
+            {"augment": "light"},
+            2 * 10**8,
+            "grid",
+        ),
         (("optimizer=choice:adamw,sgd", "batch_size=choice:8,16"), {"samples": 3}, 3, "random"),
         (("optimizer=choice:adamw,sgd", "batch_size=power-of-two:8:64"), {"search": "grid"}, 8, "grid"),
         (("learning_rate=uniform:0:1",), {"samples": 7, "search": "bayesian"}, 7, "bayesian"),
@@ -169,9 +179,15 @@ def test_trials_are_counted(tries: tuple[str, ...], options: dict[str, object], 
         (("augment=choice:none,light",), {"views": 4}, "augment=none", "--views"),
         (("epochs=choice:5,9",), {"views": 4}, "epochs=5", "--views"),
         (("unfreeze=choice:default,layer4",), {"folds": 3}, "--folds", "unfreeze=layer4"),
+        ((), {"folds": 3, "metric": "loss"}, "--metric loss", "does not go with --folds"),
         (("epochs=choice:1,50",), {"grace_period": 2}, "--grace-period 2", "longer than the 1 epochs"),
         ((), {"resume": "runs/x"}, "DATA", "does not go with --resume"),
         ((), {"data": ""}, "DATA", "is missing"),
+        ((), {"log": ["wandb"]}, "--log", "is for one run; a search has results.jsonl"),
+        ((), {"processes": 2}, "--processes", "is for one run; here trials run beside each other"),
+        ((), {"parallel": "data"}, "--parallel", "each trial has one device, or a share of it"),
+        ((), {"gpus_per_trial": 1.5}, "--gpus-per-trial 1.5", "neither a share of one GPU nor whole GPUs"),
+        (("unfreeze=choice:default,layer4",), {"batch_size": "auto"}, "--batch-size auto", "(unfreeze=layer4)"),
         ((), {"device": "cuda:1"}, "--device cuda:1", "Ray gives each trial its GPU"),
     ],
 )
@@ -189,6 +205,7 @@ def test_what_is_shared_need_only_go_with_what_is_tried() -> None:
 
 
 def test_a_search_that_goes_on_may_be_given_what_and_how_much_to_use() -> None:
+    assert tune(ray_address="none").cluster is None
     assert TuneOptions(resume="runs/x", samples=50, cpus_per_trial=2, time_budget=9.0).data == ""
     with pytest.raises(UsageError, match="--learning-rate: does not go with --resume"):
         TuneOptions(resume="runs/x", learning_rate=0.5)
@@ -197,3 +214,27 @@ def test_a_search_that_goes_on_may_be_given_what_and_how_much_to_use() -> None:
 def test_points_are_told_briefly() -> None:
     told = described({"learning_rate": 0.0123456, "unfreeze": None, "no_cache": True})
     assert told == "learning_rate=0.01235 unfreeze=default no_cache=true"
+
+
+def test_what_is_given_is_not_tried_by_default() -> None:
+    assert list(tune(learning_rate=0.02, batch_size=8).tried.dimensions) == ["weight_decay", "label_smoothing"]
+    with pytest.raises(UsageError, match="--try: is missing"):
+        tune(learning_rate=0.02, batch_size=8, weight_decay=0.1, label_smoothing=0.05)
+
+
+def test_a_space_is_kept_as_a_file_that_means_the_same_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a,b").mkdir()
+    monkeypatch.chdir(tmp_path / "a,b")
+    (tmp_path / "space.toml").write_text('unfreeze = { choice = ["default", "a,b"] }\nhidden = { randint = [8, 32] }\n')
+    tries = ["weights=grid:none,ünd.pth", "learning-rate=loguniform:1e-4:1e-1", "no_cache=choice:true,false"]
+    written = read_written(tries, str(tmp_path / "space.toml"))
+    first = space_of(written, kinds_tried())
+    assert first.dimensions["weights"] == Grid(("none", str(tmp_path / "a,b" / "ünd.pth")))
+    kept = tmp_path / "kept.toml"
+    kept.write_text(as_toml(written))
+    monkeypatch.chdir("/")
+    again = read_written([], str(kept))
+    assert space_of(again, kinds_tried()) == first
+    assert as_toml(again) == as_toml(written)

@@ -174,10 +174,10 @@ def parameters_of(kind: type[Options]) -> list[inspect.Parameter]:
     fields = sorted(
         dataclasses.fields(kind), key=lambda field: (not field.metadata.get("positional"), place[field.name])
     )
-    return [parameter_of(field, hints[field.name]) for field in fields]
+    return [parameter_of(field, hints[field.name], field.name in kind.HIDDEN) for field in fields]
 
 
-def parameter_of(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
+def parameter_of(field: dataclasses.Field[Any], hint: Any, hidden: bool) -> inspect.Parameter:
     """One dataclass field as one typer parameter."""
     declared_as = field.metadata
     if declared_as.get("positional"):
@@ -191,6 +191,7 @@ def parameter_of(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
             max=declared_as["max"],
             metavar=declared_as["metavar"],
             show_default=field.default not in (None, False),
+            hidden=hidden,
         )
     default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
     return inspect.Parameter(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from tlkit.errors import UsageError
 
@@ -108,6 +108,9 @@ def bytes_of(flag: str, text: str) -> int:
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What every command takes, and the checks that derive from the declarations."""
+
+    HIDDEN: ClassVar[frozenset[str]] = frozenset()
+    """What a command inherits but does not take: --help does not show it."""
 
     debug: bool = option(False, "Show the traceback of an error.")
 

@@ -274,6 +274,22 @@ def test_a_graph_makes_room_and_goes_like_vectors(tmp_path: Path, monkeypatch: p
     assert make_room(str(root), 0, keep=()) and not has_graph(SPACE)
 
 
+def test_a_graph_that_is_prepared_beside_other_work_takes_nobodys_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
+    fill(Path(store_root()), range(4))
+    (segment,) = Path(store_root()).rglob("*.segment")
+    metadata = onnx_model(metadata_of(SPACE))
+    limit = 20 * len(metadata)
+    os.truncate(segment, limit)
+    keep_graph(SPACE, metadata, limit, displacing=False)
+    assert segment.exists() and not has_graph(SPACE)
+    os.truncate(segment, limit // 2)
+    keep_graph(SPACE, metadata, limit, displacing=False)
+    assert segment.exists() and has_graph(SPACE)
+
+
 def onnx_model(metadata: Mapping[str, str]) -> bytes:
     """An ONNX model of nothing but metadata."""
     entries = [(k.encode(), v.encode()) for k, v in metadata.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from tlkit.commands.resume import resume
 from tlkit.errors import UnavailableError
+from tlkit.options import ResumeOptions
 from tlkit.options.monitoring import LOGS
 from tlkit.output import monitoring
 from tlkit.output.monitoring import SINKS, About, Conclusion, open_monitor, require_installed, scalars
@@ -138,6 +141,19 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     for name in SINKS:
         with pytest.raises(UnavailableError, match=rf"--log {name}: needs {name}.*pip install 'tlkit\[{name}\]'"):
             require_installed([name])
+
+
+def test_a_run_whose_tool_is_missing_is_refused_at_once_or_goes_on_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "options.json").write_text(json.dumps({"given": {}, "resolved": {"log": ["wandb"]}}))
+    gone_on: list[ResumeOptions] = []
+    monkeypatch.setattr("tlkit.commands.resume.go_on", lambda run, options, typed: gone_on.append(options) or 0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnavailableError, match="--log wandb: needs wandb"):
+        resume(ResumeOptions(checkpoint=str(tmp_path)))
+    assert resume(ResumeOptions(checkpoint=str(tmp_path), log=["none"])) == 0
+    assert [options.sinks() for options in gone_on] == [[]]
 
 
 def test_figures_are_grouped_as_tools_show_them() -> None:

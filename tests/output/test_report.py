@@ -6,12 +6,16 @@ import dataclasses
 import html.parser
 import io
 import math
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tests.browser import PROGRAM, open_browser
+from tlkit.commands.reporting import for_shell, write_page
+from tlkit.errors import DataError
 from tlkit.output.report.charts import epoch_ticks, nice_ticks
 from tlkit.output.report.facts import Bin, ClassFigures, Measured, Mistake, RunFacts
 from tlkit.output.report.markup import tag, text
@@ -138,3 +142,24 @@ def test_the_browser_would_tell_of_requests_and_overflow(tmp_path: Path) -> None
         page = browser.open(tmp_path / "bad.html", 390)
         assert page.requests == ["http://localhost:9/x.png"]
         assert page.messages != [] and page.overflow() > 0
+
+
+def test_commands_can_be_typed_whatever_the_folders_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home / "my images", here / "my $run"):
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    told = dataclasses.replace(facts(), folder=for_shell("my $run"), data_folder=for_shell(str(home / "my images")))
+    command = next(word for word in Elements(render(told)).words if word.startswith("tlkit evaluate"))
+    typed = subprocess.run(
+        ["sh", "-c", f'tlkit() {{ printf "%s\\n" "$@"; }}; {command}'], capture_output=True, text=True
+    )
+    assert typed.stdout.splitlines() == ["evaluate", "my $run", str(home / "my images")]
+    assert for_shell(str(home)) == "~" and for_shell(os.sep) == "/"
+
+
+@pytest.mark.parametrize("damage", [{"best": {"epoch": 1}}, {"history": [{"epoch": 1, "seconds": "x"}]}])
+def test_files_that_a_run_would_not_write_are_told_as_such(damage: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run: is not a whole run folder"):
+        write_page(dataclasses.replace(facts(), **damage), str(tmp_path / "page.html"))  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from tlkit.commands import model_graphs
 from tlkit.commands.labellers import open_labeller
 from tlkit.commands.model_graphs import ModelGraph, Relay, graph_of
 from tlkit.data.decoders import Pixels
+from tlkit.errors import MissingInputError
 from tlkit.model.cache_folder import graph_file, space_folder, store_root
 from tlkit.model.labeller import Logits
 from tlkit.model.onnx_model import OnnxModel
@@ -160,15 +161,23 @@ class FakePreparation:
         return self.looks == 3
 
 
-@pytest.mark.parametrize("ready", [True, False])
-def test_onnxruntime_takes_over_when_it_is_ready(ready: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("ready", [True, False, None], ids=["ready", "not ready", "moved"])
+def test_onnxruntime_takes_over_when_it_is_ready(
+    ready: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
     clock = [0.0]
     first, second = Slow(clock, 4.0), Slow(clock, 1.0)
     monkeypatch.setattr(model_graphs, "Preparation", FakePreparation)
     monkeypatch.setattr(FakePreparation, "started", 0)
     monkeypatch.setattr(model_graphs.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(ModelGraph, "open", lambda self: second if ready else None)
+
+    def take_over(graph: ModelGraph) -> Slow | None:
+        if ready is None:
+            raise MissingInputError(graph.path, "no such file")
+        return second if ready else None
+
+    monkeypatch.setattr(ModelGraph, "open", take_over)
     relay = Relay(first, ModelGraph("model.pt", "seal"))  # type: ignore[arg-type]
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
     for _ in range(3):

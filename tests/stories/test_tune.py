@@ -110,7 +110,8 @@ def test_what_had_ended_is_not_touched_again(told: Told) -> None:
     assert told.before
     for path, before in told.before.items():
         now = contents(told.folder / path)
-        now.pop("model.pt", None)  # written for the best in the end
+        for name in ("model.pt", "report.html"):  # written for the best in the end
+            now.pop(name, None)
         assert now == before
 
 
@@ -120,6 +121,7 @@ def test_the_best_trial_is_told_and_is_a_run_like_any_other(told: Told, images: 
     best = max(rows.values(), key=lambda row: (row["mean_accuracy"] or 0, -(row["loss"] or 9), -row["trial"]))
     assert told.resumed.out == f"{told.folder / best['path']}\n"
     assert (told.folder / best["path"] / "model.pt").exists()
+    assert f"{best['accuracy']:.1%}" in (told.folder / best["path"] / "report.html").read_text()
     measured = json.loads(tlkit("evaluate", told.folder / best["path"], images, "--format", "json").out)
     assert (measured["accuracy"], measured["macro_f1"]) == (best["accuracy"], best["macro_f1"])
     assert measured["loss"] == pytest.approx(best["loss"], abs=1e-4)
@@ -170,7 +172,7 @@ def test_a_search_that_is_finished_says_so_again_without_ray(told: Told, tlkit: 
 
 def test_nothing_of_ray_is_kept_or_told(told: Told) -> None:
     files = {entry.name for entry in told.folder.iterdir()}
-    assert files == {".lock", "search.json", "results.jsonl", "results.csv", "status.json", "trials"}
+    assert files == {".lock", "search.json", "results.jsonl", "results.csv", "space.toml", "status.json", "trials"}
     for text in (told.stopped.err, told.resumed.err):
         assert "RAY_AUTH" not in text and "ray.io" not in text
     for path in told.folder.rglob("*.json*"):

@@ -18,7 +18,13 @@ from tlkit.terminal import compact, emit
 from tlkit.versions import FLOORS, is_refused
 
 NEEDED = ("tlkit", "torch", "torchvision", "timm", "pillow", "numpy", "safetensors", "typer", "tqdm")
-EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "gpu": ("nvidia-ml-py",)}
+EXTRAS = {
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "tune": ("ray", "optuna"),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "gpu": ("nvidia-ml-py",),
+}
 """By the name in tlkit[NAME]."""
 
 

@@ -28,7 +28,7 @@ def finetune(options: FinetuneOptions) -> int:
     The folder is claimed and the data are looked at before torch is loaded, which takes seconds. Of several ranks the
     first does this, and the others follow.
     """
-    require_installed(options.log or ())
+    require_installed(options.sinks())
     require_folder(options.data)
     require_weights_file(options.weights)
     if is_for_ranks(options.processes):

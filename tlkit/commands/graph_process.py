@@ -55,4 +55,5 @@ def prepare(graph: ModelGraph) -> None:
         return torch.from_numpy(session.run([LOGITS], {PIXELS: pixels.numpy()})[0])
 
     compare(model, run, graph.path, sizes=(1, 7))
-    keep_graph(graph.space(), content, bytes_of("--cache-limit", FinetuneOptions.cache_limit))
+    # What else is kept stays: somebody may have given it a larger --cache-limit than the default.
+    keep_graph(graph.space(), content, bytes_of("--cache-limit", FinetuneOptions.cache_limit), displacing=False)

@@ -112,7 +112,7 @@ class Preparation:
             return found, len(bad) == before
 
         space = json.dumps(self.engines.space(self.engine), sort_keys=True)
-        return self.memory.recall((space, view.name, tuple(path for path, _ in samples)), find)
+        return self.memory.recall((space, view.name), [path for path, _ in samples], find)
 
     def augmented_vectors(self, extraction: Extraction, dataset: Dataset) -> list[Tensor]:
         """The vectors [N, ...] of each augmented view of the training images."""

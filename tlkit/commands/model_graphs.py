@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +120,8 @@ class Relay:
             if self.computed >= PREPARE_AFTER and self.computed >= (time.monotonic() - self.began) / 2:
                 self.prepare()
         elif self.preparation.has_ended():
-            self.model = self.graph.open() or self.model
+            with suppress(TlkitError):  # the file has moved, or is another now: torch has it in memory
+                self.model = self.graph.open() or self.model
             self.over = True
 
     def prepare(self) -> None:

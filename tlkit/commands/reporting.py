@@ -6,7 +6,8 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ from tlkit.commands.survey import accepted_by
 from tlkit.commands.thumbnails import thumbnails
 from tlkit.commands.validation import Validation, read_validation
 from tlkit.declarations import flag_of, without_home
-from tlkit.errors import DataError, UsageError, first_line, printable
+from tlkit.errors import DataError, UsageError, first_line, printable, understood
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_whole_json
 from tlkit.options import FinetuneOptions, worker_count
@@ -25,24 +26,45 @@ from tlkit.output.report.facts import Bin, ClassFigures, Measured, Mistake, RunF
 from tlkit.output.report.page import render
 from tlkit.run_folder import RunFolder
 from tlkit.storage import write_atomically
+from tlkit.terminal import say
 from tlkit.training.evaluation import Calibration, Evaluation, calibrate, evaluate_answers
 
 SHOWN_MISTAKES = 24
 
 
+def report(run: RunFolder, told: Callable[[RunFacts], object] = lambda facts: None) -> None:
+    """Write the report of a run into its folder; what fails is a warning. told: what it says, before it is written."""
+    try:
+        facts = gather(run)
+        told(facts)
+        write_page(facts, run.report_file)
+        say("report", run.report_file)
+    except Exception as error:
+        say("warning", f"there is no report: {understood(error)}; later: tlkit report {run.path}")
+
+
 def write_page(facts: RunFacts, path: str) -> None:
-    """The report of a run. Raises OutputError or StorageError where it cannot be written."""
-    content = render(facts).encode()
+    """The report of a run. Raises OutputError or StorageError where it cannot be written, DataError for facts that are
+    not what a run writes down."""
+    with of_whole_run(facts.folder):
+        content = render(facts).encode()
     write_atomically(path, lambda file: file.write(content))
 
 
 def gather(run: RunFolder, data: str | None = None) -> RunFacts:
     """All that a run folder tells. data: where the images are, if they have moved. Raises DataError."""
-    try:
+    with of_whole_run(run.path):
         return found_in(run, data)
+
+
+@contextmanager
+def of_whole_run(path: str) -> Iterator[None]:
+    """What stumbles inside does so over the files of a run that is not whole. Raises DataError."""
+    try:
+        yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         problem = f"is not a whole run folder ({type(error).__name__}: {first_line(error)[:120]})"
-        raise DataError(run.path, problem) from error
+        raise DataError(path, problem) from error
 
 
 def found_in(run: RunFolder, data: str | None) -> RunFacts:
@@ -197,5 +219,7 @@ def for_shell(path: str) -> str:
     below = os.path.relpath(path)
     if not below.startswith(os.pardir):
         return shlex.quote(below)
-    whole = without_home(os.path.abspath(path))
+    whole = str(without_home(os.path.abspath(path)))
+    if whole == "~":
+        return whole
     return f"~/{shlex.quote(whole[2:])}" if whole.startswith("~/") else shlex.quote(whole)

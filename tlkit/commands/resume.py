@@ -15,7 +15,9 @@ from tlkit.commands.tuning.search_folder import SearchFolder
 from tlkit.declarations import Options, flag_of
 from tlkit.errors import DataError, MissingInputError, TlkitError, UsageError
 from tlkit.options import ResumeOptions
+from tlkit.options.monitoring import sinks_of
 from tlkit.options.ranks import RestartOptions
+from tlkit.output.monitoring import require_installed
 from tlkit.ranks import earlier_run, is_follower, note
 from tlkit.run_folder import RunFolder
 
@@ -36,6 +38,7 @@ def resume(options: ResumeOptions) -> int:
     run = RunFolder.containing(options.checkpoint)
     if run is None and os.path.isdir(options.checkpoint):
         require_checkpoint_file(RunFolder(options.checkpoint))
+    require_installed(sinks_of(recorded_before(run, "log", [])) if options.log is None else options.sinks())
     processes = options.processes or recorded_before(run, "processes", 1)
     if is_for_ranks(processes):
         device = options.device or recorded_before(run, "device", "auto")

@@ -141,14 +141,17 @@ def require_same_images(dataset: Dataset, checkpoint: Mapping[str, Any], newly: 
 
 def say_model(options: FinetuneOptions, description: ModelDescription, classifier: Classifier) -> str:
     """What is trained, for people. Returns what it says of the backbone."""
-    frozen = sum(p.numel() for p in classifier.parameters()) - description.trainable
+    head = sum(parameter.numel() for parameter in classifier.head.parameters())
+    unfrozen = description.trainable - head
+    frozen = classifier.backbone.own_parameters() - unfrozen
     height, width = description.preprocessing.image_size
     backbone = (
         f"{description.backbone} at {width}x{height} px, weights: {description.weights}, "
         f"{compact(frozen)} parameters frozen"
     )
     say("backbone", backbone)
-    say("head", f"{options.head}, {compact(description.trainable)} parameters to train")
+    more = f", and {compact(unfrozen)} of the backbone" if unfrozen else ""
+    say("head", f"{options.head}, {compact(head)} parameters to train{more}")
     return backbone
 
 

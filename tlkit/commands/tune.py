@@ -18,9 +18,11 @@ from tlkit.data.listing import require_folder
 from tlkit.declarations import flag_of
 from tlkit.errors import DataError, MissingInputError, UsageError
 from tlkit.options import TuneOptions
+from tlkit.options.space import absolute, as_toml
 from tlkit.options.tune import CHANGED_ON_RESUMING, cores
 from tlkit.ranks import require_alone
 from tlkit.storage import write_atomically, write_json_atomically
+from tlkit.terminal import count
 
 
 def tune(options: TuneOptions) -> int:
@@ -33,7 +35,8 @@ def tune(options: TuneOptions) -> int:
     require_possible(options)
     with new_search_folder(options.out, default_folder(options)) as search, interruption.handled("stopping") as signals:
         dataset = look_at_data(options)
-        resolved = from_anywhere(options)
+        write_space(search, options)
+        resolved = from_anywhere(options, search)
         remember(search, options, resolved)
         from tlkit.commands.tuning.course import search_through
 
@@ -47,7 +50,8 @@ def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle
         raise MissingInputError(search.path, "is not the folder of a search: it has no search.json")
     search = SearchFolder(os.path.abspath(search.path))
     with search.locked(), interruption.handled("stopping") as signals:
-        options = read_options(search, {**changes, "trust_pickle": trust_pickle})
+        trusted = os.path.abspath(trust_pickle) if trust_pickle is not None else None
+        options = read_options(search, {**changes, "trust_pickle": trusted})
         require_possible(options)
         remember(search, options, options)
         dataset = look_at_data(options)
@@ -59,15 +63,14 @@ def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle
 def read_options(search: SearchFolder, changes: Mapping[str, Any]) -> TuneOptions:
     """The options of a search, with those that are changed now. Raises DataError, or UsageError for the changes."""
     stored = search.read()
-    if stored.get("space") is not None:
-        stored["space"] = search.space_file  # wherever the folder is now
     try:
-        before = TuneOptions.from_dict(stored)
+        before = TuneOptions.from_dict({**stored, "space": search.space_file})  # wherever the folder is now
     except UsageError as error:
         raise DataError(search.search_file, f"holds options that no search has: {error}") from error
     options = dataclasses.replace(before, **{name: value for name, value in changes.items() if value is not None})
     if options.trials() < before.trials():
-        raise UsageError("--samples", f"{options.samples} is less than the search has, {before.samples}")
+        problem = f"makes {count(options.trials(), 'trial')}, fewer than the {before.trials()} that the search has"
+        raise UsageError(f"--samples {options.samples}", problem)
     return options
 
 
@@ -81,8 +84,8 @@ def require_possible(options: TuneOptions) -> None:
     require_ray()
     for point in options.tried.corners():
         require_weights_file(options.trial(point).weights)
-    if options.ray_address is not None:
-        require_answer(options.ray_address)
+    if options.cluster is not None:
+        require_answer(options.cluster)
     elif (options.cpus_per_trial or 1) > cores():
         raise UsageError(
             f"{flag_of('cpus_per_trial')} {options.cpus_per_trial}", f"is more than the {cores()} cores that there are"
@@ -108,22 +111,26 @@ def require_folds(options: TuneOptions, dataset: Dataset) -> None:
             )
 
 
-def from_anywhere(options: TuneOptions) -> TuneOptions:
-    """The options with paths that mean the same from any folder."""
+def from_anywhere(options: TuneOptions, search: SearchFolder) -> TuneOptions:
+    """The options with paths that mean the same from any folder; what is tried, the search's own file says."""
     is_folder = options.val is not None and isinstance(options.validation(), str)
     return dataclasses.replace(
         options,
         data=os.path.abspath(options.data),
         val=os.path.abspath(options.val) if options.val and is_folder else options.val,
-        weights=options.weights if options.weights in ("pretrained", "none") else os.path.abspath(options.weights),
-        space=os.path.abspath(options.space) if options.space else None,
+        weights=absolute(options.weights),
+        trust_pickle=os.path.abspath(options.trust_pickle) if options.trust_pickle is not None else None,
+        try_=None,
+        space=search.space_file,
     )
+
+
+def write_space(search: SearchFolder, options: TuneOptions) -> None:
+    """Keep what --try and --space say, or what is tried without them."""
+    content = as_toml(options.written).encode()
+    write_atomically(search.space_file, lambda file: file.write(content))
 
 
 def remember(search: SearchFolder, given: TuneOptions, resolved: TuneOptions) -> None:
     """Make a folder a search that can be resumed."""
-    if resolved.space is not None and resolved.space != search.space_file:
-        with open(resolved.space, "rb") as file:
-            content = file.read()
-        write_atomically(search.space_file, lambda file: file.write(content))
     write_json_atomically(search.search_file, {"given": given.to_dict(), "resolved": resolved.to_dict()})

@@ -23,7 +23,7 @@ from tlkit.options import FinetuneOptions
 from tlkit.output.monitoring import Monitor
 from tlkit.run_folder import RunFolder
 from tlkit.terminal import say
-from tlkit.training.loop import AfterEpoch, AfterStep, NonFiniteLossError, Recipe, is_over, train
+from tlkit.training.loop import AfterEpoch, AfterStep, EnoughSeen, NonFiniteLossError, Recipe, is_over, train
 from tlkit.training.state import TrainingState
 
 SMALL_STEP = 1 << 24
@@ -41,7 +41,10 @@ def train_to_the_end(
     monitor: Monitor,
     conduct: Conduct,
 ) -> None:
-    """Run the training loop; every epoch is committed, said and logged, a signal ends it with a checkpoint."""
+    """Run the training loop; every epoch is committed, said and logged, a signal ends it with a checkpoint.
+
+    Whoever watches is told again of the epoch at which a run goes on: what was wished then may be lost.
+    """
     peaks = PeakMemory(devices)
 
     def after_epoch(state: TrainingState, is_best: bool) -> None:
@@ -69,8 +72,10 @@ def train_to_the_end(
             checkpointer.commit_last(state)
             run.write_status("running", **state.where())
 
-    with signals.deferred("saving a checkpoint"):
+    with signals.deferred("saving a checkpoint"), suppress(EnoughSeen):
         try:
+            if state.epoch:
+                conduct.after_epoch(state)
             run_loop(options, images, state, devices.first, after_epoch, after_step, hear_best)
         except NonFiniteLossError as error:
             error.name_files(batch_files(options, images.dataset, error))

@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from tlkit.commands.reporting import gather, write_page
-from tlkit.errors import understood
+from tlkit.commands.reporting import report
 from tlkit.options import FinetuneOptions
 from tlkit.output.monitoring import LAST_WORDS_SECONDS, About, Conclusion, Monitor, open_monitor, require_installed
 from tlkit.output.pictures import confusion_picture, mistakes_picture
@@ -22,10 +21,10 @@ STOPPED_SECONDS = 3.0
 @contextmanager
 def watching(run: RunFolder, options: FinetuneOptions, classes: Sequence[str]) -> Iterator[Monitor]:
     """Inside, the run is told to what --log names. Raises UnavailableError where its library is missing."""
-    require_installed(options.log or ())
+    require_installed(options.sinks())
     name = os.path.basename(os.path.abspath(run.path))
     about = About(run.path, name, options.to_portable_dict(), classes, options.metric)
-    monitor = open_monitor(options.log or (), about, say)
+    monitor = open_monitor(options.sinks(), about, say)
     try:
         yield monitor
     finally:
@@ -35,14 +34,7 @@ def watching(run: RunFolder, options: FinetuneOptions, classes: Sequence[str]) -
 def conclude(run: RunFolder, monitor: Monitor) -> None:
     """Write the report, give its pictures to what watches, and wait for that. What fails is a warning: the model is
     there."""
-    try:
-        facts = gather(run)
-        if monitor.watchers:
-            monitor.conclude(conclusion(facts))
-        write_page(facts, run.report_file)
-        say("report", run.report_file)
-    except Exception as error:
-        say("warning", f"there is no report: {understood(error)}; later: tlkit report {run.path}")
+    report(run, lambda facts: monitor.conclude(conclusion(facts)) if monitor.watchers else None)
     monitor.close(LAST_WORDS_SECONDS)
 
 

@@ -9,7 +9,7 @@ from threading import get_ident
 import torch
 from torch import Tensor, nn
 
-from tlkit.model.backbones import BackboneName, ClassifierLayers
+from tlkit.model.backbones import BackboneName, ClassifierLayers, within
 from tlkit.model.inference import in_precision, quickened
 from tlkit.model.stages import Stage, divide
 
@@ -81,6 +81,11 @@ class Backbone(nn.Module):
         """Whether the classifier has a bias."""
         assert self.layers is not None
         return all(self.network.get_submodule(leaf).bias is not None for leaf in self.layers.leaves)
+
+    def own_parameters(self) -> int:
+        """How many numbers lie before the classifier that is taken off."""
+        named = self.network.named_parameters()
+        return sum(tensor.numel() for name, tensor in named if not within(name, self.head_names()))
 
     def head_names(self) -> tuple[str, ...]:
         """The layers of the network that its weights file need not hold."""

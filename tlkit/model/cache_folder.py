@@ -68,13 +68,7 @@ def make_room(root: str, limit: int, keep: Collection[str]) -> bool:
 
     Returns whether there is room now.
     """
-    files: list[tuple[float, int, str]] = []
-    for space in list_spaces(root):
-        remove_leftovers(space)
-        for path in kept_files(space):
-            with contextlib.suppress(FileNotFoundError):
-                status = os.stat(path)
-                files.append((status.st_mtime, status.st_size, path))
+    files = all_kept(root)
     total = sum(size for _, size, _ in files)
     for _, size, path in sorted(files):
         if total <= limit:
@@ -84,6 +78,23 @@ def make_room(root: str, limit: int, keep: Collection[str]) -> bool:
                 os.unlink(path)
                 total -= size
     return total <= limit
+
+
+def has_room(root: str, limit: int) -> bool:
+    """Whether all that is kept is within limit bytes as it is."""
+    return sum(size for _, size, _ in all_kept(root)) <= limit
+
+
+def all_kept(root: str) -> list[tuple[float, int, str]]:
+    """All that takes room, without what killed processes left: when it was last used, its bytes, and where it is."""
+    files: list[tuple[float, int, str]] = []
+    for space in list_spaces(root):
+        remove_leftovers(space)
+        for path in kept_files(space):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(path)
+                files.append((status.st_mtime, status.st_size, path))
+    return files
 
 
 def remove_leftovers(space: str) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from tlkit.errors import TlkitError
 from tlkit.files.onnx_file import OnnxFile, read_onnx, seal_of
-from tlkit.model.cache_folder import graph_file, make_room, make_space, space_folder, store_root
+from tlkit.model.cache_folder import graph_file, has_room, make_room, make_space, space_folder, store_root
 from tlkit.storage import write_atomically
 
 SHARE = 0.1
@@ -38,13 +39,14 @@ def find_graph(space: Mapping[str, Any]) -> OnnxFile | None:
     return file
 
 
-def keep_graph(space: Mapping[str, Any], content: bytes, limit: int) -> None:
-    """Keep a graph, without its seal, if there is room for it. limit: bytes of all that is kept.
+def keep_graph(space: Mapping[str, Any], content: bytes, limit: int, displacing: bool = True) -> None:
+    """Keep a graph, without its seal, if there is room for it. limit: bytes of all that is kept. displacing: whether
+    what was used least recently may go to make room.
 
     That it cannot be kept costs the next run some seconds, and is no trouble of this one's.
     """
     root, sealed = store_root(), content + seal_of(content)
     with contextlib.suppress(OSError, TlkitError):
-        path = graph_file(make_space(root, space))
-        if len(sealed) <= SHARE * limit and make_room(root, limit - len(sealed), keep=()):
+        path, find_room = graph_file(make_space(root, space)), partial(make_room, keep=()) if displacing else has_room
+        if len(sealed) <= SHARE * limit and find_room(root, limit - len(sealed)):
             write_atomically(path, lambda file: file.write(sealed))

@@ -76,6 +76,11 @@ def values_of(name: str, kind: Any, words: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(converted(name, kind, word) for word in words)
 
 
+def different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Each value once."""
+    return tuple(dict.fromkeys(values))
+
+
 def kinds_of(kind: Any) -> tuple[Any, ...]:
     """A declared type, or those of which it is one."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
@@ -144,11 +149,11 @@ def power_of_two(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
 
 
 def choice(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
-    return Choice(values_of(name, kind, words))
+    return Choice(different(values_of(name, kind, words)))
 
 
 def grid(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
-    return Grid(values_of(name, kind, words))
+    return Grid(different(values_of(name, kind, words)))
 
 
 KINDS: dict[str, tuple[str, Callable[[str, Any, Sequence[Any]], Dimension]]] = {

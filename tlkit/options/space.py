@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import json
 import math
+import os
 import random
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +46,10 @@ class Space:
         chosen = {name: self.dimensions[name].corners() for name in names}
         return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
 
+    def count(self, names: Iterable[str]) -> int:
+        """How many combinations there are."""
+        return math.prod(len(self.dimensions[name].corners()) for name in names)
+
     @property
     def sampled(self) -> dict[str, Dimension]:
         """The options whose values are drawn."""
@@ -79,14 +85,38 @@ class Space:
             yield {name: generator.choice(values) for name, values in ends.items()}
 
 
-def read_space(inline: Sequence[str], file: str | None, kinds: Mapping[str, Any]) -> Space:
-    """The space of --try and --space; the default one if neither says anything.
+Written = tuple[str, str, str, Sequence[Any]]
+"""What is said of an option: where, its name, the kind, and the values as they were written."""
 
-    kinds: the options that may be tried, with their types. Raises UsageError, or MissingInputError for the file.
+
+def read_written(inline: Sequence[str], file: str | None, given: Container[str] = ()) -> list[Written]:
+    """What --try and --space say; where neither says anything, the default space without the options that are given.
+
+    Files mean the same from any folder. Raises UsageError, or MissingInputError for the file.
     """
     written = [*map(split_inline, inline), *(read_file(file) if file is not None else ())]
     if not written:
-        written = list(map(split_inline, DEFAULT_SPACE))
+        written = [entry for entry in map(split_inline, DEFAULT_SPACE) if entry[1] not in given]
+    if not written:
+        raise UsageError("--try", "is missing: all that is tried by default is given")
+    return [(*entry[:3], [*map(absolute, entry[3])]) if entry[1] == "weights" else entry for entry in written]
+
+
+def absolute(weights: Any) -> Any:
+    """A value of --weights, a file by its whole path."""
+    is_file = isinstance(weights, str) and weights not in ("pretrained", "none", "")
+    return os.path.abspath(weights) if is_file else weights
+
+
+def as_toml(written: Iterable[Written]) -> str:
+    """The same as a file that --space takes."""
+    return "".join(
+        f"{name} = {{ {kind} = {json.dumps(list(words), ensure_ascii=False)} }}\n" for _, name, kind, words in written
+    )
+
+
+def space_of(written: Iterable[Written], kinds: Mapping[str, Any]) -> Space:
+    """What is tried. kinds: the options that may be, with their types. Raises UsageError."""
     dimensions: dict[str, Dimension] = {}
     for origin, name, kind, words in written:
         known = known_name(origin, name, kinds)
@@ -97,10 +127,6 @@ def read_space(inline: Sequence[str], file: str | None, kinds: Mapping[str, Any]
         except UsageError as error:
             raise UsageError(origin, f"{known} {error.problem}" if error.subject == known else error.problem) from error
     return Space(dimensions)
-
-
-Written = tuple[str, str, str, Sequence[Any]]
-"""What is said of an option: where, its name, the kind, and the values as they were written."""
 
 
 def split_inline(text: str) -> Written:

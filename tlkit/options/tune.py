@@ -6,13 +6,13 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_type_hints
+from typing import Any, ClassVar, Literal, get_type_hints
 
 from tlkit.declarations import Options, argument, flag_of, option
 from tlkit.errors import UsageError
 from tlkit.options.data import DataOptions
 from tlkit.options.finetune import FinetuneOptions
-from tlkit.options.space import Point, Space, described, read_space
+from tlkit.options.space import Point, Space, Written, described, read_written, space_of
 
 DEFAULT_SAMPLES = 20
 DEFAULT_GRACE = 5
@@ -25,6 +25,18 @@ NOT_TRIED = (
 )  # fmt: skip
 """Options of finetune that shape no model, or without which trials could not be compared."""
 
+OF_ONE_RUN = {
+    **dict.fromkeys(
+        ("processes", "max_restarts", "rank_timeout", "rendezvous_timeout"),
+        "is for one run; here trials run beside each other",
+    ),
+    **dict.fromkeys(
+        ("parallel", "stages", "split_at"), "is for one run; here each trial has one device, or a share of it"
+    ),
+    "log": "is for one run; a search has results.jsonl, and each trial its history.jsonl",
+}
+"""Options of finetune that a search does not take, and why."""
+
 CHANGED_ON_RESUMING = ("samples", "cpus_per_trial", "gpus_per_trial", "time_budget", "ray_address")
 """What a search that goes on may be given anew: how much, and on what."""
 
@@ -33,10 +45,15 @@ CHANGED_ON_RESUMING = ("samples", "cpus_per_trial", "gpus_per_trial", "time_budg
 class TuneOptions(FinetuneOptions):
     """tlkit tune"""
 
+    HIDDEN: ClassVar[frozenset[str]] = frozenset(OF_ONE_RUN)
+
     data: str = argument(
         "Folder of images: DATA/<class>/..., or DATA/train/<class>/... with DATA/val/<class>/...",
         default="",
         metavar="DATA",
+    )
+    out: str | None = option(
+        None, "Folder of the search. Default: runs/<data>-tune, numbered when taken.", metavar="DIR"
     )
     try_: list[str] | None = option(
         None,
@@ -75,13 +92,21 @@ class TuneOptions(FinetuneOptions):
     )
     cpus_per_trial: int | None = option(None, "Cores that each trial takes. Default: 1.", minimum=1)
     gpus_per_trial: float | None = option(
-        None, "GPUs, or share of one, that each trial takes. Default: where there are GPUs, an equal share.", minimum=0
+        None,
+        "GPUs, or share of one, that each trial takes. Default: an equal share where there are some; on a cluster 1.",
+        minimum=0,
     )
     time_budget: float | None = option(
-        None, "Stop the search after so many seconds; resume goes on.", minimum=1, metavar="SECONDS"
+        None,
+        "Stop the search after so many seconds of trials, which begin when all features are there; resume goes on.",
+        minimum=1,
+        metavar="SECONDS",
     )
     ray_address: str | None = option(
-        None, "Use the Ray cluster with this head node, from one of its machines.", metavar="HOST:PORT"
+        None,
+        "Use the Ray cluster with this head node, from one of its machines. none: this machine, where the "
+        "search was begun on one.",
+        metavar="HOST:PORT",
     )
     resume: str | None = option(
         None, "Finish what is missing of this search; as tlkit resume, and --samples may be more.", metavar="DIR",
@@ -102,7 +127,21 @@ class TuneOptions(FinetuneOptions):
     @cached_property
     def tried(self) -> Space:
         """What is tried. Raises UsageError or MissingInputError."""
-        return read_space(self.try_ or (), self.space, kinds_tried())
+        return space_of(self.written, kinds_tried())
+
+    @cached_property
+    def written(self) -> list[Written]:
+        """The same as it is said. Raises as `tried` does."""
+        return read_written(self.try_ or (), self.space, self.given())
+
+    def given(self) -> set[str]:
+        """The options of finetune that are given."""
+        return {f.name for f in dataclasses.fields(FinetuneOptions) if getattr(self, f.name) != f.default}
+
+    @property
+    def cluster(self) -> str | None:
+        """The address of the cluster; None for this machine."""
+        return None if self.ray_address == "none" else self.ray_address
 
     @property
     def method(self) -> str:
@@ -123,11 +162,11 @@ class TuneOptions(FinetuneOptions):
     def trials(self) -> int:
         """How many trials there are in all."""
         if self.method == "grid":
-            return len(self.tried.combinations(self.tried.dimensions))
+            return self.tried.count(self.tried.dimensions)
         samples = self.samples or DEFAULT_SAMPLES
         if self.method == "random":
             samples = min(samples, self.tried.most_samples() or samples)
-        return samples * len(self.tried.combinations(self.tried.grids))
+        return samples * self.tried.count(self.tried.grids)
 
     def shared(self) -> dict[str, Any]:
         """What all trials share, before each changes what is tried."""
@@ -147,10 +186,8 @@ class TuneOptions(FinetuneOptions):
 
     def require_one_value_for_each(self) -> None:
         """Raises UsageError for an option that is both tried and given."""
-        defaults = {field.name: field.default for field in dataclasses.fields(FinetuneOptions)}
-        for name in self.tried.dimensions:
-            if getattr(self, name) != defaults[name]:
-                raise UsageError(flag_of(name), f"is given, but --try or --space says what {name} may be")
+        for name in sorted(self.given() & set(self.tried.dimensions)):
+            raise UsageError(flag_of(name), f"is given, but --try or --space says what {name} may be")
 
     def require_search_that_fits(self) -> None:
         """Raises UsageError for a way to choose values that the space does not allow."""
@@ -162,8 +199,15 @@ class TuneOptions(FinetuneOptions):
         if self.search == "bayesian" and self.tried.grids:
             name = next(iter(self.tried.grids))
             raise UsageError("--search bayesian", f"does not go with a grid, as {name} has; use choice")
-        if self.processes > 1:
-            raise UsageError(f"--processes {self.processes}", "is for one run; here trials run beside each other")
+        for name, why in OF_ONE_RUN.items():
+            if name in self.given():
+                raise UsageError(flag_of(name), why)
+        if (self.gpus_per_trial or 0) > 1 and self.gpus_per_trial != int(self.gpus_per_trial or 0):
+            raise UsageError(
+                f"--gpus-per-trial {self.gpus_per_trial:g}", "is neither a share of one GPU nor whole GPUs"
+            )
+        if self.folds is not None and self.metric != "accuracy":
+            raise UsageError(f"--metric {self.metric}", "does not go with --folds, whose mean accuracy decides")
         if self.device.startswith("cuda:"):
             raise UsageError(f"--device {self.device}", "cannot be chosen here: Ray gives each trial its GPU; use cuda")
 
@@ -174,6 +218,9 @@ class TuneOptions(FinetuneOptions):
                 options = self.trial(point)
             except UsageError as error:
                 raise UsageError(described(point), f"cannot be trained: {error}", error.hint) from error
+            if options.batch_size == "auto" and options.feeds_images():
+                problem = f"would be found by each trial beside others, and differ; give a number ({described(point)})"
+                raise UsageError("--batch-size auto", problem)
             if self.folds is not None and options.feeds_images():
                 raise UsageError("--folds", f"needs vectors, but the backbone trains or runs anew ({described(point)})")
             if self.halts and (self.grace_period or 1) > options.planned_epochs():

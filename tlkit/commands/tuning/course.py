@@ -9,15 +9,17 @@ from typing import Any
 
 from tlkit.commands.checkpoints import read_checkpoint
 from tlkit.commands.models import open_model
+from tlkit.commands.reporting import report
 from tlkit.commands.tuning.cluster import connected
 from tlkit.commands.tuning.leaderboard import Display
 from tlkit.commands.tuning.points import DerivedPoints, Points, points_of
-from tlkit.commands.tuning.preparation import Facts, facts_key, prepare
-from tlkit.commands.tuning.search import OngoingSearch, from_anywhere, merit_or_none, missing, take_ended
+from tlkit.commands.tuning.preparation import Key, network_key, prepare
+from tlkit.commands.tuning.resources import as_in_trials, choose_gpus, gpu_share, require_resources, where
+from tlkit.commands.tuning.search import OngoingSearch, missing, take_ended
 from tlkit.commands.tuning.search_folder import SearchFolder
-from tlkit.commands.tuning.table import ENDED, Table, Trial
+from tlkit.commands.tuning.table import ENDED, Table
 from tlkit.data.folder import Dataset
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError, UnavailableError, UsageError, understood
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError, UnavailableError, understood
 from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone
 from tlkit.model.files import write_model
@@ -48,22 +50,22 @@ def carry_out(
     points = points_of(options.tried, options.method, options.seed, len(table.rows))
     for row in table.rows.values():
         if row.has_ended():
-            points.learn(row, merit_or_none(row, options.metric))
+            points.learn(row, row.value(options.metric))
+    gpus, cpus = choose_gpus(options), options.cpus_per_trial or 1
+    resources = {"cpu": float(cpus), "gpu": gpu_share(options, gpus, cpus)}
+    options = as_in_trials(options, resources["gpu"])
     coming = list(coming_trials(options, table, points))
-    gpus = choose_gpus(options)
     display = Display(table, options.trials())
-    cpus = options.cpus_per_trial or 1
-    with connected(options.ray_address, cores(), gpus) as ray:
+    with connected(options.cluster, cores(), gpus) as ray:
         from tlkit.commands.tuning import ray_search
 
-        resources = {"cpu": float(cpus), "gpu": gpu_share(options, gpus, cpus)}
         require_resources(ray, options, resources)
         say("Ray", where(ray, options))
-        facts = prepare(coming, known_facts(options, table), dataset, signals)
+        prepared = prepare(coming, known_speeds(options, table), dataset, signals)
         longest = max(trial.planned_epochs() for trial in coming)
         grace = options.grace(longest)
         halts = ray_search.halts(longest, grace, options.reduction_factor) if options.halts else []
-        ongoing = OngoingSearch(search, options, table, points, facts, halts, len(dataset.val), display)
+        ongoing = OngoingSearch(search, options, table, points, prepared, halts, len(dataset.val), display)
         ended = {number for number, row in table.rows.items() if row.has_ended()}
         scheduler = (
             ray_search.asha(ongoing, ended, longest=longest, grace=grace, reduction=options.reduction_factor)
@@ -84,65 +86,26 @@ def carry_out(
     display.clear()
 
 
-def known_facts(options: TuneOptions, table: Table) -> dict[tuple[object, ...], Facts]:
+def known_speeds(options: TuneOptions, table: Table) -> dict[Key, float]:
     """What was measured before the search was stopped."""
-    return {
-        facts_key(options.trial(row.options)): Facts(row.images_per_second, row.parameters)
-        for row in table.rows.values()
-        if row.images_per_second is not None and row.parameters is not None
-    }
+    rows = table.rows.values()
+    return {network_key(options.trial(r.options)): r.images_per_second for r in rows if r.images_per_second is not None}
 
 
 def coming_trials(options: TuneOptions, table: Table, points: Points) -> Iterator[FinetuneOptions]:
     """The trials that will be trained, or where that is not known beforehand, those at the corners of the space."""
     if not isinstance(points, DerivedPoints):
-        yield from (options.trial(from_anywhere(point)) for point in options.tried.corners())
+        yield from (options.trial(point) for point in options.tried.corners())
         return
     for number in missing(table, options.trials()):
         row = table.rows.get(number)
-        yield options.trial(row.options if row else from_anywhere(points.point(number)))
+        yield options.trial(row.options if row else points.point(number))
 
 
 def require_backbones(options: TuneOptions) -> None:
     """Raises UsageError for a backbone that nobody knows, before any is loaded."""
     for name in {options.trial(point).backbone for point in options.tried.corners()}:
         find_backbone(name)
-
-
-def choose_gpus(options: TuneOptions) -> int:
-    """The GPUs that trials may use here. Raises UsageError for a share of what is not here."""
-    import torch
-
-    found = 0 if options.device == "cpu" or options.gpus_per_trial == 0 else torch.cuda.device_count()
-    if options.ray_address is None and (options.gpus_per_trial or 0) > found:
-        raise UsageError(
-            f"--gpus-per-trial {options.gpus_per_trial:g}", f"is more than the {found} GPUs that there are"
-        )
-    return found
-
-
-def gpu_share(options: TuneOptions, gpus: int, cpus: int) -> float:
-    """What of a GPU each trial takes: what was asked for, or an equal share of those here."""
-    if options.gpus_per_trial is not None:
-        return options.gpus_per_trial
-    return min(1.0, gpus / max(cores() // cpus, 1)) if options.ray_address is None else float(gpus > 0)
-
-
-def require_resources(ray: Any, options: TuneOptions, resources: dict[str, float]) -> None:
-    """Raises UsageError unless some machine of a cluster has what a trial asks for."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, flag, ray_name in (("cpu", "--cpus-per-trial", "CPU"), ("gpu", "--gpus-per-trial", "GPU")):
-        most = max((node.get(ray_name, 0.0) for node in nodes), default=0.0)
-        if resources[name] > most:
-            raise UsageError(f"{flag} {resources[name]:g}", f"is more than any machine of the cluster has, {most:g}")
-
-
-def where(ray: Any, options: TuneOptions) -> str:
-    """What the trials run on, for people."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    total = int(sum(node["Resources"].get("CPU", 0) for node in nodes))
-    place = "this machine" if options.ray_address is None else f"{count(len(nodes), 'node')} of {options.ray_address}"
-    return f"{count(total, 'core')} of {place}"
 
 
 @contextmanager
@@ -180,13 +143,20 @@ def conclude(search: SearchFolder, options: TuneOptions, table: Table) -> int:
     best = table.best()
     if best is None:
         if failed:
-            raise DataError(search.path, f"every trial failed; the first: {failed[0].error}")
+            hint = f"Try once more: tlkit resume {search.path}" if any(row.passing for row in failed) else ""
+            raise DataError(search.path, f"every trial failed; the first: {failed[0].error}", hint)
         raise UnavailableError(search.path, "no trial ended within --time-budget", f"tlkit resume {search.path}")
     left = options.trials() - table.count(*ENDED)
+    again = sum(row.passing for row in failed)
+    if again:
+        say(
+            "again",
+            f"{count(again, 'trial')} failed for a reason that may pass; try once more: tlkit resume {search.path}",
+        )
     if left:
         say("stopped", f"by --time-budget, {count(left, 'trial')} left; go on with: tlkit resume {search.path}")
     run = search.trial(best.trial)
-    ship(run, options, best)
+    ship(run, options)
     for row in failed[:3]:
         say("failed", f"trial {row.trial} ({described(row.options)}): {row.error}")
     say("best", f"trial {best.trial}: {described(best.options)}")
@@ -196,8 +166,10 @@ def conclude(search: SearchFolder, options: TuneOptions, table: Table) -> int:
     return SOME_INPUTS_FAILED if failed else DONE
 
 
-def ship(run: RunFolder, options: TuneOptions, best: Trial) -> None:
-    """Write the best trial's model: of the others, the checkpoint of their best epoch says as much."""
+def ship(run: RunFolder, options: TuneOptions) -> None:
+    """Write the best trial's model and report: of the others, the checkpoint of their best epoch says as much, and
+    `tlkit report` shows any of them."""
+    report(run)
     if not os.path.exists(run.model_file):
         model = open_model(run.best_checkpoint, None, options.trust_pickle)
         write_model(run.model_file, model, read_checkpoint(run.best_checkpoint)["progress"]["best"])

@@ -62,14 +62,25 @@ class LearntPoints:
 
     def learn(self, trial: Trial, value: float | None) -> None:
         asked = self.asked.pop(trial.trial, None)
-        failed = self.optuna.trial.TrialState.FAIL
-        if asked is not None:
-            self.study.tell(asked, value, state=failed if value is None else None)
-        elif value is not None:
-            params = {n: self.values[n].index(v) if n in self.values else v for n, v in trial.options.items()}
-            self.study.add_trial(
-                self.optuna.trial.create_trial(params=params, distributions=self.distributions, value=value)
-            )
+        states = self.optuna.trial.TrialState
+        if value is None:
+            if asked is not None:
+                self.study.tell(asked, state=states.FAIL)
+        elif trial.state == "stopped":  # behind all that were not, whatever it had reached
+            if asked is not None:
+                asked.report(value, trial.epochs)
+                self.study.tell(asked, state=states.PRUNED)
+            else:
+                self.add(trial, state=states.PRUNED, intermediate_values={trial.epochs: value})
+        elif asked is not None:
+            self.study.tell(asked, value)
+        else:
+            self.add(trial, state=states.COMPLETE, value=value)
+
+    def add(self, trial: Trial, **outcome: Any) -> None:
+        """Tell of a trial that was not asked for here."""
+        params = {n: self.values[n].index(v) if n in self.values else v for n, v in trial.options.items()}
+        self.study.add_trial(self.optuna.trial.create_trial(params=params, distributions=self.distributions, **outcome))
 
 
 def distribution(optuna: Any, dimension: Any) -> Any:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from tlkit.commands.building import build, resolve
+from tlkit.commands.engines import Engine
 from tlkit.commands.images import Preparation
 from tlkit.data.folder import Dataset
 from tlkit.distributed import ALONE
 from tlkit.errors import TlkitError
 from tlkit.interruption import Interruption
+from tlkit.model.classifier import DEFAULT_HIDDEN
 from tlkit.model.features import FeatureExtractor
 from tlkit.options import FinetuneOptions
 from tlkit.terminal import compact, say
@@ -23,74 +26,109 @@ MEASURED_SECONDS = 0.5
 """How long a backbone is measured."""
 
 
+Key = tuple[object, ...]
+"""What of a trial's options decides something, by their values."""
+
+
 @dataclass(frozen=True)
-class Facts:
-    """A backbone with its head, measured. images_per_second: through the network alone, pixels in memory."""
+class Network:
+    """A backbone, measured.
+
+    images_per_second: through it alone, pixels in memory. width: of what it gives to a head. bias: whether a linear
+    head has one.
+    """
 
     images_per_second: float
     parameters: int
+    width: int
+    bias: bool
+    classes: int
+
+    def parameters_with(self, head: str, hidden: int | None) -> int:
+        """Of backbone and head together."""
+        if head != "mlp":
+            return self.parameters + (self.width + self.bias) * self.classes
+        layer = hidden or DEFAULT_HIDDEN
+        return self.parameters + (self.width + 1) * layer + (layer + 1) * self.classes
 
 
-def vectors_key(options: FinetuneOptions) -> tuple[object, ...]:
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before the trials. engines: what computed vectors, and so must look them up."""
+
+    networks: dict[Key, Network] = field(default_factory=dict)
+    engines: dict[Key, Engine] = field(default_factory=dict)
+
+    def facts_of(self, options: FinetuneOptions) -> dict[str, Any]:
+        """A trial's images_per_second and parameters, if they are known."""
+        network = self.networks.get(network_key(options))
+        if network is None:
+            return {}
+        parameters = network.parameters_with(options.head, options.hidden)
+        return {"images_per_second": network.images_per_second, "parameters": parameters}
+
+    def engine_of(self, options: FinetuneOptions) -> str:
+        """What computes a trial's features; as the options say where none has been computed."""
+        return self.engines.get(vectors_key(options), options.engine)
+
+
+def vectors_key(options: FinetuneOptions) -> Key:
     """What of a trial's options decides the vectors that it needs."""
     views = (options.augment, options.view_count(), options.seed) if options.augment != "none" else ()
-    return (facts_key(options), options.feeds_images(), *views)
+    return (network_key(options), options.feeds_images(), *views)
 
 
-def facts_key(options: FinetuneOptions) -> tuple[object, ...]:
-    """What of a trial's options decides the network that sees the images."""
+def network_key(options: FinetuneOptions) -> Key:
+    """What of a trial's options decides the network that sees the images; of a head, only whether it is put on top."""
     seed = options.seed if options.weights == "none" else None
-    return (
-        options.backbone,
-        options.weights,
-        options.image_size,
-        options.head,
-        options.hidden,
-        options.precision,
-        seed,
-    )
+    is_stacked = options.head == "stack"
+    return (options.backbone, options.weights, options.image_size, is_stacked, options.precision, seed)
 
 
 def prepare(
-    trials: Iterable[FinetuneOptions],
-    known: Mapping[tuple[object, ...], Facts],
-    dataset: Dataset,
-    signals: Interruption,
-) -> dict[tuple[object, ...], Facts]:
-    """Have each backbone of the trials see every image once, its vectors kept in the store; measure it if it is not
-    known.
+    trials: Iterable[FinetuneOptions], speeds: Mapping[Key, float], dataset: Dataset, signals: Interruption
+) -> Prepared:
+    """Have each backbone of the trials see every image once, its vectors kept in the store; measure it unless its
+    speed is known.
 
     A backbone that cannot be had is told; its trials will fail, each with the reason, and no other.
     """
-    facts = dict(known)
-    done: set[tuple[object, ...]] = set()
+    prepared = Prepared()
+    done: set[Key] = set()
     for options in trials:
         signals.raise_if_requested()
         if vectors_key(options) in done:
             continue
         done.add(vectors_key(options))
         try:
-            facts[facts_key(options)] = see_all(options, facts.get(facts_key(options)), dataset, signals)
+            network, engine = see_all(options, speeds.get(network_key(options)), dataset, signals)
         except TlkitError as error:
             say("warning", f"{options.backbone}: {error}")
-    return facts
+        else:
+            prepared.networks[network_key(options)] = network
+            prepared.engines[vectors_key(options)] = engine
+    return prepared
 
 
-def see_all(options: FinetuneOptions, known: Facts | None, dataset: Dataset, signals: Interruption) -> Facts:
-    """The one pass of one backbone, and its measure if that is not known."""
+def see_all(
+    options: FinetuneOptions, speed: float | None, dataset: Dataset, signals: Interruption
+) -> tuple[Network, Engine]:
+    """The one pass of one backbone, by what it was computed, and its measure. speed: if that is known."""
     built = build(resolve(options), dataset, None, ALONE, dataset.root)
     resolved, classifier, description = built.options, built.classifier, built.description
-    parameters = sum(parameter.numel() for parameter in classifier.parameters())
     size = f"{description.preprocessing.image_size[1]}x{description.preprocessing.image_size[0]} px"
+    parameters = sum(parameter.numel() for parameter in classifier.backbone.parameters())
     say("backbone", f"{resolved.backbone} at {size}, {compact(parameters)} parameters")
     preparation = Preparation(resolved, dataset, classifier, description, built.devices, True, signals, ALONE)
     with closing(preparation):
+        engine = preparation.engine
         if not resolved.feeds_images():
             preparation.batches()
-        if known is not None:
-            return known
-        extractor = FeatureExtractor(classifier.backbone, description.preprocessing, built.devices.first)
-        return Facts(images_per_second(extractor, preparation.passing), parameters)
+        if speed is None:
+            extractor = FeatureExtractor(classifier.backbone, description.preprocessing, built.devices.first)
+            speed = images_per_second(extractor, preparation.passing)
+    bias = options.head == "stack" or classifier.backbone.has_bias()
+    return Network(speed, parameters, len(classifier.head.mean), bias, len(dataset.classes)), engine
 
 
 def images_per_second(extractor: FeatureExtractor, batch: int) -> float:

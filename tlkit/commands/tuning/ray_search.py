@@ -9,12 +9,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
 from ray.tune.search import Searcher
 
+from tlkit.commands.tuning.asked import Asked, Search
 from tlkit.commands.tuning.trial import Assignment, train_trial
 from tlkit.interruption import Interruption
 
@@ -23,25 +24,6 @@ EPOCH, MERIT = "epoch", "merit"
 
 RETRIES = 2
 """A trial whose process died, as of a machine that went away, goes on elsewhere so many times."""
-
-
-class Search(Protocol):
-    """What Ray's side needs of ours."""
-
-    def next_assignment(self) -> Assignment | None:
-        """The next trial; None if there is no other."""
-
-    def past_reports(self) -> Mapping[int, list[dict[str, Any]]]:
-        """What the trials of before reported, by their numbers, where the search goes on."""
-
-    def hear(self, number: int, figures: Mapping[str, Any]) -> None:
-        """A trial is at an epoch."""
-
-    def halt(self, number: int) -> None:
-        """A trial is to be stopped, as it has fallen behind."""
-
-    def conclude(self, number: int, figures: Mapping[str, Any], error: str | None) -> None:
-        """A trial is over; figures: what it reported last."""
 
 
 class Suggestions(Searcher):
@@ -99,7 +81,7 @@ class RememberingAsha(AsyncHyperBandScheduler):
 class Reports(tune.Callback):
     """Passes on what trials report, and lets a signal end the search between two of Ray's steps."""
 
-    def __init__(self, search: Search, signals: Interruption, redraw: Callable[[], None]) -> None:
+    def __init__(self, search: Asked, signals: Interruption, redraw: Callable[[], None]) -> None:
         self.search = search
         self.signals = signals
         self.redraw = redraw
@@ -109,6 +91,7 @@ class Reports(tune.Callback):
         signal.signal(signal.SIGINT, self.at_interrupt)  # Ray has just put its own in this place
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.search.raise_if_failed()
         self.signals.raise_if_requested()
         self.redraw()
 
@@ -121,11 +104,21 @@ class Reports(tune.Callback):
         self.search.conclude(number_of(trial), trial.last_result or {}, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.search.conclude(number_of(trial), {}, f"its process died {RETRIES + 1} times")
+        error = f"its process died {RETRIES + 1} times, at last by: {last_words(trial)}"
+        self.search.conclude(number_of(trial), {"passing": True}, error)
 
 
 def number_of(trial: Any) -> int:
     return Assignment.from_config(trial.config).number
+
+
+def last_words(trial: Any) -> str:
+    """Of a process that died, or could not be started: the end of what Ray wrote down about it."""
+    try:
+        with open(trial.error_file, encoding="utf-8", errors="replace") as file:
+            return [line.strip() for line in file if line.strip()][-1][:200]
+    except (OSError, TypeError, IndexError):
+        return "unknown"
 
 
 def run_by_ray(
@@ -140,10 +133,11 @@ def run_by_ray(
     seconds: float | None,
 ) -> None:
     """Have all trials carried out. Raises Interrupted."""
+    asked = Asked(search)
     tuner = tune.Tuner(
         tune.with_resources(train_trial, dict(resources)),
         tune_config=tune.TuneConfig(
-            search_alg=Suggestions(search),
+            search_alg=Suggestions(asked),
             scheduler=scheduler,
             num_samples=trials,
             time_budget_s=seconds,
@@ -154,12 +148,14 @@ def run_by_ray(
             name="trials",
             storage_path=scratch,
             verbose=0,
-            callbacks=[Reports(search, signals, redraw)],
+            callbacks=[Reports(asked, signals, redraw)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             log_to_file=False,
         ),
     )
-    tuner.fit()
+    with asked.raising_its_own():
+        tuner.fit()
+    asked.raise_if_failed()
 
 
 def asha(search: Search, ended: set[int], *, longest: int, grace: int, reduction: int) -> Any:

@@ -6,12 +6,12 @@ import dataclasses
 
 from tlkit.commands.image_check import check_images
 from tlkit.commands.survey import find_dataset
-from tlkit.commands.vector_memory import VectorMemory
+from tlkit.commands.vector_memory import VectorMemory, share_of_memory
 from tlkit.data.folder import Dataset
 from tlkit.options import FinetuneOptions
 from tlkit.options.data import DataOptions
 
-vectors = VectorMemory()
+vectors = VectorMemory(share_of_memory())
 
 datasets: dict[tuple[object, ...], Dataset] = {}
 

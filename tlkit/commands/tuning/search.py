@@ -10,7 +10,7 @@ from typing import Any
 
 from tlkit.commands.tuning.leaderboard import Display
 from tlkit.commands.tuning.points import Points
-from tlkit.commands.tuning.preparation import Facts, facts_key
+from tlkit.commands.tuning.preparation import Prepared
 from tlkit.commands.tuning.search_folder import SearchFolder
 from tlkit.commands.tuning.table import Table, Trial, mean_and_error, merit_of, with_figures
 from tlkit.commands.tuning.trial import Assignment
@@ -18,8 +18,7 @@ from tlkit.errors import TlkitError
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_whole_json
 from tlkit.model.cache_folder import cache_folder
-from tlkit.options import TuneOptions
-from tlkit.options.space import Point
+from tlkit.options import FinetuneOptions, TuneOptions
 from tlkit.run_folder import RunFolder
 from tlkit.training.loop import is_over, validation_figures
 from tlkit.training.metrics import better
@@ -37,17 +36,17 @@ class OngoingSearch:
         options: TuneOptions,
         table: Table,
         points: Points,
-        facts: Mapping[tuple[object, ...], Facts],
+        prepared: Prepared,
         reports: list[int],
         validation_images: int,
         display: Display,
     ) -> None:
-        """facts: of the backbones, by their keys. reports: the epochs after which the scheduler decides."""
+        """reports: the epochs after which the scheduler decides."""
         self.folder = folder
         self.options = options
         self.table = table
         self.points = points
-        self.facts = facts
+        self.prepared = prepared
         self.reports = reports
         self.validation_images = validation_images
         self.display = display
@@ -60,26 +59,31 @@ class OngoingSearch:
             return None
         number = self.waiting.pop(0)
         known = self.table.rows.get(number)
-        point = known.options if known else from_anywhere(self.points.point(number))
+        point = known.options if known else self.points.point(number)
         options = self.options.trial(point)
-        facts = self.facts.get(facts_key(options))
         reports = [epoch for epoch in self.reports if epoch < options.planned_epochs()]
         run = self.folder.trial(number)
         row = known or Trial(number, point, path=os.path.relpath(run.path, self.folder.path))
-        self.table.put(dataclasses.replace(row, **(dataclasses.asdict(facts) if facts else {})))
-        return Assignment(number, point, run.path, self.options.shared(), reports, self.options.folds, cache_folder())
+        begun = dataclasses.replace(row, state="running", error=None, passing=False)
+        self.table.put(dataclasses.replace(begun, **self.prepared.facts_of(options)))
+        return Assignment(number, point, run.path, self.shared_by(options), reports, self.options.folds, cache_folder())
+
+    def shared_by(self, trial: FinetuneOptions) -> dict[str, Any]:
+        """What a trial does not change, with what is decided for it: as many processes decode as it has cores."""
+        workers = (self.options.cpus_per_trial or 1) if trial.workers is None else trial.workers
+        return {**self.options.shared(), "engine": self.prepared.engine_of(trial), "workers": workers}
 
     def past_reports(self) -> dict[int, list[dict[str, Any]]]:
-        """What trials reported before, by their numbers."""
-        metric, wanted = self.options.metric, set(self.reports)
-        return {
-            number: [
-                {"epoch": epoch, "merit": merit_of(best, metric)}
-                for epoch, best in best_so_far(self.folder.trial(number), metric)
-                if epoch in wanted
-            ]
-            for number in self.table.rows
-        }
+        """What trials reported before, by their numbers; without the epoch at which one goes on, as it reports that
+        again."""
+        return {number: self.reports_of(row) for number, row in self.table.rows.items()}
+
+    def reports_of(self, row: Trial) -> list[dict[str, Any]]:
+        """What the scheduler is to know of a trial of before."""
+        metric = self.options.metric
+        history = [*best_so_far(self.folder.trial(row.trial), metric)]
+        known = history if row.has_ended() else history[:-1]
+        return [{"epoch": epoch, "merit": merit_of(best, metric)} for epoch, best in known if epoch in self.reports]
 
     def halt(self, number: int) -> None:
         """The scheduler has seen enough of a trial."""
@@ -101,6 +105,7 @@ class OngoingSearch:
             figures_of(self.table.rows[number], self.folder.trial(number), self.validation_images),
             state=state,
             error=error,
+            passing=bool(figures.get("passing")),
             seconds=figures.get("seconds"),
             node=figures.get("node"),
         )
@@ -108,14 +113,8 @@ class OngoingSearch:
             mean, spread = mean_and_error(folds)
             row = dataclasses.replace(row, fold_accuracies=folds, mean_accuracy=mean, standard_error=spread)
         self.table.put(row)
-        self.points.learn(row, merit_or_none(row, self.table.metric))
+        self.points.learn(row, row.value(self.table.metric))
         self.display.ended(row)
-
-
-def from_anywhere(point: Point) -> Point:
-    """A point whose file of weights means the same from any folder."""
-    weights = point.get("weights")
-    return {**point, "weights": os.path.abspath(weights)} if weights not in (None, "pretrained", "none") else point
 
 
 def missing(table: Table, trials: int) -> list[int]:
@@ -124,22 +123,20 @@ def missing(table: Table, trials: int) -> list[int]:
     return begun + [number for number in range(1, trials + 1) if number not in table.rows]
 
 
-def merit_or_none(row: Trial, metric: str) -> float | None:
-    """What a trial is ranked by; None if it failed."""
-    return None if row.state == "failed" or row.loss is None else row.merit(metric)[0]
-
-
 def take_ended(folder: SearchFolder, table: Table, options: TuneOptions, validation_images: int) -> None:
-    """Count trials as ended whose runs did end while nobody was left to write it down."""
+    """Count trials as ended whose runs did end while nobody was left to write it down; of those that were not stopped
+    early, folds may be missing."""
     for number, row in list(table.rows.items()):
         run = folder.trial(number)
-        if row.has_ended() or options.folds is not None or not run.has_status("finished"):
+        if row.has_ended() or not run.has_status("finished"):
             continue
         row = figures_of(row, run, validation_images)
         trial = options.trial(row.options)
         history = [best for _, best in best_so_far(run, options.metric)]
         over = is_over(len(history), history[-1] if history else None, trial.planned_epochs(), trial.patience)
-        table.put(dataclasses.replace(row, state="finished" if over else "stopped"))
+        if not over or options.folds is None:
+            state = "finished" if over else "stopped"
+            table.put(dataclasses.replace(row, state=state, error=None, passing=False))
 
 
 def figures_of(row: Trial, run: RunFolder, validation_images: int) -> Trial:

@@ -28,7 +28,7 @@ class SearchFolder:
 
     @property
     def space_file(self) -> str:
-        """A copy of --space."""
+        """What is tried, as --space takes it."""
         return os.path.join(self.path, "space.toml")
 
     @property
@@ -101,6 +101,7 @@ def new_search_folder(out: str | None, default: str) -> Iterator[SearchFolder]:
         finally:
             if not search.exists():
                 with contextlib.suppress(OSError):
+                    remove(search.space_file)
                     os.rmdir(search.trials)
                     os.unlink(search.own.lock_file)
                     for made in created:

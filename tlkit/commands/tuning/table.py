@@ -27,6 +27,7 @@ class Trial:
 
     epoch: of the best one, to which accuracy, macro_f1 and loss belong; they are the run's validation figures.
     fold_accuracies: of each division under --folds. images_per_second, parameters: of backbone and head together.
+    passing: whether the error may be gone the next time.
     """
 
     trial: int
@@ -46,16 +47,28 @@ class Trial:
     seconds: float | None = None
     node: str | None = None
     error: str | None = None
+    passing: bool = False
 
     def has_ended(self) -> bool:
-        return self.state in ENDED
+        """Whether nothing is left to do: what failed for a passing reason is tried again when the search goes on."""
+        return self.state in ENDED and not self.passing
 
-    def merit(self, metric: str) -> tuple[float, float]:
-        """What trials are ranked by, larger is better: the metric, or the mean over folds; then the loss."""
+    def value(self, metric: str) -> float | None:
+        """The metric, or the mean over folds, larger being better; None if the trial failed or has no epoch."""
         if self.state == "failed" or self.loss is None:
-            return -math.inf, -math.inf
-        value = self.mean_accuracy if self.mean_accuracy is not None else getattr(self, metric)
-        return (-value if metric == "loss" and self.mean_accuracy is None else value), -self.loss
+            return None
+        if self.mean_accuracy is not None:
+            return self.mean_accuracy
+        value: float = getattr(self, metric)
+        return -value if metric == "loss" else value
+
+    def merit(self, metric: str) -> tuple[bool, float, float]:
+        """What trials are ranked by, larger is better: whether the folds were judged, as a figure of one division says
+        less; then the value; then the loss."""
+        value = self.value(metric)
+        if value is None or self.loss is None:
+            return False, -math.inf, -math.inf
+        return self.mean_accuracy is not None, value, -self.loss
 
 
 @dataclass
@@ -101,7 +114,8 @@ class Table:
         writer.writerow([*names, *tried])
         for row in rows:
             writer.writerow([*(getattr(row, name) for name in names), *(row.options.get(name) for name in tried)])
-        write_atomically(self.search.results_table, lambda file: file.write(text.getvalue().encode()))
+        content = text.getvalue().encode(errors="backslashreplace")  # an error may name a file that is not UTF-8
+        write_atomically(self.search.results_table, lambda file: file.write(content))
 
     def ranked(self) -> Iterator[Trial]:
         """Best first; of equals, the one that was begun first."""

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlkit.commands.tuning.table import merit_of
-from tlkit.errors import OutputError, understood
+from tlkit.errors import OutputError, ResourceError, StorageError, UnavailableError, understood
 from tlkit.options.space import Point
 from tlkit.run_folder import RunFolder
 
 SAVE_SECONDS = 5.0
 """What of a trial a kill costs at most, beside the epoch that it is in."""
+
+PASSING = (ResourceError, StorageError, OutputError, UnavailableError)
+"""Errors of the machine and not of what is tried: memory, a disk, a device."""
 
 LOCK_SECONDS = 60.0
 """A process of a search that was killed may hold its run a moment longer."""
@@ -61,13 +64,19 @@ def train_trial(config: Mapping[str, Any]) -> None:
         tune.report({**figures, "node": node, "seconds": round(time.monotonic() - began, 3)})
 
     watcher = Watcher(assignment, report)
-    try:
-        outcome = carry_out(assignment, watcher)
-    except Exception as error:  # it is the search's to record, and no other trial's business
-        outcome = {"error": str(understood(error))}
+    outcome = attempt(assignment, watcher)
     if watcher.stopping is not None:
         raise watcher.stopping
     report({**watcher.figures, **outcome, "ended": True})
+
+
+def attempt(assignment: Assignment, watcher: Watcher) -> dict[str, Any]:
+    """As carry_out; an error is the search's to record, and no other trial's business."""
+    try:
+        return carry_out(assignment, watcher)
+    except Exception as error:
+        known = understood(error)
+        return {"error": str(known), "passing": isinstance(known, PASSING)}
 
 
 class Watcher:
@@ -130,7 +139,8 @@ def carry_out(assignment: Assignment, watcher: Watcher) -> dict[str, Any]:
         run.remove_leftovers()
         dataset = dataset_of(options)
         if os.path.exists(run.options_file):
-            continue_in_place(run, ResumeOptions(checkpoint=run.path), signals, ALONE, conduct)
+            again = ResumeOptions(checkpoint=run.path, trust_pickle=options.trust_pickle)
+            continue_in_place(run, again, signals, ALONE, conduct)
         else:
             start_run(run, options, dataset, signals, ALONE, conduct)
         if assignment.folds is None or watcher.stopping is not None:

@@ -58,6 +58,7 @@ class Measured:
 class RunFacts:
     """A run as its folder tells it.
 
+    folder, data_folder: as they can be typed in a shell.
     history: a row for each epoch; best: the row of the best. measured: None where the run has not come so far.
     data, model: lines about them. warnings: about the data. skipped: images left out, with why. given, options: as
     typed and as resolved, by flag.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shlex
 from collections.abc import Mapping
 
 from tlkit.output.report.charts import Series, line_chart, reliability_chart
@@ -237,11 +236,11 @@ def lines(warning: str) -> list[object]:
 
 def usage(facts: RunFacts) -> Markup:
     """Commands that can be copied."""
-    run = shlex.quote(facts.folder)
+    run = facts.folder
     commands = {
         "Label images": f"tlkit predict {run} IMAGE...",
         "Label a folder, as JSON": f"tlkit predict {run} FOLDER --format jsonl",
-        "Measure it again": f"tlkit evaluate {run} {shlex.quote(facts.data_folder)}",
+        "Measure it again": f"tlkit evaluate {run} {facts.data_folder}",
         "Take it elsewhere": f"tlkit export {run} --format onnx --output model.onnx",
         "Train on": f"tlkit resume {run} --epochs {len(facts.history) + 20}",
     }
