@@ -266,7 +266,7 @@ def test_unknown_tools_and_missing_libraries_are_told_before_anything_is_done(
         outcome = tlkit(*command)
         assert outcome.status == 2
         assert outcome.err.startswith(
-            f"tlkit {command[0]}: --log: 'mlflow' is not known; expected tensorboard, wandb\n"
+            f"tlkit {command[0]}: --log: 'mlflow' is not known; expected tensorboard, wandb, none\n"
         )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     outcome = tlkit(*finetune_arguments(images, tmp_path / "run", "--log", "wandb"))
