@@ -25,6 +25,6 @@ def cache(options: CacheOptions) -> int:
     say("cache", f"{folder}: {count(len(spaces), 'space')}, {compact(sum(s.size for s in spaces))}B")
     for space in spaces:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(space.used)) if space.used else "-"
-        known = [str(space.description.get(name, "-")) for name in ("backbone", "weights", "precision")]
+        known = [str(space.description.get(name, "-")) for name in ("backbone", "weights", "precision", "engine")]
         emit("\t".join([*known, str(space.vectors), str(space.size), used, space.folder]) + "\n")
     return DONE

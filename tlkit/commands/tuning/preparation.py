@@ -117,7 +117,7 @@ def see_all(
     built = build(resolve(options), dataset, None, ALONE, dataset.root)
     resolved, classifier, description = built.options, built.classifier, built.description
     size = f"{description.preprocessing.image_size[1]}x{description.preprocessing.image_size[0]} px"
-    parameters = sum(parameter.numel() for parameter in classifier.backbone.parameters())
+    parameters = classifier.backbone.own_parameters()
     say("backbone", f"{resolved.backbone} at {size}, {compact(parameters)} parameters")
     preparation = Preparation(resolved, dataset, classifier, description, built.devices, True, signals, ALONE)
     with closing(preparation):
