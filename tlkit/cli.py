@@ -303,7 +303,7 @@ def summary(options: declared.SummaryOptions) -> int:
 
 @command(declared.CacheOptions)
 def cache(options: declared.CacheOptions) -> int:
-    """List the feature vectors kept between runs: backbone, weights, precision, engine, vectors, bytes, last use, folder."""
+    """List the vectors kept between runs: backbone, weights, precision, engine, vectors, bytes, last use, folder."""
     from tlkit.commands.cache import cache
 
     return cache(options)

@@ -187,7 +187,7 @@ def test_the_epoch_at_which_a_trial_goes_on_is_reported_by_itself(
         conduct: Any = SimpleNamespace(after_epoch=Watcher(assignment, stop).hear)
         unused: Any = None
         nowhere: Any = SimpleNamespace(every=())
-            train_to_the_end(unused, unused, unused, cast(Any, state), unused, nowhere, Interruption(), unused, conduct)
+        train_to_the_end(unused, unused, unused, cast(Any, state), unused, nowhere, Interruption(), unused, conduct)
     assert [figures["epoch"] for figures in told] == [6] and trained == [1]
 
 
