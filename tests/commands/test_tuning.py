@@ -186,7 +186,7 @@ def test_the_epoch_at_which_a_trial_goes_on_is_reported_by_itself(
                   SimpleNamespace(epoch=0, best=None, history=[], micro_batch=None)):  # fmt: skip
         conduct: Any = SimpleNamespace(after_epoch=Watcher(assignment, stop).hear)
         unused: Any = None
-        nowhere: Any = SimpleNamespace(every=())
+        nowhere: Any = SimpleNamespace(every=(), first=None)
         train_to_the_end(unused, unused, unused, cast(Any, state), unused, nowhere, Interruption(), unused, conduct)
     assert [figures["epoch"] for figures in told] == [6] and trained == [1]
 
