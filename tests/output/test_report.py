@@ -7,6 +7,7 @@ import html.parser
 import io
 import math
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def test_axes_enclose_what_they_show(epochs: int) -> None:
     assert epoch_ticks(epochs)[0] == 1 and epoch_ticks(epochs)[-1] <= epochs and len(epoch_ticks(epochs)) <= 8
     ticks = nice_ticks(0.003, 0.1 * epochs)
     assert ticks[0] <= 0.003 and ticks[-1] >= 0.1 * epochs and len(ticks) <= 9
-    assert "NaN" not in render(facts(epochs=epochs))
+    assert "NaN" not in re.sub(r"data:[^\"]*", "", render(facts(epochs=epochs))), "images may hold the letters"
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs Chromium")

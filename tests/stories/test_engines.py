@@ -208,7 +208,7 @@ def test_graphs_count_as_what_is_kept(
     assert tlkit(*finetune_arguments(data, tmp_path / "large")).status == 0
     (graph,) = graphs(own_cache)
     (line,) = tlkit("cache").out.splitlines()
-    assert int(line.split("\t")[4]) > graph.stat().st_size
+    assert int(line.split("\t")[5]) > graph.stat().st_size
     assert tlkit("cache", "--clear").status == 0
     assert not graph.exists()
 

@@ -154,8 +154,8 @@ def test_the_cache_command_lists_and_clears(data: Path, tmp_path: Path, own_cach
     assert tlkit("cache").out == ""
     assert tlkit(*finetune_arguments(data, tmp_path / "run")).status == 0
     (line,) = tlkit("cache").out.splitlines()
-    backbone, weights, precision, vectors, size, *_ = line.split("\t")
-    assert (backbone, weights, precision, vectors) == ("timm/test_resnet", "none", "fp32", "30")
+    backbone, weights, precision, engine, vectors, size, *_ = line.split("\t")
+    assert (backbone, weights, precision, engine, vectors) == ("timm/test_resnet", "none", "fp32", "torch", "30")
     assert int(size) > 30 * 4
     doctor = tlkit("doctor")
     assert doctor.status == 0 and f"features\t{own_cache}, " in doctor.out

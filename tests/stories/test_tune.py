@@ -52,6 +52,8 @@ def ray_folders() -> set[str]:
 def told(images: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     work = tmp_path_factory.mktemp("tune")
     (work / "bad.pth").write_text("no weights")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TLKIT_CACHE", str(work / "cache"))  # other tests have passed the same images
     folder, before = work / "search", ray_folders()
     arguments = [
         "tune", images, "--out", folder, "--epochs", EPOCHS, "--batch-size", 8, "--folds", 3, "--workers", 1,
@@ -73,6 +75,7 @@ def told(images: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) ->
     }
     resumed = run_process("resume", folder)
     assert ray_folders() <= before
+    patch.undo()
     yield Told(folder, stopped, resumed, ended)
 
 
