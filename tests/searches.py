@@ -29,6 +29,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 SAMPLE = [ROOT / "sample_data" / "textures", "--weights", ROOT / "sample_data" / "backbone.safetensors"]
 BACKBONE = ["--backbone", "timm/test_byobnet"]
+WRITTEN_FOR_THE_BEST = ("model.pt", "report.html")
+"""At the end of a search, whenever that trial ended."""
+
 GONE_WITHIN = 60.0
 """Seconds after a kill within which nothing of the search may be left."""
 
@@ -147,7 +150,11 @@ def kills(work: Path, times: int, seed: int) -> bool:
 
 def stamps_of(run: Path) -> dict[str, int]:
     """When each file of a run was written; the model is written at the end for the best."""
-    return {str(file): file.stat().st_mtime_ns for file in run.rglob("*") if file.is_file() and file.name != "model.pt"}
+    return {
+        str(file): file.stat().st_mtime_ns
+        for file in run.rglob("*")
+        if file.is_file() and file.name not in WRITTEN_FOR_THE_BEST
+    }
 
 
 def seconds_until_gone(marker: str) -> float | None:
