@@ -69,7 +69,7 @@ SHARED_BY_COMMANDS = {
     "environment", "exporting",
     "extraction", "image_check", "images", "inputs", "joining", "labellers", "launch", "model_graphs", "models",
     "outcomes", "placement", "reporting", "sharing", "stored_options", "streaming", "survey", "thumbnails",
-    "validation", "vector_memory",
+    "validation", "variables", "vector_memory",
 }  # fmt: skip
 
 WITHOUT_TORCH = [

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from tlkit.commands.launch import environment, for_ranks, tell_failure
+from tlkit.commands.launch import for_ranks, tell_failure
+from tlkit.commands.variables import environment
 from tlkit.errors import ResourceError
 from tlkit.ranks import note
 from tlkit.run_folder import RunFolder

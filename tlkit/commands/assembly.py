@@ -26,6 +26,7 @@ from tlkit.model.classifier import DEFAULT_HIDDEN, Classifier, build_classifier
 from tlkit.model.files import ModelDescription
 from tlkit.model.weights import adapted, load_weights, read_weights_file, weights_sha256
 from tlkit.options import FinetuneOptions
+from tlkit.options.network import is_weights_file
 from tlkit.terminal import count
 
 
@@ -36,9 +37,7 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
     """
     backbone = find_backbone(options.backbone)
     image_size = options.image_size or preferred_image_size(backbone)
-    state = (
-        None if options.weights in ("pretrained", "none") else read_weights_file(options.weights, options.trust_pickle)
-    )
+    state = read_weights_file(options.weights, options.trust_pickle) if is_weights_file(options.weights) else None
     outputs = outputs_of(backbone, options, image_size, state, len(classes))
     torch.manual_seed(options.seed)
     network = build_network(backbone, outputs, image_size)

@@ -21,13 +21,14 @@ from tlkit.model.classifier import Classifier
 from tlkit.model.files import ModelDescription
 from tlkit.options import FinetuneOptions
 from tlkit.options.finetune import DEFAULT_BATCH
+from tlkit.options.network import is_weights_file
 from tlkit.terminal import say
 from tlkit.training.state import TrainingState
 
 
 def resolve(options: FinetuneOptions) -> FinetuneOptions:
     """The options with names looked up and paths that mean the same from any folder."""
-    is_file = options.weights not in ("pretrained", "none")
+    is_file = is_weights_file(options.weights)
     is_folder = isinstance(options.validation(), str)
     backbone = find_backbone(options.backbone)
     batch_size = options.batch_size

@@ -27,6 +27,7 @@ from tlkit.files.artifact import read_artifact
 from tlkit.interruption import Interruption
 from tlkit.model.files import MODEL_FORMAT
 from tlkit.options import FinetuneOptions, ResumeOptions
+from tlkit.options.network import is_weights_file
 from tlkit.ranks import note
 from tlkit.run_claim import new_run_folder
 from tlkit.run_folder import RunFolder
@@ -152,11 +153,10 @@ def changes(options: ResumeOptions) -> dict[str, Any]:
     given = {name: value for name, value in wanted.items() if value is not None}
     if options.parallel is not None:  # how its devices are to be used was said for another kind of it
         given = {"stages": options.stages, "split_at": options.split_at, **given}
-    return {name: os.path.abspath(v) if name == "data" or is_weights_file(name, v) else v for name, v in given.items()}
-
-
-def is_weights_file(name: str, value: object) -> bool:
-    return name == "weights" and value not in ("pretrained", "none")
+    return {
+        name: os.path.abspath(v) if name == "data" or (name == "weights" and is_weights_file(v)) else v
+        for name, v in given.items()
+    }
 
 
 def changed(origin: str, stored: Mapping[str, Any], options: ResumeOptions) -> FinetuneOptions:

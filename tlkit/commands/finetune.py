@@ -16,6 +16,7 @@ from tlkit.data.listing import require_folder
 from tlkit.errors import MissingInputError
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.options.devices import Placing
+from tlkit.options.network import is_weights_file
 from tlkit.output.monitoring import require_installed
 from tlkit.ranks import is_follower, note
 from tlkit.run_claim import new_run_folder
@@ -64,7 +65,7 @@ def default_run_folder(options: FinetuneOptions) -> str:
 
 def require_weights_file(weights: str) -> None:
     """Raises MissingInputError for a file of weights that is not there."""
-    if weights not in ("pretrained", "none") and not os.path.exists(weights):
+    if is_weights_file(weights) and not os.path.exists(weights):
         raise MissingInputError(weights, "no such file; expected pretrained, none, or a file of weights")
 
 

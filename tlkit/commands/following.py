@@ -17,6 +17,7 @@ from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
 from tlkit.errors import DONE
 from tlkit.options import FinetuneOptions, ResumeOptions
+from tlkit.options.network import is_weights_file
 
 
 def follow(options: FinetuneOptions | ResumeOptions) -> int:
@@ -48,7 +49,7 @@ def as_it_lies_here(ordered: FinetuneOptions, own: FinetuneOptions | ResumeOptio
     """The run's options with what this machine has elsewhere: images, weights, device, workers."""
     here = {name: getattr(own, name) for name in ("data", "weights", "device", "workers", "trust_pickle")}
     here = {name: value for name, value in here.items() if value is not None}
-    is_file = here.get("weights", "pretrained") not in ("pretrained", "none")
+    is_file = is_weights_file(here.get("weights", "pretrained"))
     paths = {name: os.path.abspath(here[name]) for name in ("data", *(["weights"] if is_file else [])) if name in here}
     return dataclasses.replace(ordered, **{**here, **paths})
 

@@ -8,10 +8,11 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from tlkit.commands.variables import environment
 from tlkit.declarations import Options
 from tlkit.errors import DONE, ResourceError, TlkitError, printable
 from tlkit.files.json_file import read_whole_json
@@ -98,21 +99,6 @@ def for_ranks(folder: str, processes: int) -> dict[str, str]:
     }
     own = {LAUNCHER: folder, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return {**{name: value for name, value in wanted.items() if name not in os.environ}, **own}
-
-
-@contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Inside, these environment variables are set, for processes that are started."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def tell_failure(folder: str, failures: Mapping[int, ProcessFailure]) -> int:

@@ -47,3 +47,8 @@ class NetworkOptions:
             raise UsageError("--hidden", f"needs --head mlp, but --head is {self.head}")
         if self.head == "stack" and self.weights == "none":
             raise UsageError("--head stack", "needs the class outputs of pretrained weights, but --weights is none")
+
+
+def is_weights_file(weights: str) -> bool:
+    """Whether --weights names a file."""
+    return weights not in ("pretrained", "none")

@@ -13,10 +13,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from tlkit.commands.tuning import keeper
+from tlkit.commands.variables import environment
 from tlkit.errors import ResourceError, UnavailableError, UsageError, first_line
 from tlkit.interruption import HANDLED
 from tlkit.terminal import STANDARD_ERROR
@@ -148,18 +149,3 @@ def own_cluster(cpus: int, gpus: int) -> Iterator[dict[str, Any]]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(keeper.LONGEST)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def environment(values: Mapping[str, str], without: tuple[str, ...] = ()) -> Iterator[None]:
-    """Environment variables for the time of the block."""
-    before = {name: os.environ.pop(name, None) for name in (*values, *without)}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
