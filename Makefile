@@ -35,7 +35,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --quiet tests/test_architecture.py tests/test_options.py
+	$(BIN)/python -m pytest --quiet tests/test_architecture.py tests/options/test_options.py
 
 format: setup
 	$(BIN)/ruff format .

@@ -14,8 +14,8 @@ import time
 from contextlib import closing
 
 from tlkit.data.decoders import Decoder, open_decoder
-from tlkit.data.in_order import map_in_order
 from tlkit.data.listing import find_images
+from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.view import View
 

@@ -23,18 +23,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from tlkit.commands.assembly import assemble
-from tlkit.commands.extraction import EXTRACTION_BATCH, Extraction
-from tlkit.commands.images import labels_of
 from tlkit.data.batches import VectorBatches
-from tlkit.data.decoders import open_decoder
+from tlkit.data.decoders import open_decoder, worker_count
 from tlkit.data.folder import read_dataset
 from tlkit.data.view import View
-from tlkit.distributed import ALONE
-from tlkit.model.feature_store import NoStore
-from tlkit.model.features import FeatureExtractor, feature_statistics
+from tlkit.distributed.world import ALONE
+from tlkit.features.extract import EXTRACTION_BATCH, Extraction
+from tlkit.features.extractor import FeatureExtractor, feature_statistics
+from tlkit.features.store import NoStore
+from tlkit.model.build import assemble
 from tlkit.model.head import Head
-from tlkit.options import FinetuneOptions, worker_count
+from tlkit.options import FinetuneOptions
+from tlkit.runs.batches import labels_of
 from tlkit.training.loop import Recipe, train
 from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState

@@ -12,10 +12,10 @@ import torch
 from common import in_turn, spread, table
 from torch import nn
 
-from tlkit.commands.watched_training import few_threads
 from tlkit.data.batches import VectorBatches
 from tlkit.model.head import Head
 from tlkit.options import FinetuneOptions
+from tlkit.runs.train_loop import few_threads
 from tlkit.training.loop import Recipe, train
 from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState

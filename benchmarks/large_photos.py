@@ -31,11 +31,11 @@ from common import (
 )
 from PIL import Image, ImageOps
 
-from tlkit.commands.labellers import open_labeller
 from tlkit.data.decoders import ThisProcess
-from tlkit.data.in_order import map_in_order
+from tlkit.data.ordered_map import map_in_order
 from tlkit.data.view import View
-from tlkit.model.labeller import Labeller
+from tlkit.inference.open import open_labeller
+from tlkit.inference.predictor import Labeller
 from tlkit.options.devices import Placing
 
 SIZE = (4000, 3000)

@@ -25,8 +25,8 @@ from pathlib import Path
 
 from common import RIVALS, SAMPLE, TLKIT, decoded, in_turn, list_images, ratios, run, spread, table, weights_of
 
-from tlkit.commands.labellers import open_labeller
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.inference.open import open_labeller
 from tlkit.options.devices import Placing
 
 HEADER = (

@@ -45,14 +45,14 @@ class Kind:
 
 def as_model(path: str) -> object:
     """As export and summary do."""
-    from tlkit.commands.models import open_model
+    from tlkit.model.open import open_model
 
     return open_model(path)
 
 
 def as_labeller(path: str) -> object:
     """As predict and evaluate do."""
-    from tlkit.commands.labellers import open_labeller
+    from tlkit.inference.open import open_labeller
     from tlkit.options.devices import Placing
 
     return open_labeller(path, None, Placing(("cpu",)), "fp32", None)
@@ -60,7 +60,7 @@ def as_labeller(path: str) -> object:
 
 def as_trusted_model(path: str) -> object:
     """As any command does under --trust-pickle."""
-    from tlkit.commands.models import open_model
+    from tlkit.model.open import open_model
 
     return open_model(path, None, path)
 
@@ -81,14 +81,14 @@ def as_weights(path: str) -> object:
 
 def as_checkpoint(path: str) -> object:
     """As resume does."""
-    from tlkit.commands.checkpoints import read_checkpoint
+    from tlkit.runs.checkpoints import read_checkpoint
 
     return read_checkpoint(path)
 
 
 def as_segment(path: str) -> object:
     """As a run does that wants all vectors of a segment."""
-    from tlkit.model.segments import OpenFile, Segment, checksum
+    from tlkit.features.segments import OpenFile, Segment, checksum
 
     try:
         segment = Segment.read(path)
@@ -122,7 +122,7 @@ KINDS: dict[str, Kind] = {
 def write_artifacts(folder: Path, run: Path) -> None:
     """A file of each kind, from a finished run."""
     from tlkit.cli import run as tlkit
-    from tlkit.model.segments import Segment
+    from tlkit.features.segments import Segment
 
     shutil.copytree(run, folder / "run")
     for format, name in EXPORTS.items():

@@ -19,10 +19,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.model.test_stages import watched_pass
+from tests.model.pipeline.test_split import watched_pass
 from tlkit.errors import UsageError
 from tlkit.model.backbones import build_network, find_backbone, preprocessing_of
-from tlkit.model.stages import divide
+from tlkit.model.pipeline.split import divide
 
 NAMES = (
     "torchvision/resnet50", "torchvision/vgg16_bn", "torchvision/densenet121", "torchvision/mobilenet_v3_large",

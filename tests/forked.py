@@ -132,10 +132,11 @@ def serve(folder: str) -> None:
 
     from tests import hooks
     from tlkit import cli
-    from tlkit.commands import continuation, finetune, resume, training_run
+    from tlkit.commands import finetune
     from tlkit.model.backbones import find_backbone
+    from tlkit.runs import resume, train
 
-    assert timm and torchvision and hooks and cli and continuation and finetune and resume and training_run
+    assert timm and torchvision and hooks and cli and resume and finetune and train
     find_backbone("timm/test_resnet")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(os.path.join(folder, "socket"))

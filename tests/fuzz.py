@@ -62,9 +62,9 @@ class Target:
 
 def read_run(path: str) -> None:
     """What resume, predict and evaluate take from a run folder's JSON files."""
-    from tlkit.commands.models import stored_options
     from tlkit.data.folder import Dataset
-    from tlkit.run_folder import RunFolder
+    from tlkit.files.run_folder import RunFolder
+    from tlkit.model.build import stored_options
 
     run = RunFolder(os.path.dirname(path))
     stored = run.read_options()
@@ -79,9 +79,8 @@ def resume_from(path: str) -> None:
     """Stand where a checkpoint stood, as resume does."""
     import torch
 
-    from tlkit.commands.assembly import assemble, require_same_backbone
-    from tlkit.commands.models import stored_options
     from tlkit.files.artifact import as_content_of
+    from tlkit.model.build import assemble, require_same_backbone, stored_options
     from tlkit.training.optimizer import build_optimizer
     from tlkit.training.state import TrainingState
 

@@ -56,7 +56,7 @@ def interrupt_in_validation(time: int, number: int = signal.SIGTERM, where: str 
 
 def count_calls(call: str, since: str, act: Callable[[int], None]) -> None:
     """Call `act` with the number, from 1, of each call of a function of os once the loop, or the model, has begun."""
-    from tlkit.commands import training_run, watched_training
+    from tlkit.runs import train, train_loop
 
     count, real = 0, getattr(os, call)
 
@@ -66,7 +66,7 @@ def count_calls(call: str, since: str, act: Callable[[int], None]) -> None:
         act(count)
         return real(*arguments, **named)
 
-    module, name = (training_run, "write_model") if since == "model" else (watched_training, "train")
+    module, name = (train, "write_model") if since == "model" else (train_loop, "train")
     begin = getattr(module, name)
 
     def begun(*arguments: Any) -> Any:
@@ -121,7 +121,7 @@ def fail_at_step(step: int, error: str) -> None:
 def scarce_memory(most: int, since: int = 0, log: str = "", passing: int = 1 << 30) -> None:
     """From an optimizer step on, a GPU that has memory to train on so many samples at a time. log: the sizes of all
     passes, a line for each step that is tried. passing: for how many images it has memory where nothing trains."""
-    from tlkit.model.features import FeatureExtractor
+    from tlkit.features.extractor import FeatureExtractor
     from tlkit.training.step import Stepper
 
     passed = FeatureExtractor.passed
@@ -292,7 +292,7 @@ def forget(names: list[str]) -> None:
 
 def interrupt_before_logging(epoch: int, number: int = signal.SIGKILL) -> None:
     """Get a signal when an epoch is committed, and before anything that watches the run is told."""
-    from tlkit.output.monitoring import Monitor
+    from tlkit.monitoring.monitor import Monitor
 
     log = Monitor.log
 
@@ -306,7 +306,7 @@ def interrupt_before_logging(epoch: int, number: int = signal.SIGKILL) -> None:
 
 def interrupt_after_logging(epoch: int, number: int = signal.SIGKILL) -> None:
     """Get a signal when an epoch is committed and TensorBoard has it."""
-    from tlkit.output.sinks.tensorboard_sink import TensorBoardSink
+    from tlkit.monitoring.tensorboard_sink import TensorBoardSink
 
     log = TensorBoardSink.log
 
@@ -320,7 +320,7 @@ def interrupt_after_logging(epoch: int, number: int = signal.SIGKILL) -> None:
 
 def fail_to_log(epoch: int, error: int) -> None:
     """TensorBoard's file cannot be written from an epoch on."""
-    from tlkit.output.sinks.tensorboard_sink import TensorBoardSink
+    from tlkit.monitoring.tensorboard_sink import TensorBoardSink
 
     log = TensorBoardSink.log
 
@@ -334,7 +334,7 @@ def fail_to_log(epoch: int, error: int) -> None:
 
 def commit_and_go_back(times: int) -> None:
     """The log knows epochs that the last checkpoint does not: it is damaged when so many epochs are done."""
-    from tlkit.output.monitoring import Monitor
+    from tlkit.monitoring.monitor import Monitor
 
     log = Monitor.log
 
@@ -349,6 +349,6 @@ def commit_and_go_back(times: int) -> None:
 
 def wait_little_for_tools(seconds: float) -> None:
     """A run that is done waits so long for what watches it."""
-    from tlkit.commands import watching
+    from tlkit.monitoring import run
 
-    watching.LAST_WORDS_SECONDS = seconds
+    run.LAST_WORDS_SECONDS = seconds

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from tests.forked import Forked, Warm
-from tlkit.distributed import World
-from tlkit.ranks import LAUNCHER, Place
+from tlkit.distributed.env import LAUNCHER, Place
+from tlkit.distributed.world import World
 
 Result = TypeVar("Result")
 

@@ -40,7 +40,7 @@ import importlib.abc, importlib.util, os, sys
 
 class Counting(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "tlkit.model.features":
+        if name != "tlkit.features.extractor":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

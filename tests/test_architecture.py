@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,120 +14,185 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tlkit"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# What each part of the package may import from it, beside itself.
+# Imports between folders go one way: a folder, or a module of the top level, may import what its row names and itself.
 ALLOWED = {
-    "__init__": set(),
+    "": set(),
     "__main__": {"cli"},
-    "options": {"declarations", "errors", "ranks"},
-    "cli": {"declarations", "options", "errors", "interruption", "terminal", "versions", "commands", "ranks"},
-    "declarations": {"errors"},
-    "distributed": {"ranks"},
-    "ranks": {"errors", "terminal", "process_group"},
-    "process_group": {"distributed", "errors", "ranks"},
-    "errors": set(),
-    "gpus": {"terminal"},
-    "interruption": set(),
-    "terminal": {"errors", "interruption"},
-    "storage": {"errors"},
-    "run_folder": {"errors", "storage", "files"},
-    "run_claim": {"errors", "run_folder", "storage"},
-    "versions": {"errors"},
-    "files": {"errors", "storage"},
-    "data": {"distributed", "errors"},
-    "memory": {"errors"},
-    "model": {"data", "distributed", "memory", "errors", "storage", "files"},
-    "training": {"distributed", "errors", "memory"},
-    "output": {"errors", "versions", "files"},
+    "cli": {"commands", "distributed", "options", "terminal", "versions", "interruption", "errors"},
     "commands": {
-        "data", "model", "training", "output",
-        "options", "declarations", "errors", "run_folder", "run_claim", "storage", "terminal",
-        "interruption", "files", "versions", "distributed", "gpus", "memory", "process_group", "ranks",
+        "tuning", "runs", "inference", "monitoring", "features", "reports", "export", "model", "training", "devices",
+        "data", "distributed", "files", "options", "terminal", "versions", "interruption", "errors",
     },
+    "tuning": {
+        "runs", "features", "reports", "model", "training", "devices", "data", "distributed", "files", "options",
+        "terminal", "interruption", "errors",
+    },
+    "runs": {
+        "monitoring", "features", "reports", "model", "training", "devices", "data", "distributed", "files", "options",
+        "terminal", "versions", "interruption", "errors",
+    },
+    "inference": {"features", "export", "model", "devices", "data", "files", "options", "versions", "errors"},
+    "monitoring": {"reports", "files", "options", "terminal", "errors"},
+    "features": {
+        "export", "model", "devices", "data", "distributed", "files", "options", "versions", "terminal", "errors",
+    },
+    "reports": {"training", "data", "files", "options", "terminal", "errors"},
+    "export": {"model", "files", "versions", "errors"},
+    "model": {"devices", "data", "files", "options", "terminal", "errors"},
+    "training": {"devices", "distributed", "errors"},
+    "devices": {"distributed", "options", "terminal", "errors"},
+    "data": {"distributed", "files", "options", "terminal", "errors"},
+    "distributed": {"files", "options", "terminal", "interruption", "errors"},
+    "files": {"options", "errors"},
+    "options": {"errors"},
+    "terminal": {"interruption", "errors"},
+    "versions": {"errors"},
+    "interruption": set(),
+    "errors": set(),
 }  # fmt: skip
 
-COMMANDS_USED_BY_COMMANDS = {
-    "finetune": {
-        "agreement", "devices", "following", "image_check", "joining", "launch", "resume", "survey", "training_run",
-    },
-    "resume": {"agreement", "continuation", "following", "joining", "launch", "tune", "tuning"},
-    "tune": {"finetune", "image_check", "survey", "tuning"},
-    "conduct": {"vector_memory"},
-    "watched_training": {"answering", "checkpoints", "conduct", "devices", "images", "peak_memory"},
-    "continuation": {
-        "agreement", "checkpoints", "conduct", "finetune", "image_check", "joining", "stored_options", "survey",
-        "training_run", "watching",
-    },
-    "following": {"agreement", "building", "images", "joining", "watched_training"},
-    "building": {"agreement", "assembly", "devices", "environment", "placement"},
-    "run_record": {"engines", "image_check", "survey"},
-    "training_run": {
-        "agreement", "answering", "building", "checkpoints", "conduct", "environment", "images", "run_record",
-        "watched_training", "watching",
-    },
-}  # fmt: skip
-SHARED_BY_COMMANDS = {
-    "agreement", "answering", "assembly", "batch_size", "check_report", "checkpoints", "devices", "engines",
-    "environment", "exporting",
-    "extraction", "image_check", "images", "inputs", "joining", "labellers", "launch", "model_graphs", "models",
-    "outcomes", "placement", "reporting", "sharing", "stored_options", "streaming", "survey", "thumbnails",
-    "validation", "variables", "vector_memory",
-}  # fmt: skip
+ORDER = [*list(ALLOWED)[1:]]
+"""From the outermost to the innermost: every row of the table names only what stands after it."""
 
 WITHOUT_TORCH = [
-    "tlkit.cli", "tlkit.options", "tlkit.declarations", "tlkit.errors", "tlkit.run_folder", "tlkit.storage",
-    "tlkit.interruption", "tlkit.terminal", "tlkit.data.folder", "tlkit.data.listing",
-    "tlkit.data.decoders", "tlkit.data.same_content", "tlkit.commands.image_check", "tlkit.commands.check",
-    "tlkit.output.predictions", "tlkit.versions", "tlkit.files.inputs", "tlkit.files.json_file",
-    "tlkit.files.seal", "tlkit.files.archive",
-    "tlkit.files.pickles", "tlkit.files.description", "tlkit.files.onnx_file", "tlkit.model.feature_store",
-    "tlkit.model.labeller",
-    "tlkit.model.onnx_model", "tlkit.model.graphs", "tlkit.commands.model_graphs", "tlkit.commands.graph_process",
-    "tlkit.commands.labellers", "tlkit.commands.predict",
-    "tlkit.commands.inputs", "tlkit.commands.outcomes", "tlkit.commands.streaming",
-    "tlkit.gpus", "tlkit.run_claim", "tlkit.commands.finetune", "tlkit.commands.resume", "tlkit.commands.report",
-    "tlkit.commands.watching", "tlkit.training.evaluation", "tlkit.commands.launch", "tlkit.distributed",
-    "tlkit.ranks", "tlkit.commands.joining", "tlkit.commands.agreement",
-    "tlkit.options.space", "tlkit.options.tune", "tlkit.commands.tune", "tlkit.commands.tuning.table",
-    "tlkit.commands.tuning.points", "tlkit.commands.tuning.cluster", "tlkit.commands.tuning.leaderboard",
+    "tlkit.cli", "tlkit.commands.check", "tlkit.commands.finetune", "tlkit.commands.predict", "tlkit.commands.report",
+    "tlkit.commands.resume", "tlkit.commands.tune", "tlkit.data.bad_images", "tlkit.data.decoders",
+    "tlkit.data.duplicates", "tlkit.data.folder", "tlkit.data.listing", "tlkit.data.scan", "tlkit.devices.nvml",
+    "tlkit.devices.request", "tlkit.distributed.env", "tlkit.distributed.failures", "tlkit.distributed.join",
+    "tlkit.distributed.launch", "tlkit.distributed.world", "tlkit.errors", "tlkit.features.graphs",
+    "tlkit.features.store", "tlkit.files.archive", "tlkit.files.atomic", "tlkit.files.description",
+    "tlkit.files.inputs", "tlkit.files.json_file", "tlkit.files.onnx_file", "tlkit.files.pickles",
+    "tlkit.files.run_claim", "tlkit.files.run_folder", "tlkit.files.seal", "tlkit.inference.inputs",
+    "tlkit.inference.onnx_handover", "tlkit.inference.onnx_predictor", "tlkit.inference.onnx_prepare",
+    "tlkit.inference.open", "tlkit.inference.predictor", "tlkit.inference.stream", "tlkit.inference.writers",
+    "tlkit.interruption", "tlkit.monitoring.run", "tlkit.options", "tlkit.options.declare", "tlkit.options.space",
+    "tlkit.options.tune", "tlkit.reports.val_predictions_file", "tlkit.runs.consistency", "tlkit.runs.reopen",
+    "tlkit.terminal", "tlkit.training.evaluation", "tlkit.tuning.cluster", "tlkit.tuning.leaderboard",
+    "tlkit.tuning.results", "tlkit.tuning.samplers", "tlkit.tuning.start", "tlkit.versions",
 ]  # fmt: skip
 
 
 def imported_modules(tree: ast.AST) -> set[str]:
+    """Every module that a file names in an import, at its top or inside a function."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, "imports are absolute"
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "imports are absolute"
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
     return found
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module_of(path: Path, package: Path) -> str:
+    """tlkit/data/folder.py -> tlkit.data.folder"""
+    return ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def room_of(module: str) -> str:
+    """tlkit.data.folder -> data"""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def forbidden_imports(package: Path) -> list[str]:
+    """Every import in any file below a package that the table does not allow."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        module = module_of(path, package)
+        room = room_of(module)
+        for name in imported_modules(ast.parse(path.read_text())):
+            if name.split(".")[0] != "tlkit":
+                continue
+            if room not in ALLOWED:
+                found.append(f"{module} is in no row of the table")
+            elif room_of(name) not in ALLOWED[room] | {room, ""}:
+                found.append(f"{module} imports {name}")
+            elif room == "commands" and name.startswith("tlkit.commands.") and not name.startswith(f"{module}."):
+                found.append(f"{module} imports another command, {name}")
+    return found
+
+
+def circles(package: Path) -> list[list[str]]:
+    """Groups of files that import each other, in a circle, at their top or inside functions."""
+    modules = {module_of(path, package): path for path in package.rglob("*.py")}
+    imports = {
+        module: {longest_module(name, modules) for name in imported_modules(ast.parse(path.read_text()))} - {module, ""}
+        for module, path in modules.items()
+    }
+    reached = {module: reachable(module, imports) for module in modules}
+    groups = {tuple(sorted(n for n in reached[m] if m in reached[n])) for m in modules if m in reached[m]}
+    return [list(group) for group in sorted(groups)]
+
+
+def longest_module(name: str, modules: Mapping[str, Path]) -> str:
+    """tlkit.data.folder.Sample -> tlkit.data.folder; "" for a name outside the package."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def reachable(start: str, imports: Mapping[str, set[str]]) -> set[str]:
+    """Every module that an import leads to, directly or through others."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        for name in imports[waiting.pop()] - found:
+            found.add(name)
+            waiting.append(name)
+    return found
+
+
+def test_imports_go_one_way() -> None:
+    assert forbidden_imports(PACKAGE) == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circles(PACKAGE) == []
+
+
+def test_the_table_is_an_order_and_names_every_folder() -> None:
+    for place, room in enumerate(ORDER):
+        assert ALLOWED[room] <= set(ORDER[place + 1 :]), room
+    rooms = {room_of(module_of(path, PACKAGE)) for path in FILES}
+    assert rooms == set(ALLOWED)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_go_one_way(path: Path) -> None:
-    part = part_of(path)
-    for module in imported_modules(ast.parse(path.read_text())):
-        names = module.split(".")
-        if names[0] == "tlkit" and len(names) > 1:
-            assert names[1] in ALLOWED[part] | {part}, f"{path.name} imports {module}"
+def test_a_forbidden_import_is_found_in_any_file(path: Path, tmp_path: Path) -> None:
+    """The test of the test: whichever file gets an import against the order, the check names it."""
+    room = room_of(module_of(path, PACKAGE))
+    outer = "tlkit.cli" if room != "cli" else "tlkit.__main__"
+    if room == "__main__":
+        outer = "tlkit.data"
+    copy = tmp_path / path.relative_to(ROOT)
+    copy.parent.mkdir(parents=True)
+    copy.write_text(f"{path.read_text()}\n\ndef added() -> None:\n    import {outer}\n")
+    assert forbidden_imports(tmp_path / "tlkit") == [f"{module_of(path, PACKAGE)} imports {outer}"]
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "commands").glob("*.py")), ids=lambda p: p.stem)
-def test_commands_use_no_other_commands(path: Path) -> None:
-    allowed = COMMANDS_USED_BY_COMMANDS.get(path.stem, SHARED_BY_COMMANDS)
-    for module in imported_modules(ast.parse(path.read_text())):
-        names = module.split(".")
-        if names[:2] == ["tlkit", "commands"]:
-            assert names[2] in allowed, f"{path.name} imports {module}"
+def test_a_file_in_a_new_folder_is_found(tmp_path: Path) -> None:
+    (tmp_path / "tlkit" / "attic" / "deep").mkdir(parents=True)
+    (tmp_path / "tlkit" / "attic" / "deep" / "box.py").write_text("import tlkit.errors\n")
+    assert forbidden_imports(tmp_path / "tlkit") == ["tlkit.attic.deep.box is in no row of the table"]
+
+
+def test_a_command_that_imports_another_is_found(tmp_path: Path) -> None:
+    (tmp_path / "tlkit" / "commands").mkdir(parents=True)
+    (tmp_path / "tlkit" / "commands" / "tune.py").write_text("from tlkit.commands.finetune import finetune\n")
+    expected = ["tlkit.commands.tune imports another command, tlkit.commands.finetune.finetune"]
+    assert forbidden_imports(tmp_path / "tlkit") == expected
+
+
+def test_a_circle_is_found(tmp_path: Path) -> None:
+    (tmp_path / "tlkit").mkdir()
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a"), ("d", "a")):
+        (tmp_path / "tlkit" / f"{name}.py").write_text(f"def f() -> None:\n    from tlkit.{other} import f\n")
+    assert circles(tmp_path / "tlkit") == [["tlkit.a", "tlkit.b", "tlkit.c"]]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_command_line_imports_commands_only_when_they_are_called(path: Path) -> None:
-    if part_of(path) in ("cli", "__main__"):
+    if room_of(module_of(path, PACKAGE)) in ("cli", "__main__"):
         for node in ast.parse(path.read_text()).body:
             assert not any("tlkit.commands" in module for module in imported_modules(node) if not is_function(node))
 
@@ -150,7 +216,7 @@ def test_light_modules_load_no_heavy_library(module: str) -> None:
 
 
 def test_the_model_package_imports_torchvision_and_timm_only_inside_functions() -> None:
-    code = "import sys, tlkit.commands.training_run; print([m for m in ('torchvision', 'timm') if m in sys.modules])"
+    code = "import sys, tlkit.runs.train; print([m for m in ('torchvision', 'timm') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
@@ -167,10 +233,10 @@ def test_nothing_is_unpickled_outside_the_one_gated_function() -> None:
         if any(word in line for word in unsafe)
     ]
     assert found == [
+        'graphs.py: return f"torch.export.load({path!r}).module()(images)  # {images}"',
+        'weights.py: return f"torch.load({path!r}, weights_only=False)  # runs code: only for files you trust"',
         'trusted.py: return torch.load(file, map_location="cpu", weights_only=False)',
         "trusted.py: return torch.export.load(file)",
-        'exporters.py: return f"torch.load({path!r}, weights_only=False)  # runs code: only for files you trust"',
-        'graph_exporters.py: return f"torch.export.load({path!r}).module()(images)  # {images}"',
     ]
 
 

@@ -46,9 +46,9 @@ def test_the_first_line_of_an_exception(text: str, line: str) -> None:
 
 def test_an_error_is_never_its_own_cause(tmp_path: Path) -> None:
     """Whoever follows the causes would never end."""
-    from tlkit.commands.run_record import recorded_in_status
+    from tlkit.files.run_folder import RunFolder
     from tlkit.options import FinetuneOptions
-    from tlkit.run_folder import RunFolder
+    from tlkit.runs.record import recorded_in_status
 
     class Standing:
         def where(self) -> dict[str, Any]:

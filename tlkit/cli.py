@@ -13,10 +13,11 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from tlkit import interruption, ranks
+from tlkit import interruption
 from tlkit import options as declared
-from tlkit.declarations import Options, flag_of, kinds_of
+from tlkit.distributed import env, failures
 from tlkit.errors import DONE, TlkitError, UsageError, printable, understood
+from tlkit.options.declare import Options, flag_of, kinds_of
 from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, complain, output_for_data_alone
 
 Declared = TypeVar("Declared", bound=Options)
@@ -84,14 +85,14 @@ def open_missing_streams() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; errors become one line on standard error and an exit status."""
-    settled = ranks.settled()
+    settled = failures.settled()
     if settled is not None:
         return settled
     command = command_named(arguments)
     prefix = f"tlkit {command}" if command in registered_commands() else "tlkit"
     try:
-        with interruption.handled(), ranks.one_of_many():
-            return ranks.status_for_agent(app(arguments, standalone_mode=False) or DONE)
+        with interruption.handled(), env.one_of_many():
+            return failures.status_for_agent(app(arguments, standalone_mode=False) or DONE)
     except typer.Exit as stop:
         return stop.exit_code
     except typer.TyperException as error:
@@ -109,12 +110,12 @@ def run(arguments: list[str]) -> int:
 
 def fail(error: TlkitError, prefix: str, traceback_too: bool = False) -> int:
     """Say what went wrong, if that is for this process to say. Returns the exit status."""
-    lines = [f"{prefix}: {error}{ranks.whereabouts()}", *error.hint.splitlines()]
+    lines = [f"{prefix}: {error}{env.whereabouts()}", *error.hint.splitlines()]
     if traceback_too:
         import traceback
 
         lines += traceback.format_exc().splitlines()
-    if ranks.must_tell(error, lines):
+    if failures.must_tell(error, lines):
         complain(*map(printable, lines))
     return error.exit_code
 

@@ -89,10 +89,14 @@ class MismatchError(TlkitError):
 MEMORY_IS_USED_UP = ("out of memory", "llocate memory", "bad_alloc", "bad allocation")
 """As CUDA, torch's own allocator, the system, and the C++ library say it."""
 
+
 RANK_IS_LOST = ("gloo/", "NCCL", "DistBackendError", "DistNetworkError", "DistStoreError")
 """How torch's transports between ranks say that the other end does not answer: by their name."""
 
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 FAILING = (*FULL, errno.EIO)
 """What a disk answers that has no room, or is broken."""
 
@@ -129,4 +133,6 @@ def understood(error: Exception) -> TlkitError:
 
 
 DONE = 0
+
+
 SOME_INPUTS_FAILED = 3

@@ -14,6 +14,7 @@ from types import FrameType
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+
 ONE_WISH = 0.3
 """Seconds within which signals count as one: terminals that close, and programs that pass signals on, send pairs."""
 

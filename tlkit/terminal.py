@@ -15,7 +15,10 @@ from tlkit.interruption import HANDLED, die_by
 
 Item = TypeVar("Item")
 
+
 STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
+
+
 data_output = STANDARD_OUTPUT
 """Where data goes: standard output, or inside `output_for_data_alone` what that keeps of it."""
 

@@ -16,10 +16,10 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from tlkit.data.batches import normalise
 from tlkit.data.decoders import open_decoder
-from tlkit.data.in_order import map_in_order
 from tlkit.data.listing import find_images
+from tlkit.data.normalize import normalise
+from tlkit.data.ordered_map import map_in_order
 from tlkit.data.view import View
 from tlkit.model.backbones import find_backbone, preprocessing_of
 

@@ -29,7 +29,7 @@ from tests.data.odd_images import BAD, READABLE, encoded, noise
 from tlkit.data.decode import Accepted, check_file
 from tlkit.data.decoders import Processes
 from tlkit.data.image_file import ImageError
-from tlkit.data.in_order import map_in_order
+from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.view import View
 

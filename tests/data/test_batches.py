@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from tests.ranked import Thread
-from tlkit.data.batches import EpochSteps, ImageBatches, VectorBatches, epoch_order, normalise
-from tlkit.data.in_order import map_in_order
+from tlkit.data.batches import EpochSteps, ImageBatches, VectorBatches, epoch_order
+from tlkit.data.normalize import normalise
+from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing((4, 6), (4, 6), "center", "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

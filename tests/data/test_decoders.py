@@ -24,7 +24,7 @@ from tlkit.data import decoders
 from tlkit.data.decode import Accepted, Facts
 from tlkit.data.decoders import Decoder, DecoderProcess, Processes, ThisProcess, open_decoder
 from tlkit.data.image_file import ImageError, open_regular
-from tlkit.data.in_order import map_in_order
+from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.view import View
 from tlkit.errors import ResourceError

@@ -10,12 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.odd_images import BAD, encoded
-from tlkit.data.folder import (
-    Dataset,
-    find_evaluation_folder,
-    read_dataset,
-    read_labelled,
-)
+from tlkit.data.folder import Dataset, find_evaluation_folder, read_dataset, read_labelled
 from tlkit.data.listing import find_images
 from tlkit.errors import DataError, MissingInputError, UsageError
 

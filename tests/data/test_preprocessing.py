@@ -15,8 +15,8 @@ from torchvision.models import get_model_weights, get_weight, list_models
 from torchvision.transforms.functional import InterpolationMode
 
 from tests.data.odd_images import encoded, noise, pixels
-from tlkit.data.batches import normalise
 from tlkit.data.decoders import Pixels, ThisProcess
+from tlkit.data.normalize import normalise
 from tlkit.data.preprocessing import INTERPOLATIONS, Preprocessing, centre_crop, without_far_ends
 from tlkit.data.view import View
 

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from tlkit.model.skeleton import without_random_numbers
+from tlkit.model.files import without_random_numbers
 
 
 def build(name: str) -> nn.Module:

@@ -18,7 +18,7 @@ import jsonschema
 import numpy as np
 
 from tests.conftest import command
-from tlkit.commands.labellers import open_labeller
+from tlkit.inference.open import open_labeller
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "predictions.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

@@ -22,12 +22,12 @@ from safetensors.torch import save
 from tests.artifacts import as_checkpoint, as_labeller, as_model, as_segment, as_weights
 from tests.memory import peak_growth
 from tests.payloads import saved, zipped
+from tlkit.features.segments import INDEX
 from tlkit.files.artifact import read_artifact, write_artifact
 from tlkit.files.description import metadata_of
 from tlkit.files.onnx_file import read_onnx, seal_of
 from tlkit.files.safetensors_file import sealed_content
 from tlkit.files.seal import Hashing, write_sealed_archive
-from tlkit.model.segments import INDEX
 
 HUGE = 10**12
 MEGABYTE = 1_000_000

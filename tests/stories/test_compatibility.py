@@ -17,17 +17,17 @@ from torch import Tensor
 from tests.artifacts import EXPORTS, as_model
 from tests.conftest import Run, finetune_arguments, write_folder
 from tests.stories.test_export import logits_of
-from tlkit.commands.export import as_exportable
-from tlkit.commands.models import open_model
 from tlkit.data.decoders import ThisProcess
 from tlkit.data.view import View
+from tlkit.export.verify import as_exportable
+from tlkit.export.weights import EXPORTERS
 from tlkit.files.artifact import read_artifact, write_artifact
 from tlkit.files.description import DESCRIPTION_KEY, VERSION_KEY
 from tlkit.files.onnx_file import read_onnx, seal_of
 from tlkit.files.safetensors_file import read_safetensors, sealed_content
 from tlkit.model.backbones import BackboneName, build_network, preprocessing_of
 from tlkit.model.files import LoadedModel, ModelDescription
-from tlkit.output.exporters import EXPORTERS
+from tlkit.model.open import open_model
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = sorted(path.name.removesuffix(".tsv") for path in (ROOT / "tests" / "golden").glob("*.tsv"))
@@ -209,7 +209,7 @@ def test_saving_over_a_file_that_is_loaded_harms_neither(artifacts: Path, tmp_pa
     model = open_model(str(path))
     expected = logits_of(model.network)
     exporter = EXPORTERS["safetensors"]
-    from tlkit.storage import replaced_when_whole
+    from tlkit.files.atomic import replaced_when_whole
 
     for _ in range(2):
         with replaced_when_whole(str(path)) as aside:

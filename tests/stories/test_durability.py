@@ -24,7 +24,7 @@ from tests.forked import Forked, Warm
 from tests.kills import KINDS, Trial, fingerprint, options_of, read_checkpoint
 from tests.matrix import CELLS, Matrix
 from tlkit.files.artifact import digest
-from tlkit.run_folder import RunFolder
+from tlkit.files.run_folder import RunFolder
 
 TERM, KILL, INT = int(signal.SIGTERM), int(signal.SIGKILL), int(signal.SIGINT)
 
@@ -126,7 +126,7 @@ def test_every_step_is_the_same_line_by_line(more: list[str], images: Path, tmp_
 
 def test_a_frozen_backbone_does_not_change_by_a_byte(tmp_path: Path, images: Path, warm: Warm) -> None:
     """Neither parameters nor BatchNorm buffers, though the images pass it in training."""
-    from tlkit.commands.assembly import assemble
+    from tlkit.model.build import assemble
     from tlkit.options import FinetuneOptions
 
     run = tmp_path / "run"

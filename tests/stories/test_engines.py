@@ -14,10 +14,11 @@ from torch import nn
 
 from tests.conftest import Run, finetune_arguments, write_image
 from tests.stories.test_features import counts, head, same_heads
-from tlkit.commands import engines, exporting, extraction
-from tlkit.model.cache_folder import LAYOUT, graph_file, list_spaces
-from tlkit.model.features import FeatureExtractor
-from tlkit.output import graph_exporters
+from tlkit.export import graphs as graphs_module
+from tlkit.export import verify
+from tlkit.features import backend, extract
+from tlkit.features.cache import LAYOUT, graph_file, list_spaces
+from tlkit.features.extractor import FeatureExtractor
 
 EXPORTED: dict[str, bytes] = {}
 """What was exported in this test process, by what it says about itself: an export takes seconds."""
@@ -39,7 +40,7 @@ class Exports:
             network = nn.Sequential(network, nn.Hardtanh(0, 1e-3))
         key = json.dumps([dict(metadata), self.changes])
         if key not in EXPORTED:
-            EXPORTED[key] = graph_exporters.as_onnx(network, size, output, metadata)
+            EXPORTED[key] = graphs_module.as_onnx(network, size, output, metadata)
         return EXPORTED[key]
 
 
@@ -47,8 +48,8 @@ class Exports:
 def exports(monkeypatch: pytest.MonkeyPatch) -> Exports:
     """Exports are counted, and pay from some images on."""
     counted = Exports()
-    monkeypatch.setattr(engines, "as_onnx", counted)
-    monkeypatch.setattr(engines, "EXPORT_SECONDS", 1.0)
+    monkeypatch.setattr(backend, "as_onnx", counted)
+    monkeypatch.setattr(backend, "EXPORT_SECONDS", 1.0)
     monkeypatch.setattr(FeatureExtractor, "seconds_an_image", lambda self: 1.0)
     return counted
 
@@ -111,7 +112,7 @@ def test_what_torch_knows_is_not_computed_anew(
 def test_views_count_as_images(
     data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "EXPORT_SECONDS", 60 * (1 - engines.SHARE))
+    monkeypatch.setattr(backend, "EXPORT_SECONDS", 60 * (1 - backend.SHARE))
     few = tlkit(*finetune_arguments(data, tmp_path / "few", "--augment", "light", "--views", 1))
     assert few.status == 0 and engine(tmp_path / "few") == "torch"
     shutil.rmtree(own_cache)
@@ -122,24 +123,24 @@ def test_views_count_as_images(
 def test_a_run_keeps_to_its_engine(
     data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(extraction.EXTRACTION_BATCH, "cpu", 4)
+    monkeypatch.setitem(extract.EXTRACTION_BATCH, "cpu", 4)
     whole = tmp_path / "whole"
     assert tlkit(*finetune_arguments(data, whole)).status == 0
     shutil.rmtree(own_cache)
     passes = iter(range(10**9))
-    compute = extraction.Extraction.put_through
+    compute = extract.Extraction.put_through
 
-    def stop_at_the_fourth(self: extraction.Extraction, *arguments: object) -> None:
+    def stop_at_the_fourth(self: extract.Extraction, *arguments: object) -> None:
         if next(passes) == 3:
             raise MemoryError
         compute(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(extraction.Extraction, "put_through", stop_at_the_fourth)
+    monkeypatch.setattr(extract.Extraction, "put_through", stop_at_the_fourth)
     assert tlkit(*finetune_arguments(data, tmp_path / "cut")).status == 71
-    monkeypatch.setattr(extraction.Extraction, "put_through", compute)
+    monkeypatch.setattr(extract.Extraction, "put_through", compute)
     (graph,) = graphs(own_cache)
     graph.unlink()
-    monkeypatch.setattr(engines, "EXPORT_SECONDS", 1e9)  # it would not pay now, but so the run began
+    monkeypatch.setattr(backend, "EXPORT_SECONDS", 1e9)  # it would not pay now, but so the run began
     resumed = tlkit("resume", tmp_path / "cut")
     assert counts(resumed.err) == (18, 12) and engine(tmp_path / "cut") == "onnxruntime"
     assert same_heads(whole, tmp_path / "cut")
@@ -167,10 +168,10 @@ def test_a_backbone_that_cannot_be_exported_stays_with_torch(
 @pytest.mark.parametrize(
     ("module", "name", "value"),
     [
-        (graph_exporters, "installed_version", lambda package: None),
-        (graph_exporters, "installed_version", lambda package: "1.20.0" if package == "onnx" else "9"),
-        (exporting, "LARGEST_BESIDE", 1000),
-        (exporting, "is_convolutional", lambda network: False),
+        (graphs_module, "installed_version", lambda package: None),
+        (graphs_module, "installed_version", lambda package: "1.20.0" if package == "onnx" else "9"),
+        (verify, "LARGEST_BESIDE", 1000),
+        (verify, "is_convolutional", lambda network: False),
     ],
     ids=["nothing installed", "onnx unsafe", "large", "no convolutions"],
 )
@@ -225,6 +226,6 @@ def test_what_onnxruntime_is_not_for(flags: list[str], images: Path, tlkit: Run)
 
 def test_vectors_of_a_network_on_two_kinds_of_devices_are_of_both() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    assert engines.kinds_of_devices(network) == "cpu"
+    assert backend.kinds_of_devices(network) == "cpu"
     network[1].to("meta")
-    assert engines.kinds_of_devices(network) == "cpu+meta"
+    assert backend.kinds_of_devices(network) == "cpu+meta"

@@ -13,9 +13,9 @@ import pytest
 
 from tests.conftest import Run, finetune_arguments
 from tests.stories.predicting import without_numbers_for
-from tlkit.commands.evaluate import as_json
-from tlkit.commands.labellers import open_labeller
 from tlkit.data import decoders
+from tlkit.inference.open import open_labeller
+from tlkit.reports.evaluation import as_json
 from tlkit.training.evaluation import Evaluation
 
 OPEN_LABELLER = "tlkit.commands.evaluate.open_labeller"

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.conftest import Run, finetune_arguments
-from tlkit.commands.models import open_model
+from tlkit.export.exporter import Exportable
+from tlkit.export.weights import EXPORTERS, Safetensors
+from tlkit.model.open import open_model
 from tlkit.options import EXPORT_SUFFIXES, ExportOptions
-from tlkit.output.exportable import Exportable
-from tlkit.output.exporters import EXPORTERS, Safetensors
 
 
 def logits_of(network: nn.Module) -> torch.Tensor:

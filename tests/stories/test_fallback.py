@@ -16,7 +16,7 @@ from tests.forked import Warm
 from tests.kills import fingerprint, read_checkpoint
 from tlkit.errors import DataError
 from tlkit.files.artifact import load_safely, write_artifact
-from tlkit.run_folder import RunFolder
+from tlkit.files.run_folder import RunFolder
 
 BEST_IS_THE_SECOND = ["--keep", 9, "--learning-rate", 0.1, "--schedule", "constant"]
 
@@ -90,8 +90,8 @@ def test_the_newest_whole_checkpoint_takes_the_place_of_a_damaged_one(
 
 def test_cut_anywhere_a_checkpoint_is_stepped_over(run: Path) -> None:
     """At 64 places: never opened, and the one before it is found."""
-    from tlkit.commands.checkpoints import newest_checkpoint
-    from tlkit.commands.checkpoints import read_checkpoint as open_checkpoint
+    from tlkit.runs.checkpoints import newest_checkpoint
+    from tlkit.runs.checkpoints import read_checkpoint as open_checkpoint
 
     last, folder = run / "checkpoints" / "last.pt", RunFolder(str(run))
     content = last.read_bytes()

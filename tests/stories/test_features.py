@@ -67,23 +67,23 @@ def test_only_new_content_passes_the_backbone(data: Path, tmp_path: Path, own_ca
 def test_an_interrupted_extraction_keeps_what_it_has(
     data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tlkit.commands import extraction
+    from tlkit.features import extract
 
-    monkeypatch.setitem(extraction.EXTRACTION_BATCH, "cpu", 4)
+    monkeypatch.setitem(extract.EXTRACTION_BATCH, "cpu", 4)
     whole = tmp_path / "whole"
     assert tlkit(*finetune_arguments(data, whole)).status == 0
     shutil.rmtree(own_cache)
     passes = iter(range(10**9))
-    compute = extraction.Extraction.put_through
+    compute = extract.Extraction.put_through
 
-    def stop_at_the_fourth(self: extraction.Extraction, *arguments: object) -> None:
+    def stop_at_the_fourth(self: extract.Extraction, *arguments: object) -> None:
         if next(passes) == 3:
             raise MemoryError
         compute(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(extraction.Extraction, "put_through", stop_at_the_fourth)
+    monkeypatch.setattr(extract.Extraction, "put_through", stop_at_the_fourth)
     assert tlkit(*finetune_arguments(data, tmp_path / "cut")).status == 71
-    monkeypatch.setattr(extraction.Extraction, "put_through", compute)
+    monkeypatch.setattr(extract.Extraction, "put_through", compute)
     resumed = tlkit("resume", tmp_path / "cut")
     assert counts(resumed.err) == (18, 12)
     assert same_heads(whole, tmp_path / "cut")
@@ -142,10 +142,10 @@ def test_combinations_that_make_no_sense(arguments: list[str], flag: str, images
 def test_vectors_beyond_memory_lie_in_a_mapped_file(
     data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tlkit.commands import extraction
+    from tlkit.features import extract
 
     assert tlkit(*finetune_arguments(data, tmp_path / "run1")).status == 0
-    monkeypatch.setattr(extraction, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(extract, "IN_MEMORY_BYTES", 0)
     assert tlkit(*finetune_arguments(data, tmp_path / "run2")).status == 0
     assert same_heads(tmp_path / "run1", tmp_path / "run2")
 
@@ -168,17 +168,17 @@ def test_the_cache_command_lists_and_clears(data: Path, tmp_path: Path, own_cach
 def test_what_is_frozen_is_quick_in_every_epoch(
     flags: list[str], is_quick: bool, data: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tlkit.commands import training_run
-    from tlkit.commands.images import PreparedBatches
+    from tlkit.runs import train
+    from tlkit.runs.batches import PreparedBatches
 
     seen: list[torch.nn.Module] = []
-    train = training_run.train_to_the_end
+    train = train.train_to_the_end
 
     def watched(*arguments: object) -> None:
         seen.extend(a.module for a in arguments if isinstance(a, PreparedBatches))
         train(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training_run, "train_to_the_end", watched)
+    monkeypatch.setattr(train, "train_to_the_end", watched)
     result = tlkit(*finetune_arguments(data, tmp_path / "run", "--no-cache", "--epochs", 1, *flags))
     assert result.status == 0, result.err
     norms = [module for module in seen[0].modules() if isinstance(module, torch.nn.BatchNorm2d)]

@@ -12,7 +12,7 @@ import torch
 
 from tests.conftest import BACKBONE, Run, finetune_arguments, write_folder, write_image
 from tlkit.files.artifact import digest, read_artifact
-from tlkit.run_folder import RunFolder
+from tlkit.files.run_folder import RunFolder
 
 
 def history(run: Path) -> list[dict[str, float]]:

@@ -22,14 +22,14 @@ from torch import nn
 from tests.conftest import Run, command
 from tests.data.odd_images import BAD, READABLE
 from tlkit.cli import run
-from tlkit.commands.models import open_model
-from tlkit.data.batches import normalise
+from tlkit.data.normalize import normalise
+from tlkit.export import graphs
+from tlkit.export.exporter import Exportable
 from tlkit.files.seal import write_sealed_archive
 from tlkit.model.backbones import BackboneName, build_network, classifier_layers, preprocessing_of
 from tlkit.model.files import LoadedModel, ModelDescription, write_model
+from tlkit.model.open import open_model
 from tlkit.model.weights import load_weights, read_weights_file
-from tlkit.output import graph_exporters
-from tlkit.output.exportable import Exportable
 
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
 SAMPLE_WEIGHTS = Path(__file__).parents[2] / "sample_data" / "backbone.safetensors"
@@ -307,7 +307,7 @@ def test_a_missing_extra_is_named(
 def test_a_model_of_more_than_2_gb(
     finished_run: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph_exporters, "LARGEST_ONNX", 1_000_000)
+    monkeypatch.setattr(graphs, "LARGEST_ONNX", 1_000_000)
     result = tlkit("export", finished_run, "--format", "onnx", "-o", tmp_path / "m.onnx")
     assert result.status == 2 and "holds 2 GB at most" in result.err and not list(tmp_path.iterdir())
 
@@ -321,10 +321,8 @@ def test_a_network_that_cannot_be_followed(name: str, tmp_path: Path, capfd: pyt
     model = Exportable(
         Fickle(), Fickle, lambda network: OnMean(network), {}, "timm", "fickle", "linear", ("a",), (8, 8)
     )
-    with pytest.raises(graph_exporters.UsageError, match="cannot hold timm/fickle"):
-        {"onnx": graph_exporters.Onnx(), "torch_export": graph_exporters.TorchExport()}[name].write(
-            model, str(tmp_path / "file")
-        )
+    with pytest.raises(graphs.UsageError, match="cannot hold timm/fickle"):
+        {"onnx": graphs.Onnx(), "torch_export": graphs.TorchExport()}[name].write(model, str(tmp_path / "file"))
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
@@ -356,7 +354,7 @@ def test_the_last_line_of_defence_compares(
 ) -> None:
     shutil.copy(exported / "model.pt2", tmp_path / "m.pt2")
     other = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
-    monkeypatch.setattr(graph_exporters, "load_program", lambda path, trusted: LoadedProgram(other))
+    monkeypatch.setattr(graphs, "load_program", lambda path, trusted: LoadedProgram(other))
     result = tlkit("export", finished_run, "--format", "torch_export", "-o", tmp_path / "m.pt2", "--overwrite")
     assert result.status == 65 and "differ" in result.err
     assert (tmp_path / "m.pt2").read_bytes() == (exported / "model.pt2").read_bytes()

@@ -15,15 +15,15 @@ import pytest
 
 from tests.conftest import Run
 from tests.stories.test_graph_exports import probabilities, without_probabilities
-from tlkit.commands import model_graphs
-from tlkit.commands.labellers import open_labeller
-from tlkit.commands.model_graphs import ModelGraph, Relay, graph_of
 from tlkit.data.decoders import Pixels
 from tlkit.errors import MissingInputError
-from tlkit.model.cache_folder import graph_file, space_folder, store_root
-from tlkit.model.labeller import Logits
-from tlkit.model.onnx_model import OnnxModel
-from tlkit.model.torch_model import TorchModel
+from tlkit.features.cache import graph_file, space_folder, store_root
+from tlkit.inference import onnx_handover
+from tlkit.inference.onnx_handover import ModelGraph, Relay, graph_of
+from tlkit.inference.onnx_predictor import OnnxModel
+from tlkit.inference.open import open_labeller
+from tlkit.inference.predictor import Logits
+from tlkit.inference.torch_predictor import TorchModel
 from tlkit.options.devices import Placing
 
 
@@ -88,7 +88,7 @@ def test_who_runs_a_model(with_graph: None, finished_run: Path, monkeypatch: pyt
 
     assert kind("cpu", "fp32") is kind("auto", "auto") is kind("cpu", "auto", None, "onnxruntime") is OnnxModel
     assert kind("cpu", "fp32", None, "torch") is kind("cpu", "bf16") is kind("cpu", "fp32", "other") is TorchModel
-    monkeypatch.setattr(model_graphs, "has_graph", lambda space: False)
+    monkeypatch.setattr(onnx_handover, "has_graph", lambda space: False)
     assert kind("cpu", "fp32") is TorchModel
 
 
@@ -168,9 +168,9 @@ def test_onnxruntime_takes_over_when_it_is_ready(
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
     clock = [0.0]
     first, second = Slow(clock, 4.0), Slow(clock, 1.0)
-    monkeypatch.setattr(model_graphs, "Preparation", FakePreparation)
+    monkeypatch.setattr(onnx_handover, "Preparation", FakePreparation)
     monkeypatch.setattr(FakePreparation, "started", 0)
-    monkeypatch.setattr(model_graphs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(onnx_handover.time, "monotonic", lambda: clock[0])
 
     def take_over(graph: ModelGraph) -> Slow | None:
         if ready is None:
@@ -198,9 +198,9 @@ def test_nothing_is_prepared_in_vain(
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path if kept else tmp_path / "file"))
     clock = [0.0]
     slow = Slow(clock, 4.0)
-    monkeypatch.setattr(model_graphs, "Preparation", FakePreparation)
+    monkeypatch.setattr(onnx_handover, "Preparation", FakePreparation)
     monkeypatch.setattr(FakePreparation, "started", 0)
-    monkeypatch.setattr(model_graphs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(onnx_handover.time, "monotonic", lambda: clock[0])
     relay = Relay(slow, ModelGraph("model.pt", "seal"))  # type: ignore[arg-type]
     for _ in range(20):
         clock[0] += waiting
@@ -213,7 +213,7 @@ def test_what_prepares_ends_with_whom_it_prepares_for(
 ) -> None:
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
     code = (
-        "import sys, os; from tlkit.commands.model_graphs import Preparation, graph_of;"
+        "import sys, os; from tlkit.inference.onnx_handover import Preparation, graph_of;"
         "print(Preparation(graph_of(sys.argv[1])).process.pid, flush=True); os.kill(os.getpid(), 9)"
     )
     result = subprocess.run([sys.executable, "-c", code, finished_run], capture_output=True, text=True)

@@ -17,8 +17,8 @@ from PIL import Image
 from tests.conftest import Outcome, Run, command, finetune_arguments
 from tests.data import faults
 from tests.data.odd_images import BAD, READABLE, encoded
-from tlkit.commands.images import Preparation
 from tlkit.data import decoders
+from tlkit.runs.batches import Preparation
 
 IN_A_FOLDER = {name for name in BAD if name != "folder.jpg"}
 """A folder is no bad image of a folder, whatever its name."""

@@ -21,13 +21,13 @@ import torch
 
 from tests.conftest import Run, command, finetune_arguments, run_process
 from tests.stories.predicting import on_a_terminal, without_numbers_for
-from tlkit.commands.models import open_model
 from tlkit.commands.predict import Loaded, best_labels, label_batch
-from tlkit.data.batches import normalise
 from tlkit.data.decoders import Picture, ThisProcess
 from tlkit.data.image_file import IMAGE_ERROR_CODES
+from tlkit.data.normalize import normalise
 from tlkit.data.view import View
 from tlkit.errors import DataError
+from tlkit.model.open import open_model
 from tlkit.training import loop
 from tlkit.training.metrics import evaluate_logits
 

@@ -17,7 +17,7 @@ from tests.conftest import BACKBONE, write_folder, write_image
 from tests.forked import Warm
 from tests.kills import fingerprint, read_checkpoint
 from tests.ranked import run_ranks, start_ranks, told
-from tlkit.ranks import LAUNCHER
+from tlkit.distributed.env import LAUNCHER
 
 SMALL = ["--backbone", BACKBONE, "--weights", "none", "--image-size", 64, "--workers", 0]
 

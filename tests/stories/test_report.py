@@ -120,7 +120,7 @@ def test_where_the_backbone_runs_each_epoch_it_does_not_run_again_for_the_report
     if how == "DataParallel":  # what --parallel data wraps a module in, which passes all on where there is no GPU
         from torch.nn import DataParallel
 
-        from tlkit.commands.devices import Devices
+        from tlkit.devices.select import Devices
 
         monkeypatch.setattr(Devices, "shared_out", lambda self, module: DataParallel(module))
     more = ("--unfreeze", "layer4") if how == "--unfreeze" else ("--no-cache",)

@@ -19,7 +19,7 @@ from tests.data.odd_images import BAD
 from tests.forked import Warm
 from tests.kills import fingerprint
 from tlkit.files.artifact import read_artifact, write_artifact
-from tlkit.run_folder import RunFolder
+from tlkit.files.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("more", [[], ["--augment", "light", "--unfreeze", "layer4"]], ids=["vectors", "images"])
@@ -135,8 +135,8 @@ def test_a_new_folder_is_as_it_was_if_going_on_in_it_fails(finished_run: Path, t
 
 def test_a_run_that_goes_on_elsewhere_begins_with_what_was_read(finished_run: Path, tmp_path: Path) -> None:
     """The file may be another by then, if the run is alive."""
-    from tlkit.commands.checkpoints import read_checkpoint
-    from tlkit.commands.continuation import past_of
+    from tlkit.runs.checkpoints import read_checkpoint
+    from tlkit.runs.resume import past_of
 
     checkpoints, new = tmp_path / "run" / "checkpoints", RunFolder(str(tmp_path / "new"))
     shutil.copytree(finished_run, tmp_path / "run")
@@ -292,21 +292,22 @@ def test_a_signal_in_the_last_commit_is_not_forgotten(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tlkit: Run
 ) -> None:
     from tlkit.cli import app
-    from tlkit.commands import watched_training as module
     from tlkit.interruption import Interrupted
+    from tlkit.runs.checkpoints import Checkpointer
+    from tlkit.training.state import TrainingState
 
-    original = module.Checkpointer.commit_epoch
+    original = Checkpointer.commit_epoch
 
-    def commit_epoch(self: module.Checkpointer, state: module.TrainingState, is_best: bool) -> None:
+    def commit_epoch(self: Checkpointer, state: TrainingState, is_best: bool) -> None:
         original(self, state, is_best)
         if state.epoch == 6:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(module.Checkpointer, "commit_epoch", commit_epoch)
+    monkeypatch.setattr(Checkpointer, "commit_epoch", commit_epoch)
     with pytest.raises(Interrupted):
         app(finetune_arguments(images, tmp_path / "run"), standalone_mode=False)
     assert not (tmp_path / "run" / "model.pt").exists()
-    monkeypatch.setattr(module.Checkpointer, "commit_epoch", original)
+    monkeypatch.setattr(Checkpointer, "commit_epoch", original)
     assert tlkit("resume", tmp_path / "run").status == 0
 
 
@@ -327,29 +328,29 @@ def test_signals_that_were_ignored_stay_ignored(images: Path, tmp_path: Path) ->
 
 def test_stopped_inside_an_epoch(images: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal between two steps, at every step of the third epoch."""
-    from tlkit.commands import images as module
+    from tlkit.runs.batches import Stoppable
 
     whole = tmp_path / "whole"
     assert tlkit(*finetune_arguments(images, whole, "--head", "mlp")).status == 0
-    original = module.Stoppable.epoch
+    original = Stoppable.epoch
     for step in range(3):
         run = tmp_path / f"run{step}"
 
-        def epoch(self: module.Stoppable, epoch: int, first_step: int = 0, stop: int = step) -> object:
+        def epoch(self: Stoppable, epoch: int, first_step: int = 0, stop: int = step) -> object:
             for number, batch in enumerate(original(self, epoch, first_step)):
                 if epoch == 2 and number == stop:
                     self.signals.requested = signal.SIGUSR1
                     self.signals.raise_if_requested()
                 yield batch
 
-        monkeypatch.setattr(module.Stoppable, "epoch", epoch)
+        monkeypatch.setattr(Stoppable, "epoch", epoch)
         from tlkit.interruption import Interrupted
 
         with pytest.raises(Interrupted):
             from tlkit.cli import app
 
             app(finetune_arguments(images, run, "--head", "mlp"), standalone_mode=False)
-        monkeypatch.setattr(module.Stoppable, "epoch", original)
+        monkeypatch.setattr(Stoppable, "epoch", original)
         assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] == 6 + step
         assert tlkit("resume", run).status == 0
         assert fingerprint(run) == fingerprint(whole)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Outcome, Run, command, run_process
-from tlkit.commands.tuning.keeper import carrying
+from tlkit.tuning.reaper import carrying
 
 EPOCHS = 40
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.ranked import in_threads
-from tlkit.distributed import World
+from tlkit.distributed.world import World
 from tlkit.errors import DataError
 from tlkit.training.batch_norm import SynchronisedBatchNorm
 

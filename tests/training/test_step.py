@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tests.ranked import in_threads
 from tests.training.test_loop import Model, start
-from tlkit.distributed import World
+from tlkit.devices.memory import Shortage
+from tlkit.distributed.world import World
 from tlkit.errors import LostRankError
-from tlkit.memory import Shortage
 from tlkit.training.state import TrainingState
 from tlkit.training.step import Stepper
 

@@ -6,7 +6,7 @@ import os
 import time
 
 from tlkit.errors import DONE, OutputError
-from tlkit.model.cache_folder import LAYOUT, cache_folder, clear, list_spaces, summarise
+from tlkit.features.cache import LAYOUT, cache_folder, clear, list_spaces, summarise
 from tlkit.options import CacheOptions
 from tlkit.terminal import compact, count, emit, say
 

@@ -6,19 +6,20 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator
 
-from tlkit.commands.check_report import REPORTS, Report
-from tlkit.commands.image_check import leave_out, repeat_warnings
-from tlkit.commands.survey import find_dataset, find_repeats, look_at
+from tlkit.data.bad_images import leave_out, repeat_warnings
 from tlkit.data.decode import Facts
+from tlkit.data.duplicates import SameContent
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
-from tlkit.data.same_content import SameContent
+from tlkit.data.scan import find_dataset, find_repeats, look_at
 from tlkit.errors import DONE, DataError
 from tlkit.options import CheckOptions
+from tlkit.reports.check import REPORTS, Report
 from tlkit.terminal import emit
 
 TINY_SIDE = 32
 """Images of a shorter side than this are told: hardly anything is to be seen on them."""
+
 
 UNEVEN = 10
 """How many times more images the largest class may have than the smallest before it is told."""

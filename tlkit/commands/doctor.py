@@ -9,15 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from tlkit.commands.devices import uuid_of
+from tlkit.devices.nvml import Gpu, driver_version, read_gpus
+from tlkit.devices.select import uuid_of
 from tlkit.errors import DONE
-from tlkit.gpus import Gpu, driver_version, read_gpus
-from tlkit.model.cache_folder import LAYOUT, cache_folder, list_spaces, summarise
+from tlkit.features.cache import LAYOUT, cache_folder, list_spaces, summarise
 from tlkit.options import DoctorOptions
 from tlkit.terminal import compact, emit
 from tlkit.versions import FLOORS, is_refused
 
 NEEDED = ("tlkit", "torch", "torchvision", "timm", "pillow", "numpy", "safetensors", "typer", "tqdm")
+
+
 EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "tune": ("ray", "optuna"),

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
 
-from tlkit.commands.agreement import require_same_files, require_same_ground, require_same_options
-from tlkit.commands.environment import libraries
-from tlkit.commands.image_check import describe_bad, error_fields, tell_left_out
-from tlkit.commands.images import labels_of
-from tlkit.commands.joining import joined
-from tlkit.commands.labellers import open_labeller
-from tlkit.commands.launch import is_for_ranks, launch
-from tlkit.commands.sharing import brought_together, errors_of_all, share_of
-from tlkit.commands.stored_options import stored_options
-from tlkit.data.decoders import Decoder, Pixels, open_decoder
+from tlkit.data.bad_images import describe_bad, tell_left_out
+from tlkit.data.decoders import Decoder, Pixels, open_decoder, worker_count
 from tlkit.data.folder import Dataset, Sample, find_evaluation_folder, read_labelled, validation_folder
 from tlkit.data.image_file import ImageError
-from tlkit.data.in_order import map_in_order
+from tlkit.data.ordered_map import map_in_order
+from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
-from tlkit.distributed import World
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError, printable
-from tlkit.model.labeller import Labeller, require_finite
-from tlkit.options import EvaluateOptions, worker_count
-from tlkit.output.predictions import label_fields
-from tlkit.run_folder import RunFolder
+from tlkit.distributed.gather import brought_together, share_of
+from tlkit.distributed.join import joined
+from tlkit.distributed.launch import is_for_ranks, launch
+from tlkit.distributed.world import World
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError
+from tlkit.files.run_folder import RunFolder
+from tlkit.inference.open import open_labeller
+from tlkit.inference.predictor import Labeller, require_finite
+from tlkit.model.build import stored_options
+from tlkit.options import EvaluateOptions
+from tlkit.reports.evaluation import FORMATS
+from tlkit.runs.batches import labels_of
+from tlkit.runs.consistency import require_same_files, require_same_ground, require_same_options
+from tlkit.runs.record import libraries
 from tlkit.terminal import count, emit, progress, say
-from tlkit.training.evaluation import Evaluation
 from tlkit.training.metrics import evaluate_logits
 
 
@@ -82,7 +80,7 @@ def evaluate(options: EvaluateOptions) -> int:
 def require_same_model(options: EvaluateOptions, model: Labeller, world: World) -> None:
     """Raises MismatchError at the first rank if another has another model, or computes otherwise with it."""
     if world.size > 1:
-        from tlkit.commands.models import model_sha256
+        from tlkit.model.open import model_sha256
 
         sha256 = {"sha256 of the model": model_sha256(options.model)}
         require_same_ground({"computing": model.computing, **sha256, **libraries()}, world)
@@ -188,69 +186,3 @@ def part_folder(options: EvaluateOptions) -> str:
 def has_test_folder(options: EvaluateOptions) -> bool:
     """Whether a folder of test images goes before the run's own validation images."""
     return options.split == "auto" and os.path.isdir(os.path.join(options.data, "test"))
-
-
-def as_text(result: Evaluation, skipped: list[ImageError]) -> str:
-    """The figures for people: a table of classes, the totals, and the confusions that occur."""
-    names = [printable(name) for name in result.classes]
-    width = max(len("class"), *map(len, names))
-    lines = [f"{'class':<{width}}  precision  recall      F1  support"]
-    rows = zip(names, result.precision, result.recall, result.f1, result.support, strict=True)
-    lines += [f"{name:<{width}}  {p:9.4f}  {r:6.4f}  {f1:6.4f}  {support:7d}" for name, p, r, f1, support in rows]
-    lines += [
-        "",
-        f"accuracy {result.accuracy:.4f}  macro F1 {result.macro_f1:.4f}  loss {result.loss:.4f}  "
-        f"calibration error {result.calibration_error:.4f}  images {result.samples}",
-        "",
-        *confusion_lines(result, names),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def confusion_lines(result: Evaluation, names: list[str], largest: int = 20) -> list[str]:
-    """The confusion matrix where it fits a terminal, else its largest entries off the diagonal."""
-    if len(names) <= largest:
-        cells = max(len(str(result.confusion.max())), 3)
-        width = max(10, *(len(f"{number} {name}") for number, name in enumerate(names)))
-        head = "  ".join(f"{number:>{cells}}" for number in range(len(names)))
-        return [f"{'true, down':<{width}}  {head}  predicted, across"] + [
-            f"{f'{number} {name}':<{width}}  " + "  ".join(f"{value:>{cells}}" for value in row)
-            for number, (name, row) in enumerate(zip(names, result.confusion, strict=True))
-        ]
-    wrong = result.confusion.copy()
-    wrong[range(len(wrong)), range(len(wrong))] = 0
-    order = wrong.ravel().argsort()[::-1][:largest]
-    pairs = [(int(index) // len(wrong), int(index) % len(wrong)) for index in order]
-    return ["most frequent confusions"] + [
-        f"{wrong[true, guess]:>6}  {names[true]} taken for {names[guess]}"
-        for true, guess in pairs
-        if wrong[true, guess]
-    ]
-
-
-def as_json(result: Evaluation, skipped: list[ImageError]) -> str:
-    """The figures for programs."""
-    rows = zip(result.classes, result.precision, result.recall, result.f1, result.support, strict=True)
-    value: dict[str, Any] = {
-        "images": result.samples,
-        "accuracy": result.accuracy,
-        "macro_f1": result.macro_f1,
-        "loss": result.loss,
-        "calibration_error": result.calibration_error,
-        "classes": [
-            {
-                **label_fields(name),
-                "precision": float(p),
-                "recall": float(r),
-                "f1": float(f1),
-                "support": int(support),
-            }
-            for name, p, r, f1, support in rows
-        ],
-        "confusion": result.confusion.tolist(),
-        "skipped": list(map(error_fields, skipped)),
-    }
-    return json.dumps(value, indent=2, allow_nan=False) + "\n"
-
-
-FORMATS = {"text": as_text, "json": as_json}

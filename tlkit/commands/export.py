@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-from tlkit.commands.exporting import as_exportable, compare
-from tlkit.commands.models import is_exported_folder, open_model
 from tlkit.errors import DONE, OutputError
+from tlkit.export.verify import as_exportable, compare
+from tlkit.export.weights import EXPORTERS
+from tlkit.files.atomic import replaced_when_whole, writing
+from tlkit.files.run_folder import RunFolder
+from tlkit.model.open import is_exported_folder, open_model
 from tlkit.options import ExportOptions
-from tlkit.output.exporters import EXPORTERS
-from tlkit.run_folder import RunFolder
-from tlkit.storage import replaced_when_whole, writing
 from tlkit.terminal import emit, say
 
 

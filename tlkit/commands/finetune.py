@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 
 from tlkit import interruption
-from tlkit.commands.agreement import require_same_options
-from tlkit.commands.image_check import check_images
-from tlkit.commands.joining import joined
-from tlkit.commands.launch import is_for_ranks, launch
-from tlkit.commands.resume import go_on, run_before_restart
-from tlkit.commands.survey import describe, find_dataset
-from tlkit.data.folder import Dataset
+from tlkit.data.bad_images import check_images
 from tlkit.data.listing import require_folder
-from tlkit.errors import MissingInputError
+from tlkit.data.scan import find_dataset, say_dataset
+from tlkit.devices.request import require_devices
+from tlkit.distributed.env import is_follower
+from tlkit.distributed.failures import note
+from tlkit.distributed.join import joined
+from tlkit.distributed.launch import is_for_ranks, launch
+from tlkit.files.inputs import require_weights_file
+from tlkit.files.run_claim import default_run_folder, new_run_folder
+from tlkit.monitoring.monitor import require_installed
 from tlkit.options import FinetuneOptions, ResumeOptions
-from tlkit.options.devices import Placing
-from tlkit.options.network import is_weights_file
-from tlkit.output.monitoring import require_installed
-from tlkit.ranks import is_follower, note
-from tlkit.run_claim import new_run_folder
-from tlkit.terminal import say
+from tlkit.runs.consistency import require_same_options
+from tlkit.runs.reopen import go_on, run_before_restart
 
 
 def finetune(options: FinetuneOptions) -> int:
@@ -35,7 +33,7 @@ def finetune(options: FinetuneOptions) -> int:
     if is_for_ranks(options.processes):
         return launch("finetune", options, options.device, options.processes, options.max_restarts)
     if is_follower():
-        from tlkit.commands.following import follow
+        from tlkit.runs.worker import follow
 
         return follow(options)
     earlier = run_before_restart()
@@ -52,33 +50,6 @@ def finetune(options: FinetuneOptions) -> int:
         say_dataset(dataset)
         require_devices(options.placing())
         dataset = check_images(options, dataset)
-        from tlkit.commands.training_run import start_run
+        from tlkit.runs.train import start_run
 
         return start_run(run, options, dataset, signals, world)
-
-
-def default_run_folder(options: FinetuneOptions) -> str:
-    """runs/<data>-<backbone>"""
-    data = os.path.basename(os.path.abspath(options.data))
-    return os.path.join("runs", f"{data}-{options.backbone.rpartition('/')[2]}")
-
-
-def require_weights_file(weights: str) -> None:
-    """Raises MissingInputError for a file of weights that is not there."""
-    if is_weights_file(weights) and not os.path.exists(weights):
-        raise MissingInputError(weights, "no such file; expected pretrained, none, or a file of weights")
-
-
-def require_devices(placing: Placing) -> None:
-    """What is not here should be heard of before any long work; only what is always here needs no question."""
-    if placing.names not in (("auto",), ("cpu",)) or placing.parallel != "none":
-        from tlkit.commands.devices import choose_devices
-
-        choose_devices(placing)
-
-
-def say_dataset(dataset: Dataset) -> None:
-    """What was found, for people."""
-    say("data", describe(dataset))
-    for warning in dataset.warnings:
-        say("warning", warning)

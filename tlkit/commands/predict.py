@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 
-from tlkit.commands.inputs import LIST, read_inputs
-from tlkit.commands.labellers import open_labeller
-from tlkit.commands.outcomes import Outcomes
-from tlkit.commands.streaming import stream
-from tlkit.data.decoders import Decoder, Picture, open_decoder
+from tlkit.data.decoders import Decoder, Picture, open_decoder, worker_count
 from tlkit.data.image_file import ImageError
 from tlkit.data.view import View
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, OutputError, UsageError
-from tlkit.model.labeller import Labeller, Logits, require_finite
-from tlkit.options import STANDARD_OUTPUT, PredictOptions, worker_count
-from tlkit.output.predictions import WRITERS, Prediction
-from tlkit.ranks import require_alone
-from tlkit.storage import OutputFile, replaced_when_whole
-from tlkit.terminal import emit
+from tlkit.distributed.env import require_alone
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, OutputError, UsageError, printable
+from tlkit.files.atomic import OutputFile, replaced_when_whole
+from tlkit.inference.inputs import LIST, read_inputs
+from tlkit.inference.open import open_labeller
+from tlkit.inference.predictor import Labeller, Logits, require_finite
+from tlkit.inference.stream import stream
+from tlkit.inference.writers import WRITERS, Prediction
+from tlkit.options import STANDARD_OUTPUT, PredictOptions
+from tlkit.terminal import complain, emit
 
 
 @dataclass(frozen=True)
@@ -131,3 +132,43 @@ def best_labels(logits: Logits, classes: tuple[str, ...], top_k: int) -> tuple[t
     probabilities = exponents / exponents.sum()
     best = np.argsort(-logits, kind="stable")[:top_k] if top_k > 1 else [int(logits.argmax())]
     return tuple((classes[label], float(probabilities[label])) for label in best)
+
+
+TOLD = 10
+"""Failures with one code that are told; later ones are counted."""
+
+
+class Outcomes:
+    """The count so far. telling: whether failures are told as they come, because records leave them out."""
+
+    def __init__(self, telling: bool) -> None:
+        self.telling = telling
+        self.inputs = 0
+        self.errors: Counter[str] = Counter()
+
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        """Count the outcomes of some inputs, and tell the failures."""
+        for prediction in predictions:
+            self.inputs += 1
+            if prediction.error:
+                code, message = prediction.error
+                self.errors[code] += 1
+                if self.telling and self.errors[code] <= TOLD + 1:
+                    self.tell(prediction.path, code, message)
+
+    def tell(self, path: str, code: str, message: str) -> None:
+        """One failure; of those after the first few, that they are no longer told."""
+        if self.errors[code] <= TOLD:
+            complain(f"tlkit predict: {printable(path)}: {printable(message)}")
+        else:
+            complain(f"tlkit predict: {code}: more of these are only counted; --format jsonl names all")
+
+    def conclude(self, summary: bool) -> None:
+        """Tell the counts: as JSON if asked for, else in words if there were failures."""
+        failed = self.errors.total()
+        if summary:
+            counts = {"inputs": self.inputs, "ok": self.inputs - failed, "errors": dict(sorted(self.errors.items()))}
+            complain(json.dumps({"event": "summary", **counts}, separators=(",", ":")))
+        elif failed:
+            kinds = ", ".join(f"{code} {number:,}" for code, number in self.errors.most_common())
+            complain(f"tlkit predict: inputs: {failed:,} of {self.inputs:,} failed: {kinds}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from tlkit.commands.reporting import gather, write_page
 from tlkit.errors import DONE, DataError, MissingInputError
+from tlkit.files.run_folder import RunFolder
 from tlkit.options import ReportOptions
-from tlkit.run_folder import RunFolder
+from tlkit.reports.gather import gather, write_page
 from tlkit.terminal import emit
 
 

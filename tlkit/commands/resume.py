@@ -7,19 +7,16 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from tlkit import interruption
-from tlkit.commands.agreement import require_same_options
-from tlkit.commands.joining import joined
-from tlkit.commands.launch import is_for_ranks, launch
-from tlkit.commands.tuning.search_folder import SearchFolder
-from tlkit.declarations import Options, flag_of
+from tlkit.distributed.env import is_follower
+from tlkit.distributed.launch import is_for_ranks, launch
 from tlkit.errors import DataError, MissingInputError, TlkitError, UsageError
+from tlkit.files.run_folder import RunFolder
+from tlkit.monitoring.monitor import require_installed
 from tlkit.options import ResumeOptions
+from tlkit.options.declare import flag_of
 from tlkit.options.monitoring import sinks_of
-from tlkit.options.ranks import RestartOptions
-from tlkit.output.monitoring import require_installed
-from tlkit.ranks import earlier_run, is_follower, note
-from tlkit.run_folder import RunFolder
+from tlkit.runs.reopen import go_on, run_before_restart
+from tlkit.tuning.folder import SearchFolder
 
 
 def resume(options: ResumeOptions) -> int:
@@ -28,7 +25,7 @@ def resume(options: ResumeOptions) -> int:
     The folder is locked before torch is loaded, which takes seconds.
     """
     if is_follower():
-        from tlkit.commands.following import follow
+        from tlkit.runs.worker import follow
 
         return follow(options)
     if not os.path.exists(options.checkpoint):
@@ -47,28 +44,10 @@ def resume(options: ResumeOptions) -> int:
     if earlier is not None:
         return go_on(earlier, dataclasses.replace(options, checkpoint=earlier.path, out=None), options)
     if run is None or options.out is not None:
-        from tlkit.commands.continuation import continue_elsewhere
+        from tlkit.runs.resume import continue_elsewhere
 
         return continue_elsewhere(run, options)
     return go_on(run, options, options)
-
-
-def go_on(run: RunFolder, options: ResumeOptions, typed: RestartOptions) -> int:
-    """Go on with a run in its own folder. typed: the options that all ranks were started with."""
-    assert isinstance(typed, Options)
-    with run.locked(), interruption.handled("stopping") as signals, joined(typed) as world:
-        note("run", run.path)
-        require_same_options(typed, world)
-        run.remove_leftovers()
-        from tlkit.commands.continuation import continue_in_place
-
-        return continue_in_place(run, options, signals, world)
-
-
-def run_before_restart() -> RunFolder | None:
-    """The run of the ranks before these, which the agent has restarted, if that can be gone on with."""
-    earlier = earlier_run()
-    return RunFolder.containing(earlier) if earlier is not None else None
 
 
 def recorded_before(run: RunFolder | None, name: str, default: Any) -> Any:
@@ -86,7 +65,7 @@ def resume_search(options: ResumeOptions) -> int:
         if field.name not in ("checkpoint", "debug", "trust_pickle") and getattr(options, field.name) != field.default:
             hint = f"tlkit tune --resume {options.checkpoint} takes what a search can be given anew."
             raise UsageError(flag_of(field.name), "is for runs, and this is a search", hint)
-    from tlkit.commands.tune import resume_search
+    from tlkit.tuning.start import resume_search
 
     return resume_search(SearchFolder(options.checkpoint), {}, options.trust_pickle)
 

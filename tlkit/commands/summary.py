@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tlkit.commands.models import open_model
 from tlkit.errors import DONE
 from tlkit.model.backbones import (
     BackboneName,
@@ -19,6 +18,7 @@ from tlkit.model.backbones import (
     preferred_image_size,
     preprocessing_of,
 )
+from tlkit.model.open import open_model
 from tlkit.options import SummaryOptions
 from tlkit.terminal import compact, emit
 

@@ -9,20 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tlkit.data.in_order import map_in_order
+from tlkit.data.normalize import normalise
+from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.distributed import ALONE, World
-
-
-def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], bit for bit as torchvision's ToTensor and Normalize.
-
-    In memory the channels stay last, as convolutions want them.
-    """
-    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=pixels.device).view(3, 1, 1)
-    images = pixels.permute(0, 3, 1, 2).float().div_(255)
-    return images.sub_(mean).div_(std)
+from tlkit.distributed.world import ALONE, World
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

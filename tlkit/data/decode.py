@@ -25,13 +25,20 @@ from tlkit.data.formats import (
 from tlkit.data.image_file import ImageError, is_refusal, reading
 
 MAX_PIXELS = 64_000_000
+
+
 BACKGROUND = (255, 255, 255)
 """What shows through transparent pixels."""
+
 
 # Pillow announces odd but readable files (a palette with transparency, a broken EXIF block) by Python warnings, and has
 # a limit on pixels of its own. What they mean is decided here by code, so they say nothing to the user.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
 Image.MAX_IMAGE_PIXELS = None
+
+
 assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated image must be an error"
 
 
@@ -221,9 +228,6 @@ def apply_orientation(image: Image.Image) -> Image.Image:
         raise
     except Exception:  # EXIF is written by cameras and phones of all kinds; pixels do not depend on it
         return image
-
-
-# numpy is loaded only where it is needed, as a decoder process must be there at once.
 
 
 def sixteen_to_eight(image: Image.Image) -> Image.Image:

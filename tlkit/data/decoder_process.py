@@ -26,7 +26,9 @@ from tlkit.data.view import View
 
 LENGTH = struct.Struct("<I")
 
+
 Answer = tuple[dict[str, Any], bytes]
+
 
 WAITING_TIMES_COMPUTING = 3
 """How many times longer than it may compute a decoder may take in all: the machine is busy, or a drive does not answer.
@@ -34,8 +36,10 @@ WAITING_TIMES_COMPUTING = 3
 Counted by the clock alone, a busy machine would find good images bad.
 """
 
+
 BYTES_A_PIXEL = 40
 """More than turning upright, transparency and conversion hold together at their worst, which is 24."""
+
 
 BYTES_BESIDE = 1 << 30
 

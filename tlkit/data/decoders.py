@@ -25,15 +25,19 @@ from tlkit.data.decode import Accepted, Facts, check_file
 from tlkit.data.decoder_process import LENGTH, receive, receive_into
 from tlkit.data.image_file import ImageError, file_digest, open_regular
 from tlkit.data.view import View
+from tlkit.distributed.env import local_ranks
 from tlkit.errors import ResourceError
 
 Pixels = NDArray[np.uint8]
 
+
 DECODE_SECONDS = 10.0
 """How long an image may compute."""
 
+
 PROGRAM = "from tlkit.data.decoder_process import main; main(float(sys.argv.pop(1)))"
 """What a decoder process runs, once it knows where this process found its modules."""
+
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -43,11 +47,14 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }
 
+
 SOCKET_BYTES = 1 << 20
 """Room for the pixels of an image on their way, where the system allows it."""
 
+
 LONGEST_ANSWER = 64 << 10
 """Bytes. What says more than facts or a message is no decoder any more."""
+
 
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 
@@ -260,3 +267,9 @@ def command_line(seconds: float) -> list[str]:
 def open_decoder(workers: int) -> Decoder:
     """A decoder for so many threads; with none, this process decodes itself."""
     return Processes(DECODE_SECONDS) if workers else ThisProcess()
+
+
+def worker_count(workers: int | None) -> int:
+    """Processes that decode images: what was asked for, or one for each core this process may use, if it is not one of
+    several ranks that do."""
+    return max(1, len(os.sched_getaffinity(0)) // local_ranks()) if workers is None else workers

@@ -10,14 +10,18 @@ from typing import BinaryIO
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """What is read, by Pillow's names."""
 
+
 MORE_FORMATS = ("AVIF", "JPEG2000")
 """What may be read too where it is asked for. No other: some of Pillow's readers start programs."""
+
 
 SEVERAL_FRAMES = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
 """Formats of animations and of several pages. The second picture in a camera's JPEG is a preview or a depth map."""
 
+
 Signatures = tuple[tuple[int, bytes, str], ...]
 """Where a format's mark stands in a file, the mark, and the format's name."""
+
 
 ACCEPTED: Signatures = (
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -28,6 +32,8 @@ ACCEPTED: Signatures = (
     (0, b"II*\0", "TIFF"),
     (0, b"MM\0*", "TIFF"),
 )
+
+
 NOT_ACCEPTED: Signatures = (
     (4, b"ftypavi", "AVIF"),
     (4, b"ftypheic", "HEIC"),
@@ -38,6 +44,8 @@ NOT_ACCEPTED: Signatures = (
     (0, b"\xff\x0a", "JPEG XL"),
     (0, b"8BPS", "Photoshop"),
 )
+
+
 SIGNATURE_BYTES = 16
 
 

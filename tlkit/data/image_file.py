@@ -27,6 +27,7 @@ IMAGE_ERROR_CODES = (
     "decode_timeout",
 )
 
+
 OPEN_ERRORS = {
     errno.ENOENT: ("not_found", "no such file"),
     errno.ENOTDIR: ("not_found", "no such file"),
@@ -36,6 +37,8 @@ OPEN_ERRORS = {
     errno.ELOOP: ("symlink_loop", "too many levels of symbolic links"),
     errno.ENXIO: ("not_regular_file", "not a regular file"),
 }
+
+
 OURS_NOT_THE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 

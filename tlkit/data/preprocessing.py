@@ -21,7 +21,10 @@ INTERPOLATIONS = {
     "box": Image.Resampling.BOX,
 }
 
+
 CROP_MODES = ("center", "squash", "border")
+
+
 LARGEST_SIDE = 4096
 """Of a backbone's input, in pixels."""
 

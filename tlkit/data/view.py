@@ -80,6 +80,8 @@ def strong(image: Image.Image, preprocessing: Preprocessing, generator: random.R
 
 
 Augment = Callable[[Image.Image, Preprocessing, random.Random], Image.Image]
+
+
 AUGMENTATIONS: dict[str, Augment] = {"light": light, "strong": strong}
 
 

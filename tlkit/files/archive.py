@@ -10,8 +10,11 @@ from tlkit.errors import DataError, first_line, is_memory
 from tlkit.files.seal import check_archive_seal
 
 MAGIC = b"PK\x03\x04"
+
+
 LOCAL_HEADER = 30
 """Bytes before the name of a file in an archive; the last four are the lengths of the name and of what follows it."""
+
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
 """What Python's zipfile raises for archives that it cannot read."""

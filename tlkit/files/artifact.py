@@ -18,12 +18,12 @@ import torch
 
 from tlkit.errors import DataError, TlkitError, first_line, is_memory
 from tlkit.files.archive import check_archive, is_archive
+from tlkit.files.atomic import write_atomically
 from tlkit.files.description import VERSION, newer
 from tlkit.files.inputs import open_input, size_of
 from tlkit.files.pickles import refuse_code
 from tlkit.files.seal import write_sealed_archive
 from tlkit.files.trusted import is_trusted, unpickle
-from tlkit.storage import write_atomically
 
 OURS = "tlkit-"
 """What every format of ours begins with."""

@@ -11,6 +11,7 @@ from tlkit.errors import DataError, MismatchError
 VERSION = 1
 """Of every file of ours, whatever holds it."""
 
+
 DESCRIPTION_KEY, VERSION_KEY = "tlkit", "tlkit_format"
 """The description in JSON, and the version of that."""
 

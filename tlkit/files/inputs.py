@@ -9,6 +9,13 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from tlkit.errors import DataError, MissingInputError, is_memory
+from tlkit.options.network import is_weights_file
+
+
+def require_weights_file(weights: str) -> None:
+    """Raises MissingInputError for a file of weights that is not there."""
+    if is_weights_file(weights) and not os.path.exists(weights):
+        raise MissingInputError(weights, "no such file; expected pretrained, none, or a file of weights")
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from tlkit.errors import DataError
@@ -26,3 +29,32 @@ def read_whole_json(path: str, *keys: str) -> dict[str, Any]:
     if missing:
         raise DataError(path, f"is not whole: it has no {', '.join(missing)}")
     return dict(value)
+
+
+def path_fields(path: str) -> dict[str, str]:
+    """The path as JSON can say it: text, or base64 of its bytes."""
+    return fields_of("path", os.fsencode(path))  # the locale may have another idea of file names than UTF-8
+
+
+def path_of(fields: Mapping[str, str]) -> str:
+    """The inverse of path_fields. Raises KeyError or ValueError."""
+    return os.fsdecode(fields["path"].encode() if "path" in fields else base64.b64decode(fields["path_bytes"]))
+
+
+def label_fields(label: str, name: str = "label") -> dict[str, str]:
+    """The name of a class likewise: it was the name of a folder."""
+    return fields_of(name, label.encode("utf-8", "surrogateescape"))
+
+
+def label_of(fields: Mapping[str, str], name: str = "label") -> str:
+    """The inverse of label_fields. Raises KeyError or ValueError."""
+    content = fields[name].encode() if name in fields else base64.b64decode(fields[f"{name}_bytes"])
+    return content.decode("utf-8", "surrogateescape")
+
+
+def fields_of(name: str, content: bytes) -> dict[str, str]:
+    """A field of that name with a text in UTF-8; of other bytes, a field NAME_bytes."""
+    try:
+        return {name: content.decode()}
+    except UnicodeDecodeError:
+        return {f"{name}_bytes": base64.b64encode(content).decode()}

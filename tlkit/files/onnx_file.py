@@ -16,8 +16,13 @@ from tlkit.files.inputs import open_input
 from tlkit.files.seal import SEAL_KEY, sha256_of
 
 METADATA, KEY, VALUE = 14, 1, 2
+
+
 DATA_LOCATION = 14
+
+
 VARINT, EIGHT_BYTES, LENGTH, FOUR_BYTES = 0, 1, 2, 5
+
 
 PARTS: Mapping[str, Mapping[int, str]] = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},

@@ -26,13 +26,20 @@ HARMLESS = (
 )
 """What tensors and plain values name, as a regular expression. Everything else counts as code."""
 
+
 NAME = r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*"
+
+
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first of the five pickles that a torch file began with before it was an archive."""
 
+
 LEGACY_PICKLES = 5
+
+
 LONGEST = 5_000_000
 """Operations in a pickle that are looked at: some seconds."""
+
 
 IN_A_TORCHSCRIPT_ARCHIVE = "constants.pkl"
 

@@ -24,11 +24,15 @@ from tlkit.files.inputs import open_input
 from tlkit.files.pickles import unsafe
 
 FORMAT = "tlkit-exported-program"
+
+
 DESCRIPTION_FILE = "tlkit.json"
 """Among the archive's extra files."""
 
+
 PROGRAM_FILE = "archive_format"
 """In every archive of torch.export."""
+
 
 DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64,

@@ -20,8 +20,13 @@ from tlkit.files.seal import DIGITS, SEAL_KEY, sha256_of, sha256_with
 FIELD = f'"{SEAL_KEY}":"'.encode()
 """Before the digits. Inside of any other text in the header its quotes would be written in another way."""
 
+
 BLANK = b"0" * DIGITS
+
+
 LENGTH_BYTES = 8
+
+
 LARGEST_HEADER = 3_000_000
 """Bytes. A thousand tensors and fifty thousand classes take two million. What reads it takes some twenty times that."""
 

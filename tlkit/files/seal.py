@@ -17,17 +17,25 @@ from tlkit.files.inputs import size_of
 DIGITS = 64
 """Of a SHA-256, in hexadecimal."""
 
+
 SEAL_KEY = "tlkit_sha256"
 """Of the seal, where a file has metadata."""
+
 
 MARK = b"tlkit-sha256:"
 """Before the seal, where a file has a comment."""
 
+
 END_OF_ARCHIVE = b"PK\x05\x06"
+
+
 END_BYTES = 22
 """What a zip archive ends with: a record of that size, whose last two bytes are the length of the comment after it."""
 
+
 NO_COMMENT = b"\0\0"
+
+
 BLOCK = 1 << 20
 
 

@@ -11,6 +11,8 @@ from tlkit.files.safetensors_file import SafetensorsFile, read_safetensors
 from tlkit.files.seal import sha256_of, sha256_with
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
 CONFIG_KEY = "tlkit_config_sha256"
 
 

@@ -9,9 +9,10 @@ from threading import get_ident
 import torch
 from torch import Tensor, nn
 
+from tlkit.devices.select import in_precision
 from tlkit.model.backbones import BackboneName, ClassifierLayers, within
-from tlkit.model.inference import in_precision, quickened
-from tlkit.model.stages import Stage, divide
+from tlkit.model.optimize import quickened
+from tlkit.model.pipeline.split import Stage, divide
 
 
 class Backbone(nn.Module):

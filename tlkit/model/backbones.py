@@ -18,6 +18,7 @@ from tlkit.model.sources import PATIENCE, SOURCES
 PLAIN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 """hf-hub:, local-dir:, URLs and paths are none."""
 
+
 HOW_TO_GO_ON = "Go on with a file you have: --weights FILE (.safetensors or .pth), or with random ones: --weights none"
 
 

@@ -17,6 +17,8 @@ from tlkit.model.backbones import BackboneName, within
 from tlkit.model.sources import SOURCES
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "teacher", "net")
+
+
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
 

@@ -4,7 +4,8 @@ The command line derives its flags from these dataclasses, and combinations that
 before anything heavy is imported.
 """
 
-from tlkit.options.data import worker_count
+from __future__ import annotations
+
 from tlkit.options.export import EXPORT_SUFFIXES, ExportOptions
 from tlkit.options.finetune import FinetuneOptions, ResumeOptions
 from tlkit.options.inspection import BackbonesOptions, CacheOptions, CheckOptions, DoctorOptions, SummaryOptions
@@ -29,5 +30,4 @@ __all__ = [
     "ResumeOptions",
     "SummaryOptions",
     "TuneOptions",
-    "worker_count",
 ]

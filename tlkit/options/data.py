@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 
-from tlkit.declarations import argument, option
 from tlkit.errors import UsageError
-from tlkit.ranks import local_ranks
+from tlkit.options.declare import argument, option
 
 MORE_FORMATS = ("AVIF", "JPEG2000")
 """What --formats may add to the formats that are read anyway; as in data/formats.py, which options do not import."""
+
 
 BAD_SHARE, BAD_IMAGES = 0.01, 10
 """How many bad images --skip-bad puts up with: this share, or so many of a small folder."""
@@ -115,9 +114,3 @@ class DataOptions(ImageOptions):
         self.validation()
         self.more_formats()
         self.black_and_white()
-
-
-def worker_count(workers: int | None) -> int:
-    """Processes that decode images: what was asked for, or one for each core this process may use, if it is not one of
-    several ranks that do."""
-    return max(1, len(os.sched_getaffinity(0)) // local_ranks()) if workers is None else workers

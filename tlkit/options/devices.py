@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tlkit.declarations import option
 from tlkit.errors import UsageError
+from tlkit.options.declare import option
 
 Parallel = Literal["none", "data", "model"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin
 
-from tlkit.declarations import require_kind, value_of
 from tlkit.errors import UsageError
+from tlkit.options.declare import require_kind, value_of
 
 LEFT_OUT = "default"
 """Stands for an option that is not given."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tlkit.declarations import Options, argument, option
 from tlkit.errors import UsageError
+from tlkit.options.declare import Options, argument, option
 from tlkit.options.models import ModelOptions
 
 EXPORT_SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tlkit.declarations import Options, argument, bytes_of, option
 from tlkit.errors import UsageError
 from tlkit.options.data import DataOptions
+from tlkit.options.declare import Options, argument, bytes_of, option
 from tlkit.options.devices import DeviceOptions, Parallel
 from tlkit.options.models import TrustOptions
 from tlkit.options.monitoring import MonitoringOptions
@@ -15,6 +15,8 @@ from tlkit.options.network import NetworkOptions
 from tlkit.options.ranks import PROCESSES, RestartOptions, check_ranks
 
 DEFAULT_VIEWS = 8
+
+
 DEFAULT_BATCH = 16
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tlkit.declarations import option
+from tlkit.options.declare import option
 
 
 @dataclass(frozen=True, kw_only=True)

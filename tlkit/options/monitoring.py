@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tlkit.declarations import Options, argument, option
 from tlkit.errors import UsageError
+from tlkit.options.declare import Options, argument, option
 
 LOGS = ("tensorboard", "wandb")
 """What --log knows; as in output/monitoring.py, which options do not import."""
+
 
 NOWHERE = "none"
 

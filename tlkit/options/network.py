@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tlkit.declarations import option
 from tlkit.errors import UsageError
+from tlkit.options.declare import option
 
 DEFAULT_BACKBONE = "timm/vit_small_patch14_dinov2.lvd142m"
 

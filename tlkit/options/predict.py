@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tlkit.declarations import Options, argument, option
 from tlkit.errors import UsageError
 from tlkit.options.data import ImageOptions
+from tlkit.options.declare import Options, argument, option
 from tlkit.options.devices import DeviceOptions
 from tlkit.options.models import ModelOptions
 from tlkit.options.ranks import PROCESSES, RankOptions, check_ranks

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tlkit.declarations import option
 from tlkit.errors import UsageError
+from tlkit.options.declare import option
 
 PROCESSES = (
     "Ranks on this machine that share the work: processes, each with a GPU of its own where the device is one. "

@@ -24,7 +24,9 @@ DEFAULT_SPACE = (
 )
 """What is tried where nothing is named: what matters most to a head on frozen features, around finetune's defaults."""
 
+
 MOST_CORNERS = 4096
+
 
 Point = dict[str, Any]
 """Options with values: what a trial changes."""

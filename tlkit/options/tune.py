@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, get_type_hints
 
-from tlkit.declarations import Options, argument, flag_of, option
 from tlkit.errors import UsageError
 from tlkit.options.data import DataOptions
+from tlkit.options.declare import Options, argument, flag_of, option
 from tlkit.options.finetune import FinetuneOptions
 from tlkit.options.space import Point, Space, Written, described, read_written, space_of
 
 DEFAULT_SAMPLES = 20
+
+
 DEFAULT_GRACE = 5
+
 
 NOT_TRIED = (
     *(field.name for field in dataclasses.fields(DataOptions) if field.name != "seed"),
@@ -24,6 +27,7 @@ NOT_TRIED = (
     "deterministic", "debug",
 )  # fmt: skip
 """Options of finetune that shape no model, or without which trials could not be compared."""
+
 
 OF_ONE_RUN = {
     **dict.fromkeys(
@@ -36,6 +40,7 @@ OF_ONE_RUN = {
     "log": "is for one run; a search has results.jsonl, and each trial its history.jsonl",
 }
 """Options of finetune that a search does not take, and why."""
+
 
 CHANGED_ON_RESUMING = ("samples", "cpus_per_trial", "gpus_per_trial", "time_budget", "ray_address")
 """What a search that goes on may be given anew: how much, and on what."""

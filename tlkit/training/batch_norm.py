@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from tlkit.distributed import World
+from tlkit.distributed.world import World
 from tlkit.errors import DataError
 
 ONE_VALUE = "BatchNorm finds one value for each channel in a batch, which has no variance"

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tlkit.distributed import ALONE, World
+from tlkit.devices.memory import InParts
+from tlkit.distributed.world import ALONE, World
 from tlkit.errors import DataError
-from tlkit.memory import InParts
 from tlkit.training.batch_norm import OwnBatchNorm, SynchronisedBatchNorm
 from tlkit.training.metrics import Tally, better
 from tlkit.training.optimizer import learning_rate_at
@@ -47,6 +47,7 @@ class Recipe:
 
 AfterEpoch = Callable[[TrainingState, bool], None]
 """What happens when an epoch is done: given the state, and whether the epoch is the best so far."""
+
 
 AfterStep = Callable[[TrainingState], None]
 """What happens when a step is done, whose epoch may not be: the state is whole, and must be left as it is."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tlkit.distributed import ALONE, World
-from tlkit.training.answers import answers_from
-from tlkit.training.evaluation import Evaluation, evaluate_answers, f1_scores
+from tlkit.distributed.world import ALONE, World
+from tlkit.training.evaluation import Answers, Evaluation, evaluate_answers, f1_scores
 
 
 class Tally:
@@ -94,3 +94,25 @@ def better(metric: str, new: Mapping[str, float], old: Mapping[str, float] | Non
 def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Evaluation:
     """Measure logits [N, C] against labels [N]."""
     return evaluate_answers(answers_from(logits, labels), classes)
+
+
+def answers_from(logits: Tensor, labels: Tensor) -> Answers:
+    """logits [N, C]; labels [N]"""
+    scores = logits.detach().double().log_softmax(dim=1)
+    best, guesses = scores.max(dim=1)
+    losses = -scores.gather(1, labels[:, None])[:, 0]
+    return Answers(*(tensor.cpu().numpy() for tensor in (labels, guesses, best.exp(), losses)))
+
+
+def joined(parts: Iterable[Answers]) -> Answers:
+    """The answers of several batches, in order."""
+    columns = zip(*((part.labels, part.guesses, part.confidence, part.losses) for part in parts), strict=True)
+    return Answers(*(np.concatenate(column) for column in columns))
+
+
+@torch.no_grad()
+def ask(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int]]) -> Answers:
+    """What a module answers to all samples of batches."""
+    module.eval()
+    device = next(module.parameters()).device
+    return joined(answers_from(module(inputs.to(device)), labels.to(device)) for inputs, labels, _ in batches)

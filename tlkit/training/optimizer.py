@@ -10,6 +10,7 @@ from torch import nn
 
 Schedule = Callable[[float], float]
 
+
 # Each schedule maps the share of the run that is done, from 0 to 1, to a factor of the highest learning rate.
 SCHEDULES: dict[str, Schedule] = {
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
@@ -17,8 +18,10 @@ SCHEDULES: dict[str, Schedule] = {
     "step": lambda done: 0.1 ** math.floor(3 * done),
 }
 
+
 UNFROZEN_SCALE = 0.01
 """Pretrained weights need small steps, a new head large ones."""
+
 
 OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, object]]], torch.optim.Optimizer]] = {
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.0),

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from tlkit.distributed import ALONE, World
+from tlkit.devices.memory import Shortage, release_memory
+from tlkit.distributed.world import ALONE, World
 from tlkit.errors import LostRankError
-from tlkit.memory import Shortage, release_memory
 from tlkit.training.state import TrainingState
 
 MESSAGE = 1 << 23
 """Numbers that ranks add up at once: so many that few messages are sent, so few that a copy needs little memory."""
+
 
 Passed = tuple[Tensor, Tensor]
 """Logits [b, C], and the part that b samples have in the mean loss of the batch."""

@@ -1,0 +1,166 @@
+"""The report page: nothing from outside becomes markup, nothing is loaded, and it fits desks, phones and paper."""
+
+from __future__ import annotations
+
+import dataclasses
+import html.parser
+import io
+import math
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.browser import PROGRAM, open_browser
+from tlkit.errors import DataError
+from tlkit.reports.charts import epoch_ticks, nice_ticks
+from tlkit.reports.facts import Bin, ClassFigures, Measured, Mistake, RunFacts
+from tlkit.reports.gather import for_shell, write_page
+from tlkit.reports.markup import tag, text
+from tlkit.reports.page import render
+
+HOSTILE = ['<script src="http://example.com/x.js"></script>', "a\"b'&amp;", "\u202egpj.exe", "\x1b[31m\n", "caf\udce9",
+           "x" * 200, "日本語", "</style></svg><img src=http://example.com/y onerror=alert(1)>"]  # fmt: skip
+
+
+def thumbnail() -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((160, 160), 60).convert("RGB").save(file, "JPEG")
+    return file.getvalue()
+
+
+def facts(classes: int = 5, epochs: int = 40, names: list[str] | None = None) -> RunFacts:
+    names = [*(names or []), *(f"class {number}" for number in range(classes))][:classes]
+    confusion = [[40 if t == g else int((7 * t + 3 * g) % 11 == 0) for g in range(classes)] for t in range(classes)]
+    figures = [ClassFigures(name, 0.9, 0.8, 0.85, sum(row), 160) for name, row in zip(names, confusion, strict=True)]
+    bins = [Bin(n / 15, (n + 1) / 15, n * n, (n + 0.5) / 15, n / 15) for n in range(15)]
+    mistakes = [
+        Mistake(
+            f"val/{name}/{place}.jpg", name, names[place - 1], 0.99 - place / 100, None if place == 1 else thumbnail()
+        )
+        for place, name in enumerate(names[:24])
+    ]
+    history = [
+        {"epoch": e, "learning_rate": 0.01 * math.cos(e / epochs), "train_loss": 1 / e, "val_loss": 0.1 + 1 / e,
+         "train_accuracy": 1 - 0.3 / e, "val_accuracy": 0.96 - 0.2 / e, "val_macro_f1": 0.95 - 0.2 / e, "seconds": 0.01}
+        for e in range(1, epochs + 1)
+    ]  # fmt: skip
+    measured = Measured(sum(map(sum, confusion)), 0.02, figures, confusion, bins, mistakes, 77)
+    best = history[-1] if history else None
+    return RunFacts(
+        "run", "runs/run", "images", "finished", "1 May 2026", "accuracy", classes, 800, 200, history, best, measured,
+        "images: 5 classes", "timm/test at 160x160 px", ["odd\n  one.jpg = two.jpg"], [("a.jpg", "is truncated")],
+        {"--data": "images"}, {"--data": "images", "--epochs": "40"}, {"tlkit": "0.1.0"}, ["a note"],
+    )  # fmt: skip
+
+
+class Elements(html.parser.HTMLParser):
+    """The elements of a page and all their attributes, as a browser would find them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_names_from_outside_are_text_wherever_they_stand() -> None:
+    plain = facts(8)
+    hostile = dataclasses.replace(
+        facts(8, names=HOSTILE), name=HOSTILE[0], folder=HOSTILE[1], data=HOSTILE[7], model=HOSTILE[7],
+        warnings=HOSTILE,
+        skipped=[(name, name) for name in HOSTILE], given={"--data": HOSTILE[0]}, options={"--data": HOSTILE[7]},
+        versions={HOSTILE[0]: HOSTILE[7]}, notes=HOSTILE,
+    )  # fmt: skip
+    page = Elements(render(hostile))
+    page_bytes = render(hostile).encode()  # not every name is UTF-8
+    assert set(page.names) == set(Elements(render(plain)).names)
+    assert not {name for name, _ in page.attributes if name.startswith("on") or name == "style"}
+    assert {value[:5] for name, value in page.attributes if name in ("src", "href") and value} == {"data:"}
+    assert any(HOSTILE[0] in word for word in page.words)
+    assert b"\xe2\x80\xae" not in page_bytes and b"\x1b" not in page_bytes
+
+
+def test_attributes_and_text_are_escaped() -> None:
+    assert tag("p", "<b>", tag("i", "&"), title='"', class_="x", hidden=None) == (
+        '<p title="&quot;" class="x">&lt;b&gt;<i>&amp;</i></p>'
+    )
+    assert text("\u202e") == r"\u202e"
+
+
+@pytest.mark.parametrize("classes", [2, 20, 21, 200, 201])
+def test_every_confusion_is_there_as_far_as_it_can_be_read(classes: int) -> None:
+    page = Elements(render(facts(classes)))
+    looks = [value for name, value in page.attributes if name == "class"]
+    wrong = sum(bool(c) for t, row in enumerate(facts(classes).measured.confusion) for g, c in enumerate(row) if t != g)
+    assert sum(str(look).startswith("wrong s") for look in looks) == (wrong if classes <= 200 else 0)
+
+
+def test_a_run_that_has_only_begun_has_a_page() -> None:
+    begun = dataclasses.replace(facts(), history=[], best=None, measured=None, state="running", warnings=[], skipped=[])
+    words = " ".join(Elements(render(begun)).words)
+    assert "running" in words
+    assert "Confusion" not in words
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 7, 100, 1234])
+def test_axes_enclose_what_they_show(epochs: int) -> None:
+    assert epoch_ticks(epochs)[0] == 1 and epoch_ticks(epochs)[-1] <= epochs and len(epoch_ticks(epochs)) <= 8
+    ticks = nice_ticks(0.003, 0.1 * epochs)
+    assert ticks[0] <= 0.003 and ticks[-1] >= 0.1 * epochs and len(ticks) <= 9
+    assert "NaN" not in re.sub(r"data:[^\"]*", "", render(facts(epochs=epochs))), "images may hold the letters"
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="needs Chromium")
+def test_in_a_browser_it_loads_nothing_says_nothing_and_fits(tmp_path: Path) -> None:
+    with open_browser() as browser:
+        for classes in (8, 100):
+            path = tmp_path / f"{classes}.html"
+            path.write_bytes(render(facts(classes, names=HOSTILE)).encode())
+            for width, dark in ((1280, False), (390, True)):
+                page = browser.open(path, width, dark)
+                assert (page.requests, page.messages, page.overflow()) == ([], [], 0)
+                assert page.evaluate("[...document.images].every(image => image.naturalWidth == 160)")
+                background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+                assert background == ("rgb(17, 21, 27)" if dark else "rgb(246, 247, 249)"), "the style sheet applies"
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="needs Chromium")
+def test_the_browser_would_tell_of_requests_and_overflow(tmp_path: Path) -> None:
+    (tmp_path / "bad.html").write_text("<img src='http://localhost:9/x.png'><p style='width: 5000px'>wide")
+    with open_browser() as browser:
+        page = browser.open(tmp_path / "bad.html", 390)
+        assert page.requests == ["http://localhost:9/x.png"]
+        assert page.messages != [] and page.overflow() > 0
+
+
+def test_commands_can_be_typed_whatever_the_folders_are_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home / "my images", here / "my $run"):
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    told = dataclasses.replace(facts(), folder=for_shell("my $run"), data_folder=for_shell(str(home / "my images")))
+    command = next(word for word in Elements(render(told)).words if word.startswith("tlkit evaluate"))
+    typed = subprocess.run(
+        ["sh", "-c", f'tlkit() {{ printf "%s\\n" "$@"; }}; {command}'], capture_output=True, text=True
+    )
+    assert typed.stdout.splitlines() == ["evaluate", "my $run", str(home / "my images")]
+    assert for_shell(str(home)) == "~" and for_shell(os.sep) == "/"
+
+
+@pytest.mark.parametrize("damage", [{"best": {"epoch": 1}}, {"history": [{"epoch": 1, "seconds": "x"}]}])
+def test_files_that_a_run_would_not_write_are_told_as_such(damage: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run: is not a whole run folder"):
+        write_page(dataclasses.replace(facts(), **damage), str(tmp_path / "page.html"))  # type: ignore[arg-type]

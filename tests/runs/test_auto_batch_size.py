@@ -1,0 +1,70 @@
+"""How large a batch is tried, by one rank and by several."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.training.test_loop import Model
+from tests.training.test_step import Scarce
+from tlkit.distributed.world import ALONE, World
+from tlkit.runs.auto_batch_size import LARGEST, Attempts, Rehearsal
+from tlkit.training.batch_norm import OwnBatchNorm, SynchronisedBatchNorm
+
+
+class Several(World):
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+@pytest.mark.parametrize(("ranks", "images", "found"), [(1, 999, 16), (2, 999, 16), (3, 999, 12), (2, 9, 8), (4, 3, 4)])
+def test_ranks_together_try_no_more_than_one_process(
+    ranks: int, images: int, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Attempts, "fits", lambda self, size: True)
+    network = Model()
+    attempts = Attempts(network, network, "sgd", False, (8, 8), torch.device("cpu"), Several(ranks))  # type: ignore[arg-type]
+    assert attempts.find(images) == found
+    assert found <= max(LARGEST["cpu"], ranks)
+
+
+class Head(nn.Linear):
+    def classes(self) -> int:
+        return self.out_features
+
+
+def attempts_of(layer: nn.Module, **about: Any) -> Attempts:
+    """A classifier of noise of 3 x 4 x 4, with this layer before its head."""
+    module = Model(nn.Flatten(), layer, Head(48, 2))
+    classifier: Any = SimpleNamespace(
+        trainable_state=module.trainable_state,
+        load_trainable_state=module.load_trainable_state,
+        zero_grad=module.zero_grad,
+        head=module[2],
+        backbone=nn.Module(),
+    )
+    return Attempts(classifier, module, "sgd", False, (4, 4), torch.device("cpu"), **about)
+
+
+def test_what_is_tried_passes_in_as_many_parts_as_what_will_run() -> None:
+    assert attempts_of(Scarce(4)).find(99) == 4
+    assert attempts_of(scarce := Scarce(4), world=ALONE, parts=4).find(99) == 16
+    assert scarce.seen == [4, 4, 4, 4]
+
+
+def test_what_is_tried_takes_statistics_as_what_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    normalised: list[int] = []
+    normalise = SynchronisedBatchNorm.normalise
+
+    def counted(self: SynchronisedBatchNorm, inputs: torch.Tensor, *about: Any, **named: Any) -> torch.Tensor:
+        normalised.append(len(inputs))
+        return normalise(self, inputs, *about, **named)
+
+    monkeypatch.setattr(SynchronisedBatchNorm, "normalise", counted)
+    assert attempts_of(nn.BatchNorm1d(48), batch_norm=OwnBatchNorm()).find(99) == 16 and normalised == []
+    assert attempts_of(nn.BatchNorm1d(48), batch_norm=SynchronisedBatchNorm(Rehearsal())).find(99) == 16
+    assert normalised == [16]

@@ -1,0 +1,467 @@
+"""A search's book-keeping without Ray: what is tried next, what became of it, and what is still to be done."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tlkit.commands.tune import from_anywhere, write_space
+from tlkit.data.folder import Dataset, Sample, folds_of
+from tlkit.errors import DataError, OutputError, StorageError, UsageError
+from tlkit.interruption import Interruption
+from tlkit.model.backbones import build_network, find_backbone
+from tlkit.model.classifier import build_classifier
+from tlkit.options import TuneOptions
+from tlkit.runs.train_loop import train_to_the_end
+from tlkit.tuning import reaper
+from tlkit.tuning.cluster import as_in_trials
+from tlkit.tuning.folder import SearchFolder, new_search_folder
+from tlkit.tuning.leaderboard import Display, leaderboard
+from tlkit.tuning.prepare import Network, Prepared, network_key, vectors_key
+from tlkit.tuning.ray_tune import Asked
+from tlkit.tuning.results import Table, Trial, mean_and_error
+from tlkit.tuning.samplers import DerivedPoints, LearntPoints
+from tlkit.tuning.start import read_options, remember
+from tlkit.tuning.state import OngoingSearch, missing, take_ended
+from tlkit.tuning.trial import Watcher, attempt, carry_out
+
+
+def tune(*tries: str, **options: Any) -> TuneOptions:
+    return TuneOptions(data="photos", try_=list(tries), **options)
+
+
+def epoch(number: int, accuracy: float, loss: float = 0.5) -> dict[str, Any]:
+    return {"epoch": number, "val_accuracy": accuracy, "val_macro_f1": accuracy, "val_loss": loss}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SearchFolder:
+    search = SearchFolder(str(tmp_path / "search"))
+    os.makedirs(search.trials)
+    return search
+
+
+def ongoing(folder: SearchFolder, options: TuneOptions, reports: tuple[int, ...] = (2, 6)) -> OngoingSearch:
+    table = Table.read(folder, options.metric)
+    points = DerivedPoints(options.tried, options.method, options.seed)
+    return OngoingSearch(
+        folder, options, table, points, Prepared(), list(reports), 100, Display(table, options.trials())
+    )
+
+
+def write_run(search: OngoingSearch, number: int, accuracies: list[float], state: str = "running") -> None:
+    """A trial's run folder after so many epochs."""
+    run = search.folder.trial(number)
+    os.makedirs(run.path, exist_ok=True)
+    rows = [epoch(place, accuracy) for place, accuracy in enumerate(accuracies, 1)]
+    run.write_history(rows)
+    run.write_status(state, epoch=len(rows), best=max(rows, key=lambda row: row["val_accuracy"]))
+
+
+def test_a_point_depends_on_the_seed_and_its_number_alone() -> None:
+    space = tune("learning_rate=uniform:0:1", "backbone=grid:a,b").tried
+    first, second = DerivedPoints(space, "random", 0), DerivedPoints(space, "random", 0)
+    assert [first.point(n) for n in range(1, 9)] == [second.point(n) for n in range(8, 0, -1)][::-1]
+    assert DerivedPoints(space, "random", 1).point(1) != first.point(1)
+
+
+def test_each_backbone_on_a_grid_is_tried_with_the_same_samples() -> None:
+    points = DerivedPoints(tune("learning_rate=uniform:0:1", "backbone=grid:a,b").tried, "random", 0)
+    found = [points.point(number) for number in range(1, 7)]
+    assert [point["backbone"] for point in found] == ["a", "b"] * 3
+    rates = [point["learning_rate"] for point in found]
+    assert rates[::2] == rates[1::2] and len(set(rates)) == 3
+
+
+def test_optuna_learns_from_trials_of_before_and_does_not_begin_with_the_same_points() -> None:
+    pytest.importorskip("optuna")
+    space = tune("learning_rate=uniform:0:1", "unfreeze=choice:default,layer4", "epochs=randint:3:9").tried
+    fresh = LearntPoints(space, 0, 0)
+    begun = [fresh.point(number) for number in (1, 2)]
+    assert begun == [LearntPoints(space, 0, 0).point(1), begun[1]]
+    again = LearntPoints(space, 0, 2)
+    for number, point in enumerate(begun, 1):
+        again.learn(Trial(number, point), 0.5)
+    again.learn(Trial(3, begun[0]), None)
+    assert len(again.study.trials) == 2
+    again.learn(Trial(3, begun[0], "stopped", epochs=5), 0.99)
+    again.point(5)
+    again.learn(Trial(5, begun[0], "stopped", epochs=5), 0.98)
+    assert [t.state.name for t in again.study.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+    assert again.study.best_value == 0.5
+    assert again.point(4) not in begun
+    assert all(3 <= point["epochs"] <= 9 and point["unfreeze"] in (None, "layer4") for point in begun)
+
+
+def test_a_trial_is_written_down_before_it_begins_and_goes_on_with_what_it_had(folder: SearchFolder) -> None:
+    options = tune("learning_rate=uniform:0:1", samples=3)
+    search = ongoing(folder, options)
+    first, second = search.next_assignment(), search.next_assignment()
+    assert first is not None and second is not None
+    search.halt(2)
+    write_run(search, 2, [0.5, 0.75])
+    search.conclude(2, {"seconds": 1.5, "node": "n"}, None)
+
+    later = ongoing(folder, options)
+    assert later.waiting == [1, 3]
+    again = later.next_assignment()
+    assert again is not None and (again.number, again.point, again.run) == (1, first.point, first.run)
+    third = later.next_assignment()
+    assert third is not None and third.number == 3 and later.next_assignment() is None
+
+
+def test_how_trials_end(folder: SearchFolder) -> None:
+    search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=4))
+    for number in (1, 2, 3, 4):
+        search.next_assignment()
+        write_run(search, number, [0.5, 0.25 * number, 0.1])
+    search.conclude(1, {"ended": True}, None)
+    search.halt(2)
+    search.conclude(2, {}, None)
+    search.conclude(3, {"ended": True, "error": "no such module"}, None)
+    search.conclude(4, {}, None)  # the time was up
+    rows = Table.read(folder, "accuracy").rows
+    assert {n: row.state for n, row in rows.items()} == {1: "finished", 2: "stopped", 3: "failed", 4: "running"}
+    assert (rows[1].accuracy, rows[1].epoch, rows[1].epochs) == (0.5, 1, 3)
+    assert rows[3].error == "no such module"
+    assert search.table.best() == rows[1]
+    assert missing(search.table, 4) == [4]
+
+
+def test_what_ended_unseen_is_not_trained_again(folder: SearchFolder) -> None:
+    options = tune("learning_rate=uniform:0:1", samples=3, epochs=3)
+    search = ongoing(folder, options)
+    for number, epochs in ((1, 3), (2, 2), (3, 1)):
+        search.next_assignment()
+        write_run(search, number, [0.5] * epochs, "finished" if number < 3 else "running")
+    take_ended(folder, search.table, options, 100)
+    assert {n: row.state for n, row in search.table.rows.items()} == {1: "finished", 2: "stopped", 3: "running"}
+
+
+def test_a_trial_that_is_over_is_not_asked_whether_to_stop(folder: SearchFolder) -> None:
+    search = ongoing(folder, tune("epochs=grid:6,7", scheduler="asha"), reports=(2, 6))
+    asked = [assignment.reports for assignment in (search.next_assignment(), search.next_assignment()) if assignment]
+    assert asked == [[2], [2, 6]]
+
+
+def test_the_scheduler_is_told_what_was_reported_before(folder: SearchFolder) -> None:
+    search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
+    search.next_assignment()
+    write_run(search, 1, [0.2, 0.4, 0.3, 0.3, 0.3, 0.6, 0.9])
+    assert search.past_reports() == {1: [{"epoch": 2, "merit": 0.4}, {"epoch": 6, "merit": 0.6}]}
+
+
+def test_the_epoch_at_which_a_trial_goes_on_is_reported_by_itself(
+    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that what the scheduler said of it, which may be lost, is said again before another epoch."""
+    search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
+    assignment = search.next_assignment()
+    assert assignment is not None
+    write_run(search, 1, [0.2] * 6)
+    assert search.past_reports() == {1: [{"epoch": 2, "merit": 0.2}]}
+    search.halt(1)
+    search.conclude(1, {}, None)
+    assert [report["epoch"] for report in search.past_reports()[1]] == [2, 6]
+
+    monkeypatch.setattr("tlkit.runs.train_loop.run_loop", lambda *arguments: trained.append(1))
+    trained, told = list[int](), list[dict[str, Any]]()
+
+    def stop(figures: dict[str, Any]) -> None:
+        told.append(figures)
+        raise SystemExit
+
+    for state in (SimpleNamespace(epoch=6, best=epoch(6, 0.2), history=[], micro_batch=None),
+                  SimpleNamespace(epoch=0, best=None, history=[], micro_batch=None)):  # fmt: skip
+        conduct: Any = SimpleNamespace(after_epoch=Watcher(assignment, stop).hear)
+        unused: Any = None
+        nowhere: Any = SimpleNamespace(every=(), first=None)
+        train_to_the_end(unused, unused, unused, cast(Any, state), unused, nowhere, Interruption(), unused, conduct)
+    assert [figures["epoch"] for figures in told] == [6] and trained == [1]
+
+
+def test_of_trials_that_ended_unseen_those_that_were_stopped_lack_no_folds(folder: SearchFolder) -> None:
+    options = tune("learning_rate=uniform:0:1", samples=2, epochs=3, folds=2)
+    search = ongoing(folder, options)
+    for number, epochs in ((1, 3), (2, 2)):
+        search.next_assignment()
+        write_run(search, number, [0.5] * epochs, "finished")
+    take_ended(folder, search.table, options, 100)
+    assert {n: row.state for n, row in search.table.rows.items()} == {1: "running", 2: "stopped"}
+
+
+def test_the_best_comes_first_and_failures_last(folder: SearchFolder) -> None:
+    table = Table(folder, "accuracy")
+    for number, (state, accuracy, loss) in enumerate(
+        [("finished", 0.9, 0.3), ("failed", None, None), ("stopped", 0.9, 0.2), ("finished", 0.5, 0.1)], 1
+    ):
+        table.rows[number] = Trial(number, {"epochs": number}, state, accuracy=accuracy, macro_f1=0.5, loss=loss)
+    assert [row.trial for row in table.ranked()] == [3, 1, 4, 2]
+    assert [row.trial for row in Table(folder, "loss", table.rows).ranked()] == [4, 3, 1, 2]
+    assert [line.split()[0] for line in leaderboard(table, 2)] == ["trial", "3", "1", "and"]
+
+
+def test_the_mean_over_folds_decides_where_there_are_some(folder: SearchFolder) -> None:
+    table = Table(folder, "accuracy")
+    table.rows[1] = Trial(1, {}, "finished", accuracy=0.9, macro_f1=0.9, loss=0.3, mean_accuracy=0.7)
+    table.rows[2] = Trial(2, {}, "finished", accuracy=0.8, macro_f1=0.8, loss=0.3, mean_accuracy=0.75)
+    table.rows[3] = Trial(3, {}, "stopped", accuracy=0.99, macro_f1=0.9, loss=0.1)  # lucky on the one division
+    table.rows[4] = Trial(4, {}, "failed")
+    assert [row.trial for row in table.ranked()] == [2, 1, 3, 4]
+    assert table.best() == table.rows[2]
+    mean, error = mean_and_error([0.5, 0.7, 0.9])
+    assert mean == pytest.approx(0.7) and error == pytest.approx(0.2 / 3**0.5)
+
+
+def test_results_are_written_for_programs_and_for_spreadsheets(folder: SearchFolder) -> None:
+    table = Table(folder, "accuracy")
+    table.put(Trial(1, {"unfreeze": "layer4,fc"}, "failed", error="line\nbreak"))
+    table.put(Trial(2, {"unfreeze": None}, "finished", accuracy=0.5, macro_f1=0.5, loss=0.1))
+    table.write_csv()
+    with open(folder.results_lines) as file:
+        assert [json.loads(line)["options"] for line in file] == [{"unfreeze": "layer4,fc"}, {"unfreeze": None}]
+    with open(folder.results_table, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["trial"], row["unfreeze"], row["error"]) for row in rows] == [
+        ("2", "", ""),
+        ("1", "layer4,fc", "line\nbreak"),
+    ]
+    assert Table.read(folder, "accuracy").rows == table.rows
+
+
+def test_a_damaged_table_is_refused(folder: SearchFolder) -> None:
+    Table(folder, "accuracy").put(Trial(1, {}))
+    with open(folder.results_lines, "a") as file:
+        file.write('{"trial": 2, "opt')
+    with pytest.raises(DataError):
+        Table.read(folder, "accuracy")
+
+
+def test_a_folder_that_another_search_or_run_has_is_refused(tmp_path: Path) -> None:
+    for name in ("search.json", "options.json"):
+        taken = tmp_path / name.partition(".")[0]
+        taken.mkdir()
+        (taken / name).write_text("{}")
+        with pytest.raises(OutputError), new_search_folder(str(taken), "unused"):
+            pass
+        assert [entry.name for entry in taken.iterdir()] == [name]
+
+
+def test_nothing_is_left_of_a_search_that_did_not_begin(tmp_path: Path) -> None:
+    with pytest.raises(DataError), new_search_folder(str(tmp_path / "a" / "b"), "unused"):
+        raise DataError("photos", "no image")
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_shapes_vectors_is_seen_once() -> None:
+    options = tune("learning_rate=uniform:0:1")
+    same = [options.trial({"learning_rate": 0.1}), options.trial({"learning_rate": 0.2, "seed": 3})]
+    other = options.trial({"learning_rate": 0.1, "augment": "light"})
+    assert len(set(map(vectors_key, same))) == 1
+    assert vectors_key(other) not in map(vectors_key, same)
+    assert network_key(other) == network_key(same[0])
+    heads = [options.trial({"head": "mlp", "hidden": width}) for width in (64, 128)]
+    assert set(map(vectors_key, heads)) == {vectors_key(same[0])}
+    assert vectors_key(options.trial({"head": "stack"})) != vectors_key(same[0])
+
+
+def test_folds_hold_each_image_in_validation_once() -> None:
+    samples = [Sample(f"/photos/{label}/{n}", label) for label, size in ((0, 7), (1, 4)) for n in range(size)]
+    folds = folds_of(Dataset("/photos", ("a", "b"), samples[::2], samples[1::2], ""), 3, 0)
+    assert sorted(s for fold in folds for s in fold.val) == samples
+    for fold in folds:
+        assert sorted(fold.train + fold.val) == samples
+        assert 2 <= sum(s.label == 0 for s in fold.val) <= 3 and 1 <= sum(s.label == 1 for s in fold.val) <= 2
+    swapped = folds_of(Dataset("/photos", ("a", "b"), samples[1::2], samples[::2], ""), 3, 0)
+    assert [set(fold.val) for fold in swapped] == [set(fold.val) for fold in folds]
+
+
+def test_the_keeper_ends_what_a_killed_search_leaves_behind_and_nothing_else(tmp_path: Path) -> None:
+    """A search that starts a process, which starts another, and is killed."""
+    scratch = tmp_path / "ray"
+    scratch.mkdir()
+    code = (
+        "import os, subprocess, sys, time\n"
+        "marker, folder = sys.argv[1:]\n"
+        f"keeping = subprocess.Popen([sys.executable, '-I', '-S', {reaper.__file__!r}, marker, folder],"
+        " stdin=subprocess.PIPE, start_new_session=True)\n"
+        "shell = 'sleep 300 & sleep 300'\n"
+        f"subprocess.Popen(['sh', '-c', shell], env={{**os.environ, {reaper.VARIABLE!r}: marker}},"
+        " start_new_session=True)\n"
+        "print(keeping.pid, flush=True)\n"
+        "time.sleep(300)\n"
+    )
+    marker = f"test-{os.getpid()}"
+    bystander = subprocess.Popen(["sleep", "300"], env={**os.environ, reaper.VARIABLE: f"{marker}0"})
+    search = subprocess.Popen([sys.executable, "-c", code, marker, str(scratch)], stdout=subprocess.PIPE)
+    assert search.stdout is not None
+    keeping = int(search.stdout.readline())
+    try:
+        wait_until(lambda: len(reaper.carrying(marker)) == 3)
+        os.kill(search.pid, signal.SIGKILL)
+        search.wait()
+        wait_until(lambda: not reaper.carrying(marker))
+        wait_until(lambda: not scratch.exists())
+        wait_until(lambda: not Path(f"/proc/{keeping}/exe").exists())
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+        search.stdout.close()
+
+
+def wait_until(condition: Any, seconds: float = 60) -> None:
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends_at
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("head", "hidden"), [("linear", None), ("mlp", None), ("mlp", 7), ("stack", None)])
+def test_parameters_of_a_head_that_was_not_built_are_counted(head: str, hidden: int | None) -> None:
+    name = find_backbone("timm/test_resnet")
+    classifier = build_classifier(name, build_network(name, 5, None), 5, head, hidden, None)
+    backbone = sum(parameter.numel() for parameter in classifier.backbone.parameters())
+    network = Network(1.0, backbone, len(classifier.head.mean), True, 5)
+    assert network.parameters_with(head, hidden) == sum(parameter.numel() for parameter in classifier.parameters())
+
+
+def test_trials_without_a_gpu_are_prepared_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    settled = as_in_trials(tune("learning_rate=uniform:0:1"), 0.0)
+    assert (settled.device, settled.precision) == ("cpu", "fp32")
+    assert as_in_trials(tune("precision=grid:fp32,bf16"), 0.0).precision == "auto"
+    with pytest.raises(UsageError, match="--device cuda: is not what a trial gets"):
+        as_in_trials(tune("learning_rate=uniform:0:1", device="cuda"), 0.0)
+
+
+def test_features_that_trials_look_up_must_be_computable_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match="--gpus-per-trial 1: needs a GPU on this machine too"):
+        as_in_trials(tune("learning_rate=uniform:0:1"), 1.0)
+    assert as_in_trials(tune("learning_rate=uniform:0:1", no_cache=True), 1.0).device == "auto"
+
+
+def test_trials_are_told_what_was_decided_once(folder: SearchFolder) -> None:
+    options = tune("learning_rate=uniform:0:1", cpus_per_trial=3)
+    search = ongoing(folder, options)
+    search.prepared.engines[vectors_key(options.trial({}))] = "onnxruntime"
+    first = search.next_assignment()
+    assert first is not None and (first.options["engine"], first.options["workers"]) == ("onnxruntime", 3)
+
+
+def test_a_search_means_the_same_from_any_folder(folder: SearchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.path)
+    options = TuneOptions(data="photos", weights="w.pth", trust_pickle="w.pth", try_=["weight_decay=uniform:0:1"])
+    with pytest.raises(UsageError, match="--weights: is given"):
+        tune("weights=choice:a.pth,none", weights="w.pth")
+    write_space(folder, options)
+    resolved = from_anywhere(options, folder)
+    remember(folder, options, resolved)
+    assert (resolved.weights, resolved.trust_pickle) == (os.path.abspath("w.pth"), os.path.abspath("w.pth"))
+    monkeypatch.chdir("/")
+    assert read_options(folder, {}) == dataclasses.replace(resolved, trust_pickle=None)
+
+
+def test_fewer_trials_than_there_are_is_told_in_trials(folder: SearchFolder) -> None:
+    options = tune("learning_rate=uniform:0:1", "backbone=grid:a,b")
+    write_space(folder, options)
+    remember(folder, options, from_anywhere(options, folder))
+    assert read_options(folder, {"samples": 21}).trials() == 42
+    with pytest.raises(UsageError, match="--samples 10: makes 20 trials, fewer than the 40 that the search has"):
+        read_options(folder, {"samples": 10})
+
+
+def test_a_trial_that_goes_on_trusts_the_file_that_it_trusted(
+    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = ongoing(folder, tune("learning_rate=uniform:0:1", trust_pickle="/w.pth"))
+    assignment = search.next_assignment()
+    assert assignment is not None
+    write_run(search, 1, [0.5])
+    Path(assignment.run, "options.json").write_text("{}")
+    trusted: list[str | None] = []
+    monkeypatch.setattr("tlkit.tuning.trial.dataset_of", lambda options: None)
+    monkeypatch.setattr(
+        "tlkit.runs.resume.continue_in_place",
+        lambda run, options, *rest: trusted.append(options.trust_pickle),
+    )
+    carry_out(assignment, Watcher(assignment, None))
+    assert trusted == ["/w.pth"]
+
+
+def test_what_failed_for_a_passing_reason_is_tried_again(folder: SearchFolder) -> None:
+    options = tune("learning_rate=uniform:0:1", samples=2)
+    search = ongoing(folder, options)
+    first = search.next_assignment()
+    search.next_assignment()
+    search.conclude(1, {"ended": True, "error": "no space left on device", "passing": True}, None)
+    search.conclude(2, {"ended": True, "error": "no such module", "passing": False}, None)
+    assert search.table.count("failed") == 2
+    later = ongoing(folder, options)
+    assert later.waiting == [1] and first is not None
+    again = later.next_assignment()
+    assert again is not None and again.point == first.point
+    row = Table.read(folder, "accuracy").rows[1]
+    assert (row.state, row.error, row.passing) == ("running", None, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"), [(OSError(errno.ENOSPC, "full"), True), (MemoryError(), True), (DataError("a", "bad"), False)]
+)
+def test_a_trial_tells_whether_its_error_may_pass(
+    error: Exception, passing: bool, folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assignment = ongoing(folder, tune("learning_rate=uniform:0:1")).next_assignment()
+    assert assignment is not None
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tlkit.tuning.trial.carry_out", fail)
+    assert attempt(assignment, Watcher(assignment, None))["passing"] is passing
+
+
+def test_what_goes_wrong_in_the_search_is_raised_as_it_was(
+    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray, which calls it, raises an error of its own that has the text of ours, and may ask again before."""
+    search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
+    asked = Asked(search)
+    asked.next_assignment()
+    full = StorageError(folder.results_lines, "cannot be written: no space left on device")
+
+    def no_room(trial: Trial) -> None:
+        raise full
+
+    monkeypatch.setattr(search.table, "put", no_room)
+    with pytest.raises(StorageError) as raised, asked.raising_its_own():
+        try:
+            asked.conclude(1, {"ended": True}, None)
+        except StorageError as error:
+            with pytest.raises(KeyError):
+                asked.conclude(9, {"ended": True}, None)
+            raise RuntimeError(f"Traceback ... {error}") from None
+    assert raised.value is full
+    with pytest.raises(RuntimeError, match="Ray's own"), Asked(search).raising_its_own():
+        raise RuntimeError("Ray's own")
+
+
+def test_names_that_are_not_utf8_can_stand_in_the_tables(folder: SearchFolder) -> None:
+    table = Table(folder, "accuracy")
+    table.put(Trial(1, {}, "failed", error="caf\udce9.jpg: is damaged"))
+    table.write_csv()
+    assert "caf\\udce9.jpg" in Path(folder.results_table).read_text()
+    assert Table.read(folder, "accuracy").rows == table.rows

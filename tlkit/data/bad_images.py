@@ -1,0 +1,149 @@
+"""The images of a run are found readable before any long work, and bad ones left out or refused. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Sequence
+
+from tlkit.data.duplicates import SameContent
+from tlkit.data.folder import Dataset, Sample
+from tlkit.data.image_file import ImageError
+from tlkit.data.scan import Repeats, find_repeats, look_at
+from tlkit.errors import DataError, printable
+from tlkit.files.atomic import write_atomically
+from tlkit.files.inputs import open_input
+from tlkit.files.json_file import path_fields, path_of
+from tlkit.files.run_folder import RunFolder
+from tlkit.options.data import DataOptions
+from tlkit.terminal import count, say
+
+NAMED = 10
+"""How many of the files with the same problem a warning names."""
+
+
+def check_images(options: DataOptions, dataset: Dataset, thorough: bool = False) -> Dataset:
+    """Look at the header and the end of every file before any long work; returns the readable images.
+
+    thorough: decode them, so that damage inside is found too.
+    Raises DataError naming all bad files, unless they may be skipped.
+    """
+    bad: list[ImageError] = []
+    animated: list[str] = []
+    same = SameContent()
+    for sample, found in look_at(options, dataset.train + dataset.val, same, thorough):
+        if isinstance(found, ImageError):
+            bad.append(found)
+        elif found.frames > 1:
+            animated.append(sample.path)
+    kept = without_bad(options, dataset, bad)
+    warnings = [several_frames(animated)] if animated else []
+    warnings += repeat_warnings(options, find_repeats(dataset, same, options.workers))
+    for warning in warnings:
+        say("warning", warning)
+    return dataclasses.replace(kept, warnings=(*kept.warnings, *warnings))
+
+
+def several_frames(paths: Sequence[str]) -> str:
+    """What to say of animations."""
+    files = count(len(paths), "image")
+    return f"of {files} with several frames or pages the first is used\n{listing(paths)}"
+
+
+def without_bad(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
+    """The data without its bad images, of which it tells. Raises DataError as `leave_out` does."""
+    kept = leave_out(options, dataset, bad)
+    tell_left_out(bad)
+    return kept
+
+
+def tell_left_out(bad: Sequence[ImageError]) -> None:
+    """Warn of bad images that are left out, if there are some."""
+    if bad:
+        found = f"{count(len(bad), 'image')} cannot be read and {'is' if len(bad) == 1 else 'are'} left out"
+        say("warning", f"{found}\n{listing(f'{error.path}: {error.message}' for error in bad)}")
+
+
+def describe_bad(bad: Sequence[ImageError], images: int) -> tuple[str, str]:
+    """How many of so many images cannot be read, and a line for each."""
+    every = "\n".join(f"  {printable(error.path)}: {error.message}" for error in bad)
+    return f"{count(len(bad), 'image')} of {images} cannot be read", every
+
+
+def error_fields(error: ImageError) -> dict[str, str]:
+    """A bad image as JSON can say it."""
+    return {**path_fields(error.path), "code": error.code, "message": error.message}
+
+
+def leave_out(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
+    """The data without its bad images. Raises DataError if they may not be skipped, or if too little is left."""
+    if not bad:
+        return dataset
+    images, skipped = len(dataset.train) + len(dataset.val), (*dataset.skipped, *bad)
+    found, every = describe_bad(bad, images)
+    if not options.skip_bad:
+        advice = "Mend or remove them, or go on without them by --skip-bad; tlkit check finds damage inside files too."
+        raise DataError(options.data, found, f"{every}\n{advice}")
+    most = options.most_bad(images + len(dataset.skipped))
+    if len(skipped) > most:
+        problem = f"{found}; --skip-bad leaves out {most} at most"
+        raise DataError(options.data, problem, f"{every}\nMend or remove them, or allow more by --max-bad SHARE.")
+    names = {error.path for error in bad}
+    kept = dataclasses.replace(
+        dataset,
+        train=[s for s in dataset.train if s.path not in names],
+        val=[s for s in dataset.val if s.path not in names],
+        skipped=skipped,
+    )
+    lost = set(range(len(dataset.classes))) - {s.label for s in kept.train}
+    if lost or not kept.val:
+        empty = ", ".join(printable(dataset.classes[label]) for label in sorted(lost)) or "the validation images"
+        raise DataError(options.data, f"nothing readable is left of {empty}", every)
+    return kept
+
+
+def repeat_warnings(options: DataOptions, repeats: Repeats) -> list[str]:
+    """What to say of pictures that are there twice where it does harm. Raises DataError under --strict."""
+    problems = []
+    if repeats.across_parts:
+        problems.append(f"{pictures(repeats.across_parts)} both in training and in validation")
+    if repeats.across_classes:
+        problems.append(f"{pictures(repeats.across_classes)} in several classes")
+    listings = [groups_listing(groups) for groups in (repeats.across_parts, repeats.across_classes) if groups]
+    if problems and options.strict:
+        advice = "Remove the copies, or go on with a warning, without --strict."
+        raise DataError(options.data, "; ".join(problems), "\n".join([*listings, advice]))
+    return [f"{problem}\n{names}" for problem, names in zip(problems, listings, strict=True)]
+
+
+def pictures(groups: list[list[Sample]]) -> str:
+    """1 picture is, 2 pictures are"""
+    return f"{count(len(groups), 'picture')} {'is' if len(groups) == 1 else 'are'}"
+
+
+def groups_listing(groups: list[list[Sample]]) -> str:
+    """A line for each picture with the files that hold it, as far as NAMED."""
+    return listing([" = ".join(printable(sample.path) for sample in group[:NAMED]) for group in groups])
+
+
+def listing(lines: Iterable[str]) -> str:
+    """Lines, indented; beyond NAMED only their number."""
+    indented = [f"  {printable(line)}" for line in lines]
+    more = [f"  and {len(indented) - NAMED:,} more"] if len(indented) > NAMED else []
+    return "\n".join(indented[:NAMED] + more)
+
+
+def read_skipped(run: RunFolder) -> tuple[ImageError, ...]:
+    """The images that a run left out so far. Raises DataError, or another error if the list is damaged."""
+    if not os.path.exists(run.skipped_file):
+        return ()
+    with open_input(run.skipped_file) as file:
+        rows = [json.loads(line) for line in file]
+    return tuple(ImageError(path_of(row), row["code"], row["message"]) for row in rows)
+
+
+def write_skipped(run: RunFolder, skipped: Sequence[ImageError]) -> None:
+    """List the images that a run leaves out."""
+    rows = [json.dumps(error_fields(error)) + "\n" for error in skipped]
+    write_atomically(run.skipped_file, lambda file: file.write("".join(rows).encode()))

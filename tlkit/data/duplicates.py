@@ -1,0 +1,51 @@
+"""Files that hold the same bytes, found without reading most of them."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from io import BufferedReader
+
+from tlkit.data.folder import Sample
+from tlkit.data.image_file import ImageError, file_digest, open_regular
+from tlkit.data.ordered_map import map_in_order
+
+END_BYTES = 4096
+
+
+def likeness(file: BufferedReader) -> int:
+    """The same for files of the same bytes, and hardly ever for others: their length and the checksum of their end."""
+    size = os.fstat(file.fileno()).st_size
+    return size << 32 | zlib.crc32(os.pread(file.fileno(), END_BYTES, max(0, size - END_BYTES)))
+
+
+class SameContent:
+    """Collects samples; then says which hold the same bytes."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, Sample] = {}
+        self._alike: dict[int, list[Sample]] = {}
+
+    def add(self, sample: Sample, likeness: int) -> None:
+        first = self._first.setdefault(likeness, sample)
+        if first is not sample:
+            self._alike.setdefault(likeness, [first]).append(sample)
+
+    def groups(self, workers: int) -> list[list[Sample]]:
+        """Samples of the same bytes, by the SHA-256 of the few that are alike."""
+        alike = [sample for samples in self._alike.values() for sample in samples]
+        same: dict[bytes, list[Sample]] = {}
+        digests = map_in_order(digest_of, (sample.path for sample in alike), workers=workers, ahead=64)
+        for sample, digest in zip(alike, digests, strict=True):
+            if digest is not None:
+                same.setdefault(digest, []).append(sample)
+        return [samples for samples in same.values() if len(samples) > 1]
+
+
+def digest_of(path: str) -> bytes | None:
+    """The SHA-256 of a file; None if it has gone meanwhile, of which those tell who need it."""
+    try:
+        with open_regular(path) as file:
+            return file_digest(path, file)
+    except ImageError:
+        return None

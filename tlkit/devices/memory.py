@@ -1,0 +1,96 @@
+"""The most memory that tensors took on GPUs: since it was last asked for, and in a whole run."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from tlkit.devices.select import Devices
+from tlkit.errors import first_line, is_memory
+from tlkit.terminal import compact, say
+
+
+class PeakMemory:
+    """Of each GPU that is worked on, in bytes; of a processor nothing is known."""
+
+    def __init__(self, devices: Devices) -> None:
+        self.most = {device: 0 for device in devices.every if device.type == "cuda"}
+
+    def since_asked(self) -> dict[torch.device, int]:
+        """The most since this was asked before, or since the process began."""
+        peaks = {device: torch.cuda.max_memory_allocated(device) for device in self.most}
+        for device, peak in peaks.items():
+            self.most[device] = max(self.most[device], peak)
+            torch.cuda.reset_peak_memory_stats(device)
+        return peaks
+
+    def say(self) -> None:
+        """The most in the whole run, for people."""
+        self.since_asked()
+        if self.most:
+            say("memory", f"at most {', '.join(f'{device} {compact(most)}B' for device, most in self.most.items())}")
+
+
+@dataclass
+class Shortage:
+    """Memory that is used up ends the block, not the program. text: what was said of it."""
+
+    found: bool = False
+    text: str = "on another rank"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        # The error itself is not kept: its traceback holds all tensors of the block.
+        if isinstance(error, Exception) and is_memory(error):
+            self.found, self.text = True, first_line(error)
+            return True
+        return False
+
+
+def release_memory() -> None:
+    """Give what nothing uses any more back to the devices, in one piece."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+
+
+class InParts:
+    """A function of rows, each by itself, in parts that fit: when memory is used up they are halved, now and later.
+
+    told: called with their new size, once it is found.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], told: Callable[[int], object] = lambda size: None) -> None:
+        self.function = function
+        self.told = told
+        self.most: int | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """[B, ...] -> [B, ...]. Raises MemoryError if one row is too much."""
+        before = self.most
+        while (found := self.attempt(rows)) is None:
+            release_memory()
+        if self.most is not None and self.most != before:
+            self.told(self.most)
+        return found
+
+    def attempt(self, rows: Tensor) -> Tensor | None:
+        """What comes of all rows; None if memory was used up, after making the parts smaller."""
+        size = max(1, min(self.most or len(rows), len(rows)))
+        shortage = Shortage()
+        with shortage:
+            parts = [self.function(part) for part in torch.split(rows, size)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if size == 1:
+            raise MemoryError(shortage.text)
+        self.most = -(-size // 2)
+        return None

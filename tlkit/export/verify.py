@@ -1,0 +1,76 @@
+"""A model handed to exporters, and what they wrote compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from tlkit.errors import DataError
+from tlkit.export.exporter import Exportable
+from tlkit.export.graphs import has_extra, weight_bytes
+from tlkit.model.files import LoadedModel
+from tlkit.model.optimize import is_convolutional
+
+TOLERANCE = 1e-4
+"""Of logits; where they are large, of the largest. Rounding stays far below."""
+
+
+TIE = 1e-6
+"""Of the largest logit: two that are no further apart are equal but for rounding, and either may be first."""
+
+
+BATCH_SIZES = (1, 7, 64)
+"""Of the images that are compared."""
+
+
+LARGEST_BESIDE = 256 << 20
+"""Bytes of weights: several copies of them lie in memory while a network is exported, which nobody has asked for."""
+
+
+def pays_as_graph(network: nn.Module) -> bool:
+    """Whether onnxruntime is quicker with a network than torch, if it is installed, and preparing it harms nobody."""
+    return is_convolutional(network) and weight_bytes(network) <= LARGEST_BESIDE and has_extra()
+
+
+def as_exportable(model: LoadedModel) -> Exportable:
+    """A model as exporters see it."""
+    description = model.description
+    return Exportable(
+        network=model.network,
+        rebuild=description.build,
+        from_pixels=model.from_pixels,
+        description=description.to_dict(),
+        source=description.backbone.source,
+        name=description.backbone.name,
+        head=description.head,
+        classes=description.classes,
+        image_size=description.preprocessing.image_size,
+    )
+
+
+@torch.inference_mode()
+def compare(
+    model: LoadedModel, reread: Callable[[Tensor], Tensor], output: str, sizes: Sequence[int] = BATCH_SIZES
+) -> float:
+    """The largest difference between the logits of both on random images.
+
+    Raises DataError if it is more than rounding, or if an image is another class.
+    """
+    largest = 0.0
+    network = model.from_pixels(model.network)
+    height, width = model.preprocessing.image_size
+    generator = torch.Generator().manual_seed(0)
+    for size in sizes:
+        pixels = torch.randint(256, (size, height, width, 3), generator=generator, dtype=torch.uint8)
+        expected, found = network(pixels), reread(pixels)
+        scale = max(1.0, expected.abs().max().item())
+        difference = (expected - found).abs().max().item()
+        if not difference <= TOLERANCE * scale:
+            raise DataError(output, f"reads back with logits that differ by {difference:.3g}; do not use it")
+        chosen = expected.gather(1, found.argmax(dim=1, keepdim=True))  # [B, 1]
+        if not (expected.amax(dim=1, keepdim=True) - chosen <= TIE * scale).all():
+            raise DataError(output, "reads back with another class for an image; do not use it")
+        largest = max(largest, difference)
+    return largest

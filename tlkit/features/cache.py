@@ -1,0 +1,155 @@
+"""The folder of what can be computed again: where it is, what it holds, and how it is kept small."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tlkit.features.segments import Segment, segment_files
+from tlkit.files.atomic import TEMPORARY_SUFFIX, write_atomically
+
+LAYOUT = "features-2"
+"""The folder's name changes when the layout of files does: another version finds its own, or none."""
+
+
+DESCRIPTION = "space.json"
+
+
+def cache_folder() -> str:
+    """Where tlkit keeps what it can compute again: TLKIT_CACHE, else tlkit in the user's cache folder."""
+    chosen = os.environ.get("TLKIT_CACHE")
+    return chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tlkit")
+
+
+def store_root() -> str:
+    """The folder of all spaces."""
+    return os.path.join(cache_folder(), LAYOUT)
+
+
+def space_folder(root: str, space: Mapping[str, Any]) -> str:
+    """Where the space lies that these values determine, plain JSON types."""
+    return os.path.join(root, hashlib.sha256(space_text(space).encode()).hexdigest()[:16])
+
+
+def space_text(space: Mapping[str, Any]) -> str:
+    """What a space says about itself."""
+    return json.dumps(dict(space), indent=2, sort_keys=True)
+
+
+def make_space(root: str, space: Mapping[str, Any]) -> str:
+    """The folder of a space, made if it is not there. Raises OSError or TlkitError."""
+    folder = space_folder(root, space)
+    os.makedirs(folder, exist_ok=True)
+    description = os.path.join(folder, DESCRIPTION)
+    if not os.path.exists(description):
+        write_atomically(description, lambda file: file.write(space_text(space).encode()))
+    return folder
+
+
+def graph_file(folder: str) -> str:
+    """What computes the vectors of a space, as onnxruntime takes it."""
+    return os.path.join(folder, "graph.onnx")
+
+
+def kept_files(folder: str) -> Iterator[str]:
+    """All of a space that takes room, and may go."""
+    return itertools.chain(segment_files(folder), filter(os.path.exists, [graph_file(folder)]))
+
+
+def make_room(root: str, limit: int, keep: Collection[str]) -> bool:
+    """Remove segments and graphs, least recently used first, until all are within limit bytes. Those in `keep` stay.
+
+    Returns whether there is room now.
+    """
+    files = all_kept(root)
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= limit:
+            break
+        if path not in keep:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+                total -= size
+    return total <= limit
+
+
+def has_room(root: str, limit: int) -> bool:
+    """Whether all that is kept is within limit bytes as it is."""
+    return sum(size for _, size, _ in all_kept(root)) <= limit
+
+
+def all_kept(root: str) -> list[tuple[float, int, str]]:
+    """All that takes room, without what killed processes left: when it was last used, its bytes, and where it is."""
+    files: list[tuple[float, int, str]] = []
+    for space in list_spaces(root):
+        remove_leftovers(space)
+        for path in kept_files(space):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(path)
+                files.append((status.st_mtime, status.st_size, path))
+    return files
+
+
+def remove_leftovers(space: str) -> None:
+    """Remove parts of files that killed processes left, once nobody can be writing them any more."""
+    for entry in os.scandir(space):
+        if entry.name.endswith(TEMPORARY_SUFFIX):
+            with contextlib.suppress(OSError):
+                if time.time() - entry.stat().st_mtime > 3600:
+                    os.unlink(entry.path)
+
+
+def list_spaces(root: str) -> list[str]:
+    """The folders of all spaces below a store's root."""
+    try:
+        return sorted(entry.path for entry in os.scandir(root) if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+@dataclass(frozen=True)
+class SpaceSummary:
+    """A space for people. used: seconds since the epoch when a run last read or wrote it."""
+
+    folder: str
+    description: dict[str, Any]
+    vectors: int
+    size: int
+    used: float
+
+
+def summarise(folder: str) -> SpaceSummary:
+    """What a space holds. What cannot be read counts for its size only."""
+    vectors, size, used = 0, 0, 0.0
+    for path in kept_files(folder):
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            size, used = size + status.st_size, max(used, status.st_mtime)
+    for path in segment_files(folder):
+        with contextlib.suppress(OSError, ValueError):
+            vectors += len(Segment.read(path).index)
+    description: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, DESCRIPTION), encoding="utf-8") as file:
+        description = dict(json.load(file))
+    return SpaceSummary(folder, description, vectors, size, used)
+
+
+def clear(root: str) -> int:
+    """Remove all stores below a cache folder, of this version and others. Returns the bytes that were freed."""
+    freed = 0
+    for entry in list(os.scandir(root)) if os.path.isdir(root) else []:
+        if entry.name.startswith("features-") and entry.is_dir(follow_symlinks=False):
+            for folder, _, names in os.walk(entry.path):
+                for name in names:
+                    with contextlib.suppress(OSError):
+                        freed += os.stat(os.path.join(folder, name)).st_size
+            shutil.rmtree(entry.path)
+    return freed

@@ -1,0 +1,87 @@
+"""Images to feature vectors, once for each image, and the statistics that standardise them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tlkit.data.normalize import normalise
+from tlkit.data.preprocessing import Preprocessing
+from tlkit.devices.memory import InParts
+from tlkit.model.backbone import Backbone
+
+
+class FeatureExtractor:
+    """The one pass: a frozen backbone, which must not change any more, on its device."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        shared_out: Callable[[nn.Module], nn.Module] = lambda module: module,
+        told: Callable[[int], object] = lambda size: None,
+    ) -> None:
+        """shared_out: how several devices pass a batch together. told: how many images pass together from now on, when
+        memory was used up."""
+        self.backbone = backbone
+        self.preprocessing = preprocessing
+        self.device = device
+        self.shared_out = shared_out
+        self.in_parts = InParts(self.passed, told)
+
+    @cached_property
+    def quick(self) -> nn.Module:
+        """Made when the first image comes: mostly none does."""
+        return self.shared_out(self.backbone.quickened(self.preprocessing.image_size))
+
+    @torch.no_grad()  # not inference_mode: its tensors could not train a head
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """uint8 [B, H, W, 3] -> features [B, D] or [B, P, D], float32 on the device."""
+        batch = torch.from_numpy(pixels)
+        return self.in_parts(batch.pin_memory() if self.device.type == "cuda" else batch)
+
+    def passed(self, batch: Tensor) -> Tensor:
+        """Those that pass together."""
+        features: Tensor = self.quick(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
+        return features
+
+    def seconds_an_image(self) -> float:
+        """How long a pass takes here: the quickest of three, as other work only ever makes one longer."""
+        pixels = np.zeros((2, *self.preprocessing.image_size, 3), np.uint8)
+        self(pixels)  # the first also prepares
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            self(pixels)
+            seconds.append(time.perf_counter() - began)
+        return min(seconds) / len(pixels)
+
+
+def feature_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation of each feature, [D] and [D] in float64, over all samples and positions.
+
+    None if there are no features.
+
+    Summed batch by batch around the first batch's mean, so that neither memory grows nor precision is lost.
+    """
+    count = 0
+    for batch in batches:
+        rows = batch.reshape(-1, batch.shape[-1]).double()
+        if not count:
+            centre = rows.mean(dim=0)
+            sums, squares = torch.zeros_like(centre), torch.zeros_like(centre)
+        shifted = rows - centre
+        sums += shifted.sum(dim=0)
+        squares += shifted.square().sum(dim=0)
+        count += len(rows)
+    if not count:
+        return None
+    offset = sums / count
+    return centre + offset, (squares / count - offset.square()).clamp_min(0).sqrt()

@@ -1,0 +1,151 @@
+"""Files of feature vectors, written once and never changed, and where in them each vector is."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tlkit.files.seal import DIGITS, Hashing, sha256_with
+
+Vector = NDArray[np.float32]
+
+
+KEY_BYTES = 16
+
+
+INDEX = np.dtype([("key", "u1", KEY_BYTES), ("checksum", "<u4")])
+
+
+def segment_files(folder: str) -> Iterator[str]:
+    """The segments of a space, oldest first."""
+    with contextlib.suppress(FileNotFoundError):
+        yield from sorted(entry.path for entry in os.scandir(folder) if entry.name.endswith(".segment"))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """An open file of rows. index [n] of INDEX; shape: of one vector; offset: where the vectors begin."""
+
+    path: str
+    index: NDArray[np.void]
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def row_bytes(self) -> int:
+        return 4 * int(np.prod(self.shape))
+
+    @classmethod
+    def read(cls, path: str) -> Segment:
+        """Raises OSError if it is gone, ValueError if it is damaged."""
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                rows, index_bytes = read_header(file, INDEX, size)
+                index = np.frombuffer(file.read(index_bytes), INDEX, math.prod(rows))
+                (count, *shape), vector_bytes = read_header(file, np.dtype(np.float32), size)
+            except OSError:
+                raise
+            except Exception as error:  # a damaged header can raise nearly anything
+                raise ValueError(f"{path}: {error}") from error
+            offset = file.tell()
+            digits = sha256_with(file, offset, size, b"")
+            file.seek(max(0, size - DIGITS))
+            whole = rows == (count,) and offset + vector_bytes + DIGITS == size and file.read() == digits
+        if not whole:
+            raise ValueError(f"{path} is not whole")
+        return cls(path, index, tuple(shape), offset)
+
+    @staticmethod
+    def write(file: IO[bytes], rows: Mapping[bytes, Vector]) -> None:
+        """Two npy arrays, one after the other: the index, and the vectors [n, ...].
+
+        Then the seal of all that lies before the vectors, which have checksums of their own: they are not all read.
+        """
+        index = np.empty(len(rows), INDEX)
+        for place, (key, vector) in enumerate(rows.items()):
+            index[place] = np.frombuffer(key, np.uint8), checksum(key, vector.tobytes())
+        vectors = np.stack(list(rows.values()))
+        hashing = Hashing(file)
+        np.lib.format.write_array(hashing, index, version=(1, 0), allow_pickle=False)
+        np.lib.format.write_array_header_1_0(hashing, np.lib.format.header_data_from_array_1_0(vectors))
+        file.write(vectors.tobytes())
+        file.write(hashing.sha256.hexdigest().encode())
+
+
+def read_header(file: IO[bytes], dtype: np.dtype[Any], size: int) -> tuple[tuple[int, ...], int]:
+    """The shape of an array of this type, and how many bytes it takes of a file of that size. Raises ValueError."""
+    np.lib.format.read_magic(file)
+    shape, fortran, found = np.lib.format.read_array_header_1_0(file)
+    taken = math.prod(shape) * dtype.itemsize
+    if found != dtype or fortran or min(shape, default=0) < 0 or taken > size:
+        raise ValueError("it holds something else")
+    return shape, taken
+
+
+def checksum(key: bytes, content: bytes) -> int:
+    """CRC-32 of a row: what a disk or a copy damaged is noticed; nobody is kept from forging it."""
+    return zlib.crc32(content, zlib.crc32(key))
+
+
+@dataclass
+class Lookup:
+    """Where each key is, at 16 bytes a key: the first 8 bytes of all keys, sorted, and their places."""
+
+    segments: list[Segment] = field(default_factory=list)
+    prefixes: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    places: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    starts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    @classmethod
+    def over(cls, segments: list[Segment]) -> Lookup:
+        """The lookup of all rows of these segments."""
+        if not segments:
+            return cls()
+        prefixes = np.concatenate([np.ascontiguousarray(s.index["key"][:, :8]).view(np.uint64)[:, 0] for s in segments])
+        order = np.argsort(prefixes, kind="stable")
+        starts = np.cumsum([0, *(len(s.index) for s in segments)])
+        return cls(segments, prefixes[order], order, starts)
+
+    def find(self, key: bytes) -> tuple[Segment, int] | None:
+        """The segment and row of a key; of several the newest."""
+        prefix = np.frombuffer(key[:8], np.uint64)[0]
+        first, end = (int(np.searchsorted(self.prefixes, prefix, side)) for side in ("left", "right"))
+        for place in self.places[first:end][::-1].tolist():
+            number = int(np.searchsorted(self.starts, place, side="right")) - 1
+            segment, row = self.segments[number], place - int(self.starts[number])
+            if segment.index["key"][row].tobytes() == key:
+                return segment, row
+        return None
+
+
+class OpenFile:
+    """The file read last, kept open, as neighbours are mostly wanted one after the other."""
+
+    def __init__(self) -> None:
+        self.path = ""
+        self.descriptor = -1
+
+    def read(self, path: str, offset: int, size: int) -> bytes | None:
+        """Part of a file; None if the file is gone or cannot be read."""
+        try:
+            if path != self.path:
+                self.close()
+                self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self.path = path
+            return os.pread(self.descriptor, size, offset)
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        if self.path:
+            os.close(self.descriptor)
+            self.path = ""

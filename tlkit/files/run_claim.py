@@ -1,0 +1,103 @@
+"""How a folder is claimed for a new run, and given up if nothing comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+from tlkit.errors import OutputError
+from tlkit.files.atomic import TEMPORARY_SUFFIX, sync
+from tlkit.files.run_folder import RunFolder
+from tlkit.options import FinetuneOptions
+
+
+def default_run_folder(options: FinetuneOptions) -> str:
+    """runs/<data>-<backbone>"""
+    data = os.path.basename(os.path.abspath(options.data))
+    return os.path.join("runs", f"{data}-{options.backbone.rpartition('/')[2]}")
+
+
+@contextlib.contextmanager
+def new_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
+    """Claim a folder for a new run and hold its lock.
+
+    out: the folder asked for, or None for `default`, numbered when taken. If the run fails before it has
+    written its options, nothing of the folder is left. Raises OutputError if it holds a run already, is in
+    use, is not empty, or cannot be created.
+    """
+    folder, created = claim_folder(out) if out is not None else claim_numbered_folder(default)
+    run = RunFolder(folder)
+    with run.locked():
+        if os.path.exists(run.options_file):
+            raise OutputError(
+                folder,
+                "holds a run already",
+                f"Go on with `tlkit resume {folder}`, or choose another --out.",
+            )
+        if run.checkpoint_files():
+            raise OutputError(folder, "holds checkpoints of another run", "Choose another --out.")
+        try:
+            run.make_checkpoints_folder()
+            run.remove_leftovers()
+            yield run
+        finally:
+            if not os.path.exists(run.options_file):
+                discard_empty_run(run, created)
+
+
+def discard_empty_run(run: RunFolder, created: Sequence[str]) -> None:
+    """Remove what claiming made; anything that is not ours makes this stop quietly. Call under the lock."""
+    with contextlib.suppress(OSError):
+        for file in run.checkpoint_files():  # there was none when the folder was claimed
+            os.unlink(file)
+        os.rmdir(run.checkpoints)
+        os.unlink(run.lock_file)
+        for folder in created:
+            os.rmdir(folder)
+
+
+def claim_folder(folder: str) -> tuple[str, list[str]]:
+    """Create a folder, or accept one that is empty or ours. Returns it, and the folders that are new."""
+    try:
+        return folder, make_folder(folder)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise OutputError(folder, "is a file; expected a folder to write the run to") from None
+    except OSError as error:
+        raise OutputError(folder, f"cannot be created: {error.strerror}") from error
+    ours = {"options.json", ".lock", "checkpoints", "split.json", "status.json"}
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise OutputError(folder, f"cannot be read: {error.strerror}") from error
+    strangers = [name for name in names if name not in ours and not name.endswith(TEMPORARY_SUFFIX)]
+    if strangers and not os.path.exists(os.path.join(folder, "options.json")):
+        raise OutputError(folder, f"is not empty (it holds {strangers[0]}); expected a new or empty folder")
+    return folder, []
+
+
+def claim_numbered_folder(default: str) -> tuple[str, list[str]]:
+    """The first of default, default-2, default-3 ... that did not exist. Returns it, and the folders that are new."""
+    number = 1
+    while True:
+        folder = default if number == 1 else f"{default}-{number}"
+        try:
+            return folder, make_folder(folder)
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise OutputError(
+                folder, f"cannot be created: {error.strerror}", "Choose another place with --out."
+            ) from error
+
+
+def make_folder(folder: str) -> list[str]:
+    """Create a folder and those above it that are missing, to last. Returns what was created, the deepest first."""
+    missing = [os.path.abspath(folder)]
+    while not os.path.lexists(above := os.path.dirname(missing[-1])):
+        missing.append(above)
+    os.makedirs(folder)
+    for created in missing:
+        sync(os.path.dirname(created))
+    return missing

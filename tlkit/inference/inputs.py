@@ -1,0 +1,73 @@
+"""The inputs of predict in order: paths as named, the images of folders, and lists on standard input."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import select
+from collections.abc import Iterator
+
+from tlkit.data.listing import find_images
+from tlkit.errors import DataError, MissingInputError
+
+LIST = "-"
+"""The PATH that stands for a list on standard input."""
+
+
+STANDARD_INPUT = 0
+
+
+CHUNK = 1 << 16
+
+
+LONGEST_NAME = 1 << 20
+"""Bytes after which a name without an end is no name: no system opens a path of more than a few thousand."""
+
+
+def read_inputs(arguments: list[str], null: bool, crlf: bool) -> Iterator[str]:
+    """Paths as they are named; for a folder the images in it, for LIST the paths on standard input.
+
+    null, crlf: how that list is written. Raises MissingInputError or DataError if it cannot be read.
+    """
+    for argument in arguments:
+        if argument == LIST:
+            names = split_names(STANDARD_INPUT, b"\0" if null else b"\n")
+            yield from map(os.fsdecode, without_marks_of_windows(names) if crlf else names)
+        elif os.path.isdir(argument):
+            yield from find_images(argument)
+        else:
+            yield argument
+
+
+def split_names(descriptor: int, end: bytes) -> Iterator[bytes]:
+    """Names that each end with `end` (the last one may lack it), given as soon as they are whole."""
+    rest = b""
+    while chunk := read_some(descriptor):
+        *names, rest = (rest + chunk).split(end)
+        yield from names
+        if len(rest) > LONGEST_NAME:
+            ending, other = ("NUL", "without -0") if end == b"\0" else ("newline", "with -0")
+            raise DataError(
+                "standard input",
+                f"is no list of paths: {LONGEST_NAME:,} bytes follow each other without a {ending}",
+                f"Is it a list to be read {other}?",
+            )
+    if rest:
+        yield rest
+
+
+def read_some(descriptor: int) -> bytes:
+    """What there is to read, waiting for the first of it; nothing at the end. Raises MissingInputError."""
+    while True:
+        try:
+            return os.read(descriptor, CHUNK)
+        except BlockingIOError:  # whoever gave us the descriptor made it so
+            select.select([descriptor], [], [])
+        except OSError as error:
+            raise MissingInputError("standard input", f"cannot be read: {error.strerror}") from error
+
+
+def without_marks_of_windows(names: Iterator[bytes]) -> Iterator[bytes]:
+    """Names without the carriage return that ends each, and the byte order mark that may stand before the first."""
+    for number, name in enumerate(names):
+        yield (name if number else name.removeprefix(codecs.BOM_UTF8)).removesuffix(b"\r")

@@ -1,0 +1,69 @@
+"""A model run by torch, quicker from the second batch on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from tlkit.data.decoders import Pixels
+from tlkit.data.normalize import normalise
+from tlkit.data.preprocessing import Preprocessing
+from tlkit.devices.memory import InParts
+from tlkit.devices.select import in_precision
+from tlkit.inference.predictor import Logits
+from tlkit.model.files import LoadedModel
+from tlkit.model.optimize import quickened
+
+QUICKEN_AFTER = 32
+"""Images that pass first: for one image, making a network quicker takes longer than it saves."""
+
+
+class TorchModel:
+    """A Labeller. Its network lies on its devices already; images enter on `device`. precision: a key of PRECISIONS.
+
+    shared_out: how several devices pass a batch together.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        device: torch.device,
+        precision: str,
+        shared_out: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
+        self.classes: tuple[str, ...] = model.classes
+        self.preprocessing: Preprocessing = model.preprocessing
+        self.network = model.network
+        self.shared_out = shared_out
+        self.passing = shared_out(self.network)
+        self.in_parts = InParts(self.passed)
+        self.device = device
+        self.precision = precision
+        self.seen = 0
+        self.quick = False
+
+    @property
+    def computing(self) -> str:
+        return f"torch, {self.device.type} in {self.precision}"
+
+    def expect(self, images: int) -> None:
+        if images >= QUICKEN_AFTER and not self.quick:
+            self.network = quickened(self.network, self.preprocessing.image_size)
+            self.passing = self.shared_out(self.network)
+            self.quick = True
+
+    @torch.inference_mode()
+    def logits(self, pixels: Pixels) -> Logits:
+        """uint8 [B, H, W, 3] -> float32 [B, C]"""
+        self.expect(self.seen)
+        self.seen += len(pixels)
+        batch = torch.from_numpy(pixels)
+        return self.in_parts(batch.pin_memory() if self.device.type == "cuda" else batch).cpu().numpy()
+
+    def passed(self, batch: Tensor) -> Tensor:
+        """Those that pass together, [B, C] in float32."""
+        with in_precision(self.precision, self.device):
+            found: Tensor = self.passing(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
+        return found.float()

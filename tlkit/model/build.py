@@ -1,0 +1,124 @@
+"""From options to a classifier: the network built, its weights found, the new head put on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tlkit.errors import DataError, MismatchError, UsageError
+from tlkit.files.artifact import as_content_of
+from tlkit.files.description import class_names, text
+from tlkit.model.backbones import (
+    BackboneName,
+    build_network,
+    classifier_layers,
+    download_weights,
+    find_backbone,
+    preferred_image_size,
+    preprocessing_of,
+    pretrained_classes,
+)
+from tlkit.model.classifier import DEFAULT_HIDDEN, Classifier, build_classifier
+from tlkit.model.files import ModelDescription
+from tlkit.model.weights import adapted, load_weights, read_weights_file, weights_sha256
+from tlkit.options import FinetuneOptions
+from tlkit.options.network import is_weights_file
+from tlkit.terminal import count
+
+
+def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classifier, ModelDescription]:
+    """A classifier with the backbone's weights and a new head, and what it says about itself.
+
+    Everything random in it is a function of the seed.
+    """
+    backbone = find_backbone(options.backbone)
+    image_size = options.image_size or preferred_image_size(backbone)
+    state = read_weights_file(options.weights, options.trust_pickle) if is_weights_file(options.weights) else None
+    outputs = outputs_of(backbone, options, image_size, state, len(classes))
+    torch.manual_seed(options.seed)
+    network = build_network(backbone, outputs, image_size)
+    layers = classifier_layers(backbone, network, outputs)
+    head_names = () if options.head == "stack" else (*layers.leaves, *layers.auxiliary)
+    if options.weights == "pretrained":
+        load_weights(network, backbone, download_weights(backbone, network), str(backbone), head_names)
+    elif state is not None:
+        load_weights(network, backbone, state, options.weights, head_names)
+    preprocessing = dataclasses.replace(
+        preprocessing_of(backbone, network, image_size),
+        more_formats=options.more_formats(),
+        float_range=options.black_and_white(),
+    )
+    torch.manual_seed(options.seed)
+    classifier = build_classifier(backbone, network, len(classes), options.head, options.hidden, options.unfreeze)
+    description = ModelDescription(
+        backbone=backbone,
+        weights=os.path.basename(options.weights),
+        sha256=weights_sha256(network, head_names),
+        image_size=image_size,
+        backbone_classes=outputs if options.head == "stack" else None,
+        head=options.head,
+        hidden=(options.hidden or DEFAULT_HIDDEN) if options.head == "mlp" else None,
+        trainable=classifier.trainable_parameters(),
+        classes=classes,
+        preprocessing=preprocessing,
+    )
+    return classifier, description
+
+
+def outputs_of(
+    backbone: BackboneName,
+    options: FinetuneOptions,
+    image_size: int | None,
+    state: dict[str, torch.Tensor] | None,
+    classes: int,
+) -> int:
+    """The class outputs that the network itself is built with: ours, or under a stacked head those of its weights."""
+    if options.head != "stack":
+        return classes
+    published = pretrained_classes(backbone)
+    if state is None:
+        return published
+    network = build_network(backbone, published, image_size)
+    outputs = f"{classifier_layers(backbone, network, published).leaves[0]}.weight"
+    if outputs not in state:
+        state = adapted(network, backbone, state)
+    if outputs not in state:
+        raise MismatchError(options.weights, f"has no class outputs ({outputs}) for --head stack to build on")
+    return state[outputs].shape[0]
+
+
+def require_same_backbone(description: ModelDescription, checkpoint: Mapping[str, Any], origin: str) -> None:
+    """Raises MismatchError if a checkpoint was trained on another backbone, on other weights or for other classes."""
+    with as_content_of(origin, "checkpoint"):
+        recorded, classes = checkpoint["backbone"], class_names(checkpoint["classes"])
+        name, weights = f"{recorded['source']}/{recorded['name']}", text(recorded["weights"])
+        sha256 = text(recorded["sha256"])
+    if name != str(description.backbone):
+        raise MismatchError(origin, f"was trained on {name}, not on {description.backbone} as the options say")
+    if description.sha256 != sha256:
+        raise MismatchError(
+            origin,
+            f"was trained on other weights of {name} ({weights}, sha256 {sha256[:12]}) than those found "
+            f"({description.weights}, sha256 {description.sha256[:12]})",
+            "Name the right file with --weights FILE.",
+        )
+    if description.classes != classes:
+        raise MismatchError(origin, f"has {count_of(classes)}, but the images have {count_of(description.classes)}")
+
+
+def count_of(classes: tuple[str, ...]) -> str:
+    """A number of classes, and the first of them."""
+    return f"{count(len(classes), 'class', 'classes')} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"
+
+
+def stored_options(path: str, stored: Any) -> FinetuneOptions:
+    """The options that a file holds. Raises DataError naming path."""
+    try:
+        with as_content_of(path, "record of options"):
+            return FinetuneOptions.from_dict(stored)
+    except UsageError as error:
+        raise DataError(path, f"holds options that no run has: {error}") from error

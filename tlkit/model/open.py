@@ -1,0 +1,167 @@
+"""MODEL on a command line: a run folder, a checkpoint, model.pt or an exported file; found out which, and opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from tlkit.errors import DataError, MismatchError, MissingInputError, UsageError
+from tlkit.files.artifact import artifact_in, as_content_of, open_torch_file, without_seal
+from tlkit.files.description import DESCRIPTION_KEY, class_names, described
+from tlkit.files.inputs import open_input
+from tlkit.files.json_file import read_json
+from tlkit.files.pickles import is_torch_like
+from tlkit.files.pt2_file import is_program, read_pt2
+from tlkit.files.run_folder import RunFolder
+from tlkit.files.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
+from tlkit.files.seal import sha256_with
+from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_timm_folder
+from tlkit.model.build import assemble, require_same_backbone, stored_options
+from tlkit.model.files import CHECKPOINT_FORMAT, MODEL_FORMAT, LoadedModel, described_model, require_units
+from tlkit.model.weights import tensors
+from tlkit.options import EXPORT_SUFFIXES
+
+
+def open_model(path: str, weights: str | None = None, trusted: str | None = None) -> LoadedModel:
+    """Open whatever MODEL names.
+
+    weights: the backbone's file, for a checkpoint whose file has moved. trusted: the file that may run code, if any.
+    """
+    if not os.path.exists(path):
+        raise MissingInputError(path, "no such file or folder")
+    if os.path.isdir(path):
+        return open_folder(path, weights, trusted)
+    return OPENERS[format_of(path)](path, weights, trusted)
+
+
+def format_of(path: str) -> str:
+    """A key of OPENERS: by what a file holds, or if that is damaged by its name."""
+    with open_input(path) as file:
+        if is_safetensors(file):
+            return "safetensors"
+        if is_program(file):
+            return "torch_export"
+        file.seek(0)
+        if is_torch_like(file.read(512)):
+            return "torch"
+    return next((format for format, suffix in EXPORT_SUFFIXES.items() if path.endswith(suffix)), "torch")
+
+
+def open_folder(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
+    """A run folder: its finished model, or its best checkpoint so far. Or a folder that export wrote for timm."""
+    if os.path.isfile(os.path.join(path, CONFIG_FILE)):
+        return self_described(path, read_timm_folder(path))
+    return open_model(file_of_run(path), weights, trusted)
+
+
+def file_of_run(path: str) -> str:
+    """The file that a run folder's model is in. Raises DataError if it has none."""
+    run = RunFolder(path)
+    for file in (run.model_file, run.best_checkpoint):
+        if os.path.exists(file):
+            return file
+    if os.path.exists(run.options_file):
+        raise DataError(path, "has no model yet: no epoch is finished", f"Go on with: tlkit resume {path}")
+    raise DataError(path, "is neither a run folder nor an exported model")
+
+
+def open_torch(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
+    """model.pt, a checkpoint, or the module itself if it may run code."""
+    file = open_torch_file(path, trusted)
+    if isinstance(file.content, nn.Module):
+        with as_content_of(path, "model"):
+            metadata = dict(getattr(file.content, DESCRIPTION_KEY, {}))
+            known = described(path, metadata)
+        if not file.sealed:
+            raise without_seal(path)
+        return described_model(path, known, file.content.state_dict())
+    content = artifact_in(file, MODEL_FORMAT, CHECKPOINT_FORMAT)
+    if content["format"] == CHECKPOINT_FORMAT:
+        return open_checkpoint(path, content, weights, trusted)
+    return described_artifact(path, content)
+
+
+def open_program(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
+    """A .pt2 file that export wrote."""
+    return described_artifact(path, read_pt2(path))
+
+
+def described_artifact(path: str, content: Mapping[str, Any]) -> LoadedModel:
+    """The model that a file describes by its keys."""
+    with as_content_of(path, "model"):
+        state = content["model_state_dict"]
+    return described_model(path, content, state)
+
+
+def open_safetensors(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
+    """A .safetensors file that export wrote."""
+    return self_described(path, read_safetensors(path))
+
+
+def self_described(path: str, file: SafetensorsFile) -> LoadedModel:
+    """The model that a file describes in its metadata."""
+    known = described(path, file.metadata)
+    if not file.sealed:
+        raise without_seal(path)
+    return described_model(path, known, file.state)
+
+
+def refuse_onnx(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
+    """Raises UsageError."""
+    raise UsageError(
+        path,
+        "is an ONNX file, which only predict and evaluate take",
+        "Name the run folder, model.pt or .safetensors file that it was made from.",
+    )
+
+
+OPENERS: dict[str, Callable[[str, str | None, str | None], LoadedModel]] = {
+    "torch": open_torch,
+    "torch_export": open_program,
+    "safetensors": open_safetensors,
+    "onnx": refuse_onnx,
+}
+
+
+def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, trusted: str | None) -> LoadedModel:
+    """The model of a checkpoint: its head on the backbone's weights, found again and compared."""
+    run = RunFolder.containing(path)
+    stored = run.read_options()["resolved"] if run else checkpoint.get("options")
+    with as_content_of(path, "checkpoint"):
+        classes, state = class_names(checkpoint["classes"]), tensors(checkpoint["model_state_dict"])
+    options = stored_options(run.options_file if run else path, stored)
+    require_units(path, state, len(classes), options.hidden)
+    if weights is not None:
+        options = dataclasses.replace(options, weights=weights)
+    try:
+        classifier, description = assemble(dataclasses.replace(options, trust_pickle=trusted), classes)
+    except UsageError as error:
+        raise MismatchError(path, f"cannot be built here: {error}", error.hint) from error
+    require_same_backbone(description, checkpoint, path)
+    try:
+        classifier.load_trainable_state(state)
+    except MismatchError as error:
+        raise MismatchError(path, error.problem, error.hint) from error
+    return LoadedModel(classifier.shipped(), description)
+
+
+def model_sha256(path: str) -> str:
+    """Of the file that holds what MODEL names, which has been opened."""
+    weights = os.path.join(path, WEIGHTS_FILE)
+    if os.path.isdir(path):
+        path = weights if os.path.exists(weights) else file_of_run(path)
+    with open_input(path) as file:
+        return sha256_with(file, 0, 0, b"").decode()
+
+
+def is_exported_folder(path: str) -> bool:
+    """Whether a folder holds an export to timm and nothing else."""
+    config = os.path.join(path, CONFIG_FILE)
+    if not (set(os.listdir(path)) <= {CONFIG_FILE, WEIGHTS_FILE} and os.path.isfile(config)):
+        return False
+    content = read_json(config)
+    return isinstance(content, dict) and DESCRIPTION_KEY in content

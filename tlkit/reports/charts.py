@@ -1,0 +1,209 @@
+"""Charts as inline SVG, styled by the page: curves over epochs, and the reliability diagram."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tlkit.reports.facts import Bin
+from tlkit.reports.markup import Markup, joined, tag
+
+WIDTH, HEIGHT = 460, 270
+
+
+LEFT, RIGHT, TOP, BOTTOM = 68, 14, 20, 42
+
+
+MARKED_POINTS = 30
+"""Up to so many points are drawn as dots, which tell their value."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve. look: its class in the style sheet, which gives colour and dashes."""
+
+    name: str
+    look: str
+    points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The area of a chart, and where a value lies in it."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def across(self, value: float) -> str:
+        return number(LEFT + (value - self.x[0]) / (self.x[1] - self.x[0]) * (WIDTH - LEFT - RIGHT))
+
+    def up(self, value: float) -> str:
+        return number(HEIGHT - BOTTOM - (value - self.y[0]) / (self.y[1] - self.y[0]) * (HEIGHT - TOP - BOTTOM))
+
+    def axes(self, x_ticks: Sequence[float], y_ticks: Sequence[float], x_name: str, y_name: str) -> Markup:
+        """Grid lines with their numbers, and the names of both directions."""
+        across = [
+            tag("text", short(tick), x=self.across(tick), y=HEIGHT - BOTTOM + 17, class_="tick middle")
+            for tick in x_ticks
+        ]
+        upwards = [
+            tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=self.up(tick), y2=self.up(tick), class_="grid")
+            + tag("text", short(tick), x=LEFT - 8, y=self.up(tick), dy="0.35em", class_="tick end")
+            for tick in y_ticks
+        ]
+        middle = number((TOP + HEIGHT - BOTTOM) / 2)
+        names = [
+            tag("text", x_name, x=number((LEFT + WIDTH - RIGHT) / 2), y=HEIGHT - 5, class_="axis middle"),
+            tag("text", y_name, x=13, y=middle, transform=f"rotate(-90 13 {middle})", class_="axis middle"),
+        ]
+        return joined(*map(Markup, upwards), *across, *names)
+
+
+def line_chart(title: str, y_name: str, series: Sequence[Series], best: int | None) -> Markup:
+    """Curves over epochs, with a legend. best: the epoch that is marked."""
+    shown = [s for s in series if s.points]
+    if not shown:
+        return Markup()
+    values = [y for s in shown for _, y in s.points]
+    last = max(x for s in shown for x, _ in s.points)
+    low, high = (0.0, max(values)) if min(values) >= 0 else (min(values), max(values))
+    if high <= 1 and min(values) > 0.5:  # shares near 1, whose differences would vanish
+        low, high = math.floor(20 * min(values) - 0.2) / 20, 1.0
+    ticks = nice_ticks(low, high)
+    frame = Frame((1, max(last, 2)), (ticks[0], ticks[-1]))
+    marks = [best_mark(frame, best)] if best is not None else []
+    picture = tag(
+        "svg",
+        tag("title", f"{title} by epoch: {'; '.join(summary(s) for s in shown)}"),
+        frame.axes(epoch_ticks(int(last)), ticks, "epoch", y_name),
+        *marks,
+        *(curve(frame, s) for s in shown),
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+    )
+    return tag("figure", tag("figcaption", tag("b", title), legend(shown)), picture, class_="chart")
+
+
+def curve(frame: Frame, series: Series) -> Markup:
+    """A line through the points; of a few points each with its value."""
+    where = [(frame.across(x), frame.up(y)) for x, y in series.points]
+    line = tag("polyline", points=" ".join(f"{x},{y}" for x, y in where), class_=f"curve {series.look}")
+    if len(where) > MARKED_POINTS:
+        return line
+    dots = [
+        tag("circle", tag("title", f"epoch {x:.0f}: {series.name} {y:.4g}"), cx=cx, cy=cy, r=3, class_=series.look)
+        for (x, y), (cx, cy) in zip(series.points, where, strict=True)
+    ]
+    return joined(line, *dots)
+
+
+def best_mark(frame: Frame, best: int) -> Markup:
+    """A line at the best epoch."""
+    x = frame.across(best)
+    line = tag("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="best")
+    anchor = "end" if float(x) > WIDTH - 60 else "middle"
+    return joined(line, tag("text", f"best: {best}", x=x, y=TOP - 7, class_=f"tick {anchor}"))
+
+
+def legend(series: Sequence[Series]) -> Markup:
+    """The name of each curve beside a piece of it."""
+    return tag(
+        "span",
+        *(
+            tag(
+                "span",
+                tag("svg", tag("line", x1=0, x2=22, y1=6, y2=6, class_=f"curve {s.look}"), viewBox="0 0 22 12"),
+                s.name,
+            )
+            for s in series
+        ),
+        class_="legend",
+    )
+
+
+def summary(series: Series) -> str:
+    """A curve in words, for those who do not see it."""
+    return f"{series.name} from {series.points[0][1]:.4g} to {series.points[-1][1]:.4g}"
+
+
+def reliability_chart(bins: Sequence[Bin]) -> Markup:
+    """How often the model is right when it is so sure: bars on the diagonal would be perfect."""
+    frame = Frame((0, 1), (0, 1))
+    fifths = [0, 0.2, 0.4, 0.6, 0.8, 1]
+    filled = [b for b in bins if b.samples]
+    most = max((b.samples for b in filled), default=1)
+    bars = [
+        tag(
+            "g",
+            tag("title", describe_bin(b)),
+            bar(frame, b, b.accuracy, "share"),
+            tag(
+                "line",
+                x1=frame.across(b.low),
+                x2=frame.across(b.high),
+                y1=frame.up(b.confidence),
+                y2=frame.up(b.confidence),
+                class_="said",
+            ),
+            bar(frame, b, 0.12 * b.samples / most, "count"),
+        )
+        for b in filled
+    ]
+    diagonal = tag(
+        "line", x1=frame.across(0), y1=frame.up(0), x2=frame.across(1), y2=frame.up(1), class_="curve diagonal"
+    )
+    words = "; ".join(describe_bin(b) for b in filled)
+    return tag(
+        "svg",
+        tag("title", f"Reliability diagram. {words}"),
+        frame.axes(fifths, fifths, "how sure the model was", "how often it was right"),
+        *bars,
+        diagonal,
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+    )
+
+
+def bar(frame: Frame, bin: Bin, height: float, look: str) -> Markup:
+    """A bar over a bin, from the ground up."""
+    x, y = float(frame.across(bin.low)) + 1, frame.up(height)
+    return tag(
+        "rect",
+        x=number(x),
+        y=y,
+        width=number(float(frame.across(bin.high)) - x - 1),
+        height=number(float(frame.up(0)) - float(y)),
+        class_=look,
+    )
+
+
+def describe_bin(bin: Bin) -> str:
+    images = "1 image" if bin.samples == 1 else f"{bin.samples:,} images"
+    return f"{bin.low:.0%} to {bin.high:.0%} sure: {images}, {bin.accuracy:.0%} of them right"
+
+
+def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers that enclose low and high."""
+    if high <= low:
+        high = low + (abs(low) or 1)
+    step = 10 ** math.floor(math.log10((high - low) / most))
+    step *= next(factor for factor in (1, 2, 5, 10, 20) if (high - low) / (step * factor) <= most)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def epoch_ticks(last: int) -> list[float]:
+    """The first epoch, and round ones after it."""
+    step = max(1, round(nice_ticks(0, max(last, 1))[1]))
+    return [1, *(float(epoch) for epoch in range(step, last + 1, step) if epoch > 1 + step / 3)]
+
+
+def number(value: float) -> str:
+    """A length in a picture."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def short(value: float) -> str:
+    """A number beside an axis."""
+    return f"{value:.6g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}"

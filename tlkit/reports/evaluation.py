@@ -1,0 +1,78 @@
+"""Print an evaluation as text or JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tlkit.data.bad_images import error_fields
+from tlkit.data.image_file import ImageError
+from tlkit.errors import printable
+from tlkit.files.json_file import label_fields
+from tlkit.training.evaluation import Evaluation
+
+
+def as_text(result: Evaluation, skipped: list[ImageError]) -> str:
+    """The figures for people: a table of classes, the totals, and the confusions that occur."""
+    names = [printable(name) for name in result.classes]
+    width = max(len("class"), *map(len, names))
+    lines = [f"{'class':<{width}}  precision  recall      F1  support"]
+    rows = zip(names, result.precision, result.recall, result.f1, result.support, strict=True)
+    lines += [f"{name:<{width}}  {p:9.4f}  {r:6.4f}  {f1:6.4f}  {support:7d}" for name, p, r, f1, support in rows]
+    lines += [
+        "",
+        f"accuracy {result.accuracy:.4f}  macro F1 {result.macro_f1:.4f}  loss {result.loss:.4f}  "
+        f"calibration error {result.calibration_error:.4f}  images {result.samples}",
+        "",
+        *confusion_lines(result, names),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def confusion_lines(result: Evaluation, names: list[str], largest: int = 20) -> list[str]:
+    """The confusion matrix where it fits a terminal, else its largest entries off the diagonal."""
+    if len(names) <= largest:
+        cells = max(len(str(result.confusion.max())), 3)
+        width = max(10, *(len(f"{number} {name}") for number, name in enumerate(names)))
+        head = "  ".join(f"{number:>{cells}}" for number in range(len(names)))
+        return [f"{'true, down':<{width}}  {head}  predicted, across"] + [
+            f"{f'{number} {name}':<{width}}  " + "  ".join(f"{value:>{cells}}" for value in row)
+            for number, (name, row) in enumerate(zip(names, result.confusion, strict=True))
+        ]
+    wrong = result.confusion.copy()
+    wrong[range(len(wrong)), range(len(wrong))] = 0
+    order = wrong.ravel().argsort()[::-1][:largest]
+    pairs = [(int(index) // len(wrong), int(index) % len(wrong)) for index in order]
+    return ["most frequent confusions"] + [
+        f"{wrong[true, guess]:>6}  {names[true]} taken for {names[guess]}"
+        for true, guess in pairs
+        if wrong[true, guess]
+    ]
+
+
+def as_json(result: Evaluation, skipped: list[ImageError]) -> str:
+    """The figures for programs."""
+    rows = zip(result.classes, result.precision, result.recall, result.f1, result.support, strict=True)
+    value: dict[str, Any] = {
+        "images": result.samples,
+        "accuracy": result.accuracy,
+        "macro_f1": result.macro_f1,
+        "loss": result.loss,
+        "calibration_error": result.calibration_error,
+        "classes": [
+            {
+                **label_fields(name),
+                "precision": float(p),
+                "recall": float(r),
+                "f1": float(f1),
+                "support": int(support),
+            }
+            for name, p, r, f1, support in rows
+        ],
+        "confusion": result.confusion.tolist(),
+        "skipped": list(map(error_fields, skipped)),
+    }
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+FORMATS = {"text": as_text, "json": as_json}

@@ -1,0 +1,226 @@
+"""A run folder -> its report: what the run wrote down, gathered and rendered. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from tlkit.data.bad_images import read_skipped
+from tlkit.data.decoders import worker_count
+from tlkit.data.scan import accepted_by
+from tlkit.errors import DataError, UsageError, first_line, printable, understood
+from tlkit.files.atomic import write_atomically
+from tlkit.files.inputs import open_input
+from tlkit.files.json_file import read_whole_json
+from tlkit.files.run_folder import RunFolder
+from tlkit.options import FinetuneOptions
+from tlkit.options.declare import flag_of, without_home
+from tlkit.reports.facts import Bin, ClassFigures, Measured, Mistake, RunFacts
+from tlkit.reports.page import render
+from tlkit.reports.thumbnails import thumbnails
+from tlkit.reports.val_predictions_file import Validation, read_validation
+from tlkit.terminal import say
+from tlkit.training.evaluation import Calibration, Evaluation, calibrate, evaluate_answers
+
+SHOWN_MISTAKES = 24
+
+
+def report(run: RunFolder, told: Callable[[RunFacts], object] = lambda facts: None) -> None:
+    """Write the report of a run into its folder; what fails is a warning. told: what it says, before it is written."""
+    try:
+        facts = gather(run)
+        told(facts)
+        write_page(facts, run.report_file)
+        say("report", run.report_file)
+    except Exception as error:
+        say("warning", f"there is no report: {understood(error)}; later: tlkit report {run.path}")
+
+
+def write_page(facts: RunFacts, path: str) -> None:
+    """The report of a run. Raises OutputError or StorageError where it cannot be written, DataError for facts that are
+    not what a run writes down."""
+    with of_whole_run(facts.folder):
+        content = render(facts).encode()
+    write_atomically(path, lambda file: file.write(content))
+
+
+def gather(run: RunFolder, data: str | None = None) -> RunFacts:
+    """All that a run folder tells. data: where the images are, if they have moved. Raises DataError."""
+    with of_whole_run(run.path):
+        return found_in(run, data)
+
+
+@contextmanager
+def of_whole_run(path: str) -> Iterator[None]:
+    """What stumbles inside does so over the files of a run that is not whole. Raises DataError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        problem = f"is not a whole run folder ({type(error).__name__}: {first_line(error)[:120]})"
+        raise DataError(path, problem) from error
+
+
+def found_in(run: RunFolder, data: str | None) -> RunFacts:
+    """As gather, of a run folder whose files hold what they should."""
+    stored = run.read_options()
+    options = resolved_options(run, stored["resolved"])
+    root = data or options.data
+    split = run.read_split() if os.path.exists(run.split_file) else {"classes": [], "train": {}, "val": {}}
+    about = read_whole_json(run.about_file) if os.path.exists(run.about_file) else {}
+    status = read_whole_json(run.status_file, "state") if os.path.exists(run.status_file) else {}
+    history, best = read_history(run), status.get("best")
+    validation = read_validation(run, split["classes"])
+    measured = measure(validation, split, root, options) if validation is not None else None
+    return RunFacts(
+        name=os.path.basename(os.path.abspath(run.path)),
+        folder=for_shell(run.path),
+        data_folder=for_shell(root),
+        state=status.get("state", "unknown"),
+        time=time.strftime("%-d %B %Y"),
+        metric=options.metric,
+        classes=len(split["classes"]),
+        train_images=sum(map(len, split["train"].values())),
+        val_images=sum(map(len, split["val"].values())),
+        history=history,
+        best=best,
+        measured=measured,
+        data=at_home(about.get("data", "")),
+        model=at_home(about.get("model", options.backbone)),
+        warnings=[at_home(warning) for warning in about.get("warnings", ())],
+        skipped=[(at_home(error.path), error.message) for error in read_skipped(run)],
+        given=described(given_options(stored["given"])),
+        options=described(options.to_dict()),
+        versions={name: str(value) for name, value in about.get("environment", {}).items()},
+        notes=notes(validation, measured, best, root),
+    )
+
+
+def resolved_options(run: RunFolder, stored: Mapping[str, Any]) -> FinetuneOptions:
+    """The options of a run folder from anybody. Raises DataError."""
+    try:
+        return FinetuneOptions.from_dict(stored)
+    except (UsageError, TypeError) as error:
+        raise DataError(run.options_file, f"holds options that no run has: {error}") from error
+
+
+def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were typed with another value than their default."""
+    default = FinetuneOptions(data="").to_dict()
+    return {name: value for name, value in given.items() if value != default.get(name, value)}
+
+
+def described(options: Mapping[str, Any]) -> dict[str, str]:
+    """Flags and values, for people; of the home folder only that it is one."""
+    values = {flag_of(name): without_home(value) for name, value in options.items()}
+    return {flag: "default" if v is None else str(v) for flag, v in values.items()}
+
+
+def read_history(run: RunFolder) -> list[dict[str, Any]]:
+    """The rows of history.jsonl; none if there is none yet. Raises DataError if it is damaged."""
+    if not os.path.exists(run.history_file):
+        return []
+    with open_input(run.history_file) as file:
+        try:
+            rows = [json.loads(line) for line in file]
+        except (ValueError, RecursionError) as error:
+            raise DataError(run.history_file, f"is damaged ({error})") from error
+    if not all(isinstance(row, dict) and isinstance(row.get("epoch"), int) for row in rows):
+        raise DataError(run.history_file, "is damaged: it has lines that are no epochs")
+    return rows
+
+
+def measure(validation: Validation, split: Mapping[str, Any], root: str, options: FinetuneOptions) -> Measured:
+    """The figures of the answers, and the mistakes with their pictures."""
+    answers, classes = validation.answers, tuple(split["classes"])
+    evaluation = evaluate_answers(answers, classes)
+    calibration = calibrate(answers.confidence, answers.correct)
+    return Measured(
+        samples=evaluation.samples,
+        calibration_error=evaluation.calibration_error,
+        classes=class_figures(evaluation, split),
+        confusion=evaluation.confusion.tolist(),
+        bins=bins(calibration),
+        mistakes=worst_mistakes(validation, classes, root, options),
+        mistaken=int(np.count_nonzero(~answers.correct)),
+    )
+
+
+def bins(calibration: Calibration) -> list[Bin]:
+    columns = (calibration.samples, calibration.confidence, calibration.accuracy)
+    return [
+        Bin(float(low), float(high), int(samples), float(confidence), float(accuracy))
+        for (low, high), samples, confidence, accuracy in zip(pairwise(calibration.edges), *columns, strict=True)
+    ]
+
+
+def class_figures(evaluation: Evaluation, split: Mapping[str, Any]) -> list[ClassFigures]:
+    columns = (evaluation.precision, evaluation.recall, evaluation.f1, evaluation.support)
+    return [
+        ClassFigures(name, float(p), float(r), float(f1), int(support), len(split["train"].get(name, ())))
+        for name, p, r, f1, support in zip(evaluation.classes, *columns, strict=True)
+    ]
+
+
+def worst_mistakes(
+    validation: Validation, classes: Sequence[str], root: str, options: FinetuneOptions
+) -> list[Mistake]:
+    """The wrong answers that were given most surely."""
+    answers = validation.answers
+    places = answers.most_confident_mistakes(SHOWN_MISTAKES)
+    names = [validation.names[place] for place in places]
+    paths = [os.path.join(root, name) for name in names]
+    pictures = thumbnails(paths, accepted_by(options), worker_count(options.workers))
+    return [
+        Mistake(
+            at_home(name),
+            classes[answers.labels[place]],
+            classes[answers.guesses[place]],
+            float(answers.confidence[place]),
+            picture,
+        )
+        for place, name, picture in zip(places, names, pictures, strict=True)
+    ]
+
+
+def notes(
+    validation: Validation | None, measured: Measured | None, best: Mapping[str, Any] | None, root: str
+) -> list[str]:
+    """What the page lacks, and why."""
+    if validation is None or measured is None:
+        return ["This run has not written down its answers on the validation images yet: it does so when it is done."]
+    found = []
+    if best is None or best["epoch"] != validation.epoch:
+        found.append(f"What is said of images and classes is of epoch {validation.epoch}, and not of the best one.")
+    absent = sum(mistake.thumbnail is None for mistake in measured.mistakes)
+    if absent:
+        where = printable(without_home(root))
+        found.append(
+            f"{absent} of {len(measured.mistakes)} pictures are missing: the images are no longer readable in {where}. "
+            "If they have moved: tlkit report RUN --data DIR"
+        )
+    return found
+
+
+def at_home(text: str) -> str:
+    """Text without the name of the user's home folder."""
+    home = os.path.expanduser("~")
+    return text if home in ("/", "") else text.replace(os.path.join(home, ""), "~/")
+
+
+def for_shell(path: str) -> str:
+    """A path as it can be typed: from here where it lies below, else from the home folder where it lies there."""
+    below = os.path.relpath(path)
+    if not below.startswith(os.pardir):
+        return shlex.quote(below)
+    whole = str(without_home(os.path.abspath(path)))
+    if whole == "~":
+        return whole
+    return f"~/{shlex.quote(whole[2:])}" if whole.startswith("~/") else shlex.quote(whole)

@@ -1,0 +1,299 @@
+"""The parts of the report, from its head to its foot. A part that has nothing to show is empty."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+
+from tlkit.reports.charts import Series, line_chart, reliability_chart
+from tlkit.reports.confusion import confusion_matrix
+from tlkit.reports.facts import ClassFigures, Mistake, RunFacts
+from tlkit.reports.markup import Markup, joined, tag
+
+FIGURES = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
+"""What may decide which epoch is best, in words."""
+
+
+LISTED_EPOCHS = 200
+
+
+LISTED_IMAGES = 20
+
+
+def section(title: str, about: str, *content: object) -> Markup:
+    """A part with a heading and a sentence that says what it shows."""
+    note = tag("p", about, class_="about") if about else None
+    return tag("section", tag("h2", title), note, *content)
+
+
+def header(facts: RunFacts) -> Markup:
+    """What the run is, and how well it did."""
+    return tag(
+        "header",
+        tag("p", "Training report", class_="eyebrow"),
+        tag("h1", facts.name),
+        tag("p", facts.model, class_="about"),
+        tag("dl", *(tile(*figure) for figure in tiles(facts)), class_="tiles"),
+    )
+
+
+def tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
+    """The figures at the top: name, value, and a remark."""
+    found = [
+        ("classes", f"{facts.classes:,}", f"{facts.train_images:,} training images"),
+        ("validation images", f"{facts.val_images:,}", "never trained on"),
+        ("training time", duration(sum(row.get("seconds", 0) for row in facts.history)), "of the epochs alone"),
+    ]
+    if facts.best is None:
+        return [("state", facts.state, f"{len(facts.history)} epochs so far"), *found]
+    best = facts.best
+    order = sorted(FIGURES, key=lambda name: name != facts.metric)
+    figures = [
+        (FIGURES[name], share(best[f"val_{name}"]) if name != "loss" else f"{best['val_loss']:.4f}", remark)
+        for name, remark in zip(order, (f"best epoch: {best['epoch']} of {len(facts.history)}", "", ""), strict=True)
+    ]
+    if facts.measured is not None:
+        measured = facts.measured
+        found.insert(0, ("calibration error", share(measured.calibration_error), "how far probabilities are off"))
+        found.insert(0, ("mistakes", f"{measured.mistaken:,}", f"of {measured.samples:,} validation images"))
+    return [*figures, *found]
+
+
+def tile(name: str, value: str, remark: str) -> Markup:
+    return tag("div", tag("dt", name), tag("dd", value), tag("dd", remark or Markup("&nbsp;"), class_="remark"))
+
+
+def notes(facts: RunFacts) -> Markup:
+    """What this page lacks."""
+    return joined(*(tag("p", note, class_="callout") for note in facts.notes))
+
+
+def curves(facts: RunFacts) -> Markup:
+    """Losses, metrics and learning rate over the epochs."""
+    if not facts.history:
+        return Markup()
+    best = facts.best["epoch"] if facts.best is not None else None
+
+    def series(name: str, look: str, key: str) -> Series:
+        rows = [row for row in facts.history if isinstance(row.get(key), (int, float))]
+        return Series(name, look, [(row["epoch"], row[key]) for row in rows])
+
+    charts = [
+        line_chart(
+            "Loss", "loss", [series("training", "train", "train_loss"), series("validation", "val", "val_loss")], best
+        ),
+        line_chart(
+            "Accuracy",
+            "share right",
+            [
+                series("training", "train", "train_accuracy"),
+                series("validation", "val", "val_accuracy"),
+            ],
+            best,
+        ),
+        line_chart("Macro F1", "mean over classes", [series("validation", "val", "val_macro_f1")], best),
+        line_chart("Learning rate", "of the head", [series("at the epoch's end", "other", "learning_rate")], best),
+    ]
+    return section(
+        "Learning curves",
+        "A validation curve that turns away from the training curve means that the model learns its images by heart.",
+        tag("div", *charts, class_="charts"),
+        epochs_table(facts),
+    )
+
+
+def epochs_table(facts: RunFacts) -> Markup:
+    """The curves as numbers."""
+    columns = {
+        "epoch": "epoch",
+        "training loss": "train_loss",
+        "validation loss": "val_loss",
+        "training accuracy": "train_accuracy",
+        "validation accuracy": "val_accuracy",
+        "macro F1": "val_macro_f1",
+        "learning rate": "learning_rate",
+        "seconds": "seconds",
+    }
+    every = -(-len(facts.history) // LISTED_EPOCHS)
+    best = facts.best["epoch"] if facts.best is not None else None
+    rows = [
+        tag("tr", *(tag("td", plain(row.get(key)), class_="number") for key in columns.values()), class_=look)
+        for place, row in enumerate(facts.history)
+        for look in ["chosen" if row["epoch"] == best else None]
+        if place % every == 0 or look or place == len(facts.history) - 1
+    ]
+    head = tag("thead", tag("tr", *(tag("th", name, scope="col", class_="number") for name in columns)))
+    table = tag("table", head, tag("tbody", *rows))
+    name = "The epochs as a table" if every == 1 else f"The epochs as a table (every {every}th)"
+    return tag("details", tag("summary", name), tag("div", table, class_="scroll"))
+
+
+def classes(facts: RunFacts) -> Markup:
+    """A row for each class, the worst first."""
+    if facts.measured is None:
+        return Markup()
+    head = [tag("th", "class", scope="col")] + [
+        tag("th", name, scope="col", class_="number")
+        for name in ("F1", "precision", "recall", "validation images", "training images")
+    ]
+    ordered = sorted(facts.measured.classes, key=lambda figures: (figures.support == 0, figures.f1))
+    table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *map(class_row, ordered)), class_="classes")
+    body = tag("div", table, class_="scroll tall" if len(ordered) > 30 else "scroll", tabindex=0, role="region")
+    return section(
+        "Each class",
+        "The weakest first. Precision: of what was called this class, the share that is. Recall: of this class, the "
+        "share that was found. F1 is high where both are.",
+        body,
+    )
+
+
+def class_row(figures: ClassFigures) -> Markup:
+    numbers = [share(figures.precision), share(figures.recall), f"{figures.support:,}", f"{figures.train:,}"]
+    bar = tag(
+        "svg",
+        tag("rect", width=60, height=8, rx=2, class_="rail"),
+        tag("rect", width=round(60 * figures.f1, 1), height=8, rx=2, class_="share"),
+        viewBox="0 0 60 8",
+        width=60,
+        height=8,
+        aria_hidden="true",
+    )
+    return tag(
+        "tr",
+        tag("th", figures.name, scope="row"),
+        tag("td", bar, tag("span", share(figures.f1)), class_="number"),
+        *(tag("td", number, class_="number") for number in numbers),
+    )
+
+
+def confusions(facts: RunFacts) -> Markup:
+    """What was taken for what."""
+    if facts.measured is None:
+        return Markup()
+    names = [figures.name for figures in facts.measured.classes]
+    return section("Confusion matrix", "", confusion_matrix(names, facts.measured.confusion))
+
+
+def mistakes(facts: RunFacts) -> Markup:
+    """The wrong answers that the model was surest of, with their images."""
+    if facts.measured is None or not facts.measured.mistakes:
+        return Markup()
+    shown, all_of_them = facts.measured.mistakes, facts.measured.mistaken
+    about = (
+        "Wrong answers on validation images, the surest first. They show what the model mixes up, and often images "
+        "that lie in the wrong folder."
+    )
+    more = f" {len(shown)} of {all_of_them:,}; all are in validation.jsonl." if all_of_them > len(shown) else ""
+    return section("Most confident mistakes", about + more, tag("ul", *map(card, shown), class_="cards"))
+
+
+def card(mistake: Mistake) -> Markup:
+    """An image, what was said of it, and what it is."""
+    if mistake.thumbnail is None:
+        picture = tag("div", "image not found", class_="absent")
+    else:
+        source = f"data:image/jpeg;base64,{base64.b64encode(mistake.thumbnail).decode()}"
+        alt = f"{mistake.path}, a {mistake.label}"
+        picture = tag("img", src=source, alt=alt, width=160, height=160)
+    return tag(
+        "li",
+        picture,
+        tag("p", tag("b", mistake.predicted, class_="wrong-name"), f" {mistake.probability:.1%}"),
+        tag("p", "is ", tag("b", mistake.label)),
+        tag("p", mistake.path, class_="path"),
+    )
+
+
+def reliability(facts: RunFacts) -> Markup:
+    """Whether probabilities can be believed."""
+    if facts.measured is None:
+        return Markup()
+    about = (
+        "Whether the model's probabilities can be believed. A bar below its short line: the model was too sure there. "
+        "The pale bars at the foot show where most images lie."
+    )
+    chart = tag("figure", reliability_chart(facts.measured.bins), class_="chart")
+    error = f"Expected calibration error: {share(facts.measured.calibration_error)}."
+    return section("Reliability", about, tag("div", chart, class_="charts"), tag("p", error, class_="note"))
+
+
+def data(facts: RunFacts) -> Markup:
+    """Where the images came from, and what was odd about them."""
+    warnings = [tag("li", *lines(warning)) for warning in facts.warnings]
+    named = [tag("li", tag("code", path), f": {why}") for path, why in facts.skipped[:LISTED_IMAGES]]
+    rest = len(facts.skipped) - len(named)
+    left_out = tag("ul", *named, tag("li", f"and {rest:,} more, in skipped.jsonl") if rest else None)
+    return section(
+        "Data",
+        facts.data,
+        tag("ul", *warnings, class_="warnings") if warnings else tag("p", "No warning.", class_="note"),
+        joined(tag("h3", f"Left out: {len(facts.skipped):,}"), left_out) if facts.skipped else None,
+    )
+
+
+def lines(warning: str) -> list[object]:
+    """A warning's first line, and the rest as it was laid out."""
+    first, _, rest = warning.partition("\n")
+    return [first, *(tag("code", line.strip(), class_="line") for line in rest.split("\n") if line.strip())]
+
+
+def usage(facts: RunFacts) -> Markup:
+    """Commands that can be copied."""
+    run = facts.folder
+    commands = {
+        "Label images": f"tlkit predict {run} IMAGE...",
+        "Label a folder, as JSON": f"tlkit predict {run} FOLDER --format jsonl",
+        "Measure it again": f"tlkit evaluate {run} {facts.data_folder}",
+        "Take it elsewhere": f"tlkit export {run} --format onnx --output model.onnx",
+        "Train on": f"tlkit resume {run} --epochs {len(facts.history) + 20}",
+    }
+    rows = [joined(tag("dt", name), tag("dd", tag("code", command))) for name, command in commands.items()]
+    return section(
+        "How to use the model",
+        "A click marks a whole command. The model is the run folder, or model.pt in it, which holds all it needs.",
+        tag("dl", *rows, class_="commands"),
+    )
+
+
+def settings(facts: RunFacts) -> Markup:
+    """Options and versions: what it takes to do it again."""
+    rest = {name: value for name, value in facts.options.items() if name not in facts.given}
+    return section(
+        "Options and versions",
+        "",
+        pairs("Given", facts.given) if facts.given else None,
+        tag("details", tag("summary", "All other options"), pairs("", rest)),
+        pairs("Versions and machine", facts.versions) if facts.versions else None,
+    )
+
+
+def pairs(title: str, values: Mapping[str, str]) -> Markup:
+    """A table of names and values."""
+    rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in values.items()]
+    return joined(
+        tag("h3", title) if title else None,
+        tag("div", tag("table", tag("tbody", *rows), class_="pairs"), class_="scroll"),
+    )
+
+
+def footer(facts: RunFacts) -> Markup:
+    version = facts.versions.get("tlkit", "")
+    return tag("footer", f"Made by tlkit {version} on {facts.time}. This page loads nothing and runs no script.")
+
+
+def share(value: float) -> str:
+    """0.9612 -> 96.1%"""
+    return f"{value:.1%}"
+
+
+def duration(seconds: float) -> str:
+    """75 -> 1:15 min"""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def plain(value: object) -> str:
+    """A number of the table of epochs."""
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)

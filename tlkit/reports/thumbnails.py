@@ -1,0 +1,53 @@
+"""Small pictures of images, for reports and monitors."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import closing
+
+from PIL import Image
+
+from tlkit.data.decode import Accepted
+from tlkit.data.decoders import open_decoder
+from tlkit.data.image_file import ImageError
+from tlkit.data.ordered_map import map_in_order
+from tlkit.data.preprocessing import Preprocessing
+from tlkit.data.view import View
+
+SIDE = 160
+
+
+NO_MEAN, NO_DEVIATION = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+
+def thumbnails(paths: Sequence[str], accepted: Accepted, workers: int) -> list[bytes | None]:
+    """A square JPEG of the middle of each image; None for one that is not there, or cannot be read any more."""
+    view = View(
+        Preprocessing(
+            image_size=(SIDE, SIDE),
+            resize=(SIDE, SIDE),
+            crop_mode="center",
+            interpolation="bicubic",
+            mean=NO_MEAN,
+            std=NO_DEVIATION,
+            more_formats=accepted.more_formats,
+            float_range=accepted.float_range,
+        ),
+        accepted.max_pixels,
+    )
+    with closing(open_decoder(min(workers, len(paths)))) as decoder:
+
+        def load(path: str) -> bytes | None:
+            try:
+                return as_jpeg(Image.fromarray(decoder.load(path, view).pixels))
+            except ImageError:
+                return None
+
+        return list(map_in_order(load, paths, workers=workers, ahead=len(paths) + 1))
+
+
+def as_jpeg(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=80)
+    return file.getvalue()

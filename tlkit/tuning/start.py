@@ -1,0 +1,92 @@
+"""Check a search before it starts, or resume one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tlkit import interruption
+from tlkit.data.bad_images import check_images
+from tlkit.data.folder import Dataset
+from tlkit.data.scan import find_dataset, say_dataset
+from tlkit.devices.request import require_devices
+from tlkit.distributed.env import require_alone
+from tlkit.errors import DataError, MissingInputError, UsageError
+from tlkit.files.atomic import write_json_atomically
+from tlkit.files.inputs import require_weights_file
+from tlkit.options import TuneOptions
+from tlkit.options.declare import flag_of
+from tlkit.options.tune import cores
+from tlkit.terminal import count
+from tlkit.tuning.cluster import require_answer, require_ray
+from tlkit.tuning.folder import SearchFolder
+
+
+def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle: str | None = None) -> int:
+    """Finish what is missing of a search. Prints and returns as `tune` does."""
+    require_alone("tune")
+    if not search.exists():
+        raise MissingInputError(search.path, "is not the folder of a search: it has no search.json")
+    search = SearchFolder(os.path.abspath(search.path))
+    with search.locked(), interruption.handled("stopping") as signals:
+        trusted = os.path.abspath(trust_pickle) if trust_pickle is not None else None
+        options = read_options(search, {**changes, "trust_pickle": trusted})
+        require_possible(options)
+        remember(search, options, options)
+        dataset = look_at_data(options)
+        from tlkit.tuning.run import search_through
+
+        return search_through(search, options, dataset, signals)
+
+
+def read_options(search: SearchFolder, changes: Mapping[str, Any]) -> TuneOptions:
+    """The options of a search, with those that are changed now. Raises DataError, or UsageError for the changes."""
+    stored = search.read()
+    try:
+        before = TuneOptions.from_dict({**stored, "space": search.space_file})  # wherever the folder is now
+    except UsageError as error:
+        raise DataError(search.search_file, f"holds options that no search has: {error}") from error
+    options = dataclasses.replace(before, **{name: value for name, value in changes.items() if value is not None})
+    if options.trials() < before.trials():
+        problem = f"makes {count(options.trials(), 'trial')}, fewer than the {before.trials()} that the search has"
+        raise UsageError(f"--samples {options.samples}", problem)
+    return options
+
+
+def require_possible(options: TuneOptions) -> None:
+    """Raises for what cannot be had, as far as it shows before Ray starts."""
+    require_ray()
+    for point in options.tried.corners():
+        require_weights_file(options.trial(point).weights)
+    if options.cluster is not None:
+        require_answer(options.cluster)
+    elif (options.cpus_per_trial or 1) > cores():
+        raise UsageError(
+            f"{flag_of('cpus_per_trial')} {options.cpus_per_trial}", f"is more than the {cores()} cores that there are"
+        )
+
+
+def look_at_data(options: TuneOptions) -> Dataset:
+    """The images, looked at before any long work."""
+    dataset = find_dataset(options)
+    say_dataset(dataset)
+    require_devices(options.placing())
+    require_folds(options, dataset)
+    return check_images(options, dataset)
+
+
+def require_folds(options: TuneOptions, dataset: Dataset) -> None:
+    """Raises UsageError for a class that has fewer images than there are folds."""
+    images = [sample.label for sample in dataset.train + dataset.val]
+    for label, name in enumerate(dataset.classes):
+        if options.folds is not None and images.count(label) < options.folds:
+            raise UsageError(
+                f"--folds {options.folds}", f"is more than class {name!r} has images, {images.count(label)}"
+            )
+
+
+def remember(search: SearchFolder, given: TuneOptions, resolved: TuneOptions) -> None:
+    """Make a folder a search that can be resumed."""
+    write_json_atomically(search.search_file, {"given": given.to_dict(), "resolved": resolved.to_dict()})
