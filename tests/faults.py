@@ -29,7 +29,7 @@ COMMIT = """
 import os, sys
 sys.path.insert(0, {root!r})
 from tlkit.errors import TlkitError
-from tlkit import storage
+from tlkit.files import atomic as storage
 kind, folder = sys.argv[1:]
 path, new = os.path.join(folder, "file"), b"new" * 7000
 def write(file):

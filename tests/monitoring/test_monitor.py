@@ -148,7 +148,7 @@ def test_a_run_whose_tool_is_missing_is_refused_at_once_or_goes_on_without(
 ) -> None:
     (tmp_path / "options.json").write_text(json.dumps({"given": {}, "resolved": {"log": ["wandb"]}}))
     gone_on: list[ResumeOptions] = []
-    monkeypatch.setattr("tlkit.runs.reopen.go_on", lambda run, options, typed: gone_on.append(options) or 0)
+    monkeypatch.setattr("tlkit.commands.resume.go_on", lambda run, options, typed: gone_on.append(options) or 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match="--log wandb: needs wandb"):
         resume(ResumeOptions(checkpoint=str(tmp_path)))

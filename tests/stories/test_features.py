@@ -172,11 +172,11 @@ def test_what_is_frozen_is_quick_in_every_epoch(
     from tlkit.runs.batches import PreparedBatches
 
     seen: list[torch.nn.Module] = []
-    train = train.train_to_the_end
+    original = train.train_to_the_end
 
     def watched(*arguments: object) -> None:
         seen.extend(a.module for a in arguments if isinstance(a, PreparedBatches))
-        train(*arguments)  # type: ignore[arg-type]
+        original(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(train, "train_to_the_end", watched)
     result = tlkit(*finetune_arguments(data, tmp_path / "run", "--no-cache", "--epochs", 1, *flags))

@@ -166,7 +166,7 @@ def test_an_interrupt_does_not_wait_for_a_reader(model: Path, tmp_path: Path) ->
 
 NOISY = """
 import ctypes, os, sys
-from tlkit.model.onnx_model import OnnxModel
+from tlkit.inference.onnx_predictor import OnnxModel
 quiet = OnnxModel.logits
 
 def noisy(self, pixels):
