@@ -5,7 +5,7 @@
 Vectors: the sample photographs through the sample backbone and through random weights, scikit-learn's digits (its 64
 pixels as the vector, all of them and 200 of them), made-up vectors of 384 and 2048 values, and a folder of images if
 one is named. For each: the best validation accuracy of a default run, and that of LogisticRegression on
-standardised vectors with C chosen by 5-fold cross-validation on the training part.
+standardized vectors with C chosen by 5-fold cross-validation on the training part.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tlkit.data.batches import VectorBatches
 from tlkit.data.decoders import open_decoder, worker_count
 from tlkit.data.folder import read_dataset
 from tlkit.data.view import View
-from tlkit.distributed.world import ALONE
+from tlkit.distributed.world import SINGLE_PROCESS
 from tlkit.features.extract import EXTRACTION_BATCH, Extraction
 from tlkit.features.extractor import FeatureExtractor, feature_statistics
 from tlkit.features.store import NoStore
@@ -51,7 +51,9 @@ def from_folder(data: Path, backbone: str, weights: str) -> Vectors:
     classifier, description = assemble(options, dataset.classes)
     extractor = FeatureExtractor(classifier.backbone, description.preprocessing, torch.device("cpu"))
     workers = worker_count(None)
-    extraction = Extraction(extractor, NoStore(), open_decoder(workers), workers, EXTRACTION_BATCH["cpu"], ALONE)
+    extraction = Extraction(
+        extractor, NoStore(), open_decoder(workers), workers, EXTRACTION_BATCH["cpu"], SINGLE_PROCESS
+    )
     plain = View(description.preprocessing)
     parts: list[Tensor] = []
     for samples in (dataset.train, dataset.val):
@@ -85,7 +87,7 @@ def accuracy_of_defaults(vectors: Vectors) -> float:
     head = Head(train_vectors.shape[1], classes, None, False)
     statistics = feature_statistics([train_vectors])
     assert statistics is not None
-    head.set_standardisation(*statistics)
+    head.set_standardization(*statistics)
     optimizer = build_optimizer(head, torch.nn.Module(), options.optimizer, options.weight_decay)
     state = TrainingState(head, optimizer)  # type: ignore[arg-type]
     train(

@@ -34,9 +34,9 @@ from PIL import Image, ImageOps
 from tlkit.data.decoders import ThisProcess
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.view import View
-from tlkit.inference.open import open_labeller
-from tlkit.inference.predictor import Labeller
-from tlkit.options.devices import Placing
+from tlkit.inference.open import open_predictor
+from tlkit.inference.predictor import Predictor
+from tlkit.options.devices import DeviceSpec
 
 SIZE = (4000, 3000)
 GRAIN = 8
@@ -85,12 +85,12 @@ def main() -> None:
     )
 
 
-def train_model(options: argparse.Namespace, folder: Path) -> Labeller:
+def train_model(options: argparse.Namespace, folder: Path) -> Predictor:
     """A model that knows the images, with its preprocessing."""
     weights = weights_of(options.backbone, folder, options.weights)
     flags = ["--backbone", options.backbone, "--weights", weights, "--image-size", options.image_size]
     run([*TLKIT, "finetune", options.images, *flags, "--out", folder / "run"], cache=folder / "cache")
-    return open_labeller(str(folder / "run"), None, Placing(("cpu",)), "fp32", None)
+    return open_predictor(str(folder / "run"), None, DeviceSpec(("cpu",)), "fp32", None)
 
 
 def enlarge(images: Path, count: int, folder: Path) -> list[str]:
@@ -120,7 +120,7 @@ def load_all(load: Load, paths: list[str]) -> map:
     return map_in_order(load, paths, workers=CORES, ahead=2 * CORES)
 
 
-def labels(model: Labeller, pixels: np.ndarray) -> np.ndarray:
+def labels(model: Predictor, pixels: np.ndarray) -> np.ndarray:
     """uint8 [N, H, W, 3] -> labels [N]"""
     parts = np.array_split(pixels, -(-len(pixels) // 32))
     return np.concatenate([model.logits(part).argmax(axis=1) for part in parts])

@@ -26,8 +26,8 @@ from pathlib import Path
 from common import RIVALS, SAMPLE, TLKIT, decoded, in_turn, list_images, ratios, run, spread, table, weights_of
 
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.inference.open import open_labeller
-from tlkit.options.devices import Placing
+from tlkit.inference.open import open_predictor
+from tlkit.options.devices import DeviceSpec
 
 HEADER = (
     "backbone",
@@ -169,7 +169,7 @@ def compare(
     seconds = dict(zip(plan, found.values(), strict=True))
     bound = seconds["bound"]
     quick = {name: without(seconds[f"{name}, one image"], seconds[name]) for name in commands}
-    preprocessing = open_labeller(str(sides.model), None, Placing(("cpu",)), "fp32").preprocessing
+    preprocessing = open_predictor(str(sides.model), None, DeviceSpec(("cpu",)), "fp32").preprocessing
     rows: list[tuple[str, list[float] | None, list[float], str]] = [
         (
             name if name == TIMM else f"tlkit predict {name}",

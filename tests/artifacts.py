@@ -52,10 +52,10 @@ def as_model(path: str) -> object:
 
 def as_labeller(path: str) -> object:
     """As predict and evaluate do."""
-    from tlkit.inference.open import open_labeller
-    from tlkit.options.devices import Placing
+    from tlkit.inference.open import open_predictor
+    from tlkit.options.devices import DeviceSpec
 
-    return open_labeller(path, None, Placing(("cpu",)), "fp32", None)
+    return open_predictor(path, None, DeviceSpec(("cpu",)), "fp32", None)
 
 
 def as_trusted_model(path: str) -> object:

@@ -59,7 +59,7 @@ def check(backbone: BackboneName, device: str) -> Kind:
         height, width = preprocessing_of(backbone, network, None).image_size
         images = torch.randn(2, 3, height, width)
         logits = use(classifier, images)
-        shipped = classifier.shipped()
+        shipped = classifier.to_plain_network()
     difference = shapes(shipped) ^ plain
     require(not difference, f"ships other tensors than the plain model has: {sorted(difference)[:3]}")
     if device == "cpu":
@@ -74,7 +74,7 @@ def check(backbone: BackboneName, device: str) -> Kind:
 def use(classifier: Classifier, images: Tensor) -> Tensor:
     """Logits of a head that is like a trained one."""
     head = classifier.head
-    head.set_standardisation(torch.randn(head.mean.shape), torch.rand(head.std.shape) + 0.5)
+    head.set_standardization(torch.randn(head.mean.shape), torch.rand(head.std.shape) + 0.5)
     for parameter in head.parameters():
         parameter.normal_()
     logits: Tensor = classifier(images)

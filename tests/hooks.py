@@ -124,14 +124,14 @@ def scarce_memory(most: int, since: int = 0, log: str = "", passing: int = 1 << 
     from tlkit.features.extractor import FeatureExtractor
     from tlkit.training.step import Stepper
 
-    passed = FeatureExtractor.passed
+    passed = FeatureExtractor.forward
 
     def extracting(self: Any, batch: torch.Tensor) -> torch.Tensor:
         if len(batch) > passing:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return passed(self, batch)
 
-    FeatureExtractor.passed = extracting  # type: ignore[method-assign]
+    FeatureExtractor.forward = extracting  # type: ignore[method-assign]
 
     forward, attempt = Stepper.forward, Stepper.attempt
     sizes: list[int] = []
@@ -204,7 +204,7 @@ def write_down_steps(file: str) -> None:
     from tlkit.training import step as steps
 
     facts: dict[str, Any] = {}
-    learning_rate_at, add, seed_dropout = loop.learning_rate_at, metrics.Tally.add, steps.seed_dropout
+    learning_rate_at, add, seed_dropout = loop.learning_rate_at, metrics.MetricAccumulator.add, steps.seed_dropout
     upcoming: list[list[int]] = []
 
     def rate(step: int, *arguments: Any) -> float:
@@ -231,7 +231,7 @@ def write_down_steps(file: str) -> None:
 
         kind.epoch = epoch  # type: ignore[method-assign]
     loop.learning_rate_at, steps.seed_dropout = rate, seed
-    metrics.Tally.add = added  # type: ignore[method-assign]
+    metrics.MetricAccumulator.add = added  # type: ignore[method-assign]
 
 
 def count_steps(file: str) -> None:
@@ -351,4 +351,4 @@ def wait_little_for_tools(seconds: float) -> None:
     """A run that is done waits so long for what watches it."""
     from tlkit.monitoring import run
 
-    run.LAST_WORDS_SECONDS = seconds
+    run.CLOSE_TIMEOUT = seconds

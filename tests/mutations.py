@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from tlkit.files.onnx_file import SEAL_BYTES, seal_of
+from tlkit.files.onnx_file import SEAL_BYTES, checksum_of
 from tlkit.files.safetensors_file import BLANK, FIELD
-from tlkit.files.seal import DIGITS, sha256_of, write_sealed_archive
+from tlkit.files.seal import DIGITS, sha256_of, write_checksummed_archive
 
 Mutate = Callable[[bytes, random.Random], bytes]
 
@@ -138,7 +138,7 @@ def mutate_artifact(content: bytes, chance: random.Random) -> bytes:
     for _ in range(chance.choice((1, 1, 2, 3))):
         value = mutate_value(value, chance)
     file = io.BytesIO()
-    write_sealed_archive(file, lambda sealed: torch.save(value, sealed))
+    write_checksummed_archive(file, lambda sealed: torch.save(value, sealed))
     return file.getvalue()
 
 
@@ -167,7 +167,7 @@ def sealed_archive(members: list[tuple[str, bytes]]) -> bytes:
     with zipfile.ZipFile(inner, "w") as archive:
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name), content)
-    write_sealed_archive(file, lambda sealed: sealed.write(inner.getvalue()))
+    write_checksummed_archive(file, lambda sealed: sealed.write(inner.getvalue()))
     return file.getvalue()
 
 
@@ -220,7 +220,7 @@ def mutate_onnx(content: bytes, chance: random.Random) -> bytes:
     inner = content[:-SEAL_BYTES]
     place = max(0, inner.rfind(b'{"classes"')) if chance.random() < 0.7 else 0
     inner = inner[:place] + mutate_bytes(inner[place:], chance)
-    return inner + seal_of(inner)
+    return inner + checksum_of(inner)
 
 
 def mutate_segment(content: bytes, chance: random.Random) -> bytes:

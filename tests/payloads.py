@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tlkit.files.seal import write_sealed_archive
+from tlkit.files.seal import write_checksummed_archive
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".onnx", ".pt2")
 
@@ -37,7 +37,7 @@ def saved(value: Any, **how: Any) -> bytes:
 def sealed(value: Any) -> bytes:
     """As a stranger can seal it, too."""
     file = io.BytesIO()
-    write_sealed_archive(file, lambda inner: torch.save(value, inner))
+    write_checksummed_archive(file, lambda inner: torch.save(value, inner))
     return file.getvalue()
 
 

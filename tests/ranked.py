@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from tests.forked import Forked, Warm
-from tlkit.distributed.env import LAUNCHER, Place
+from tlkit.distributed.env import LAUNCHER, RankInfo
 from tlkit.distributed.world import World
 
 Result = TypeVar("Result")
@@ -24,22 +24,22 @@ class Thread(World):
     """A rank that is a thread of this process."""
 
     def __init__(self, rank: int, size: int, meeting: threading.Barrier, table: list[Any]) -> None:
-        self.rank, self.size, self.place = rank, size, Place(rank, size, rank, size)
+        self.rank, self.size, self.place = rank, size, RankInfo(rank, size, rank, size)
         self.meeting, self.table = meeting, table
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         self.table[self.rank] = value
         self.meeting.wait(60)
         everywhere = list(self.table)
         self.meeting.wait(60)
         return everywhere
 
-    def sum(self, values: Tensor) -> Tensor:
-        first, *others = self.gather(values.detach().clone())
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        first, *others = self.all_gather_object(values.detach().clone())
         return sum(others, first)
 
-    def largest(self, number: int) -> int:
-        return max(self.gather(number))
+    def all_reduce_max(self, number: int) -> int:
+        return max(self.all_gather_object(number))
 
 
 def in_threads(size: int, work: Callable[[World], Result]) -> list[Result]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tlkit.errors import ResourceError, first_line, understood
+from tlkit.errors import ResourceError, first_line, to_tlkit_error
 
 
 def system_error(number: int) -> OSError:
@@ -32,9 +32,9 @@ MEANINGS: list[tuple[Exception, int, str]] = [
 
 @pytest.mark.parametrize(("error", "status", "text"), MEANINGS, ids=lambda value: str(value)[:30])
 def test_what_an_exception_means(error: Exception, status: int, text: str) -> None:
-    known = understood(error)
+    known = to_tlkit_error(error)
     assert known.exit_code == status and text in str(known)
-    assert understood(known) is known
+    assert to_tlkit_error(known) is known
 
 
 @pytest.mark.parametrize(

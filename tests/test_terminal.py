@@ -19,7 +19,7 @@ import pytest
 from tests.conftest import command
 from tlkit import terminal
 from tlkit.errors import StorageError
-from tlkit.terminal import complain, emit, harmless, output_for_data_alone, write_lines
+from tlkit.terminal import escape_control_chars, output_for_data_alone, print_error, write_lines, write_stdout
 
 
 @contextlib.contextmanager
@@ -61,22 +61,22 @@ def test_a_pipe_that_does_not_block_is_waited_for() -> None:
 
 def test_signals_are_as_before() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    emit("")
+    write_stdout("")
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 @pytest.mark.parametrize("text", ["plain\té 猫\n\n", "", "\n"])
 def test_what_does_no_harm_stays(text: str) -> None:
-    assert harmless(text) == text
+    assert escape_control_chars(text) == text
 
 
 def test_what_steers_a_terminal_is_shown() -> None:
     steering = "a\x1b[31mb\rc\x07d\x9be\u202ef\x00g\udce9h\n"
-    assert harmless(steering) == r"a\x1b[31mb\rc\x07d\x9be\u202ef\x00g\udce9h" + "\n"
+    assert escape_control_chars(steering) == r"a\x1b[31mb\rc\x07d\x9be\u202ef\x00g\udce9h" + "\n"
 
 
 def test_talk_never_steers_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    complain("class \x1b]0;title\x07", "two\nlines")
+    print_error("class \x1b]0;title\x07", "two\nlines")
     assert capfd.readouterr().err == "class \\x1b]0;title\\x07\ntwo\nlines\n"
 
 
@@ -84,17 +84,17 @@ def test_talk_that_nobody_hears_ends_nothing() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with standard(2, writing):
-        complain("hello")
+        print_error("hello")
     os.close(writing)
 
 
 def test_data_steer_a_terminal_only_if_it_is_none(capfd: pytest.CaptureFixture[str]) -> None:
     data = b"na\x1b[1mme\tlabel\n" + b"caf\xe9\n"
-    emit(data)
+    write_stdout(data)
     assert capfd.readouterr().out.encode("utf-8", "surrogateescape") == data.replace(b"\xe9", "\ufffd".encode())
     primary, secondary = pty.openpty()
     with standard(1, secondary):
-        emit(data)
+        write_stdout(data)
     assert os.read(primary, 1000) == b"na\\x1b[1mme\tlabel\r\ncaf\\xe9\r\n"
     os.close(primary)
     os.close(secondary)
@@ -107,8 +107,8 @@ def test_only_data_reach_standard_output(capfd: pytest.CaptureFixture[str]) -> N
         libc.puts(b"C")
         libc.fflush(None)
         subprocess.run(["echo", "child"], check=True)
-        emit("data\n")
-    emit("more\n")
+        write_stdout("data\n")
+    write_stdout("more\n")
     captured = capfd.readouterr()
     assert captured.out == "data\nmore\n"
     assert captured.err == "descriptor\nC\nchild\n"
@@ -120,7 +120,7 @@ def test_what_cannot_be_written_is_told() -> None:
         standard(1, full.fileno()),
         pytest.raises(StorageError, match="No space left"),
     ):
-        emit("data\n")
+        write_stdout("data\n")
 
 
 @pytest.mark.parametrize("word", ["--help", "--version", "predict --help"])

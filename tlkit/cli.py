@@ -16,9 +16,9 @@ from typer.core import TyperCommand, TyperGroup
 from tlkit import interruption
 from tlkit import options as declared
 from tlkit.distributed import env, failures
-from tlkit.errors import DONE, TlkitError, UsageError, printable, understood
+from tlkit.errors import DONE, TlkitError, UsageError, escape_name, to_tlkit_error
 from tlkit.options.declare import Options, flag_of, kinds_of
-from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, complain, output_for_data_alone
+from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, output_for_data_alone, print_error
 
 Declared = TypeVar("Declared", bound=Options)
 
@@ -65,12 +65,12 @@ def main() -> NoReturn:
     open_missing_streams()
     status = run(sys.argv[1:])
     os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)  # what C libraries hold back until the end is no data either
-    if command_named(sys.argv[1:]) in WITHOUT_LOOSE_ENDS:
+    if command_named(sys.argv[1:]) in FAST_EXIT_COMMANDS:
         os._exit(status)  # all is written; the interpreter's own way takes a second once torch is loaded
     sys.exit(status)
 
 
-WITHOUT_LOOSE_ENDS = ("predict", "evaluate", "summary")
+FAST_EXIT_COMMANDS = ("predict", "evaluate", "summary")
 """Commands that open nothing for which someone else has to tidy up when the interpreter ends."""
 
 
@@ -85,13 +85,13 @@ def open_missing_streams() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; errors become one line on standard error and an exit status."""
-    settled = failures.settled()
+    settled = failures.fatal_exit_status()
     if settled is not None:
         return settled
     command = command_named(arguments)
     prefix = f"tlkit {command}" if command in registered_commands() else "tlkit"
     try:
-        with interruption.handled(), env.one_of_many():
+        with interruption.handled(), env.rank_process_setup():
             return failures.status_for_agent(app(arguments, standalone_mode=False) or DONE)
     except typer.Exit as stop:
         return stop.exit_code
@@ -105,18 +105,18 @@ def run(arguments: list[str]) -> int:
         interruption.die_by(signal.SIGPIPE)
         raise
     except Exception as error:
-        return fail(understood(error), prefix, traceback_too="--debug" in arguments)
+        return fail(to_tlkit_error(error), prefix, traceback_too="--debug" in arguments)
 
 
 def fail(error: TlkitError, prefix: str, traceback_too: bool = False) -> int:
     """Say what went wrong, if that is for this process to say. Returns the exit status."""
-    lines = [f"{prefix}: {error}{env.whereabouts()}", *error.hint.splitlines()]
+    lines = [f"{prefix}: {error}{env.rank_suffix()}", *error.hint.splitlines()]
     if traceback_too:
         import traceback
 
         lines += traceback.format_exc().splitlines()
-    if failures.must_tell(error, lines):
-        complain(*map(printable, lines))
+    if failures.should_report_error(error, lines):
+        print_error(*map(escape_name, lines))
     return error.exit_code
 
 

@@ -6,7 +6,7 @@ import errno
 from typing import ClassVar
 
 
-def printable(text: str) -> str:
+def escape_name(text: str) -> str:
     r"""A file name as one harmless line: what a terminal would act on, or cannot show, is written as \x1b or \n."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -116,7 +116,7 @@ def is_lost_rank(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(w in f"{type(error).__name__}: {error}" for w in RANK_IS_LOST)
 
 
-def understood(error: Exception) -> TlkitError:
+def to_tlkit_error(error: Exception) -> TlkitError:
     """An exception as the error it means: itself if it is one of ours, else memory at its end, or a bug."""
     if isinstance(error, TlkitError):
         return error

@@ -88,13 +88,13 @@ def handled(announcement: str = "") -> Iterator[Interruption]:
     interruption = Interruption(announcement)
     # What is ignored stays ignored: nohup and background jobs of scripts count on it.
     wanted = [number for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
-    listening, telling = os.pipe()
-    os.set_blocking(telling, False)
+    listening, report_failures = os.pipe()
+    os.set_blocking(report_failures, False)
     watcher = threading.Thread(
         target=interruption.watch, args=(listening, [*map(int, wanted)]), name="signals", daemon=True
     )
     watcher.start()
-    told_before = signal.set_wakeup_fd(telling, warn_on_full_buffer=False)
+    told_before = signal.set_wakeup_fd(report_failures, warn_on_full_buffer=False)
     previous = {number: signal.signal(number, interruption.handle) for number in wanted}
     try:
         yield interruption
@@ -102,7 +102,7 @@ def handled(announcement: str = "") -> Iterator[Interruption]:
         for number, handler in previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(told_before)
-        os.close(telling)
+        os.close(report_failures)
         watcher.join()
         os.close(listening)
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from tlkit.errors import StorageError, printable
+from tlkit.errors import StorageError, escape_name
 from tlkit.interruption import HANDLED, die_by
 
 Item = TypeVar("Item")
@@ -33,25 +33,25 @@ def show_beside_bars(note: Callable[[], str]) -> None:
     beside_bars = note
 
 
-def say(label: str, text: str) -> None:
+def log_status(label: str, text: str) -> None:
     """One line with a short label in front, as in `data      5 classes`."""
-    complain(f"{label:<9} {text}")
+    print_error(f"{label:<9} {text}")
 
 
-def complain(*lines: str) -> None:
+def print_error(*lines: str) -> None:
     """Lines on standard error; what would steer a terminal is escaped. That nobody reads them ends nothing."""
-    text = harmless("\n".join(lines)) + "\n"
+    text = escape_control_chars("\n".join(lines)) + "\n"
     # Past the buffer of sys.stderr: what that cannot write, it tries again, and fails, when the process ends.
     with contextlib.suppress(OSError):
         write_lines(STANDARD_ERROR, text.encode(sys.stderr.encoding or "utf-8", "backslashreplace"))
 
 
-def harmless(text: str) -> str:
+def escape_control_chars(text: str) -> str:
     r"""Text of which a terminal obeys nothing but newline and tab; what else it would act on is written as \x1b."""
-    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+    return "\n".join("\t".join(map(escape_name, line.split("\t"))) for line in text.split("\n"))
 
 
-def emit(data: str | bytes) -> None:
+def write_stdout(data: str | bytes) -> None:
     """Write data to standard output now: whole lines, file names as they are, but harmless on a terminal.
 
     A reader that has left ends this process by SIGPIPE, as any filter; having nothing to write is enough to notice.
@@ -59,7 +59,7 @@ def emit(data: str | bytes) -> None:
     """
     content = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
     if os.isatty(data_output):
-        content = harmless(content.decode("utf-8", "backslashreplace")).encode()
+        content = escape_control_chars(content.decode("utf-8", "backslashreplace")).encode()
     with output_errors():
         write_lines(data_output, content)
 

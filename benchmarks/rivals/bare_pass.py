@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from tlkit.data.decoders import open_decoder
 from tlkit.data.listing import find_images
-from tlkit.data.normalize import normalise
+from tlkit.data.normalize import normalize
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.view import View
 from tlkit.model.backbones import find_backbone, preprocessing_of
@@ -40,7 +40,7 @@ def main() -> None:
     decoding = time.perf_counter() - began
     seconds = []
     for start in (0, *range(0, len(pixels), 32)):  # the first batch warms up, and passes once more
-        batch = normalise(torch.from_numpy(np.stack(pixels[start : start + 32])), preprocessing).contiguous()
+        batch = normalize(torch.from_numpy(np.stack(pixels[start : start + 32])), preprocessing).contiguous()
         began = time.perf_counter()
         network(batch)
         seconds.append(time.perf_counter() - began)

@@ -25,7 +25,7 @@ class Lines(Callback):
         self.began = time.perf_counter()
 
     def after_epoch(self) -> None:
-        found = self.learn.recorder.values[-1][-1]
+        found = self.tell.recorder.values[-1][-1]
         print(f"epoch {float(found):.4f} {time.perf_counter() - self.began:.3f}", flush=True)
 
 

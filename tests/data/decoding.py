@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from tlkit.data.decode import Accepted, Facts, decode_file
+from tlkit.data.decode import Accepted, ImageInfo, decode_file
 from tlkit.data.decoders import Decoder
 from tlkit.data.image_file import open_regular
 
@@ -15,7 +15,7 @@ def decode_image(path: str, accepted: Accepted | None = None, shortest_side: int
         return decode_file(path, file, accepted or Accepted(), shortest_side).image
 
 
-def check(decoder: Decoder, path: str, accepted: Accepted, thorough: bool = False) -> Facts:
+def check(decoder: Decoder, path: str, accepted: Accepted, thorough: bool = False) -> ImageInfo:
     """What a decoder says of a file."""
     with open_regular(path) as file:
         return decoder.check_file(path, file, accepted, thorough)

@@ -12,7 +12,7 @@ import torch
 
 from tests.ranked import Thread
 from tlkit.data.batches import EpochSteps, ImageBatches, VectorBatches, epoch_order
-from tlkit.data.normalize import normalise
+from tlkit.data.normalize import normalize
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
 
@@ -87,7 +87,7 @@ def test_workers_change_nothing(workers: int) -> None:
 def test_images_are_loaded_for_their_epoch() -> None:
     for images, labels, _ in image_batches(2).epoch(4):
         assert images.shape == (len(labels), 3, 4, 6)
-        expected = normalise(torch.from_numpy(np.stack([image_of(int(k), 4) for k in labels])), PREPROCESSING)
+        expected = normalize(torch.from_numpy(np.stack([image_of(int(k), 4) for k in labels])), PREPROCESSING)
         assert torch.equal(images, expected)
 
 
@@ -111,7 +111,7 @@ def test_ranks_have_each_sample_once(count: int, ranks: int) -> None:
 def test_normalise_by_hand() -> None:
     pixels = torch.tensor([[[[255, 0, 51]]]], dtype=torch.uint8)  # [1, 1, 1, 3]
     expected = torch.tensor([(1 - 0.5) / 0.2, (0 - 0.4) / 0.3, (0.2 - 0.3) / 0.4])
-    torch.testing.assert_close(normalise(pixels, PREPROCESSING).flatten(), expected)
+    torch.testing.assert_close(normalize(pixels, PREPROCESSING).flatten(), expected)
 
 
 def test_results_keep_the_order_of_their_items() -> None:

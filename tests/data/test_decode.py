@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from tests.data.decoding import decode_image
 from tests.data.odd_images import BAD, READABLE, RED, WHITE, encoded, flipped, noise, pixels, sixteen_bit
-from tlkit.data.decode import Accepted, Facts, check_file, decode_file
+from tlkit.data.decode import Accepted, ImageInfo, check_file, decode_file
 from tlkit.data.image_file import IMAGE_ERROR_CODES, ImageError, open_regular
 from tlkit.data.preprocessing import Preprocessing
 
@@ -29,7 +29,7 @@ def as_array(path: Path, **options: object) -> np.ndarray:
     return np.asarray(decode_image(str(path), **options))
 
 
-def check_image(path: str, thorough: bool = False) -> Facts:
+def check_image(path: str, thorough: bool = False) -> ImageInfo:
     with open_regular(path) as file:
         return check_file(path, file, Accepted(), thorough)
 

@@ -21,7 +21,7 @@ from tests.data import faults
 from tests.data.decoding import check
 from tests.data.odd_images import BAD, READABLE, encoded
 from tlkit.data import decoders
-from tlkit.data.decode import Accepted, Facts
+from tlkit.data.decode import Accepted, ImageInfo
 from tlkit.data.decoders import Decoder, DecoderProcess, Processes, ThisProcess, open_decoder
 from tlkit.data.image_file import ImageError, open_regular
 from tlkit.data.ordered_map import map_in_order
@@ -103,7 +103,7 @@ def test_what_a_header_says(processes: Processes, tmp_path: Path) -> None:
     READABLE["frames.gif"](tmp_path / "frames.gif")
     for thorough in (False, True):
         facts = check(processes, str(tmp_path / "frames.gif"), Accepted(), thorough)
-        assert facts == Facts("GIF", "P", 40, 30, 2)  # Pillow writes two equal frames as one
+        assert facts == ImageInfo("GIF", "P", 40, 30, 2)  # Pillow writes two equal frames as one
 
 
 @pytest.mark.parametrize("size", faults.CODES)

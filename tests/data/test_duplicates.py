@@ -10,21 +10,21 @@ import pytest
 
 from tests.conftest import Run
 from tlkit.data import duplicates
-from tlkit.data.duplicates import SameContent, likeness
+from tlkit.data.duplicates import DuplicateFinder, quick_hash
 from tlkit.data.folder import Sample
 from tlkit.data.image_file import open_regular
 
 
-def collect(root: Path, files: dict[str, bytes]) -> SameContent:
-    same = SameContent()
+def collect(root: Path, files: dict[str, bytes]) -> DuplicateFinder:
+    same = DuplicateFinder()
     for name, content in files.items():
         (root / name).write_bytes(content)
         with open_regular(str(root / name)) as file:
-            same.add(Sample(str(root / name), 0), likeness(file))
+            same.add(Sample(str(root / name), 0), quick_hash(file))
     return same
 
 
-def groups(same: SameContent, workers: int = 2) -> list[list[str]]:
+def groups(same: DuplicateFinder, workers: int = 2) -> list[list[str]]:
     return [[os.path.basename(path) for path, _ in group] for group in same.groups(workers)]
 
 

@@ -16,7 +16,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 from tests.data.odd_images import encoded, noise, pixels
 from tlkit.data.decoders import Pixels, ThisProcess
-from tlkit.data.normalize import normalise
+from tlkit.data.normalize import normalize
 from tlkit.data.preprocessing import INTERPOLATIONS, Preprocessing, centre_crop, without_far_ends
 from tlkit.data.view import View
 
@@ -53,7 +53,7 @@ CONFIGURATIONS = {
 
 def ours(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
     """What a backbone is given: float32 [3, H, W]."""
-    return normalise(torch.from_numpy(np.array(preprocessing(image)))[None], preprocessing)[0]
+    return normalize(torch.from_numpy(np.array(preprocessing(image)))[None], preprocessing)[0]
 
 
 def loaded(path: Path, preprocessing: Preprocessing) -> Pixels:
@@ -89,7 +89,7 @@ def test_equals_what_timm_resolves_for_its_models(name: str) -> None:
 
 
 def test_equals_the_transforms_of_every_torchvision_weight() -> None:
-    """Each different one once; torchvision's transforms take an image to a tensor and normalise it."""
+    """Each different one once; torchvision's transforms take an image to a tensor and normalize it."""
     presets = {}
     for model in list_models(module=torchvision.models):
         for weights in get_model_weights(model):
@@ -109,7 +109,7 @@ def test_a_file_gives_the_same_pixels_as_its_image() -> None:
     for path in PHOTOS:
         with Image.open(path) as photo:
             expected = weights.transforms()(photo.convert("RGB"))
-        found = normalise(torch.from_numpy(loaded(path, preprocessing))[None], preprocessing)[0]
+        found = normalize(torch.from_numpy(loaded(path, preprocessing))[None], preprocessing)[0]
         assert torch.equal(found, expected)
 
 

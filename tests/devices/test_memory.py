@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tlkit.devices.memory import InParts, Shortage
+from tlkit.devices.memory import ChunkedForward, OutOfMemoryGuard
 
 
-def scarce(most: int, seen: list[int]) -> InParts:
+def scarce(most: int, seen: list[int]) -> ChunkedForward:
     def function(rows: Tensor) -> Tensor:
         seen.append(len(rows))
         if len(rows) > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return rows * 2
 
-    return InParts(function)
+    return ChunkedForward(function)
 
 
 def test_parts_are_halved_until_they_fit_and_stay_so() -> None:
@@ -54,7 +54,7 @@ def test_one_row_that_is_too_much_is_an_error() -> None:
 
 
 def test_other_errors_pass() -> None:
-    shortage = Shortage()
+    shortage = OutOfMemoryGuard()
     with pytest.raises(KeyError), shortage:
         raise KeyError("no")
     assert not shortage.found
@@ -74,7 +74,7 @@ def test_what_the_block_had_is_free_at_once() -> None:
     held_before: list[weakref.ref[Held]] = []
     gc.disable()
     try:
-        shortage = Shortage()
+        shortage = OutOfMemoryGuard()
         with shortage:
             use_up()
         assert shortage.found and held_before[0]() is None

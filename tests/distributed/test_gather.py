@@ -8,7 +8,7 @@ from tlkit.data.image_file import ImageError
 from tlkit.data.scan import errors_of_all
 from tlkit.distributed.world import World
 from tlkit.errors import MismatchError
-from tlkit.runs.consistency import require_same_ground
+from tlkit.runs.consistency import require_same_environment
 
 
 def test_what_another_rank_found_is_named_as_it_lies_here() -> None:
@@ -28,17 +28,17 @@ def test_what_another_rank_found_is_named_as_it_lies_here() -> None:
 def test_ranks_that_compute_on_other_devices_are_refused_by_the_first() -> None:
     def compare(world: World) -> str:
         try:
-            require_same_ground({"device": "cpu" if world.rank else "cuda", "torch": "2.9"}, world)
+            require_same_environment({"device": "cpu" if world.rank else "cuda", "torch": "2.9"}, world)
         except MismatchError as error:
             return f"{error.problem}\n{error.hint}"
         return ""
 
     first, *others = in_threads(2, compare)
     assert first.startswith("do not all compute alike\n  device: cpu at rank 1, cuda at rank 0\n") and others == [""]
-    assert in_threads(2, lambda world: require_same_ground({"torch": "2.9"}, world)) == [None, None]
+    assert in_threads(2, lambda world: require_same_environment({"torch": "2.9"}, world)) == [None, None]
 
 
 def test_one_process_has_nobody_to_differ_from() -> None:
-    require_same_ground({"device": "cpu"}, World())
+    require_same_environment({"device": "cpu"}, World())
     [error] = errors_of_all([(1, ImageError("b", "image_corrupt", "bad"))], [Sample("a", 0), Sample("b", 1)], World())
     assert (error.path, error.message) == ("b", "bad")

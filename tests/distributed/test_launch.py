@@ -9,8 +9,8 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from tlkit.distributed.env import environment
-from tlkit.distributed.failures import note
-from tlkit.distributed.launch import for_ranks, tell_failure
+from tlkit.distributed.failures import write_note
+from tlkit.distributed.launch import for_ranks, report_failure
 from tlkit.errors import ResourceError
 from tlkit.files.run_folder import RunFolder
 
@@ -31,7 +31,7 @@ def test_the_first_error_of_a_rank_is_told(tmp_path: Path, capfd: pytest.Capture
         2: failure(tmp_path, 2, 65, "tlkit finetune: a: is bad\nMend it.", at=8.125),
         3: failure(tmp_path, 3, -15),
     }
-    assert tell_failure(str(tmp_path), failures) == 65
+    assert report_failure(str(tmp_path), failures) == 65
     assert capfd.readouterr().err == "tlkit finetune: a: is bad\nMend it.\n"
 
 
@@ -39,7 +39,7 @@ def test_what_killed_a_rank_goes_before_what_followed(tmp_path: Path) -> None:
     run = RunFolder(str(tmp_path / "run"))
     Path(run.path).mkdir()
     run.write_status("running", epoch=3, step=7, best=None)
-    note("run", run.path, str(tmp_path))
+    write_note("run", run.path, str(tmp_path))
     failures = {
         0: failure(tmp_path, 0, 1, "tlkit finetune: unexpected error: RuntimeError: broken", at=1.0),
         1: failure(tmp_path, 1, -9),
@@ -47,7 +47,7 @@ def test_what_killed_a_rank_goes_before_what_followed(tmp_path: Path) -> None:
         3: failure(tmp_path, 3, 71),
     }
     with pytest.raises(ResourceError, match="rank 1: was killed by SIGKILL"):
-        tell_failure(str(tmp_path), failures)
+        report_failure(str(tmp_path), failures)
     status = json.loads(Path(run.status_file).read_text())
     assert status["error"] == "rank 1 was killed by SIGKILL"
     assert {name: status[name] for name in ("state", "exit_code", "rank", "epoch", "step")} == {
@@ -56,8 +56,8 @@ def test_what_killed_a_rank_goes_before_what_followed(tmp_path: Path) -> None:
 
 
 def test_an_error_of_before_a_restart_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    note("settled", {"status": 73, "lines": ["tlkit finetune: out: is not empty"]}, str(tmp_path))
-    assert tell_failure(str(tmp_path), {0: failure(tmp_path, 0, 73), 1: failure(tmp_path, 1, -15)}) == 73
+    write_note("settled", {"status": 73, "lines": ["tlkit finetune: out: is not empty"]}, str(tmp_path))
+    assert report_failure(str(tmp_path), {0: failure(tmp_path, 0, 73), 1: failure(tmp_path, 1, -15)}) == 73
     assert capfd.readouterr().err == "tlkit finetune: out: is not empty\n"
 
 

@@ -16,7 +16,7 @@ from tlkit.features import extract
 @pytest.mark.parametrize("most", [0, 1 << 20], ids=["on disk", "in memory"])
 def test_vectors_are_kept(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extract, "IN_MEMORY_BYTES", most)
-    rows = extract.Rows(3)
+    rows = extract.FeatureBuffer(3)
     rows.put([1, 0], np.array([[1, 2], [3, 4]], np.float32))
     assert [rows.next_place(5, b"key"), rows.next_place(7, b"other")] == [0, 1]
     assert (rows.numbers, rows.keys) == ([5, 7], [b"key", b"other"])

@@ -14,10 +14,10 @@ import pytest
 
 from tlkit.errors import StorageError
 from tlkit.features import store as store_module
-from tlkit.features.cache import clear, graph_file, list_spaces, make_room, store_root, summarise
+from tlkit.features.cache import clear, graph_file, list_spaces, make_room, store_root, summarize
 from tlkit.features.graphs import find_graph, has_graph, keep_graph
 from tlkit.features.segments import Lookup, Segment
-from tlkit.features.store import FeatureStore, NoStore, count_held, open_store, row_key
+from tlkit.features.store import FeatureStore, NoStore, count_held, feature_key, open_store
 from tlkit.files.description import metadata_of
 from tlkit.files.seal import DIGITS
 
@@ -26,7 +26,7 @@ LIMIT = 10**9
 
 
 def key(number: int) -> bytes:
-    return row_key(number.to_bytes(32, "little"))
+    return feature_key(number.to_bytes(32, "little"))
 
 
 def vectors(numbers: range) -> np.ndarray:
@@ -80,7 +80,7 @@ def test_spaces_do_not_see_each_other(tmp_path: Path) -> None:
 
 def test_views_of_an_image_have_keys_of_their_own() -> None:
     digest = bytes(32)
-    assert len({row_key(digest), row_key(digest, "light 0 1"), row_key(digest, "light 0 2")}) == 3
+    assert len({feature_key(digest), feature_key(digest, "light 0 1"), feature_key(digest, "light 0 2")}) == 3
 
 
 def test_a_lookup_tells_keys_with_equal_beginnings_apart(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_summary_counts_and_clearing_leaves_what_is_not_ours(tmp_path: Path) -
     fill(root, range(10))
     (tmp_path / "features-0").mkdir()
     (tmp_path / "mine.txt").write_text("mine")
-    (space,) = map(summarise, list_spaces(str(root)))
+    (space,) = map(summarize, list_spaces(str(root)))
     assert (space.vectors, space.description["backbone"]) == (10, "timm/test_resnet")
     assert space.size == segments(tmp_path)[0].stat().st_size
     assert clear(str(tmp_path)) >= space.size

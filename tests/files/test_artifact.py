@@ -15,7 +15,7 @@ import torch
 from tests.payloads import Canary
 from tlkit.errors import DataError, MismatchError, MissingInputError, UnsafeError
 from tlkit.files.artifact import digest, load_safely, read_artifact, write_artifact
-from tlkit.files.seal import write_sealed_archive
+from tlkit.files.seal import write_checksummed_archive
 
 KIND = "tlkit-test"
 
@@ -129,7 +129,7 @@ def test_weights_of_all_usual_kinds_are_opened(zipped: bool, tmp_path: Path) -> 
 def test_a_torch_file_of_another_kind_is_refused(seal: bool, values: Any, tmp_path: Path) -> None:
     path = tmp_path / "file.pt"
     with open(path, "wb") as file:
-        write_sealed_archive(file, lambda sealed: torch.save(values, sealed)) if seal else torch.save(values, file)
+        write_checksummed_archive(file, lambda sealed: torch.save(values, sealed)) if seal else torch.save(values, file)
     with pytest.raises(DataError):
         read_artifact(str(path), KIND)
 

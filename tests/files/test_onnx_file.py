@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tlkit.errors import DataError, MismatchError, MissingInputError, TlkitError, UnsafeError
 from tlkit.files.description import DESCRIPTION_KEY, VERSION_KEY
-from tlkit.files.onnx_file import PARTS, read_onnx, seal_of
+from tlkit.files.onnx_file import PARTS, checksum_of, read_onnx
 
 DESCRIPTION = {"classes": ["location", "ἄ\n\t\\"], "more": [1, 2.5, None]}
 
@@ -39,7 +39,7 @@ def described(model: onnx.ModelProto, metadata: Mapping[str, str] | None = None)
 
 
 def sealed(content: bytes) -> bytes:
-    return content + seal_of(content)
+    return content + checksum_of(content)
 
 
 def write(path: Path, content: bytes) -> str:

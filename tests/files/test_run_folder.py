@@ -18,7 +18,7 @@ import pytest
 from tlkit.errors import DataError, MissingInputError, OutputError, StorageError
 from tlkit.files import atomic, run_claim
 from tlkit.files.atomic import OutputFile, link_atomically, replaced_when_whole, write_atomically, writing
-from tlkit.files.run_claim import new_run_folder
+from tlkit.files.run_claim import create_run_folder
 from tlkit.files.run_folder import RunFolder
 
 
@@ -115,8 +115,8 @@ def test_a_lock_holds_across_processes_and_goes_with_them(tmp_path: Path) -> Non
 
 def test_who_is_refused_takes_nothing_from_who_holds_it(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code = f"from tlkit.files.run_claim import new_run_folder\nwith new_run_folder({str(out)!r}, ''): print('in')"
-    with new_run_folder(str(out), "unused"):
+    code = f"from tlkit.files.run_claim import create_run_folder\nwith create_run_folder({str(out)!r}, ''): print('in')"
+    with create_run_folder(str(out), "unused"):
         for _ in range(2):
             refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
             assert "in use" in refused.stderr and refused.stdout == ""
@@ -139,13 +139,13 @@ def test_a_lock_on_a_file_that_is_gone_is_no_lock(tmp_path: Path, monkeypatch: p
 
 
 def test_a_folder_that_was_claimed_in_vain_is_gone(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), new_run_folder(str(tmp_path / "a" / "run"), "unused"):
+    with pytest.raises(ZeroDivisionError), create_run_folder(str(tmp_path / "a" / "run"), "unused"):
         raise ZeroDivisionError
     assert not (tmp_path / "a" / "run").exists()
-    with new_run_folder(None, str(tmp_path / "runs" / "x")) as run:
+    with create_run_folder(None, str(tmp_path / "runs" / "x")) as run:
         Path(run.options_file).write_text("{}")
     assert sorted(os.listdir(run.path)) == [".lock", "checkpoints", "options.json"]
-    with new_run_folder(None, str(tmp_path / "runs" / "x")) as second:
+    with create_run_folder(None, str(tmp_path / "runs" / "x")) as second:
         assert second.path.endswith("x-2")
 
 
@@ -284,12 +284,12 @@ def test_a_lock_that_cannot_be_had_is_not_in_use(tmp_path: Path, monkeypatch: py
 def test_each_new_folder_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     monkeypatch.setattr(run_claim, "sync", synced.append)
-    with new_run_folder(str(tmp_path / "a" / "b" / "c"), "unused"):
+    with create_run_folder(str(tmp_path / "a" / "b" / "c"), "unused"):
         assert {str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")} <= set(synced)
 
 
 def test_a_claim_given_up_leaves_no_checkpoint_either(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), new_run_folder(str(tmp_path), "unused") as run:
+    with pytest.raises(ZeroDivisionError), create_run_folder(str(tmp_path), "unused") as run:
         Path(run.last_checkpoint).touch()
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == []
@@ -298,14 +298,14 @@ def test_a_claim_given_up_leaves_no_checkpoint_either(tmp_path: Path) -> None:
 def test_checkpoints_without_options_are_nobodys_to_write_over(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "last.pt").write_text("somebody's work")
-    with pytest.raises(OutputError, match="holds checkpoints"), new_run_folder(str(tmp_path / "run"), "unused"):
+    with pytest.raises(OutputError, match="holds checkpoints"), create_run_folder(str(tmp_path / "run"), "unused"):
         pass
     assert (tmp_path / "run" / "checkpoints" / "last.pt").read_text() == "somebody's work"
 
 
 def test_a_claim_given_up_leaves_no_folder_above_it_either(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ZeroDivisionError), new_run_folder(str(tmp_path / "mine" / "a" / "b"), "unused"):
+    with pytest.raises(ZeroDivisionError), create_run_folder(str(tmp_path / "mine" / "a" / "b"), "unused"):
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == ["mine"] and os.listdir(tmp_path / "mine") == []
 

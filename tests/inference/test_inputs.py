@@ -11,7 +11,7 @@ import pytest
 
 from tlkit.errors import DataError, MissingInputError
 from tlkit.inference import inputs
-from tlkit.inference.inputs import LONGEST_NAME, read_inputs, read_some, split_names, without_marks_of_windows
+from tlkit.inference.inputs import LONGEST_NAME, read_inputs, read_some, split_names, strip_crlf_and_bom
 
 ODD_NAMES = [b"two words", b"\xe2\x80\xa8line separator", b"form\x0cfeed", b"\xc2\x85next line", b"vertical\x0btab",
              b"\x1cfile separator", b"caf\xe9", b"tab\t", b"-dash", b"trailing space ", b"\x1b[31m", b"\\x",
@@ -55,7 +55,7 @@ def test_an_empty_list_holds_nothing_and_an_empty_line_is_a_name() -> None:
 
 def test_a_list_from_windows() -> None:
     def cleaned(names: list[bytes]) -> list[bytes]:
-        return list(without_marks_of_windows(iter(names)))
+        return list(strip_crlf_and_bom(iter(names)))
 
     assert cleaned([b"\xef\xbb\xbfa\r", b"b\r", b"\xef\xbb\xbfc\r\r", b"d", b"\r"]) == [
         b"a", b"b", b"\xef\xbb\xbfc\r", b"d", b"",

@@ -9,7 +9,7 @@ import pytest
 
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import DataError, ResourceError, TlkitError, UnavailableError, UsageError
-from tlkit.inference.onnx_predictor import OnnxModel
+from tlkit.inference.onnx_predictor import OnnxPredictor
 from tlkit.model.onnx_session import providers_of
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -45,6 +45,6 @@ def test_what_goes_wrong_while_running(text: str, kind: type[TlkitError]) -> Non
             raise RuntimeError(text)
 
     preprocessing = Preprocessing((8, 8), (8, 8), "center", "bilinear", (0, 0, 0), (1, 1, 1))
-    model = OnnxModel("m.onnx", Session(), ("a",), preprocessing)
+    model = OnnxPredictor("m.onnx", Session(), ("a",), preprocessing)
     with pytest.raises(kind):
         model.logits(np.zeros((1, 8, 8, 3), np.uint8))

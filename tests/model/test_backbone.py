@@ -23,7 +23,7 @@ def backbone() -> Backbone:
 
 def leaf_of(backbone: Backbone) -> nn.Module:
     assert backbone.layers is not None
-    return backbone.network.get_submodule(backbone.layers.leaves[0])
+    return backbone.network.get_submodule(backbone.layers.output_layers[0])
 
 
 def test_passes_in_several_threads_do_not_mix(backbone: Backbone) -> None:
@@ -58,7 +58,7 @@ def test_a_pass_that_fails_leaves_nothing_behind(backbone: Backbone) -> None:
     leaf_of(backbone).register_forward_pre_hook(fail)
     with pytest.raises(torch.OutOfMemoryError):
         backbone(torch.randn(2, 3, 32, 32))
-    assert not backbone._entering
+    assert not backbone._classifier_inputs
 
 
 @pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_vit", "timm/test_convnext", "timm/test_efficientnet"])

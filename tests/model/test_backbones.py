@@ -99,7 +99,7 @@ def test_a_size_that_a_network_cannot_have_is_refused_or_fits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "leaves", "auxiliary"),
+    ("text", "output_layers", "auxiliary"),
     [
         ("timm/test_resnet", ("fc",), ()),
         ("timm/deit_tiny_distilled_patch16_224", ("head", "head_dist"), ()),
@@ -111,11 +111,11 @@ def test_a_size_that_a_network_cannot_have_is_refused_or_fits() -> None:
         ("torchvision/squeezenet1_1", ("classifier.1",), ()),
     ],
 )
-def test_the_classifier_is_found(text: str, leaves: tuple[str, ...], auxiliary: tuple[str, ...]) -> None:
+def test_the_classifier_is_found(text: str, output_layers: tuple[str, ...], auxiliary: tuple[str, ...]) -> None:
     backbone = find_backbone(text)
     with torch.device("meta"):
         layers = classifier_layers(backbone, build_network(backbone, 7), 7)
-    assert (layers.leaves, layers.auxiliary) == (leaves, auxiliary)
+    assert (layers.output_layers, layers.auxiliary) == (output_layers, auxiliary)
 
 
 def test_a_network_without_classifier_is_refused() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbones import build_network, find_backbone, preprocessing_of
-from tlkit.model.classifier import Classifier, build_classifier, build_shipped
+from tlkit.model.classifier import Classifier, build_classifier, build_plain_network
 from tlkit.model.head import Head
 from tlkit.model.weights import load_tensors
 
@@ -50,7 +50,7 @@ ONE_LINEAR_LAYER = [
 
 
 def make_classifier(text: str, head: str = "linear", unfreeze: str | None = None, classes: int = CLASSES) -> Classifier:
-    """A classifier with random weights, and a head as training leaves it: nothing zero, features standardised."""
+    """A classifier with random weights, and a head as training leaves it: nothing zero, features standardized."""
     torch.manual_seed(1)
     name = find_backbone(text)
     classifier = build_classifier(name, build_network(name, classes), CLASSES, head, 16, unfreeze)
@@ -66,12 +66,12 @@ def images_for(classifier: Classifier, count: int = 2) -> Tensor:
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(2))
 
 
-def standardise(classifier: Classifier, images: Tensor) -> None:
+def standardize(classifier: Classifier, images: Tensor) -> None:
     """Statistics of a plausible size for the features of these images."""
     with torch.no_grad():
         features = classifier.backbone(images)
     rows = features.reshape(-1, features.shape[-1])
-    classifier.head.set_standardisation(rows.mean(0), rows.std(0) + 0.1 * rows.std() + 1e-3)
+    classifier.head.set_standardization(rows.mean(0), rows.std(0) + 0.1 * rows.std() + 1e-3)
 
 
 def plain_model(text: str) -> nn.Module:
@@ -93,11 +93,11 @@ def assert_same(found: Tensor, expected: Tensor) -> None:
 def test_a_linear_head_ships_as_the_model_that_anybody_builds(text: str) -> None:
     classifier = make_classifier(text)
     images = images_for(classifier)
-    standardise(classifier, images)
+    standardize(classifier, images)
     expected = classifier(images)
     assert expected.shape == (2, CLASSES)
     assert expected.std() > 0
-    shipped = classifier.shipped()
+    shipped = classifier.to_plain_network()
     plain = plain_model(text)
     versioned = shipped.state_dict()  # keeps the versions that a state dict carries along
     plain.load_state_dict(versioned, strict=True)
@@ -113,10 +113,10 @@ def test_other_heads_ship_as_a_network_that_can_be_built_again(text: str, head: 
     own = 11 if head == "stack" else CLASSES
     classifier = make_classifier(text, head, classes=own)
     images = images_for(classifier)
-    standardise(classifier, images)
+    standardize(classifier, images)
     expected = classifier(images)
-    again = build_shipped(classifier.backbone.name, CLASSES, head, 16, None, own if head == "stack" else None)
-    load_tensors(again, classifier.shipped().state_dict())
+    again = build_plain_network(classifier.backbone.name, CLASSES, head, 16, None, own if head == "stack" else None)
+    load_tensors(again, classifier.to_plain_network().state_dict())
     assert_same(again.eval()(images), expected)
 
 
@@ -129,9 +129,9 @@ def test_an_mlp_is_refused_where_the_classifier_is_not_one_linear_layer(text: st
 def test_what_is_shipped_shares_frozen_tensors_and_leaves_the_classifier_as_it_was() -> None:
     classifier = make_classifier("timm/test_resnet")
     images = images_for(classifier)
-    standardise(classifier, images)
+    standardize(classifier, images)
     before = {key: tensor.clone() for key, tensor in classifier.state_dict().items()}
-    shipped = classifier.shipped()
+    shipped = classifier.to_plain_network()
     own, theirs = classifier.backbone.network.state_dict(), shipped.state_dict()
     differing = {key for key in own if own[key].data_ptr() != theirs[key].data_ptr()}
     assert differing == {"fc.weight", "fc.bias"}
@@ -153,7 +153,7 @@ def test_standardisation_folds_into_the_head_and_leaves_constant_features_unscal
     head = Head(4, 3, None, positions=False)
     nn.init.normal_(head.layers.weight)  # type: ignore[arg-type]
     features = torch.randn(50, 4) * torch.tensor([1.0, 100.0, 0.01, 0.0]) + torch.tensor([0.0, 1e4, 1.0, 5.0])
-    head.set_standardisation(features.double().mean(0), features.double().std(0))
+    head.set_standardization(features.double().mean(0), features.double().std(0))
     assert torch.isfinite(head(features)).all()
     relative = head.std / head.std[3]
     assert torch.allclose(relative[:3], features.double().std(0)[:3].float(), rtol=1e-3)
@@ -163,7 +163,7 @@ def test_standardisation_folds_into_the_head_and_leaves_constant_features_unscal
 
 def test_a_layer_without_bias_is_scaled_but_not_shifted() -> None:
     head = Head(4, 3, None, positions=False, bias=False)
-    head.set_standardisation(torch.ones(4), torch.full((4,), 2.0))
+    head.set_standardization(torch.ones(4), torch.full((4,), 2.0))
     assert torch.equal(head.mean, torch.zeros(4))
     assert not torch.equal(head.std, torch.ones(4))
     assert head.folded().bias is None
@@ -247,7 +247,7 @@ def test_an_unfrozen_backbone_ships_what_it_learned() -> None:
         train_steps(classifier, 1)
     images = images_for(classifier)
     expected = classifier.eval()(images)
-    assert_same(classifier.shipped()(images), expected)
+    assert_same(classifier.to_plain_network()(images), expected)
 
 
 @pytest.mark.parametrize("unfreeze", ["nothing", "layer4,layer9", "", ","])

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from tlkit.devices.select import choose_precision
-from tlkit.inference.torch_predictor import QUICKEN_AFTER, TorchModel
+from tlkit.inference.torch_predictor import QUICKEN_AFTER, TorchPredictor
 from tlkit.model.backbones import build_network, find_backbone, preprocessing_of
 from tlkit.model.open import open_model
-from tlkit.model.optimize import quickened, shared_copy
+from tlkit.model.optimize import optimized_for_inference, shared_copy
 
 
 def settled(network: nn.Module) -> nn.Module:
@@ -62,7 +62,7 @@ def test_outputs_stay_and_batch_norms_go(name: str, left: int) -> None:
     size = preprocessing_of(backbone, network, None).image_size
     images = torch.randn(2, 3, *size)
     expected = network(images)
-    quick = quickened(network, size)
+    quick = optimized_for_inference(network, size)
     assert_close(quick(images), expected)
     assert_close(quick(images.contiguous(memory_format=torch.channels_last)), expected)
     assert count(quick, nn.BatchNorm2d) == left
@@ -98,7 +98,7 @@ class CallsConvolutionTwice(TakesConvolutionTwice):
 def test_what_cannot_be_folded_is_not(kind: type[nn.Module]) -> None:
     network = settled(kind())
     images = torch.randn(2, 3, 8, 8)
-    quick = quickened(network, (8, 8))
+    quick = optimized_for_inference(network, (8, 8))
     assert_close(quick(images), network(images))
     assert count(quick, nn.BatchNorm2d) == 1
 
@@ -116,15 +116,15 @@ def test_a_shared_copy_is_frozen_without_hooks_and_takes_no_memory() -> None:
 
 def test_a_model_is_quickened_when_it_has_seen_a_batch(finished_run: Path) -> None:
     model = open_model(str(finished_run))
-    labeller = TorchModel(model, torch.device("cpu"), "fp32")
+    predictor = TorchPredictor(model, torch.device("cpu"), "fp32")
     height, width = model.preprocessing.image_size
     pixels = np.random.default_rng(0).integers(0, 256, (QUICKEN_AFTER, height, width, 3), np.uint8)
-    assert count(labeller.network, nn.BatchNorm2d) > 0
-    first = labeller.logits(pixels)
-    second = labeller.logits(pixels)
-    assert count(labeller.network, nn.BatchNorm2d) == 0
+    assert count(predictor.network, nn.BatchNorm2d) > 0
+    first = predictor.logits(pixels)
+    second = predictor.logits(pixels)
+    assert count(predictor.network, nn.BatchNorm2d) == 0
     np.testing.assert_allclose(second, first, rtol=0, atol=1e-5)
-    shorter = TorchModel(model, torch.device("cpu"), "bf16").logits(pixels)
+    shorter = TorchPredictor(model, torch.device("cpu"), "bf16").logits(pixels)
     np.testing.assert_allclose(shorter, first, rtol=0, atol=0.2)
     assert (shorter != first).any()
 
@@ -146,12 +146,12 @@ class Counted(nn.Module):
 
 def test_what_passes_then_is_the_quick_network(finished_run: Path) -> None:
     model = open_model(str(finished_run))
-    labeller = TorchModel(model, torch.device("cpu"), "fp32", Counted)
+    predictor = TorchPredictor(model, torch.device("cpu"), "fp32", Counted)
     pixels = np.zeros((1, *model.preprocessing.image_size, 3), np.uint8)
     Counted.norms.clear()
-    labeller.logits(pixels)
-    labeller.expect(QUICKEN_AFTER)
-    labeller.logits(pixels)
+    predictor.logits(pixels)
+    predictor.expect(QUICKEN_AFTER)
+    predictor.logits(pixels)
     before, after = Counted.norms
     assert before > 0 and after == 0
 

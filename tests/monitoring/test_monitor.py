@@ -14,12 +14,12 @@ import pytest
 from tlkit.commands.resume import resume
 from tlkit.errors import UnavailableError
 from tlkit.monitoring import monitor as monitor_module
-from tlkit.monitoring.monitor import SINKS, About, Conclusion, open_monitor, require_installed, scalars
+from tlkit.monitoring.monitor import SINKS, About, RunSummary, open_monitor, require_installed, scalars
 from tlkit.options import ResumeOptions
 from tlkit.options.monitoring import LOGS
 
 ROWS = [{"epoch": epoch, "step": 10 * epoch, "train_loss": 1 / epoch, "seconds": 0.1} for epoch in range(1, 6)]
-END = Conclusion(5, {"val_accuracy": 1.0}, {"confusion matrix": b"png"})
+END = RunSummary(5, {"val_accuracy": 1.0}, {"confusion matrix": b"png"})
 
 
 @dataclass
@@ -41,7 +41,7 @@ class FakeSink:
         self.act(row["epoch"])
         self.told.append(row["epoch"])
 
-    def conclude(self, conclusion: Conclusion) -> None:
+    def conclude(self, conclusion: RunSummary) -> None:
         self.told.append("end")
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.browser import PROGRAM, open_browser
 from tlkit.errors import DataError
 from tlkit.reports.charts import epoch_ticks, nice_ticks
-from tlkit.reports.facts import Bin, ClassFigures, Measured, Mistake, RunFacts
+from tlkit.reports.facts import Bin, ClassFigures, Measured, Mistake, ReportData
 from tlkit.reports.gather import for_shell, write_page
 from tlkit.reports.markup import tag, text
 from tlkit.reports.page import render
@@ -32,7 +32,7 @@ def thumbnail() -> bytes:
     return file.getvalue()
 
 
-def facts(classes: int = 5, epochs: int = 40, names: list[str] | None = None) -> RunFacts:
+def facts(classes: int = 5, epochs: int = 40, names: list[str] | None = None) -> ReportData:
     names = [*(names or []), *(f"class {number}" for number in range(classes))][:classes]
     confusion = [[40 if t == g else int((7 * t + 3 * g) % 11 == 0) for g in range(classes)] for t in range(classes)]
     figures = [ClassFigures(name, 0.9, 0.8, 0.85, sum(row), 160) for name, row in zip(names, confusion, strict=True)]
@@ -50,7 +50,7 @@ def facts(classes: int = 5, epochs: int = 40, names: list[str] | None = None) ->
     ]  # fmt: skip
     measured = Measured(sum(map(sum, confusion)), 0.02, figures, confusion, bins, mistakes, 77)
     best = history[-1] if history else None
-    return RunFacts(
+    return ReportData(
         "run", "runs/run", "images", "finished", "1 May 2026", "accuracy", classes, 800, 200, history, best, measured,
         "images: 5 classes", "timm/test at 160x160 px", ["odd\n  one.jpg = two.jpg"], [("a.jpg", "is truncated")],
         {"--data": "images"}, {"--data": "images", "--epochs": "40"}, {"tlkit": "0.1.0"}, ["a note"],

@@ -11,9 +11,9 @@ from torch import nn
 
 from tests.training.test_loop import Model
 from tests.training.test_step import Scarce
-from tlkit.distributed.world import ALONE, World
-from tlkit.runs.auto_batch_size import LARGEST, Attempts, Rehearsal
-from tlkit.training.batch_norm import OwnBatchNorm, SynchronisedBatchNorm
+from tlkit.distributed.world import SINGLE_PROCESS, World
+from tlkit.runs.auto_batch_size import LARGEST, BatchSizeFinder, FakePeerWorld
+from tlkit.training.batch_norm import LocalBatchNorm, SynchronizedBatchNorm
 
 
 class Several(World):
@@ -25,9 +25,9 @@ class Several(World):
 def test_ranks_together_try_no_more_than_one_process(
     ranks: int, images: int, found: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Attempts, "fits", lambda self, size: True)
+    monkeypatch.setattr(BatchSizeFinder, "fits", lambda self, size: True)
     network = Model()
-    attempts = Attempts(network, network, "sgd", False, (8, 8), torch.device("cpu"), Several(ranks))  # type: ignore[arg-type]
+    attempts = BatchSizeFinder(network, network, "sgd", False, (8, 8), torch.device("cpu"), Several(ranks))  # type: ignore[arg-type]
     assert attempts.find(images) == found
     assert found <= max(LARGEST["cpu"], ranks)
 
@@ -37,7 +37,7 @@ class Head(nn.Linear):
         return self.out_features
 
 
-def attempts_of(layer: nn.Module, **about: Any) -> Attempts:
+def attempts_of(layer: nn.Module, **about: Any) -> BatchSizeFinder:
     """A classifier of noise of 3 x 4 x 4, with this layer before its head."""
     module = Model(nn.Flatten(), layer, Head(48, 2))
     classifier: Any = SimpleNamespace(
@@ -47,24 +47,24 @@ def attempts_of(layer: nn.Module, **about: Any) -> Attempts:
         head=module[2],
         backbone=nn.Module(),
     )
-    return Attempts(classifier, module, "sgd", False, (4, 4), torch.device("cpu"), **about)
+    return BatchSizeFinder(classifier, module, "sgd", False, (4, 4), torch.device("cpu"), **about)
 
 
 def test_what_is_tried_passes_in_as_many_parts_as_what_will_run() -> None:
     assert attempts_of(Scarce(4)).find(99) == 4
-    assert attempts_of(scarce := Scarce(4), world=ALONE, parts=4).find(99) == 16
+    assert attempts_of(scarce := Scarce(4), world=SINGLE_PROCESS, parts=4).find(99) == 16
     assert scarce.seen == [4, 4, 4, 4]
 
 
 def test_what_is_tried_takes_statistics_as_what_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    normalised: list[int] = []
-    normalise = SynchronisedBatchNorm.normalise
+    normalized: list[int] = []
+    normalize = SynchronizedBatchNorm.normalize
 
-    def counted(self: SynchronisedBatchNorm, inputs: torch.Tensor, *about: Any, **named: Any) -> torch.Tensor:
-        normalised.append(len(inputs))
-        return normalise(self, inputs, *about, **named)
+    def counted(self: SynchronizedBatchNorm, inputs: torch.Tensor, *about: Any, **named: Any) -> torch.Tensor:
+        normalized.append(len(inputs))
+        return normalize(self, inputs, *about, **named)
 
-    monkeypatch.setattr(SynchronisedBatchNorm, "normalise", counted)
-    assert attempts_of(nn.BatchNorm1d(48), batch_norm=OwnBatchNorm()).find(99) == 16 and normalised == []
-    assert attempts_of(nn.BatchNorm1d(48), batch_norm=SynchronisedBatchNorm(Rehearsal())).find(99) == 16
-    assert normalised == [16]
+    monkeypatch.setattr(SynchronizedBatchNorm, "normalize", counted)
+    assert attempts_of(nn.BatchNorm1d(48), batch_norm=LocalBatchNorm()).find(99) == 16 and normalized == []
+    assert attempts_of(nn.BatchNorm1d(48), batch_norm=SynchronizedBatchNorm(FakePeerWorld())).find(99) == 16
+    assert normalized == [16]

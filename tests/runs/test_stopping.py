@@ -31,7 +31,7 @@ class Signalled(World):
     def __init__(self, signals: Interruption) -> None:
         self.signals = signals
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         self.signals.requested = self.signals.requested or signal.SIGTERM
         return number
 

@@ -18,7 +18,7 @@ import jsonschema
 import numpy as np
 
 from tests.conftest import command
-from tlkit.inference.open import open_labeller
+from tlkit.inference.open import open_predictor
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "predictions.schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -96,11 +96,11 @@ def unescaped(cell: bytes) -> bytes:
 
 
 def without_numbers_for(place: int) -> Callable[..., Any]:
-    """open_labeller, of a model that gives NaN for the image at that place among all that it is given."""
+    """open_predictor, of a model that gives NaN for the image at that place among all that it is given."""
     seen = 0
 
     def opened(*arguments: Any) -> Any:
-        model = open_labeller(*arguments)
+        model = open_predictor(*arguments)
         logits = model.logits
 
         def broken(pixels: Any) -> Any:

@@ -25,9 +25,9 @@ from tests.payloads import saved, zipped
 from tlkit.features.segments import INDEX
 from tlkit.files.artifact import read_artifact, write_artifact
 from tlkit.files.description import metadata_of
-from tlkit.files.onnx_file import read_onnx, seal_of
-from tlkit.files.safetensors_file import sealed_content
-from tlkit.files.seal import Hashing, write_sealed_archive
+from tlkit.files.onnx_file import checksum_of, read_onnx
+from tlkit.files.safetensors_file import content_with_checksum
+from tlkit.files.seal import Hashing, write_checksummed_archive
 
 HUGE = 10**12
 MEGABYTE = 1_000_000
@@ -197,7 +197,7 @@ def test_descriptions(where: str, what: Any, artifacts: Path, tmp_path: Path) ->
     description = {key: content[key] for key in ("classes", "preprocessing", "backbone", "head")}
     write_artifact(str(tmp_path / "model.pt"), "tlkit-model", changed(content, where, what))
     metadata = metadata_of(changed(description, where, what))
-    (tmp_path / "model.safetensors").write_bytes(sealed_content(state, metadata))
+    (tmp_path / "model.safetensors").write_bytes(content_with_checksum(state, metadata))
     for name in ("model.pt", "model.safetensors"):
         as_model(str(artifacts / "run"))
         assert_refused(as_model, tmp_path / name)
@@ -216,7 +216,7 @@ def test_options_in_a_checkpoint(where: str, artifacts: Path, tmp_path: Path) ->
 
 
 def test_onnx_files(artifacts: Path, tmp_path: Path) -> None:
-    sound = read_onnx(str(artifacts / "model.onnx")).content[: -len(seal_of(b""))]
+    sound = read_onnx(str(artifacts / "model.onnx")).content[: -len(checksum_of(b""))]
     path = tmp_path / "model.onnx"
     contents = [
         b"\x3a" + b"\xff" * 9 + b"\x01",  # a field of 2**64 bytes
@@ -224,7 +224,7 @@ def test_onnx_files(artifacts: Path, tmp_path: Path) -> None:
         sound.replace(b'"classes": ["blue", "green", "red"]', b'"classes": ["blue", "blue", "red"] '),
     ]
     for content in contents:
-        path.write_bytes(content + seal_of(content))
+        path.write_bytes(content + checksum_of(content))
         assert_refused(as_labeller, path)
 
 
@@ -240,7 +240,7 @@ def rewritten(source: Path, target: Path, changes: dict[str, Callable[[bytes], b
         file.write(inner.getvalue())
 
     with open(target, "wb") as file:
-        write_sealed_archive(file, write)
+        write_checksummed_archive(file, write)
 
 
 def test_pt2_files(artifacts: Path, tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_checkpoints_that_claim_more_values(artifacts: Path, tmp_path: Path) -> 
     for value in (doubled(), cycle):
         with open(path, "wb") as file:
             whole = {**content, "progress": value}
-            write_sealed_archive(file, lambda sealed, whole=whole: torch.save(whole, sealed))  # type: ignore[misc]
+            write_checksummed_archive(file, lambda sealed, whole=whole: torch.save(whole, sealed))  # type: ignore[misc]
         for open_file in (as_checkpoint, as_model):
             assert_refused(open_file, path)
 
@@ -319,7 +319,7 @@ def test_many_tensors_are_still_read(artifacts: Path, tmp_path: Path) -> None:
 def test_a_large_header_is_still_read(tmp_path: Path) -> None:
     """Fifty thousand classes with long names."""
     metadata = metadata_of({"classes": [f"a class with quite a long name, {number}" for number in range(50_000)]})
-    (tmp_path / "a.safetensors").write_bytes(sealed_content({"a": torch.ones(3)}, metadata))
+    (tmp_path / "a.safetensors").write_bytes(content_with_checksum({"a": torch.ones(3)}, metadata))
     assert torch.equal(as_weights(str(tmp_path / "a.safetensors"))["a"], torch.ones(3))  # type: ignore[index]
     (tmp_path / "b.safetensors").write_bytes(save({"a": torch.ones(3)}))
     assert as_weights(str(tmp_path / "b.safetensors"))

@@ -23,8 +23,8 @@ from tlkit.export.verify import as_exportable
 from tlkit.export.weights import EXPORTERS
 from tlkit.files.artifact import read_artifact, write_artifact
 from tlkit.files.description import DESCRIPTION_KEY, VERSION_KEY
-from tlkit.files.onnx_file import read_onnx, seal_of
-from tlkit.files.safetensors_file import read_safetensors, sealed_content
+from tlkit.files.onnx_file import checksum_of, read_onnx
+from tlkit.files.safetensors_file import content_with_checksum, read_safetensors
 from tlkit.model.backbones import BackboneName, build_network, preprocessing_of
 from tlkit.model.files import LoadedModel, ModelDescription
 from tlkit.model.open import open_model
@@ -71,12 +71,12 @@ def test_a_newer_format_is_refused_with_both_versions(
     content = read_artifact(str(artifacts / "run" / "model.pt"), "tlkit-model")
     write_artifact(str(files[0]), "tlkit-model", {**content, "version": 9})
     whole = read_safetensors(str(artifacts / "model.safetensors"))
-    files[1].write_bytes(sealed_content(whole.state, {**whole.metadata, VERSION_KEY: "9"}))
-    sound = read_onnx(str(artifacts / "model.onnx")).content[: -len(seal_of(b""))]
+    files[1].write_bytes(content_with_checksum(whole.state, {**whole.metadata, VERSION_KEY: "9"}))
+    sound = read_onnx(str(artifacts / "model.onnx")).content[: -len(checksum_of(b""))]
     place = sound.index(VERSION_KEY.encode()) + len(VERSION_KEY) + 2
     assert sound[place : place + 1] == b"1"
     newer = sound[:place] + b"9" + sound[place + 1 :]
-    files[2].write_bytes(newer + seal_of(newer))
+    files[2].write_bytes(newer + checksum_of(newer))
     for file in files:
         result = tlkit("predict", file, images)
         assert result.status == 78, result.err
@@ -143,7 +143,7 @@ def test_a_model_with_other_keys_is_never_loaded_in_part(
         write_artifact(str(tmp_path / form), "tlkit-model", content)
     else:
         metadata = read_safetensors(str(artifacts / form)).metadata
-        (tmp_path / form).write_bytes(sealed_content(state, metadata))
+        (tmp_path / form).write_bytes(content_with_checksum(state, metadata))
     result = tlkit("predict", tmp_path / form, images)
     assert (result.status, result.out) == (78, "")
     assert {"missing": "1 missing: fc.bias", "extra": "1 unexpected: surprise", "shape": "[7] instead of [3]"}[

@@ -128,16 +128,16 @@ def test_a_run_keeps_to_its_engine(
     assert tlkit(*finetune_arguments(data, whole)).status == 0
     shutil.rmtree(own_cache)
     passes = iter(range(10**9))
-    compute = extract.Extraction.put_through
+    compute = extract.Extraction.extract_batch
 
     def stop_at_the_fourth(self: extract.Extraction, *arguments: object) -> None:
         if next(passes) == 3:
             raise MemoryError
         compute(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(extract.Extraction, "put_through", stop_at_the_fourth)
+    monkeypatch.setattr(extract.Extraction, "extract_batch", stop_at_the_fourth)
     assert tlkit(*finetune_arguments(data, tmp_path / "cut")).status == 71
-    monkeypatch.setattr(extract.Extraction, "put_through", compute)
+    monkeypatch.setattr(extract.Extraction, "extract_batch", compute)
     (graph,) = graphs(own_cache)
     graph.unlink()
     monkeypatch.setattr(backend, "EXPORT_SECONDS", 1e9)  # it would not pay now, but so the run began

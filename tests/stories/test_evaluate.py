@@ -14,17 +14,17 @@ import pytest
 from tests.conftest import Run, finetune_arguments
 from tests.stories.predicting import without_numbers_for
 from tlkit.data import decoders
-from tlkit.inference.open import open_labeller
+from tlkit.inference.open import open_predictor
 from tlkit.reports.evaluation import as_json
 from tlkit.training.evaluation import Evaluation
 
-OPEN_LABELLER = "tlkit.commands.evaluate.open_labeller"
+OPEN_PREDICTOR = "tlkit.commands.evaluate.open_predictor"
 
 
 def test_a_model_that_gives_no_numbers_is_refused(
     finished_run: Path, images: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OPEN_LABELLER, without_numbers_for(3))
+    monkeypatch.setattr(OPEN_PREDICTOR, without_numbers_for(3))
     result = tlkit("evaluate", finished_run, images, "--split", "all", "--format", "json")
     assert (result.status, result.out) == (65, "")
     assert "blue/03.png: the model gives no finite numbers for it" in result.err
@@ -44,12 +44,12 @@ def test_nothing_more_is_computed_once_it_is_clear_that_it_is_refused(
     passes: list[int] = []
 
     def counting(*arguments: Any) -> Any:
-        model = open_labeller(*arguments)
+        model = open_predictor(*arguments)
         logits = model.logits
         object.__setattr__(model, "logits", lambda pixels: passes.append(len(pixels)) or logits(pixels))
         return model
 
-    monkeypatch.setattr(OPEN_LABELLER, counting)
+    monkeypatch.setattr(OPEN_PREDICTOR, counting)
     options = ("--split", "all", "--batch-size", 2)
     strict = tlkit("evaluate", finished_run, tmp_path / "data", *options)
     assert strict.status == 65 and "2 images of 30 cannot be read" in strict.err

@@ -74,16 +74,16 @@ def test_an_interrupted_extraction_keeps_what_it_has(
     assert tlkit(*finetune_arguments(data, whole)).status == 0
     shutil.rmtree(own_cache)
     passes = iter(range(10**9))
-    compute = extract.Extraction.put_through
+    compute = extract.Extraction.extract_batch
 
     def stop_at_the_fourth(self: extract.Extraction, *arguments: object) -> None:
         if next(passes) == 3:
             raise MemoryError
         compute(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(extract.Extraction, "put_through", stop_at_the_fourth)
+    monkeypatch.setattr(extract.Extraction, "extract_batch", stop_at_the_fourth)
     assert tlkit(*finetune_arguments(data, tmp_path / "cut")).status == 71
-    monkeypatch.setattr(extract.Extraction, "put_through", compute)
+    monkeypatch.setattr(extract.Extraction, "extract_batch", compute)
     resumed = tlkit("resume", tmp_path / "cut")
     assert counts(resumed.err) == (18, 12)
     assert same_heads(whole, tmp_path / "cut")

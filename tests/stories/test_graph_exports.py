@@ -22,10 +22,10 @@ from torch import nn
 from tests.conftest import Run, command
 from tests.data.odd_images import BAD, READABLE
 from tlkit.cli import run
-from tlkit.data.normalize import normalise
+from tlkit.data.normalize import normalize
 from tlkit.export import graphs
 from tlkit.export.exporter import Exportable
-from tlkit.files.seal import write_sealed_archive
+from tlkit.files.seal import write_checksummed_archive
 from tlkit.model.backbones import BackboneName, build_network, classifier_layers, preprocessing_of
 from tlkit.model.files import LoadedModel, ModelDescription, write_model
 from tlkit.model.open import open_model
@@ -62,8 +62,8 @@ def save_untrained(path: Path, name: str, classes: tuple[str, ...], weights: Pat
     torch.manual_seed(0)
     network = build_network(backbone, len(classes))
     if weights is not None:
-        leaves = classifier_layers(backbone, network, len(classes)).leaves
-        load_weights(network, backbone, read_weights_file(str(weights)), str(weights), leaves)
+        output_layers = classifier_layers(backbone, network, len(classes)).output_layers
+        load_weights(network, backbone, read_weights_file(str(weights)), str(weights), output_layers)
     preprocessing = preprocessing_of(backbone, network, None)
     description = ModelDescription(backbone, "none", "", None, None, "linear", None, 0, classes, preprocessing)
     model = LoadedModel(network, description)
@@ -95,9 +95,9 @@ def test_the_records_are_those_of_the_model(
 
 
 def logits_of(model: LoadedModel, pixels: np.ndarray) -> np.ndarray:
-    """As training has it: normalised, then the network."""
+    """As training has it: normalized, then the network."""
     with torch.inference_mode():
-        return np.asarray(model.network(normalise(torch.from_numpy(pixels), model.preprocessing)))
+        return np.asarray(model.network(normalize(torch.from_numpy(pixels), model.preprocessing)))
 
 
 def without_probabilities(record: dict[str, object]) -> object:
@@ -238,7 +238,7 @@ def rewritten(source: Path, target: Path, changes: dict[str, bytes], seal: bool 
             new.writestr(name, next((v for end, v in changes.items() if name.endswith(end)), old.read(name)))
     with open(target, "wb") as file:
         if seal:
-            write_sealed_archive(file, lambda sealed: sealed.write(inner.getvalue()))
+            write_checksummed_archive(file, lambda sealed: sealed.write(inner.getvalue()))
         else:
             file.write(inner.getvalue())
     return target

@@ -20,11 +20,11 @@ from tlkit.errors import MissingInputError
 from tlkit.features.cache import graph_file, space_folder, store_root
 from tlkit.inference import onnx_handover
 from tlkit.inference.onnx_handover import ModelGraph, Relay, graph_of
-from tlkit.inference.onnx_predictor import OnnxModel
-from tlkit.inference.open import open_labeller
+from tlkit.inference.onnx_predictor import OnnxPredictor
+from tlkit.inference.open import open_predictor
 from tlkit.inference.predictor import Logits
-from tlkit.inference.torch_predictor import TorchModel
-from tlkit.options.devices import Placing
+from tlkit.inference.torch_predictor import TorchPredictor
+from tlkit.options.devices import DeviceSpec
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +83,13 @@ def test_torch_is_not_loaded(with_graph: None, finished_run: Path, images: Path)
 
 def test_who_runs_a_model(with_graph: None, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kind(device: str, *arguments: str | None) -> type:
-        opened = open_labeller(str(finished_run), None, Placing((device,)), *arguments)  # type: ignore[arg-type]
+        opened = open_predictor(str(finished_run), None, DeviceSpec((device,)), *arguments)  # type: ignore[arg-type]
         return type(opened.model if isinstance(opened, Relay) else opened)
 
-    assert kind("cpu", "fp32") is kind("auto", "auto") is kind("cpu", "auto", None, "onnxruntime") is OnnxModel
-    assert kind("cpu", "fp32", None, "torch") is kind("cpu", "bf16") is kind("cpu", "fp32", "other") is TorchModel
+    assert kind("cpu", "fp32") is kind("auto", "auto") is kind("cpu", "auto", None, "onnxruntime") is OnnxPredictor
+    assert kind("cpu", "fp32", None, "torch") is kind("cpu", "bf16") is kind("cpu", "fp32", "other") is TorchPredictor
     monkeypatch.setattr(onnx_handover, "has_graph", lambda space: False)
-    assert kind("cpu", "fp32") is TorchModel
+    assert kind("cpu", "fp32") is TorchPredictor
 
 
 def test_a_graph_stands_for_no_other_file(

@@ -18,7 +18,7 @@ from tests.conftest import Outcome, Run, command, finetune_arguments
 from tests.data import faults
 from tests.data.odd_images import BAD, READABLE, encoded
 from tlkit.data import decoders
-from tlkit.runs.batches import Preparation
+from tlkit.runs.batches import BatchBuilder
 
 IN_A_FOLDER = {name for name in BAD if name != "folder.jpg"}
 """A folder is no bad image of a folder, whatever its name."""
@@ -247,15 +247,15 @@ def test_a_decoder_killed_for_want_of_memory_ends_the_run_and_it_can_be_resumed(
     shutil.copytree(images, data)
     (data / "red" / "13.png").write_bytes(encoded("PNG", Image.new("RGB", (13, 6))))
     arguments = finetune_arguments(data, tmp_path / "run")
-    load = Preparation.batches
+    load = BatchBuilder.batches
 
     with monkeypatch.context() as patch:
 
-        def with_faults(preparation: Preparation) -> object:
+        def with_faults(preparation: BatchBuilder) -> object:
             patch.setattr(decoders, "PROGRAM", faults.PROGRAM)
             return load(preparation)
 
-        patch.setattr(Preparation, "batches", with_faults)
+        patch.setattr(BatchBuilder, "batches", with_faults)
         killed = tlkit(*arguments)
     assert killed.status == 71
     assert "image decoder: the worker process was killed by SIGKILL, while it had" in killed.err
@@ -270,14 +270,14 @@ def test_an_image_that_goes_bad_while_training_stops_the_run_by_name(
     data = tmp_path / "data"
     shutil.copytree(images, data)
     victim = data / "red" / "03.png"
-    load = Preparation.load
+    load = BatchBuilder.load
 
-    def load_and_change(preparation: Preparation, sample: object, view: object) -> object:
+    def load_and_change(preparation: BatchBuilder, sample: object, view: object) -> object:
         if view.epoch == 2:  # type: ignore[attr-defined]
             victim.unlink(missing_ok=True) if change == "vanishes" else victim.write_bytes(b"")
         return load(preparation, sample, view)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Preparation, "load", load_and_change)
+    monkeypatch.setattr(BatchBuilder, "load", load_and_change)
     options = ("--no-cache", "--augment", "light", "--workers", 1, "--epochs", 4)
     result = tlkit(*finetune_arguments(data, tmp_path / "run", *options))
     assert result.status == 65

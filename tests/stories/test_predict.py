@@ -21,10 +21,10 @@ import torch
 
 from tests.conftest import Run, command, finetune_arguments, run_process
 from tests.stories.predicting import on_a_terminal, without_numbers_for
-from tlkit.commands.predict import Loaded, best_labels, label_batch
+from tlkit.commands.predict import Loaded, best_labels, predict_batch
 from tlkit.data.decoders import Picture, ThisProcess
 from tlkit.data.image_file import IMAGE_ERROR_CODES
-from tlkit.data.normalize import normalise
+from tlkit.data.normalize import normalize
 from tlkit.data.view import View
 from tlkit.errors import DataError
 from tlkit.model.open import open_model
@@ -163,7 +163,7 @@ def test_a_model_that_gives_no_numbers_is_told_by_the_image() -> None:
 
     pixels = np.zeros((2, 2, 3), np.uint8)
     batch = [Loaded(place, f"{place}.jpg", Picture(pixels)) for place in range(3)]
-    predictions, problem = label_batch(Broken(), batch, 1)  # type: ignore[arg-type]
+    predictions, problem = predict_batch(Broken(), batch, 1)  # type: ignore[arg-type]
     assert [prediction.path for prediction in predictions] == ["0.jpg"]
     assert isinstance(problem, DataError) and "1.jpg: the model gives no finite numbers" in str(problem)
 
@@ -171,7 +171,7 @@ def test_a_model_that_gives_no_numbers_is_told_by_the_image() -> None:
 def test_records_before_an_image_without_numbers_are_written(
     finished_run: Path, images: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tlkit.commands.predict.open_labeller", without_numbers_for(2))
+    monkeypatch.setattr("tlkit.commands.predict.open_predictor", without_numbers_for(2))
     result = tlkit("predict", finished_run, images, "--batch-size", 30, "--workers", 1)
     assert result.status == 65 and "blue/02.png: the model gives no finite numbers for it" in result.err
     assert [line.split("\t")[0][-11:] for line in result.out.splitlines()] == ["blue/00.png", "blue/01.png"]
@@ -237,7 +237,7 @@ def test_evaluate_for_people_and_programs(finished_run: Path, images: Path, tmp_
         np.stack([ThisProcess().load(str(path), View(model.preprocessing)).pixels for path, _ in files])
     )
     with torch.inference_mode():
-        logits = model.network(normalise(pixels, model.preprocessing))
+        logits = model.network(normalize(pixels, model.preprocessing))
     expected = evaluate_logits(logits, torch.tensor([label for _, label in files]), model.classes)
     result = json.loads(tlkit("evaluate", finished_run, images, "--split", "all", "--format", "json").out)
     assert result["images"] == 30

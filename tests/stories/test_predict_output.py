@@ -166,8 +166,8 @@ def test_an_interrupt_does_not_wait_for_a_reader(model: Path, tmp_path: Path) ->
 
 NOISY = """
 import ctypes, os, sys
-from tlkit.inference.onnx_predictor import OnnxModel
-quiet = OnnxModel.logits
+from tlkit.inference.onnx_predictor import OnnxPredictor
+quiet = OnnxPredictor.logits
 
 def noisy(self, pixels):
     print("noise of python")
@@ -177,9 +177,9 @@ def noisy(self, pixels):
     os.system("echo noise of a child")
     return quiet(self, pixels)
 
-OnnxModel.logits = noisy
+OnnxPredictor.logits = noisy
 import tlkit.cli
-tlkit.cli.WITHOUT_LOOSE_ENDS = {loose}
+tlkit.cli.FAST_EXIT_COMMANDS = {loose}
 tlkit.cli.main()
 """
 

@@ -122,7 +122,7 @@ def test_where_the_backbone_runs_each_epoch_it_does_not_run_again_for_the_report
 
         from tlkit.devices.select import Devices
 
-        monkeypatch.setattr(Devices, "shared_out", lambda self, module: DataParallel(module))
+        monkeypatch.setattr(Devices, "data_parallel", lambda self, module: DataParallel(module))
     more = ("--unfreeze", "layer4") if how == "--unfreeze" else ("--no-cache",)
     assert tlkit(*finetune_arguments(data, run, *more, "--epochs", 2, "--workers", 0)).status == 0
     assert_answers_are_those_of_the_best_epoch(run)

@@ -136,13 +136,13 @@ def test_a_new_folder_is_as_it_was_if_going_on_in_it_fails(finished_run: Path, t
 def test_a_run_that_goes_on_elsewhere_begins_with_what_was_read(finished_run: Path, tmp_path: Path) -> None:
     """The file may be another by then, if the run is alive."""
     from tlkit.runs.checkpoints import read_checkpoint
-    from tlkit.runs.resume import past_of
+    from tlkit.runs.resume import initial_checkpoints_of
 
     checkpoints, new = tmp_path / "run" / "checkpoints", RunFolder(str(tmp_path / "new"))
     shutil.copytree(finished_run, tmp_path / "run")
     read = read_checkpoint(str(checkpoints / "last.pt"))
     shutil.copy(next(checkpoints.glob("epoch_0004_*")), checkpoints / "last.pt")
-    past = past_of(new, str(checkpoints / "last.pt"), read)
+    past = initial_checkpoints_of(new, str(checkpoints / "last.pt"), read)
     assert past[new.last_checkpoint] is read
     assert past[new.best_checkpoint]["epoch"] == read["progress"]["best"]["epoch"]
 

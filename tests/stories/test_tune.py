@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Outcome, Run, command, run_process
-from tlkit.tuning.reaper import carrying
+from tlkit.tuning.reaper import processes_with_marker
 
 EPOCHS = 40
 
@@ -88,7 +88,7 @@ def carrying_any(pid: int) -> list[int]:
         except OSError:
             continue
         markers |= {v.partition(b"=")[2].decode() for v in variables if v.startswith(f"TLKIT_SEARCH={pid}-".encode())}
-    return [number for marker in markers for number in carrying(marker)]
+    return [number for marker in markers for number in processes_with_marker(marker)]
 
 
 def test_a_signal_ends_it_and_says_how_to_go_on(told: Told) -> None:

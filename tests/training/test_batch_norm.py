@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tests.ranked import in_threads
 from tlkit.distributed.world import World
 from tlkit.errors import DataError
-from tlkit.training.batch_norm import SynchronisedBatchNorm
+from tlkit.training.batch_norm import SynchronizedBatchNorm
 
 
 def passed(layer: nn.Module, inputs: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def test_it_equals_the_whole_batch(counts: list[int], shape: tuple[int, ...]) ->
 
     def share(world: World) -> tuple[Tensor, Tensor]:
         mine = shares(counts)[world.rank]
-        batch_norm = SynchronisedBatchNorm(world)
+        batch_norm = SynchronizedBatchNorm(world)
         batch_norm.counts = counts[world.rank] > 0
         with batch_norm:
             if batch_norm.counts:
@@ -67,7 +67,7 @@ def test_what_does_not_train_is_left_alone() -> None:
     inputs = torch.randn(2, 3, 4, 4)
 
     def look(world: World) -> Tensor:
-        with SynchronisedBatchNorm(world), torch.no_grad():
+        with SynchronizedBatchNorm(world), torch.no_grad():
             result: Tensor = layer(inputs)
         return result
 
@@ -77,7 +77,7 @@ def test_what_does_not_train_is_left_alone() -> None:
 
 def test_one_value_for_a_channel_is_refused_as_by_torch() -> None:
     def share(world: World) -> Tensor:
-        batch_norm = SynchronisedBatchNorm(world)
+        batch_norm = SynchronizedBatchNorm(world)
         batch_norm.counts = world.rank == 0
         with batch_norm, pytest.raises(DataError, match="one value for each channel"):
             nn.BatchNorm1d(3)(torch.ones(1, 3))

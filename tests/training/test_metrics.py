@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 
 from tlkit.training.evaluation import calibrate
-from tlkit.training.metrics import Tally, better, evaluate_logits
+from tlkit.training.metrics import MetricAccumulator, better, evaluate_logits
 
 
 def random_case(classes: int, samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,18 +23,18 @@ def random_case(classes: int, samples: int, seed: int) -> tuple[torch.Tensor, to
 def test_an_evaluation_agrees_with_scikit_learn(classes: int, samples: int) -> None:
     logits, labels = random_case(classes, samples, seed=classes)
     found = evaluate_logits(logits, labels, tuple(map(str, range(classes))))
-    guesses = logits.argmax(dim=1).numpy()
+    predicted = logits.argmax(dim=1).numpy()
     truth = labels.numpy()
     names = list(range(classes))
     precision, recall, f1, support = sklearn_metrics.precision_recall_fscore_support(
-        truth, guesses, labels=names, zero_division=0
+        truth, predicted, labels=names, zero_division=0
     )
     np.testing.assert_allclose(found.precision, precision)
     np.testing.assert_allclose(found.recall, recall)
     np.testing.assert_allclose(found.f1, f1)
     np.testing.assert_array_equal(found.support, support)
-    np.testing.assert_array_equal(found.confusion, sklearn_metrics.confusion_matrix(truth, guesses, labels=names))
-    assert found.accuracy == pytest.approx(sklearn_metrics.accuracy_score(truth, guesses))
+    np.testing.assert_array_equal(found.confusion, sklearn_metrics.confusion_matrix(truth, predicted, labels=names))
+    assert found.accuracy == pytest.approx(sklearn_metrics.accuracy_score(truth, predicted))
     assert found.macro_f1 == pytest.approx(f1[support > 0].mean())
     assert found.loss == pytest.approx(
         sklearn_metrics.log_loss(truth, torch.softmax(logits.double(), 1).numpy(), labels=names)
@@ -43,13 +43,13 @@ def test_an_evaluation_agrees_with_scikit_learn(classes: int, samples: int) -> N
 
 def test_a_tally_is_exact_over_any_division_and_through_a_checkpoint() -> None:
     logits, labels = random_case(4, 101, seed=9)
-    whole = Tally(4)
+    whole = MetricAccumulator(4)
     whole.add(logits, labels, torch.nn.functional.cross_entropy(logits, labels).item())
-    parts = Tally(4)
+    parts = MetricAccumulator(4)
     for chosen in torch.arange(101).split(7):
         mean = torch.nn.functional.cross_entropy(logits[chosen], labels[chosen]).item()
         parts.add(logits[chosen], labels[chosen], mean)
-        parts = Tally.from_dict(parts.to_dict())
+        parts = MetricAccumulator.from_dict(parts.to_dict())
     assert parts.figures()["accuracy"] == whole.figures()["accuracy"]
     assert parts.figures()["macro_f1"] == whole.figures()["macro_f1"]
     assert parts.figures()["loss"] == pytest.approx(whole.figures()["loss"], abs=1e-6)

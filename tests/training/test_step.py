@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.ranked import in_threads
 from tests.training.test_loop import Model, start
-from tlkit.devices.memory import Shortage
+from tlkit.devices.memory import OutOfMemoryGuard
 from tlkit.distributed.world import World
 from tlkit.errors import LostRankError
 from tlkit.training.state import TrainingState
@@ -148,7 +148,7 @@ def forgetful() -> Iterator[None]:
 
 @pytest.mark.usefixtures("forgetful")
 def test_a_shortage_holds_no_tensor() -> None:
-    shortage = Shortage()
+    shortage = OutOfMemoryGuard()
     with shortage:
         kept = torch.zeros(3).requires_grad_() * 2
         raise MEMORY
@@ -186,7 +186,7 @@ class TwoRanks:
     def __init__(self, other: Callable[[], float]) -> None:
         self.other = other
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         return tensor + self.other()
 
 

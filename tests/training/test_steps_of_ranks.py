@@ -25,7 +25,7 @@ class Gloo:
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         total = tensor.clone()
         dist.all_reduce(total)
         return total

@@ -30,12 +30,12 @@ from tlkit.tuning.cluster import as_in_trials
 from tlkit.tuning.folder import SearchFolder, new_search_folder
 from tlkit.tuning.leaderboard import Display, leaderboard
 from tlkit.tuning.prepare import Network, Prepared, network_key, vectors_key
-from tlkit.tuning.ray_tune import Asked
+from tlkit.tuning.ray_tune import ErrorKeepingSearch
 from tlkit.tuning.results import Table, Trial, mean_and_error
-from tlkit.tuning.samplers import DerivedPoints, LearntPoints
+from tlkit.tuning.samplers import OptunaSampler, SeededSampler
 from tlkit.tuning.start import read_options, remember
 from tlkit.tuning.state import OngoingSearch, missing, take_ended
-from tlkit.tuning.trial import Watcher, attempt, carry_out
+from tlkit.tuning.trial import TrialReporter, attempt, run_trial
 
 
 def tune(*tries: str, **options: Any) -> TuneOptions:
@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> SearchFolder:
 
 def ongoing(folder: SearchFolder, options: TuneOptions, reports: tuple[int, ...] = (2, 6)) -> OngoingSearch:
     table = Table.read(folder, options.metric)
-    points = DerivedPoints(options.tried, options.method, options.seed)
+    points = SeededSampler(options.tried, options.method, options.seed)
     return OngoingSearch(
         folder, options, table, points, Prepared(), list(reports), 100, Display(table, options.trials())
     )
@@ -72,13 +72,13 @@ def write_run(search: OngoingSearch, number: int, accuracies: list[float], state
 
 def test_a_point_depends_on_the_seed_and_its_number_alone() -> None:
     space = tune("learning_rate=uniform:0:1", "backbone=grid:a,b").tried
-    first, second = DerivedPoints(space, "random", 0), DerivedPoints(space, "random", 0)
+    first, second = SeededSampler(space, "random", 0), SeededSampler(space, "random", 0)
     assert [first.point(n) for n in range(1, 9)] == [second.point(n) for n in range(8, 0, -1)][::-1]
-    assert DerivedPoints(space, "random", 1).point(1) != first.point(1)
+    assert SeededSampler(space, "random", 1).point(1) != first.point(1)
 
 
 def test_each_backbone_on_a_grid_is_tried_with_the_same_samples() -> None:
-    points = DerivedPoints(tune("learning_rate=uniform:0:1", "backbone=grid:a,b").tried, "random", 0)
+    points = SeededSampler(tune("learning_rate=uniform:0:1", "backbone=grid:a,b").tried, "random", 0)
     found = [points.point(number) for number in range(1, 7)]
     assert [point["backbone"] for point in found] == ["a", "b"] * 3
     rates = [point["learning_rate"] for point in found]
@@ -88,17 +88,17 @@ def test_each_backbone_on_a_grid_is_tried_with_the_same_samples() -> None:
 def test_optuna_learns_from_trials_of_before_and_does_not_begin_with_the_same_points() -> None:
     pytest.importorskip("optuna")
     space = tune("learning_rate=uniform:0:1", "unfreeze=choice:default,layer4", "epochs=randint:3:9").tried
-    fresh = LearntPoints(space, 0, 0)
+    fresh = OptunaSampler(space, 0, 0)
     begun = [fresh.point(number) for number in (1, 2)]
-    assert begun == [LearntPoints(space, 0, 0).point(1), begun[1]]
-    again = LearntPoints(space, 0, 2)
+    assert begun == [OptunaSampler(space, 0, 0).point(1), begun[1]]
+    again = OptunaSampler(space, 0, 2)
     for number, point in enumerate(begun, 1):
-        again.learn(Trial(number, point), 0.5)
-    again.learn(Trial(3, begun[0]), None)
+        again.tell(Trial(number, point), 0.5)
+    again.tell(Trial(3, begun[0]), None)
     assert len(again.study.trials) == 2
-    again.learn(Trial(3, begun[0], "stopped", epochs=5), 0.99)
+    again.tell(Trial(3, begun[0], "stopped", epochs=5), 0.99)
     again.point(5)
-    again.learn(Trial(5, begun[0], "stopped", epochs=5), 0.98)
+    again.tell(Trial(5, begun[0], "stopped", epochs=5), 0.98)
     assert [t.state.name for t in again.study.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
     assert again.study.best_value == 0.5
     assert again.point(4) not in begun
@@ -110,7 +110,7 @@ def test_a_trial_is_written_down_before_it_begins_and_goes_on_with_what_it_had(f
     search = ongoing(folder, options)
     first, second = search.next_assignment(), search.next_assignment()
     assert first is not None and second is not None
-    search.halt(2)
+    search.stop(2)
     write_run(search, 2, [0.5, 0.75])
     search.conclude(2, {"seconds": 1.5, "node": "n"}, None)
 
@@ -128,7 +128,7 @@ def test_how_trials_end(folder: SearchFolder) -> None:
         search.next_assignment()
         write_run(search, number, [0.5, 0.25 * number, 0.1])
     search.conclude(1, {"ended": True}, None)
-    search.halt(2)
+    search.stop(2)
     search.conclude(2, {}, None)
     search.conclude(3, {"ended": True, "error": "no such module"}, None)
     search.conclude(4, {}, None)  # the time was up
@@ -172,7 +172,7 @@ def test_the_epoch_at_which_a_trial_goes_on_is_reported_by_itself(
     assert assignment is not None
     write_run(search, 1, [0.2] * 6)
     assert search.past_reports() == {1: [{"epoch": 2, "merit": 0.2}]}
-    search.halt(1)
+    search.stop(1)
     search.conclude(1, {}, None)
     assert [report["epoch"] for report in search.past_reports()[1]] == [2, 6]
 
@@ -185,10 +185,10 @@ def test_the_epoch_at_which_a_trial_goes_on_is_reported_by_itself(
 
     for state in (SimpleNamespace(epoch=6, best=epoch(6, 0.2), history=[], micro_batch=None),
                   SimpleNamespace(epoch=0, best=None, history=[], micro_batch=None)):  # fmt: skip
-        conduct: Any = SimpleNamespace(after_epoch=Watcher(assignment, stop).hear)
+        policy: Any = SimpleNamespace(after_epoch=TrialReporter(assignment, stop).after_epoch)
         unused: Any = None
         nowhere: Any = SimpleNamespace(every=(), first=None)
-        train_to_the_end(unused, unused, unused, cast(Any, state), unused, nowhere, Interruption(), unused, conduct)
+        train_to_the_end(unused, unused, unused, cast(Any, state), unused, nowhere, Interruption(), unused, policy)
     assert [figures["epoch"] for figures in told] == [6] and trained == [1]
 
 
@@ -309,10 +309,10 @@ def test_the_keeper_ends_what_a_killed_search_leaves_behind_and_nothing_else(tmp
     assert search.stdout is not None
     keeping = int(search.stdout.readline())
     try:
-        wait_until(lambda: len(reaper.carrying(marker)) == 3)
+        wait_until(lambda: len(reaper.processes_with_marker(marker)) == 3)
         os.kill(search.pid, signal.SIGKILL)
         search.wait()
-        wait_until(lambda: not reaper.carrying(marker))
+        wait_until(lambda: not reaper.processes_with_marker(marker))
         wait_until(lambda: not scratch.exists())
         wait_until(lambda: not Path(f"/proc/{keeping}/exe").exists())
         assert bystander.poll() is None
@@ -398,7 +398,7 @@ def test_a_trial_that_goes_on_trusts_the_file_that_it_trusted(
         "tlkit.runs.resume.continue_in_place",
         lambda run, options, *rest: trusted.append(options.trust_pickle),
     )
-    carry_out(assignment, Watcher(assignment, None))
+    run_trial(assignment, TrialReporter(assignment, None))
     assert trusted == ["/w.pth"]
 
 
@@ -430,8 +430,8 @@ def test_a_trial_tells_whether_its_error_may_pass(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("tlkit.tuning.trial.carry_out", fail)
-    assert attempt(assignment, Watcher(assignment, None))["passing"] is passing
+    monkeypatch.setattr("tlkit.tuning.trial.run_trial", fail)
+    assert attempt(assignment, TrialReporter(assignment, None))["passing"] is passing
 
 
 def test_what_goes_wrong_in_the_search_is_raised_as_it_was(
@@ -439,7 +439,7 @@ def test_what_goes_wrong_in_the_search_is_raised_as_it_was(
 ) -> None:
     """Ray, which calls it, raises an error of its own that has the text of ours, and may ask again before."""
     search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
-    asked = Asked(search)
+    asked = ErrorKeepingSearch(search)
     asked.next_assignment()
     full = StorageError(folder.results_lines, "cannot be written: no space left on device")
 
@@ -455,7 +455,7 @@ def test_what_goes_wrong_in_the_search_is_raised_as_it_was(
                 asked.conclude(9, {"ended": True}, None)
             raise RuntimeError(f"Traceback ... {error}") from None
     assert raised.value is full
-    with pytest.raises(RuntimeError, match="Ray's own"), Asked(search).raising_its_own():
+    with pytest.raises(RuntimeError, match="Ray's own"), ErrorKeepingSearch(search).raising_its_own():
         raise RuntimeError("Ray's own")
 
 

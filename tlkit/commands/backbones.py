@@ -7,7 +7,7 @@ import torch
 from tlkit.errors import DONE, MissingInputError, TlkitError
 from tlkit.model.backbones import BackboneName, build_network, list_backbones, preferred_image_size, preprocessing_of
 from tlkit.options import BackbonesOptions
-from tlkit.terminal import compact, count, emit, say
+from tlkit.terminal import compact, count, log_status, write_stdout
 
 
 def backbones(options: BackbonesOptions) -> int:
@@ -16,8 +16,8 @@ def backbones(options: BackbonesOptions) -> int:
     if not found:
         raise MissingInputError(f"{options.pattern}", "no backbone has a name like this")
     for backbone in found:
-        emit("\t".join([str(backbone), *(sizes(backbone) if options.sizes else [])]) + "\n")
-    say("found", count(len(found), "backbone"))
+        write_stdout("\t".join([str(backbone), *(sizes(backbone) if options.sizes else [])]) + "\n")
+    log_status("found", count(len(found), "backbone"))
     return DONE
 
 

@@ -6,9 +6,9 @@ import os
 import time
 
 from tlkit.errors import DONE, OutputError
-from tlkit.features.cache import LAYOUT, cache_folder, clear, list_spaces, summarise
+from tlkit.features.cache import LAYOUT, cache_folder, clear, list_spaces, summarize
 from tlkit.options import CacheOptions
-from tlkit.terminal import compact, count, emit, say
+from tlkit.terminal import compact, count, log_status, write_stdout
 
 
 def cache(options: CacheOptions) -> int:
@@ -19,12 +19,12 @@ def cache(options: CacheOptions) -> int:
             freed = clear(folder)
         except OSError as error:
             raise OutputError(folder, f"cannot be cleared: {error.strerror}") from error
-        say("cleared", f"{compact(freed)}B of vectors and graphs in {folder}")
+        log_status("cleared", f"{compact(freed)}B of vectors and graphs in {folder}")
         return DONE
-    spaces = sorted(map(summarise, list_spaces(os.path.join(folder, LAYOUT))), key=lambda s: s.used, reverse=True)
-    say("cache", f"{folder}: {count(len(spaces), 'space')}, {compact(sum(s.size for s in spaces))}B")
+    spaces = sorted(map(summarize, list_spaces(os.path.join(folder, LAYOUT))), key=lambda s: s.used, reverse=True)
+    log_status("cache", f"{folder}: {count(len(spaces), 'space')}, {compact(sum(s.size for s in spaces))}B")
     for space in spaces:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(space.used)) if space.used else "-"
         known = [str(space.description.get(name, "-")) for name in ("backbone", "weights", "precision", "engine")]
-        emit("\t".join([*known, str(space.vectors), str(space.size), used, space.folder]) + "\n")
+        write_stdout("\t".join([*known, str(space.vectors), str(space.size), used, space.folder]) + "\n")
     return DONE

@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tlkit.data.bad_images import leave_out, repeat_warnings
-from tlkit.data.decode import Facts
-from tlkit.data.duplicates import SameContent
+from tlkit.data.decode import ImageInfo
+from tlkit.data.duplicates import DuplicateFinder
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
-from tlkit.data.scan import find_dataset, find_repeats, look_at
+from tlkit.data.scan import find_dataset, find_repeats, scan_images
 from tlkit.errors import DONE, DataError
 from tlkit.options import CheckOptions
 from tlkit.reports.check import REPORTS, Report
-from tlkit.terminal import emit
+from tlkit.terminal import write_stdout
 
 TINY_SIDE = 32
 """Images of a shorter side than this are told: hardly anything is to be seen on them."""
@@ -30,8 +30,8 @@ def check(options: CheckOptions) -> int:
     # Whatever can be looked at is reported, also of a folder that finetune would refuse.
     dataset = find_dataset(dataclasses.replace(options, allow_one_class=True, drop_empty=True))
     report = Report(dataset)
-    same = SameContent()
-    for sample, found in look_at(options, dataset.train + dataset.val, same, thorough=not options.quick):
+    same = DuplicateFinder()
+    for sample, found in scan_images(options, dataset.train + dataset.val, same, thorough=not options.quick):
         if isinstance(found, ImageError):
             report.bad.append(found)
         else:
@@ -39,11 +39,11 @@ def check(options: CheckOptions) -> int:
     report.repeats = find_repeats(dataset, same, options.workers)
     report.warnings += [*dataset.warnings, *uneven_classes(dataset)]
     report.stops += [str(problem) for problem in why_finetune_stops(options, dataset, report)]
-    emit(REPORTS[options.format](report))
+    write_stdout(REPORTS[options.format](report))
     return DataError.exit_code if report.stops else DONE
 
 
-def note(report: Report, path: str, facts: Facts) -> None:
+def note(report: Report, path: str, facts: ImageInfo) -> None:
     """Add what is known of a readable image."""
     report.formats[facts.format] += 1
     report.modes[facts.mode] += 1

@@ -12,9 +12,9 @@ import torch
 from tlkit.devices.nvml import Gpu, driver_version, read_gpus
 from tlkit.devices.select import uuid_of
 from tlkit.errors import DONE
-from tlkit.features.cache import LAYOUT, cache_folder, list_spaces, summarise
+from tlkit.features.cache import LAYOUT, cache_folder, list_spaces, summarize
 from tlkit.options import DoctorOptions
-from tlkit.terminal import compact, emit
+from tlkit.terminal import compact, write_stdout
 from tlkit.versions import FLOORS, is_refused
 
 NEEDED = ("tlkit", "torch", "torchvision", "timm", "pillow", "numpy", "safetensors", "typer", "tqdm")
@@ -33,7 +33,7 @@ EXTRAS = {
 def doctor(options: DoctorOptions) -> int:
     """Print a line for each thing that a report of a problem should name."""
     for name, text in (*versions(), *devices(), *caches()):
-        emit(f"{name}\t{text}\n")
+        write_stdout(f"{name}\t{text}\n")
     return DONE
 
 
@@ -86,7 +86,7 @@ def memory_use(used: int, total: int) -> str:
 def caches() -> Iterator[tuple[str, str]]:
     """What lies on disk between runs."""
     folder = cache_folder()
-    spaces = [summarise(space) for space in list_spaces(os.path.join(folder, LAYOUT))]
+    spaces = [summarize(space) for space in list_spaces(os.path.join(folder, LAYOUT))]
     nearest = next(parent for parent in parents(folder) if os.path.exists(parent))
     state = "" if os.access(nearest, os.W_OK) else ", not writable: vectors are not kept"
     yield "features", f"{folder}, {compact(sum(s.size for s in spaces))}B in {len(spaces)} spaces{state}"

@@ -18,21 +18,21 @@ from tlkit.data.image_file import ImageError
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
-from tlkit.distributed.gather import brought_together, share_of
+from tlkit.distributed.gather import gather_in_order, shard_indices
 from tlkit.distributed.join import joined
 from tlkit.distributed.launch import is_for_ranks, launch
 from tlkit.distributed.world import World
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError
 from tlkit.files.run_folder import RunFolder
-from tlkit.inference.open import open_labeller
-from tlkit.inference.predictor import Labeller, require_finite
+from tlkit.inference.open import open_predictor
+from tlkit.inference.predictor import Predictor, require_finite
 from tlkit.model.build import stored_options
 from tlkit.options import EvaluateOptions
 from tlkit.reports.evaluation import FORMATS
 from tlkit.runs.batches import labels_of
-from tlkit.runs.consistency import require_same_files, require_same_ground, require_same_options
+from tlkit.runs.consistency import require_same_environment, require_same_files, require_same_options
 from tlkit.runs.record import libraries
-from tlkit.terminal import count, emit, progress, say
+from tlkit.terminal import count, log_status, progress, write_stdout
 from tlkit.training.metrics import evaluate_logits
 
 
@@ -46,10 +46,10 @@ def evaluate(options: EvaluateOptions) -> int:
     with joined(options) as world:
         require_same_options(options, world)
         engine = options.engine if world.size == 1 or options.engine != "auto" else "torch"  # the same for all ranks
-        model = open_labeller(
+        model = open_predictor(
             options.model,
             options.weights,
-            options.placing(),
+            options.device_spec(),
             options.precision,
             options.trust_pickle,
             engine,
@@ -58,10 +58,10 @@ def evaluate(options: EvaluateOptions) -> int:
         samples, what = samples_of_all(options, model.classes, world)
         require_same_files(options.data, samples, world)
         require_same_model(options, model, world)
-        say("data", f"{what}: {count(len(samples), 'image')}")
+        log_status("data", f"{what}: {count(len(samples), 'image')}")
         model.expect(len(samples))
         numbers, logits, bad = label_share(options, model, samples, world)
-        every = brought_together(numbers, logits, world, partial(np.empty, dtype=np.float32))
+        every = gather_in_order(numbers, logits, world, partial(np.empty, dtype=np.float32))
         if not world.is_first:
             return DONE
         if bad and not options.skip_bad:
@@ -73,17 +73,17 @@ def evaluate(options: EvaluateOptions) -> int:
         labels = labels_of([sample for sample in samples if sample.path not in left_out])
         result = evaluate_logits(every, labels, model.classes)
         tell_left_out(bad)
-        emit(FORMATS[options.format](result, bad))
+        write_stdout(FORMATS[options.format](result, bad))
         return SOME_INPUTS_FAILED if bad else DONE
 
 
-def require_same_model(options: EvaluateOptions, model: Labeller, world: World) -> None:
+def require_same_model(options: EvaluateOptions, model: Predictor, world: World) -> None:
     """Raises MismatchError at the first rank if another has another model, or computes otherwise with it."""
     if world.size > 1:
         from tlkit.model.open import model_sha256
 
         sha256 = {"sha256 of the model": model_sha256(options.model)}
-        require_same_ground({"computing": model.computing, **sha256, **libraries()}, world)
+        require_same_environment({"computing": model.computing, **sha256, **libraries()}, world)
 
 
 def samples_of_all(options: EvaluateOptions, classes: tuple[str, ...], world: World) -> tuple[list[Sample], str]:
@@ -92,18 +92,18 @@ def samples_of_all(options: EvaluateOptions, classes: tuple[str, ...], world: Wo
     if world.size == 1:
         return samples, what
     root = os.path.abspath(options.data)
-    chosen = world.share([[os.path.relpath(os.path.abspath(path), root), label] for path, label in samples])
+    chosen = world.broadcast_object([[os.path.relpath(os.path.abspath(path), root), label] for path, label in samples])
     if world.is_first:
         return samples, what
     return [Sample(os.path.normpath(os.path.join(root, name)), label) for name, label in chosen], what
 
 
 def label_share(
-    options: EvaluateOptions, model: Labeller, samples: list[Sample], world: World
+    options: EvaluateOptions, model: Predictor, samples: list[Sample], world: World
 ) -> tuple[list[int], torch.Tensor, list[ImageError]]:
     """The numbers of this rank's images that can be read, their scores [S, C], and what is wrong with those of all
     ranks that cannot."""
-    mine = share_of(len(samples), options.batch_size, world)
+    mine = shard_indices(len(samples), options.batch_size, world)
     numbers: list[int] = []
     logits: list[torch.Tensor] = []
     errors: list[tuple[int, ImageError]] = []
@@ -142,7 +142,7 @@ def load_readable(
             yield number, outcome
 
 
-def logits_of(model: Labeller, batch: list[tuple[Sample, Pixels]]) -> torch.Tensor:
+def logits_of(model: Predictor, batch: list[tuple[Sample, Pixels]]) -> torch.Tensor:
     """The scores [B, C] of a batch. Raises DataError if some are no numbers."""
     logits = model.logits(np.stack([pixels for _, pixels in batch]))
     for (sample, _), scores in zip(batch, logits, strict=True):
@@ -166,7 +166,7 @@ def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[
         trained_on = {path for path, _ in Dataset.from_split(run.read_split(), options.data).train}
         known = sum(path in trained_on for path, _ in samples)
         if known:
-            say("warning", f"the model was trained on {count(known, 'image')} of these, going by their names")
+            log_status("warning", f"the model was trained on {count(known, 'image')} of these, going by their names")
     return samples, folder
 
 

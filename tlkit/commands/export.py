@@ -11,7 +11,7 @@ from tlkit.files.atomic import replaced_when_whole, writing
 from tlkit.files.run_folder import RunFolder
 from tlkit.model.open import is_exported_folder, open_model
 from tlkit.options import ExportOptions
-from tlkit.terminal import emit, say
+from tlkit.terminal import log_status, write_stdout
 
 
 def export(options: ExportOptions) -> int:
@@ -25,9 +25,9 @@ def export(options: ExportOptions) -> int:
         with writing(output):
             exporter.write(exportable, aside)
         difference = compare(model, exporter.read(exportable, aside), output)
-    say("export", f"{options.format}, read back and compared: logits differ by {difference:.1g} at most")
-    say("open", exporter.how_to_open(exportable, options.output or ""))
-    emit(os.fsencode(f"{options.output}\n"))
+    log_status("export", f"{options.format}, read back and compared: logits differ by {difference:.1g} at most")
+    log_status("open", exporter.how_to_open(exportable, options.output or ""))
+    write_stdout(os.fsencode(f"{options.output}\n"))
     return DONE
 
 

@@ -7,14 +7,14 @@ import os
 from tlkit import interruption
 from tlkit.data.bad_images import check_images
 from tlkit.data.listing import require_folder
-from tlkit.data.scan import find_dataset, say_dataset
+from tlkit.data.scan import find_dataset, log_dataset
 from tlkit.devices.request import require_devices
-from tlkit.distributed.env import is_follower
-from tlkit.distributed.failures import note
+from tlkit.distributed.env import is_nonzero_rank
+from tlkit.distributed.failures import write_note
 from tlkit.distributed.join import joined
 from tlkit.distributed.launch import is_for_ranks, launch
 from tlkit.files.inputs import require_weights_file
-from tlkit.files.run_claim import default_run_folder, new_run_folder
+from tlkit.files.run_claim import create_run_folder, default_run_folder
 from tlkit.monitoring.monitor import require_installed
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.runs.consistency import require_same_options
@@ -32,23 +32,23 @@ def finetune(options: FinetuneOptions) -> int:
     require_weights_file(options.weights)
     if is_for_ranks(options.processes):
         return launch("finetune", options, options.device, options.processes, options.max_restarts)
-    if is_follower():
-        from tlkit.runs.worker import follow
+    if is_nonzero_rank():
+        from tlkit.runs.worker import run_worker
 
-        return follow(options)
+        return run_worker(options)
     earlier = run_before_restart()
     if earlier is not None:
         return go_on(earlier, ResumeOptions(checkpoint=earlier.path, trust_pickle=options.trust_pickle), options)
     with (
-        new_run_folder(options.out, default_run_folder(options)) as run,
+        create_run_folder(options.out, default_run_folder(options)) as run,
         interruption.handled("stopping") as signals,
         joined(options) as world,
     ):
-        note("run", os.path.abspath(run.path))
+        write_note("run", os.path.abspath(run.path))
         require_same_options(options, world)
         dataset = find_dataset(options)
-        say_dataset(dataset)
-        require_devices(options.placing())
+        log_dataset(dataset)
+        require_devices(options.device_spec())
         dataset = check_images(options, dataset)
         from tlkit.runs.train import start_run
 

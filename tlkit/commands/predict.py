@@ -18,16 +18,16 @@ import numpy as np
 from tlkit.data.decoders import Decoder, Picture, open_decoder, worker_count
 from tlkit.data.image_file import ImageError
 from tlkit.data.view import View
-from tlkit.distributed.env import require_alone
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, OutputError, UsageError, printable
+from tlkit.distributed.env import require_single_process
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, OutputError, UsageError, escape_name
 from tlkit.files.atomic import OutputFile, replaced_when_whole
 from tlkit.inference.inputs import LIST, read_inputs
-from tlkit.inference.open import open_labeller
-from tlkit.inference.predictor import Labeller, Logits, require_finite
+from tlkit.inference.open import open_predictor
+from tlkit.inference.predictor import Logits, Predictor, require_finite
 from tlkit.inference.stream import stream
 from tlkit.inference.writers import WRITERS, Prediction
 from tlkit.options import STANDARD_OUTPUT, PredictOptions
-from tlkit.terminal import complain, emit
+from tlkit.terminal import print_error, write_stdout
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,23 @@ class Loaded:
 
 def predict(options: PredictOptions) -> int:
     """Write a record for each input. Returns the exit status: 3 if some inputs failed."""
-    require_alone("predict")
+    require_single_process("predict")
     if not options.paths and sys.stdin.isatty():
         problem = "is missing; name images or folders, or pipe a list of paths in"
         raise UsageError("PATH", problem, "Try 'tlkit predict --help'.")
     ranked = options.top_k is not None
     writer = WRITERS[options.format]
-    outcomes = Outcomes(telling=options.format != "jsonl")
+    outcomes = FailureReport(report_failures=options.format != "jsonl")
     workers = worker_count(options.workers)
     with destination(options.output) as write, closing(open_decoder(workers)) as decoder:
         decoder.start()  # while the model is loaded
-        model = open_labeller(
-            options.model, options.weights, options.placing(), options.precision, options.trust_pickle, options.engine
+        model = open_predictor(
+            options.model,
+            options.weights,
+            options.device_spec(),
+            options.precision,
+            options.trust_pickle,
+            options.engine,
         )
         view = View(model.preprocessing, options.max_pixels, truncated=options.allow_truncated)
         inputs = enumerate(read_inputs(options.paths or [LIST], options.null, options.crlf))
@@ -60,7 +65,7 @@ def predict(options: PredictOptions) -> int:
         if not options.resume_from:  # what is gone on with has its header
             write(writer.header(ranked))
         for batch in stream(loader(decoder, view), rest, workers, options.batch_size):
-            predictions, broken = label_batch(model, batch, options.top_k or 1)
+            predictions, broken = predict_batch(model, batch, options.top_k or 1)
             outcomes.add(predictions)
             write(b"".join(writer.record(prediction, ranked) for prediction in predictions))
             if broken:
@@ -76,7 +81,7 @@ def destination(path: str | None) -> Iterator[Callable[[bytes], object]]:
     Raises OutputError or StorageError.
     """
     if path in STANDARD_OUTPUT:
-        yield emit
+        yield write_stdout
         return
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
@@ -99,7 +104,7 @@ def loader(decoder: Decoder, view: View) -> Callable[[tuple[int, str]], Loaded]:
     return load
 
 
-def label_batch(model: Labeller, batch: list[Loaded], top_k: int) -> tuple[list[Prediction], DataError | None]:
+def predict_batch(model: Predictor, batch: list[Loaded], top_k: int) -> tuple[list[Prediction], DataError | None]:
     """Predictions for a batch in its order, up to the first image for which the model gives no numbers, and that error.
 
     Images that could not be read become failures.
@@ -113,13 +118,13 @@ def label_batch(model: Labeller, batch: list[Loaded], top_k: int) -> tuple[list[
             predictions.append(Prediction(item.index, item.path, error=error))
             continue
         try:
-            predictions.append(label_image(item, item.picture, next(logits), model.classes, top_k))
+            predictions.append(predict_image(item, item.picture, next(logits), model.classes, top_k))
         except DataError as problem:
             return predictions, problem
     return predictions, None
 
 
-def label_image(item: Loaded, picture: Picture, logits: Logits, classes: tuple[str, ...], top_k: int) -> Prediction:
+def predict_image(item: Loaded, picture: Picture, logits: Logits, classes: tuple[str, ...], top_k: int) -> Prediction:
     """The prediction for one image, of logits [C]. Raises DataError if they are infinite or no numbers."""
     require_finite(logits, item.path)
     top = best_labels(logits, classes, top_k)
@@ -134,15 +139,15 @@ def best_labels(logits: Logits, classes: tuple[str, ...], top_k: int) -> tuple[t
     return tuple((classes[label], float(probabilities[label])) for label in best)
 
 
-TOLD = 10
+MAX_REPORTED = 10
 """Failures with one code that are told; later ones are counted."""
 
 
-class Outcomes:
+class FailureReport:
     """The count so far. telling: whether failures are told as they come, because records leave them out."""
 
-    def __init__(self, telling: bool) -> None:
-        self.telling = telling
+    def __init__(self, report_failures: bool) -> None:
+        self.report_failures = report_failures
         self.inputs = 0
         self.errors: Counter[str] = Counter()
 
@@ -153,22 +158,22 @@ class Outcomes:
             if prediction.error:
                 code, message = prediction.error
                 self.errors[code] += 1
-                if self.telling and self.errors[code] <= TOLD + 1:
+                if self.report_failures and self.errors[code] <= MAX_REPORTED + 1:
                     self.tell(prediction.path, code, message)
 
     def tell(self, path: str, code: str, message: str) -> None:
         """One failure; of those after the first few, that they are no longer told."""
-        if self.errors[code] <= TOLD:
-            complain(f"tlkit predict: {printable(path)}: {printable(message)}")
+        if self.errors[code] <= MAX_REPORTED:
+            print_error(f"tlkit predict: {escape_name(path)}: {escape_name(message)}")
         else:
-            complain(f"tlkit predict: {code}: more of these are only counted; --format jsonl names all")
+            print_error(f"tlkit predict: {code}: more of these are only counted; --format jsonl names all")
 
     def conclude(self, summary: bool) -> None:
         """Tell the counts: as JSON if asked for, else in words if there were failures."""
         failed = self.errors.total()
         if summary:
             counts = {"inputs": self.inputs, "ok": self.inputs - failed, "errors": dict(sorted(self.errors.items()))}
-            complain(json.dumps({"event": "summary", **counts}, separators=(",", ":")))
+            print_error(json.dumps({"event": "summary", **counts}, separators=(",", ":")))
         elif failed:
             kinds = ", ".join(f"{code} {number:,}" for code, number in self.errors.most_common())
-            complain(f"tlkit predict: inputs: {failed:,} of {self.inputs:,} failed: {kinds}")
+            print_error(f"tlkit predict: inputs: {failed:,} of {self.inputs:,} failed: {kinds}")

@@ -8,7 +8,7 @@ from tlkit.errors import DONE, DataError, MissingInputError
 from tlkit.files.run_folder import RunFolder
 from tlkit.options import ReportOptions
 from tlkit.reports.gather import gather, write_page
-from tlkit.terminal import emit
+from tlkit.terminal import write_stdout
 
 
 def report(options: ReportOptions) -> int:
@@ -21,5 +21,5 @@ def report(options: ReportOptions) -> int:
     named = RunFolder(options.run)
     path = options.output or (named if os.path.exists(named.options_file) else run).report_file
     write_page(gather(run, options.data), path)
-    emit(os.fsencode(f"{path}\n"))
+    write_stdout(os.fsencode(f"{path}\n"))
     return DONE

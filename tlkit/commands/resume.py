@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from tlkit.distributed.env import is_follower
+from tlkit.distributed.env import is_nonzero_rank
 from tlkit.distributed.launch import is_for_ranks, launch
 from tlkit.errors import DataError, MissingInputError, TlkitError, UsageError
 from tlkit.files.run_folder import RunFolder
@@ -24,10 +24,10 @@ def resume(options: ResumeOptions) -> int:
 
     The folder is locked before torch is loaded, which takes seconds.
     """
-    if is_follower():
-        from tlkit.runs.worker import follow
+    if is_nonzero_rank():
+        from tlkit.runs.worker import run_worker
 
-        return follow(options)
+        return run_worker(options)
     if not os.path.exists(options.checkpoint):
         raise MissingInputError(options.checkpoint, "no such run folder or checkpoint")
     if SearchFolder(options.checkpoint).exists():

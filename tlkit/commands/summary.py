@@ -20,7 +20,7 @@ from tlkit.model.backbones import (
 )
 from tlkit.model.open import open_model
 from tlkit.options import SummaryOptions
-from tlkit.terminal import compact, emit
+from tlkit.terminal import compact, write_stdout
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ def summary(options: SummaryOptions) -> int:
         f"  trainable    {trained:,}",
         f"multiply-adds  {compact(total.multiply_adds)} for one image",
     ]
-    emit("\n".join(lines) + "\n")
+    write_stdout("\n".join(lines) + "\n")
     return DONE
 
 
 def head_parameters(backbone: BackboneName, network: nn.Module, classes: int) -> int:
     """Parameters of the layers that a new head takes the place of."""
-    names = classifier_layers(backbone, network, classes).leaves
+    names = classifier_layers(backbone, network, classes).output_layers
     return sum(p.numel() for name in names for p in network.get_submodule(name).parameters())
 
 

@@ -7,7 +7,7 @@ import os
 
 from tlkit import interruption
 from tlkit.data.listing import require_folder
-from tlkit.distributed.env import require_alone
+from tlkit.distributed.env import require_single_process
 from tlkit.files.atomic import write_atomically
 from tlkit.options import TuneOptions
 from tlkit.options.space import absolute, as_toml
@@ -18,7 +18,7 @@ from tlkit.tuning.start import look_at_data, remember, require_possible, resume_
 
 def tune(options: TuneOptions) -> int:
     """Search. Prints the path of the best trial's run folder; returns the exit status."""
-    require_alone("tune")
+    require_single_process("tune")
     if options.resume is not None:
         given = {name: getattr(options, name) for name in CHANGED_ON_RESUMING}
         return resume_search(SearchFolder(options.resume), given, options.trust_pickle)
@@ -29,9 +29,9 @@ def tune(options: TuneOptions) -> int:
         write_space(search, options)
         resolved = from_anywhere(options, search)
         remember(search, options, resolved)
-        from tlkit.tuning.run import search_through
+        from tlkit.tuning.run import run_search
 
-        return search_through(search, resolved, dataset, signals)
+        return run_search(search, resolved, dataset, signals)
 
 
 def default_folder(options: TuneOptions) -> str:

@@ -7,17 +7,17 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 
-from tlkit.data.duplicates import SameContent
+from tlkit.data.duplicates import DuplicateFinder
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
-from tlkit.data.scan import Repeats, find_repeats, look_at
-from tlkit.errors import DataError, printable
+from tlkit.data.scan import Repeats, find_repeats, scan_images
+from tlkit.errors import DataError, escape_name
 from tlkit.files.atomic import write_atomically
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import path_fields, path_of
 from tlkit.files.run_folder import RunFolder
 from tlkit.options.data import DataOptions
-from tlkit.terminal import count, say
+from tlkit.terminal import count, log_status
 
 NAMED = 10
 """How many of the files with the same problem a warning names."""
@@ -31,8 +31,8 @@ def check_images(options: DataOptions, dataset: Dataset, thorough: bool = False)
     """
     bad: list[ImageError] = []
     animated: list[str] = []
-    same = SameContent()
-    for sample, found in look_at(options, dataset.train + dataset.val, same, thorough):
+    same = DuplicateFinder()
+    for sample, found in scan_images(options, dataset.train + dataset.val, same, thorough):
         if isinstance(found, ImageError):
             bad.append(found)
         elif found.frames > 1:
@@ -41,7 +41,7 @@ def check_images(options: DataOptions, dataset: Dataset, thorough: bool = False)
     warnings = [several_frames(animated)] if animated else []
     warnings += repeat_warnings(options, find_repeats(dataset, same, options.workers))
     for warning in warnings:
-        say("warning", warning)
+        log_status("warning", warning)
     return dataclasses.replace(kept, warnings=(*kept.warnings, *warnings))
 
 
@@ -62,12 +62,12 @@ def tell_left_out(bad: Sequence[ImageError]) -> None:
     """Warn of bad images that are left out, if there are some."""
     if bad:
         found = f"{count(len(bad), 'image')} cannot be read and {'is' if len(bad) == 1 else 'are'} left out"
-        say("warning", f"{found}\n{listing(f'{error.path}: {error.message}' for error in bad)}")
+        log_status("warning", f"{found}\n{listing(f'{error.path}: {error.message}' for error in bad)}")
 
 
 def describe_bad(bad: Sequence[ImageError], images: int) -> tuple[str, str]:
     """How many of so many images cannot be read, and a line for each."""
-    every = "\n".join(f"  {printable(error.path)}: {error.message}" for error in bad)
+    every = "\n".join(f"  {escape_name(error.path)}: {error.message}" for error in bad)
     return f"{count(len(bad), 'image')} of {images} cannot be read", every
 
 
@@ -98,7 +98,7 @@ def leave_out(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError])
     )
     lost = set(range(len(dataset.classes))) - {s.label for s in kept.train}
     if lost or not kept.val:
-        empty = ", ".join(printable(dataset.classes[label]) for label in sorted(lost)) or "the validation images"
+        empty = ", ".join(escape_name(dataset.classes[label]) for label in sorted(lost)) or "the validation images"
         raise DataError(options.data, f"nothing readable is left of {empty}", every)
     return kept
 
@@ -124,12 +124,12 @@ def pictures(groups: list[list[Sample]]) -> str:
 
 def groups_listing(groups: list[list[Sample]]) -> str:
     """A line for each picture with the files that hold it, as far as NAMED."""
-    return listing([" = ".join(printable(sample.path) for sample in group[:NAMED]) for group in groups])
+    return listing([" = ".join(escape_name(sample.path) for sample in group[:NAMED]) for group in groups])
 
 
 def listing(lines: Iterable[str]) -> str:
     """Lines, indented; beyond NAMED only their number."""
-    indented = [f"  {printable(line)}" for line in lines]
+    indented = [f"  {escape_name(line)}" for line in lines]
     more = [f"  and {len(indented) - NAMED:,} more"] if len(indented) > NAMED else []
     return "\n".join(indented[:NAMED] + more)
 

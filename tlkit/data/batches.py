@@ -1,4 +1,4 @@
-"""Indices -> batches [B, ...]: order and normalisation."""
+"""Indices -> batches [B, ...]: order and normalization."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tlkit.data.normalize import normalise
+from tlkit.data.normalize import normalize
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.distributed.world import ALONE, World
+from tlkit.distributed.world import SINGLE_PROCESS, World
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
@@ -33,7 +33,7 @@ class EpochSteps:
     batches are made of the same numbers, however many ranks there are.
     """
 
-    def __init__(self, labels: Tensor, batch_size: int, seed: int | None, world: World = ALONE) -> None:
+    def __init__(self, labels: Tensor, batch_size: int, seed: int | None, world: World = SINGLE_PROCESS) -> None:
         self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
@@ -95,7 +95,7 @@ class ImageBatches(EpochSteps):
         batch_size: int,
         seed: int | None,
         workers: int,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
     ) -> None:
         super().__init__(labels, batch_size, seed, world)
         self.load = load
@@ -115,4 +115,4 @@ class ImageBatches(EpochSteps):
         empty = np.empty((0, *self.preprocessing.image_size, 3), np.uint8)
         for chosen, labels, total in steps:
             stacked = np.stack([next(pixels) for _ in range(len(chosen))]) if len(chosen) else empty
-            yield normalise(torch.from_numpy(stacked), self.preprocessing), labels, total
+            yield normalize(torch.from_numpy(stacked), self.preprocessing), labels, total

@@ -65,7 +65,7 @@ class Accepted:
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageInfo:
     """What a file's header says. frames: of an animation, or pages."""
 
     format: str
@@ -131,7 +131,7 @@ def as_far_as_it_goes() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def check_file(path: str, file: BinaryIO, accepted: Accepted, thorough: bool = False) -> Facts:
+def check_file(path: str, file: BinaryIO, accepted: Accepted, thorough: bool = False) -> ImageInfo:
     """Find out whether an image can be decoded, by its header and whether its end is there; thorough: by decoding it.
 
     Otherwise only a file whose end looks wrong is decoded, so damage in the middle of a file is not found. Raises
@@ -140,7 +140,7 @@ def check_file(path: str, file: BinaryIO, accepted: Accepted, thorough: bool = F
     with reading(path):
         image = open_image(path, file, accepted)
         check_mode(path, image, accepted)
-        facts = Facts(image.format or "", image.mode, image.width, image.height, frames_of(image))
+        facts = ImageInfo(image.format or "", image.mode, image.width, image.height, frames_of(image))
         if thorough or not has_its_end(facts.format, file):
             file.seek(0)
             decode_file(path, file, accepted, shortest_side=1)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tlkit
-from tlkit.data.decode import Accepted, Facts, check_file
+from tlkit.data.decode import Accepted, ImageInfo, check_file
 from tlkit.data.decoder_process import LENGTH, receive, receive_into
 from tlkit.data.image_file import ImageError, file_digest, open_regular
 from tlkit.data.view import View
@@ -77,7 +77,7 @@ class Decoder(ABC):
             return self.load_file(path, file, view, file_digest(path, file) if view.is_random else b"")
 
     @abstractmethod
-    def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> Facts:
+    def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> ImageInfo:
         """What a header says, if the image can be decoded; see decode.check_file. Raises ImageError."""
 
     @abstractmethod
@@ -94,7 +94,7 @@ class Decoder(ABC):
 class ThisProcess(Decoder):
     """Decodes here: a decoder that hangs or crashes takes the whole command with it."""
 
-    def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> Facts:
+    def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> ImageInfo:
         return check_file(path, file, accepted, thorough)
 
     def load_file(self, path: str, file: BufferedReader, view: View, digest: bytes) -> Picture:
@@ -121,10 +121,10 @@ class Processes(Decoder):
     def close(self) -> None:
         self._end()
 
-    def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> Facts:
+    def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> ImageInfo:
         request = {"accepted": asdict(accepted), "thorough": thorough, "max_pixels": accepted.max_pixels}
         with self._borrowed() as process:
-            return Facts(**process.ask(path, file, request))
+            return ImageInfo(**process.ask(path, file, request))
 
     def load_file(self, path: str, file: BufferedReader, view: View, digest: bytes) -> Picture:
         request = {"view": view.to_dict(), "digest": digest.hex(), "max_pixels": view.max_pixels}

@@ -13,13 +13,13 @@ from tlkit.data.ordered_map import map_in_order
 END_BYTES = 4096
 
 
-def likeness(file: BufferedReader) -> int:
+def quick_hash(file: BufferedReader) -> int:
     """The same for files of the same bytes, and hardly ever for others: their length and the checksum of their end."""
     size = os.fstat(file.fileno()).st_size
     return size << 32 | zlib.crc32(os.pread(file.fileno(), END_BYTES, max(0, size - END_BYTES)))
 
 
-class SameContent:
+class DuplicateFinder:
     """Collects samples; then says which hold the same bytes."""
 
     def __init__(self) -> None:

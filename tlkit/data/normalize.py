@@ -8,7 +8,7 @@ from torch import Tensor
 from tlkit.data.preprocessing import Preprocessing
 
 
-def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], bit for bit as torchvision's ToTensor and Normalize.
 
     In memory the channels stay last, as convolutions want them.

@@ -31,7 +31,7 @@ LARGEST_SIDE = 4096
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize, crop, normalise.
+    """Resize, crop, normalize.
 
     image_size: (height, width) of the result. resize: (height, width) to resize to before the crop.
     crop_mode: "center" keeps the shape (the shorter side becomes resize), "squash" does not, "border" fits the

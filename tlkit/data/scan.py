@@ -6,29 +6,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from tlkit.data.decode import Accepted, Facts
+from tlkit.data.decode import Accepted, ImageInfo
 from tlkit.data.decoders import open_decoder, worker_count
-from tlkit.data.duplicates import SameContent, likeness
+from tlkit.data.duplicates import DuplicateFinder, quick_hash
 from tlkit.data.folder import Dataset, Sample, read_dataset
 from tlkit.data.image_file import ImageError, open_regular, reading
 from tlkit.data.ordered_map import map_in_order
 from tlkit.distributed.world import World
 from tlkit.options.data import DataOptions
-from tlkit.terminal import count, progress, say
+from tlkit.terminal import count, log_status, progress
 
 
-def say_dataset(dataset: Dataset) -> None:
+def log_dataset(dataset: Dataset) -> None:
     """What was found, for people."""
-    say("data", describe(dataset))
+    log_status("data", describe(dataset))
     for warning in dataset.warnings:
-        say("warning", warning)
+        log_status("warning", warning)
 
 
 def errors_of_all(
     errors: Sequence[tuple[int, ImageError]], samples: Sequence[Sample], world: World
 ) -> list[ImageError]:
     """What every rank found wrong, in the order of the images' numbers, in all of them: each has its own paths."""
-    found = world.gather([[number, e.code, e.message] for number, e in errors])
+    found = world.all_gather_object([[number, e.code, e.message] for number, e in errors])
     wrong = sorted(entry for rank in found for entry in rank)
     return [ImageError(samples[number].path, code, message) for number, code, message in wrong]
 
@@ -65,16 +65,16 @@ class Repeats:
 
 
 @dataclass(frozen=True)
-class Look:
+class ScanResult:
     """What a file is, or what is wrong with it; alike: the same as of others that may hold the same bytes."""
 
-    found: Facts | ImageError
+    found: ImageInfo | ImageError
     alike: int = 0
 
 
-def look_at(
-    options: DataOptions, samples: Sequence[Sample], same: SameContent, thorough: bool = False
-) -> Iterator[tuple[Sample, Facts | ImageError]]:
+def scan_images(
+    options: DataOptions, samples: Sequence[Sample], same: DuplicateFinder, thorough: bool = False
+) -> Iterator[tuple[Sample, ImageInfo | ImageError]]:
     """Each image with what it is, or what is wrong with it; all that can be read are added to `same`.
 
     thorough: decode them; else header and end are looked at, see decode.check_file.
@@ -82,14 +82,14 @@ def look_at(
     workers, accepted = worker_count(options.workers), accepted_by(options)
     with closing(open_decoder(workers)) as decoder:
 
-        def look_once(sample: Sample) -> Look:
+        def look_once(sample: Sample) -> ScanResult:
             try:
                 with open_regular(sample.path) as file:
                     with reading(sample.path):
-                        alike = likeness(file)
-                    return Look(decoder.check_file(sample.path, file, accepted, thorough), alike)
+                        alike = quick_hash(file)
+                    return ScanResult(decoder.check_file(sample.path, file, accepted, thorough), alike)
             except ImageError as error:
-                return Look(error)
+                return ScanResult(error)
 
         outcomes = map_in_order(look_once, samples, workers=workers, ahead=256)
         for sample, look in zip(samples, progress(outcomes, "checking", len(samples)), strict=True):
@@ -98,7 +98,7 @@ def look_at(
             yield sample, look.found
 
 
-def find_repeats(dataset: Dataset, same: SameContent, workers: int | None) -> Repeats:
+def find_repeats(dataset: Dataset, same: DuplicateFinder, workers: int | None) -> Repeats:
     """Sort the files of the same bytes by the harm that they do."""
     repeats, groups = Repeats(), same.groups(worker_count(workers))
     training = {id(sample) for sample in dataset.train} if groups else set()

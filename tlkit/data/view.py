@@ -70,7 +70,7 @@ def light(image: Image.Image, preprocessing: Preprocessing, generator: random.Ra
 
 
 def strong(image: Image.Image, preprocessing: Preprocessing, generator: random.Random) -> Image.Image:
-    """As light, and turned by up to 15 degrees, with brightness, contrast and colour changed by up to 40 %."""
+    """As light, and turned by up to 15 degrees, with brightness, contrast and color changed by up to 40 %."""
     fill = tuple(round(255 * value) for value in preprocessing.mean)
     view = light(image, preprocessing, generator)
     view = view.rotate(generator.uniform(-15, 15), Image.Resampling.BILINEAR, fillcolor=fill)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tlkit.devices.select import Devices
 from tlkit.errors import first_line, is_memory
-from tlkit.terminal import compact, say
+from tlkit.terminal import compact, log_status
 
 
 class PeakMemory:
@@ -33,11 +33,13 @@ class PeakMemory:
         """The most in the whole run, for people."""
         self.since_asked()
         if self.most:
-            say("memory", f"at most {', '.join(f'{device} {compact(most)}B' for device, most in self.most.items())}")
+            log_status(
+                "memory", f"at most {', '.join(f'{device} {compact(most)}B' for device, most in self.most.items())}"
+            )
 
 
 @dataclass
-class Shortage:
+class OutOfMemoryGuard:
     """Memory that is used up ends the block, not the program. text: what was said of it."""
 
     found: bool = False
@@ -63,7 +65,7 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-class InParts:
+class ChunkedForward:
     """A function of rows, each by itself, in parts that fit: when memory is used up they are halved, now and later.
 
     told: called with their new size, once it is found.
@@ -86,7 +88,7 @@ class InParts:
     def attempt(self, rows: Tensor) -> Tensor | None:
         """What comes of all rows; None if memory was used up, after making the parts smaller."""
         size = max(1, min(self.most or len(rows), len(rows)))
-        shortage = Shortage()
+        shortage = OutOfMemoryGuard()
         with shortage:
             parts = [self.function(part) for part in torch.split(rows, size)]
             return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tlkit.options.devices import Placing
+from tlkit.options.devices import DeviceSpec
 
 
-def require_devices(placing: Placing) -> None:
+def require_devices(device_spec: DeviceSpec) -> None:
     """What is not here should be heard of before any long work; only what is always here needs no question."""
-    if placing.names not in (("auto",), ("cpu",)) or placing.parallel != "none":
+    if device_spec.names not in (("auto",), ("cpu",)) or device_spec.parallel != "none":
         from tlkit.devices.select import choose_devices
 
-        choose_devices(placing)
+        choose_devices(device_spec)

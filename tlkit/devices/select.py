@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from tlkit.devices.nvml import GpuNote
-from tlkit.distributed.env import place
+from tlkit.distributed.env import rank_info
 from tlkit.distributed.launch import require_gpu_each
 from tlkit.errors import UnavailableError, UsageError
-from tlkit.options.devices import Placing
+from tlkit.options.devices import DeviceSpec
 from tlkit.terminal import count, show_beside_bars
 
 
@@ -39,32 +39,34 @@ class Devices:
             raise UsageError(f"--precision {wanted}", f"does not go over from {kinds[0]} to {kinds[1]}; use fp32")
         return "fp32"
 
-    def shared_out(self, module: nn.Module) -> nn.Module:
+    def data_parallel(self, module: nn.Module) -> nn.Module:
         """A module that passes each batch on all devices at once under --parallel data; else as it is."""
         return nn.DataParallel(module, [*self.every]) if self.parallel == "data" else module
 
 
-def choose_devices(placing: Placing, ranks: int = 1) -> Devices:
+def choose_devices(device_spec: DeviceSpec, ranks: int = 1) -> Devices:
     """The devices that are asked for; auto is the first GPU where there is one, or under --parallel all of them.
 
     Raises UsageError for a name that is none, and for several devices in each of several ranks; UnavailableError for a
     device that is not here.
     """
-    if ranks > 1 and placing.parallel != "none":
-        raise UsageError(f"--parallel {placing.parallel}", f"is for one process, but there are {ranks} ranks")
-    if placing.parallel == "none":
-        return Devices((choose_device(placing.names[0]),), "none", ())
-    if placing.names != ("auto",):
-        return Devices(tuple(map(choose_device, placing.names)), placing.parallel, placing.split_at)
+    if ranks > 1 and device_spec.parallel != "none":
+        raise UsageError(f"--parallel {device_spec.parallel}", f"is for one process, but there are {ranks} ranks")
+    if device_spec.parallel == "none":
+        return Devices((choose_device(device_spec.names[0]),), "none", ())
+    if device_spec.names != ("auto",):
+        return Devices(tuple(map(choose_device, device_spec.names)), device_spec.parallel, device_spec.split_at)
     here = torch.cuda.device_count()
-    wanted = len(placing.split_at) + 1 if placing.split_at else placing.stages or max(here, 2)
+    wanted = len(device_spec.split_at) + 1 if device_spec.split_at else device_spec.stages or max(here, 2)
     if here < wanted:
         raise UnavailableError(
-            f"--parallel {placing.parallel}",
+            f"--parallel {device_spec.parallel}",
             f"needs {wanted} devices, but this machine shows {count(here, 'CUDA device')}",
-            f"Name the devices: --device {'cuda:0,cpu' if here else 'cpu,cpu'}" * (placing.parallel == "model"),
+            f"Name the devices: --device {'cuda:0,cpu' if here else 'cpu,cpu'}" * (device_spec.parallel == "model"),
         )
-    return Devices(tuple(torch.device("cuda", index) for index in range(wanted)), placing.parallel, placing.split_at)
+    return Devices(
+        tuple(torch.device("cuda", index) for index in range(wanted)), device_spec.parallel, device_spec.split_at
+    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -74,7 +76,7 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    here = place()
+    here = rank_info()
     if name == "cuda" and here is not None:
         require_gpu_each(name, here.local_size)
         return torch.device("cuda", here.local_rank)

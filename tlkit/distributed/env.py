@@ -32,7 +32,7 @@ PARENT_DEATH_SIGNAL = 1
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """One rank of a job. local_rank, local_size: among those of its machine; node, nodes: which machine it is."""
 
     rank: int
@@ -46,7 +46,7 @@ class Place:
         return f"rank {self.rank}{on_host(self)}"
 
 
-def place() -> Place | None:
+def rank_info() -> RankInfo | None:
     """This process's place, None if it works alone. Raises UsageError for an environment that is not whole."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
@@ -55,7 +55,7 @@ def place() -> Place | None:
     for name, text in zip(names, texts, strict=True):
         if not text.isdecimal():
             raise UsageError(name, f"is {text!r} in the environment, which is no number; torchrun sets it")
-    found = Place(*map(int, texts))
+    found = RankInfo(*map(int, texts))
     if "GROUP_WORLD_SIZE" not in os.environ:  # of torchrun's alone
         found = dataclasses.replace(found, nodes=-(-found.size // max(1, found.local_size)))
     if not (found.rank < found.size and found.local_rank < found.local_size):
@@ -63,22 +63,22 @@ def place() -> Place | None:
     return found
 
 
-def on_host(here: Place) -> str:
+def on_host(here: RankInfo) -> str:
     """Which machine, where there are several."""
     return f" on {socket.gethostname()}" if here.nodes > 1 else ""
 
 
-def whereabouts() -> str:
+def rank_suffix() -> str:
     """Which rank on which machine this is, where there are several machines."""
     with contextlib.suppress(UsageError):
-        here = place()
+        here = rank_info()
         return f" ({here})" if here is not None and here.nodes > 1 else ""
     return ""
 
 
-def require_alone(command: str) -> None:
+def require_single_process(command: str) -> None:
     """Raises UsageError for a command that ranks cannot share, if it is started as one of several."""
-    here = place()
+    here = rank_info()
     if here is not None and here.size > 1:
         problem = f"is for one process, but WORLD_SIZE is {here.size} in the environment"
         raise UsageError(command, problem, "Start it without torchrun.")
@@ -86,25 +86,25 @@ def require_alone(command: str) -> None:
 
 def local_ranks() -> int:
     """How many ranks share this machine's cores."""
-    here = place()
+    here = rank_info()
     return here.local_size if here else 1
 
 
-def is_follower() -> bool:
+def is_nonzero_rank() -> bool:
     """Whether another rank writes and talks."""
-    here = place()
+    here = rank_info()
     return here is not None and here.rank > 0
 
 
 def under_agent() -> bool:
     """Whether torch's elastic agent has started this process, and tells how its ranks end."""
-    return place() is not None and "TORCHELASTIC_RUN_ID" in os.environ
+    return rank_info() is not None and "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextlib.contextmanager
-def one_of_many() -> Iterator[None]:
+def rank_process_setup() -> Iterator[None]:
     """Inside, a rank is as its job needs it: gone with its launcher, and quiet unless it comes first."""
-    here = place()
+    here = rank_info()
     if here is None:
         yield
         return

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from tlkit.distributed.env import ERROR_FILE, LAUNCHER, attempt, is_follower, place, silence, under_agent
+from tlkit.distributed.env import ERROR_FILE, LAUNCHER, attempt, is_nonzero_rank, rank_info, silence, under_agent
 from tlkit.errors import (
     DONE,
     SOME_INPUTS_FAILED,
@@ -22,7 +22,7 @@ from tlkit.errors import (
 )
 
 
-def is_first_to_tell() -> bool:
+def claim_error_report() -> bool:
     """Whether this rank is the first that has to say why it failed; if that cannot be found out, it is."""
     from torch._C._distributed_c10d import TCPStore
 
@@ -42,7 +42,7 @@ def notes_folder() -> str | None:
     return os.environ.get(LAUNCHER) or attempts
 
 
-def note(name: str, value: Any, folder: str | None = None) -> None:
+def write_note(name: str, value: Any, folder: str | None = None) -> None:
     """Leave word, if there is anyone to leave it for."""
     folder = folder or notes_folder()
     if folder is None:
@@ -54,7 +54,7 @@ def note(name: str, value: Any, folder: str | None = None) -> None:
         os.replace(stream.name, file)
 
 
-def noted(name: str, folder: str | None = None) -> Any:
+def read_note(name: str, folder: str | None = None) -> Any:
     """What was left under this name; None if nothing was."""
     folder = folder or notes_folder()
     if folder is None:
@@ -68,28 +68,28 @@ def noted(name: str, folder: str | None = None) -> Any:
 
 def earlier_run() -> str | None:
     """The run folder of the ranks that stood here before the agent restarted them."""
-    found = noted("run")
+    found = read_note("run")
     return found if isinstance(found, str) else None
 
 
-def settled() -> int | None:
+def fatal_exit_status() -> int | None:
     """The exit status of an error that came before a restart, and would only come again."""
-    found = noted("settled")
+    found = read_note("settled")
     return int(found["status"]) if isinstance(found, dict) else None
 
 
 def status_for_agent(status: int) -> int:
     """What a rank that is done leaves with. An agent takes any number but 0 for a failure: images that were left out
     are for its launcher to report."""
-    if not is_follower():
-        note("status", status)
+    if not is_nonzero_rank():
+        write_note("status", status)
     return DONE if under_agent() and status == SOME_INPUTS_FAILED else status
 
 
-def must_tell(error: TlkitError, lines: Sequence[str]) -> bool:
+def should_report_error(error: TlkitError, lines: Sequence[str]) -> bool:
     """Whether it is for this process to say how it failed. What the agent wants to know is written down for it."""
     try:
-        here = place()
+        here = rank_info()
     except UsageError:
         return True
     if here is None:
@@ -98,13 +98,13 @@ def must_tell(error: TlkitError, lines: Sequence[str]) -> bool:
     if not (is_consequence and LAUNCHER in os.environ):
         write_error_file(error, lines)
         if not isinstance(error, (ResourceError, StorageError)) and error.exit_code != TlkitError.exit_code:
-            note("settled", {"status": error.exit_code, "lines": [*lines]})
+            write_note("settled", {"status": error.exit_code, "lines": [*lines]})
     if LAUNCHER in os.environ or (is_consequence and (under_agent() or here.rank > 0)):
         return False
     if not under_agent():  # whoever listens at the port need not be one who can be asked
         return True
 
-    return is_first_to_tell()
+    return claim_error_report()
 
 
 def write_error_file(error: TlkitError, lines: Sequence[str]) -> None:

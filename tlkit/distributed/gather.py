@@ -15,7 +15,7 @@ from tlkit.distributed.world import World
 Allocate = Callable[[tuple[int, ...]], NDArray[Any]]
 
 
-def share_of(count: int, together: int, world: World) -> list[int]:
+def shard_indices(count: int, together: int, world: World) -> list[int]:
     """Which of so many images are this rank's: those of every size-th batch of `together`, so that batches are made of
     the same images however many ranks there are."""
     batches = range(0, count, together)
@@ -24,20 +24,20 @@ def share_of(count: int, together: int, world: World) -> list[int]:
     ]
 
 
-def brought_together(numbers: Sequence[int], rows: Tensor, world: World, allocate: Allocate) -> Tensor:
+def gather_in_order(numbers: Sequence[int], rows: Tensor, world: World, allocate: Allocate) -> Tensor:
     """At the first rank, the rows [N, ...] of all in the order of their numbers; nothing at the others.
 
     numbers: of the images that this rank's rows are of.
     """
     if world.size == 1:
         return rows
-    everywhere = world.gather(list(numbers))
+    everywhere = world.all_gather_object(list(numbers))
     order = np.argsort(np.concatenate([np.array(those, np.int64) for those in everywhere]), kind="stable")
     places = np.empty_like(order)
     places[order] = np.arange(len(order))
     starts = np.cumsum([0, *map(len, everywhere)])
     whole: NDArray[Any] | None = None
-    for rank, start, piece in world.rows(rows):
+    for rank, start, piece in world.gather_rows(rows):
         whole = allocate((len(order), *piece.shape[1:])) if whole is None else whole
         first = starts[rank] + start
         whole[places[first : first + len(piece)]] = piece.numpy()

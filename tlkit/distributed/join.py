@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tlkit.distributed.env import place
-from tlkit.distributed.world import ALONE, World
+from tlkit.distributed.env import rank_info
+from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.options import RankOptions
 
 
@@ -17,13 +17,13 @@ def joined(options: RankOptions) -> Iterator[World]:
 
     Raises UnavailableError if the ranks cannot meet.
     """
-    here = place()
+    here = rank_info()
     if here is None:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     from tlkit.distributed.process_group import join
 
     world = join(here, options.rank_timeout, options.rendezvous_timeout)
     yield world
-    world.meet()
+    world.barrier()
     world.close()

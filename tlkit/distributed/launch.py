@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from tlkit.distributed.env import LAUNCHER, environment, place
-from tlkit.distributed.failures import noted
-from tlkit.errors import DONE, ResourceError, TlkitError, UnavailableError, printable
+from tlkit.distributed.env import LAUNCHER, environment, rank_info
+from tlkit.distributed.failures import read_note
+from tlkit.errors import DONE, ResourceError, TlkitError, UnavailableError, escape_name
 from tlkit.files.json_file import read_whole_json
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import HANDLED, Interrupted
 from tlkit.options import RankOptions
 from tlkit.options.declare import Options
-from tlkit.terminal import complain, count, output_for_processes, say
+from tlkit.terminal import count, log_status, output_for_processes, print_error
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -42,7 +42,7 @@ PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from tlk
 
 def is_for_ranks(processes: int) -> bool:
     """Whether a command is to be run by ranks that are still to be started."""
-    return processes > 1 and place() is None
+    return processes > 1 and rank_info() is None
 
 
 def launch(command: str, options: RankOptions, device: str, processes: int, max_restarts: int = 0) -> int:
@@ -60,7 +60,7 @@ def launch(command: str, options: RankOptions, device: str, processes: int, max_
     require_gpu_each(device, processes)
     if not options.debug:
         logging.disable(logging.CRITICAL)  # what the agent logs, this module tells
-    say("ranks", f"{count(processes, 'process', 'processes')} on this machine")
+    log_status("ranks", f"{count(processes, 'process', 'processes')} on this machine")
     with tempfile.TemporaryDirectory(prefix="tlkit-ranks-") as folder, environment(for_ranks(folder, processes)):
         config = LaunchConfig(
             min_nodes=1,
@@ -83,8 +83,8 @@ def launch(command: str, options: RankOptions, device: str, processes: int, max_
         except SignalException as stop:
             raise Interrupted(int(stop.sigval)) from stop
         except ChildFailedError as error:
-            return tell_failure(folder, error.failures)
-        status = noted("status", folder)
+            return report_failure(folder, error.failures)
+        status = read_note("status", folder)
         return status if isinstance(status, int) else DONE
 
 
@@ -110,32 +110,32 @@ def for_ranks(folder: str, processes: int) -> dict[str, str]:
     return {**{name: value for name, value in wanted.items() if name not in os.environ}, **own}
 
 
-def tell_failure(folder: str, failures: Mapping[int, ProcessFailure]) -> int:
+def report_failure(folder: str, failures: Mapping[int, ProcessFailure]) -> int:
     """Say once why the ranks failed, as the one whose fault it was would have. Returns the exit status.
 
     Raises ResourceError where a rank could not say it.
     """
-    rank, failure = min(failures.items(), key=lambda item: blame(item[1]))
-    lines, status = told_by(failure)
+    rank, failure = min(failures.items(), key=lambda item: failure_priority(item[1]))
+    lines, status = reported_error(failure)
     if lines:
-        complain(*map(printable, lines))
+        print_error(*map(escape_name, lines))
         return status
-    settled = noted("settled", folder)
+    settled = read_note("settled", folder)
     if isinstance(settled, dict):
-        complain(*map(printable, settled["lines"]))
+        print_error(*map(escape_name, settled["lines"]))
         return int(settled["status"])
     how = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"ended with {failure.exitcode}"
     hint = "The kernel kills processes when memory runs out: fewer --processes take less."
-    run = noted("run", folder)
+    run = read_note("run", folder)
     if isinstance(run, str):
-        record(RunFolder(run), rank, f"rank {rank} {how}")
+        record_failure(RunFolder(run), rank, f"rank {rank} {how}")
         hint = f"{hint}\nGo on with: tlkit resume {run}"
     raise ResourceError(f"rank {rank}", how, hint)
 
 
-def blame(failure: ProcessFailure) -> tuple[int, float]:
+def failure_priority(failure: ProcessFailure) -> tuple[int, float]:
     """Orders failures: first what a rank said of itself, then what was done to one, then what followed from it."""
-    told, status = told_by(failure)
+    told, status = reported_error(failure)
     if told and status != TlkitError.exit_code:
         return 0, failure.error_file_data.get("time", 0.0)
     if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
@@ -143,7 +143,7 @@ def blame(failure: ProcessFailure) -> tuple[int, float]:
     return (2 if told else 3), failure.timestamp
 
 
-def told_by(failure: ProcessFailure) -> tuple[list[str], int]:
+def reported_error(failure: ProcessFailure) -> tuple[list[str], int]:
     """The lines that a rank left of its error, and its status; none if it could not, or had none of its own.
 
     Whatever ended the process after that, it is of no account.
@@ -154,7 +154,7 @@ def told_by(failure: ProcessFailure) -> tuple[list[str], int]:
     return [], failure.exitcode
 
 
-def record(run: RunFolder, rank: int, error: str) -> None:
+def record_failure(run: RunFolder, rank: int, error: str) -> None:
     """Write into status.json how a run ended that could not do it itself, if that can be written."""
     with suppress(TlkitError), run.locked():
         status = read_whole_json(run.status_file, "state")

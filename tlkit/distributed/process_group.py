@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import FileStore, PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from tlkit.distributed.env import LAUNCHER, Place, attempt, on_host, silence
+from tlkit.distributed.env import LAUNCHER, RankInfo, attempt, on_host, silence
 from tlkit.distributed.world import World
 from tlkit.errors import UnavailableError, UsageError, first_line
 
@@ -33,21 +33,21 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
 """Seconds between two looks at whether the others are there."""
 
 
-LEAVE_TAKING = 10.0
+DISCONNECT_SECONDS = 10.0
 """Seconds within which ranks that have met once more are gone."""
 
 
-class Ranks(World):
+class ProcessGroupWorld(World):
     """A rank among others, which have all joined. store: where they meet."""
 
-    def __init__(self, here: Place, store: Store) -> None:
+    def __init__(self, here: RankInfo, store: Store) -> None:
         self.place = here
         self.rank = here.rank
         self.size = here.size
         self.store = store
         self.meetings = 0
 
-    def meet(self, patience: float = math.inf) -> None:
+    def barrier(self, patience: float = math.inf) -> None:
         """As a World does; with patience, so many seconds. Raises TimeoutError."""
         began = time.monotonic()
         self.meetings += 1
@@ -61,25 +61,25 @@ class Ranks(World):
             time.sleep(pause)  # no wait of the store's own: that would hear no signal
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
-    def share(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         return json.loads(self._first_bytes(json.dumps(value).encode() if self.is_first else b""))
 
-    def share_tensors(self, value: Any) -> Any:
+    def broadcast_tensors(self, value: Any) -> Any:
         content = io.BytesIO()
         if self.is_first:
             torch.save(value, content)
         return torch.load(io.BytesIO(self._first_bytes(content.getvalue())), map_location="cpu", weights_only=True)
 
     def _first_bytes(self, content: bytes) -> bytes:
-        self.meet()
+        self.barrier()
         length = torch.tensor([len(content)])
         dist.broadcast(length, 0)
         received = as_bytes(content) if self.is_first else torch.empty(int(length), dtype=torch.uint8)
         dist.broadcast(received, 0)
         return received.numpy().tobytes()
 
-    def gather(self, value: Any) -> list[Any]:
-        self.meet()
+    def all_gather_object(self, value: Any) -> list[Any]:
+        self.barrier()
         content = as_bytes(json.dumps(value).encode())
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(lengths, torch.tensor([len(content)]))
@@ -91,9 +91,9 @@ class Ranks(World):
         pairs = zip(received, lengths, strict=True)
         return [json.loads(part[: int(length)].numpy().tobytes()) for part, length in pairs]
 
-    def rows(self, rows: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    def gather_rows(self, rows: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         rows = rows.contiguous()
-        shapes = self.gather(list(rows.shape))
+        shapes = self.all_gather_object(list(rows.shape))
         for rank, shape in enumerate(shapes):
             row_bytes = max(rows.element_size() * int(torch.Size(shape[1:]).numel()), 1)
             at_once = max(CHUNK_BYTES // row_bytes, 1)
@@ -108,22 +108,22 @@ class Ranks(World):
                     dist.recv(piece, rank)
                     yield rank, start, piece
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         total = values.clone()
         dist.all_reduce(total)
         return total
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         found = torch.tensor([number])
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def begin_alike(self, module: nn.Module) -> None:
+    def broadcast_parameters(self, module: nn.Module) -> None:
         with torch.no_grad():
             for tensor in [*module.parameters(), *module.buffers()]:
                 dist.broadcast(tensor, 0)
 
-    def align(self, module: nn.Module) -> None:
+    def broadcast_buffers(self, module: nn.Module) -> None:
         for buffer in module.buffers():
             dist.broadcast(buffer, 0)
 
@@ -131,7 +131,7 @@ class Ranks(World):
         """As a World does. Where no agent keeps the store, the first rank does: those who still look must find it."""
         dist.destroy_process_group()
         left, began = self.store.add("left", 1), time.monotonic()
-        while self.is_first and left < self.size and time.monotonic() - began < LEAVE_TAKING:
+        while self.is_first and left < self.size and time.monotonic() - began < DISCONNECT_SECONDS:
             time.sleep(SHORTEST_PAUSE)
             left = self.store.add("left", 0)
 
@@ -141,13 +141,13 @@ def as_bytes(content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
 
 
-def join(here: Place, patience: float, rendezvous_patience: float) -> Ranks:
+def join(here: RankInfo, patience: float, rendezvous_patience: float) -> ProcessGroupWorld:
     """Meet the other ranks where the environment says. Raises UnavailableError or UsageError."""
     try:
         with silence():  # torch's transports talk to standard error of what is told below
-            store = meeting_place(here, rendezvous_patience)
-            world = Ranks(here, PrefixStore("tlkit", store))
-            world.meet(rendezvous_patience)  # what follows would hear no signal while it waits for others
+            store = rendezvous_store(here, rendezvous_patience)
+            world = ProcessGroupWorld(here, PrefixStore("tlkit", store))
+            world.barrier(rendezvous_patience)  # what follows would hear no signal while it waits for others
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
                 store=PrefixStore("group", store),
@@ -155,14 +155,14 @@ def join(here: Place, patience: float, rendezvous_patience: float) -> Ranks:
                 world_size=here.size,
                 timeout=timedelta(seconds=patience),
             )
-            world.largest(0)  # the first word between ranks connects them: what hinders that is heard of here
+            world.all_reduce_max(0)  # the first word between ranks connects them: what hinders that is heard of here
     except (RuntimeError, ValueError, OSError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}" if LAUNCHER not in os.environ else "ranks"
-        raise UnavailableError(where, why_apart(here, error, rendezvous_patience), HOW_TO_MEET) from error
+        raise UnavailableError(where, explain_failed_join(here, error, rendezvous_patience), RENDEZVOUS_HINT) from error
     return world
 
 
-def meeting_place(here: Place, patience: float) -> Store:
+def rendezvous_store(here: RankInfo, patience: float) -> Store:
     """Where ranks find each other: under tlkit's own launcher a file, which nobody else can reach, else as torchrun
     says."""
     folder = os.environ.get(LAUNCHER)
@@ -178,13 +178,13 @@ def meeting_place(here: Place, patience: float) -> Store:
     return store
 
 
-HOW_TO_MEET = (
+RENDEZVOUS_HINT = (
     "Every rank must reach that address and port, and the other ranks; GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name "
     "the network interface to use."
 )
 
 
-def why_apart(here: Place, error: Exception, patience: float) -> str:
+def explain_failed_join(here: RankInfo, error: Exception, patience: float) -> str:
     """Why ranks could not meet."""
     text = first_line(error)
     if "EADDRINUSE" in text or "address already in use" in text.lower():

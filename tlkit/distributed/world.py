@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tlkit.distributed.env import Place
+from tlkit.distributed.env import RankInfo
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,49 +16,49 @@ class World:
 
     rank = 0
     size = 1
-    place = Place(0, 1)
+    place = RankInfo(0, 1)
 
     @property
     def is_first(self) -> bool:
         """Whether this rank writes and talks."""
         return self.rank == 0
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait for all ranks, however long one of them takes."""
 
-    def share(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """The first rank's value, of JSON types, for all."""
         return value
 
-    def share_tensors(self, value: Any) -> Any:
+    def broadcast_tensors(self, value: Any) -> Any:
         """The first rank's tensors, in containers of plain types, for all."""
         return value
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Every rank's value, of JSON types, for all."""
         return [value]
 
-    def rows(self, rows: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    def gather_rows(self, rows: Tensor) -> Iterator[tuple[int, int, Tensor]]:
         """At the first rank, the rows [N, ...] of every rank: rank, first row, and a piece of its rows. Every rank
         must take what comes, which at the others is nothing."""
         yield 0, 0, rows
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """The sum over all ranks, in all."""
         return values
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest number that any rank has."""
         return number
 
-    def begin_alike(self, module: nn.Module) -> None:
+    def broadcast_parameters(self, module: nn.Module) -> None:
         """Give the parameters and buffers of every rank the values of the first."""
 
-    def align(self, module: nn.Module) -> None:
+    def broadcast_buffers(self, module: nn.Module) -> None:
         """Give the buffers of every rank the values of the first."""
 
     def close(self) -> None:
         """Leave the others."""
 
 
-ALONE = World()
+SINGLE_PROCESS = World()

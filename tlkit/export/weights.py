@@ -15,8 +15,8 @@ from tlkit.export.exporter import Exportable, Exporter
 from tlkit.export.graphs import Onnx, TorchExport
 from tlkit.files.artifact import load_safely
 from tlkit.files.description import DESCRIPTION_KEY
-from tlkit.files.safetensors_file import read_safetensors, sealed_content
-from tlkit.files.seal import write_sealed_archive
+from tlkit.files.safetensors_file import content_with_checksum, read_safetensors
+from tlkit.files.seal import write_checksummed_archive
 from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, with_config
 from tlkit.files.trusted import unpickle
 
@@ -26,7 +26,7 @@ class StateDict:
 
     def write(self, model: Exportable, path: str) -> None:
         with open(path, "wb") as file:
-            write_sealed_archive(file, lambda sealed: torch.save(model.state(), sealed))
+            write_checksummed_archive(file, lambda sealed: torch.save(model.state(), sealed))
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         return model.from_pixels(with_state(model.rebuild(), load_safely(path)))
@@ -46,7 +46,7 @@ class Safetensors:
                 "Use --format state_dict.",
             )
         with open(path, "wb") as file:
-            file.write(sealed_content(model.state(), model.metadata()))
+            file.write(content_with_checksum(model.state(), model.metadata()))
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         return model.from_pixels(with_state(model.rebuild(), read_safetensors(path).state))
@@ -66,7 +66,7 @@ class FullModel:
         setattr(network, DESCRIPTION_KEY, model.metadata())
         try:
             with open(path, "wb") as file:
-                write_sealed_archive(file, lambda sealed: torch.save(network, sealed))
+                write_checksummed_archive(file, lambda sealed: torch.save(network, sealed))
         except (AttributeError, TypeError) as error:
             raise UsageError("--format full", f"{model.source}/{model.name} cannot be pickled: {error}") from error
 
@@ -103,7 +103,7 @@ class TimmFolder:
         with open(os.path.join(path, CONFIG_FILE), "rb") as config:
             metadata = with_config(model.metadata(), config.read())
         with open(os.path.join(path, WEIGHTS_FILE), "wb") as weights:
-            weights.write(sealed_content(model.state(), metadata))
+            weights.write(content_with_checksum(model.state(), metadata))
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         import timm

@@ -26,21 +26,21 @@ from tlkit.export.graphs import FEATURES, PIXELS, as_onnx, require_extra
 from tlkit.export.verify import pays_as_graph
 from tlkit.features.extractor import FeatureExtractor
 from tlkit.features.graphs import find_graph, has_graph, keep_graph
-from tlkit.features.store import count_held, row_key
+from tlkit.features.store import count_held, feature_key
 from tlkit.files.description import metadata_of
 from tlkit.model.files import FromPixels, ModelDescription
 from tlkit.model.onnx_session import import_runtime, start_session
 from tlkit.model.optimize import close
 from tlkit.options import FinetuneOptions
-from tlkit.terminal import say
+from tlkit.terminal import log_status
 
-Engine = Literal["torch", "onnxruntime"]
-
-
-TORCH: Engine = "torch"
+Backend = Literal["torch", "onnxruntime"]
 
 
-ONNXRUNTIME: Engine = "onnxruntime"
+TORCH: Backend = "torch"
+
+
+ONNXRUNTIME: Backend = "onnxruntime"
 
 
 FLAG, INSTEAD = "--engine onnxruntime", "Use --engine torch."
@@ -81,7 +81,7 @@ class Engines:
     description: ModelDescription
     torch_pass: FeatureExtractor
 
-    def choose(self, passes: Passes, ranks: int) -> Engine:
+    def choose(self, passes: Passes, ranks: int) -> Backend:
         """The engine of a run that begins, or as it was chosen then. Ranks, which would each judge for themselves, all
         take torch unless they are told.
 
@@ -120,7 +120,7 @@ class Engines:
 
     def can_be_prepared(self) -> bool:
         """Whether onnxruntime can run the backbone, as torch does but for rounding."""
-        say("engine", "onnxruntime, which is quicker for so many images; it takes some seconds to prepare")
+        log_status("engine", "onnxruntime, which is quicker for so many images; it takes some seconds to prepare")
         try:
             return self.session is not None
         except Exception as error:  # runtimes raise anything for a network that they cannot follow
@@ -128,7 +128,7 @@ class Engines:
                 raise
             return False
 
-    def extract(self, engine: Engine) -> Callable[[Pixels], Tensor]:
+    def extract(self, engine: Backend) -> Callable[[Pixels], Tensor]:
         """uint8 [B, H, W, 3] -> features [B, ...], float32"""
         return self.torch_pass if engine == TORCH else lambda pixels: run(self.session, pixels)
 
@@ -155,7 +155,7 @@ class Engines:
     def export(self, space: dict[str, Any]) -> bytes:
         """The backbone as ONNX, from pixels to features."""
         preprocessing = self.torch_pass.preprocessing
-        network = FromPixels(self.torch_pass.quick, preprocessing).eval()
+        network = FromPixels(self.torch_pass.fast_network, preprocessing).eval()
         try:
             return as_onnx(network, preprocessing.image_size, FEATURES, metadata_of(space))
         except Exception as error:  # as above
@@ -172,7 +172,7 @@ class Engines:
             if not close(run(session, pixels), self.torch_pass(pixels), TOLERANCE):
                 raise UsageError(FLAG, f"gives other features of {self.description.backbone} than torch does", INSTEAD)
 
-    def space(self, engine: Engine) -> dict[str, Any]:
+    def space(self, engine: Backend) -> dict[str, Any]:
         """What determines a vector beside the image and its view."""
         backbone = self.torch_pass.backbone
         return {
@@ -204,5 +204,5 @@ def sampled_keys(passes: Passes, step: int) -> list[bytes]:
     for samples, view in passes:
         for sample in samples[::step]:
             with suppress(ImageError), open_regular(sample.path) as file:
-                keys.append(row_key(file_digest(sample.path, file), view.name))
+                keys.append(feature_key(file_digest(sample.path, file), view.name))
     return keys

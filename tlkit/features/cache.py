@@ -126,7 +126,7 @@ class SpaceSummary:
     used: float
 
 
-def summarise(folder: str) -> SpaceSummary:
+def summarize(folder: str) -> SpaceSummary:
     """What a space holds. What cannot be read counts for its size only."""
     vectors, size, used = 0, 0, 0.0
     for path in kept_files(folder):

@@ -23,10 +23,10 @@ from tlkit.data.image_file import ImageError, file_digest, open_regular
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
-from tlkit.distributed.gather import brought_together, share_of
+from tlkit.distributed.gather import gather_in_order, shard_indices
 from tlkit.distributed.world import World
 from tlkit.features.segments import KEY_BYTES
-from tlkit.features.store import Store, row_key
+from tlkit.features.store import Store, feature_key
 from tlkit.files.atomic import storage_error
 from tlkit.terminal import progress
 
@@ -40,7 +40,7 @@ IN_MEMORY_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
-class Known:
+class CacheHit:
     """An image whose vector the store has."""
 
     path: str
@@ -48,7 +48,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class CacheMiss:
     """An image whose vector must be computed."""
 
     key: bytes
@@ -73,16 +73,16 @@ class Extraction:
 
         What cannot be read is added to `bad`, at every rank.
         """
-        mine = share_of(len(samples), self.batch_size, self.world)
-        rows, errors = Rows(len(mine)), list[tuple[int, ImageError]]()
+        mine = shard_indices(len(samples), self.batch_size, self.world)
+        rows, errors = FeatureBuffer(len(mine)), list[tuple[int, ImageError]]()
         for places, keys, pixels in self.batches(samples, mine, view, label, errors, rows):
-            self.put_through(places, keys, pixels, rows)
+            self.extract_batch(places, keys, pixels, rows)
         bad += errors_of_all(errors, samples, self.world)
-        vectors = brought_together(rows.numbers, rows.filled(), self.world, allocate)
+        vectors = gather_in_order(rows.numbers, rows.filled(), self.world, allocate)
         self.keep_of_others(rows, vectors)
         return vectors
 
-    def keep_of_others(self, rows: Rows, vectors: Tensor) -> None:
+    def keep_of_others(self, rows: FeatureBuffer, vectors: Tensor) -> None:
         """Put into the first rank's store what others have computed, unless theirs is the same.
 
         rows: of this rank; vectors [N, ...]: at the first rank, those of all.
@@ -91,7 +91,7 @@ class Extraction:
             return
         self.store.commit()
         own = np.frombuffer(b"".join(rows.keys), np.uint8).reshape(-1, KEY_BYTES).copy()
-        every = brought_together(rows.numbers, torch.from_numpy(own), self.world, partial(np.empty, dtype=np.uint8))
+        every = gather_in_order(rows.numbers, torch.from_numpy(own), self.world, partial(np.empty, dtype=np.uint8))
         self.store.find_segments()
         pairs = zip(torch.split(every, self.batch_size), torch.split(vectors, self.batch_size), strict=True)
         for keys, batch in pairs:
@@ -101,10 +101,12 @@ class Extraction:
 
     def counts(self) -> tuple[int, int]:
         """Images computed and known, of all ranks."""
-        computed, known = self.world.sum(torch.tensor([self.computed, self.known])).tolist()
+        computed, known = self.world.all_reduce_sum(torch.tensor([self.computed, self.known])).tolist()
         return computed, known
 
-    def put_through(self, places: list[int], keys: list[bytes], pixels: NDArray[np.uint8], rows: Rows) -> None:
+    def extract_batch(
+        self, places: list[int], keys: list[bytes], pixels: NDArray[np.uint8], rows: FeatureBuffer
+    ) -> None:
         """Compute a batch [B, H, W, 3], and keep it."""
         features = self.extract(pixels).cpu().numpy()
         self.computed += len(places)
@@ -118,7 +120,7 @@ class Extraction:
         view: View,
         label: str,
         errors: list[tuple[int, ImageError]],
-        rows: Rows,
+        rows: FeatureBuffer,
     ) -> Iterator[tuple[list[int], list[bytes], NDArray[np.uint8]]]:
         """Places, keys and pixels [B, H, W, 3] of what is to be computed; what is known goes to `rows` at once.
 
@@ -133,17 +135,17 @@ class Extraction:
             ahead=2 * self.batch_size,
         )
         for number, outcome in zip(numbers, progress(loaded, label, len(numbers)), strict=True):
-            vector = self.store.read(outcome.key) if isinstance(outcome, Known) else None
-            if isinstance(outcome, Known) and vector is not None:
+            vector = self.store.read(outcome.key) if isinstance(outcome, CacheHit) else None
+            if isinstance(outcome, CacheHit) and vector is not None:
                 rows.put([rows.next_place(number, outcome.key)], vector[None])
                 self.known += 1
                 continue
-            if isinstance(outcome, Known):  # what the store had is damaged or gone
+            if isinstance(outcome, CacheHit):  # what the store had is damaged or gone
                 outcome = self.load(outcome.path, view, trusting=False)
             if isinstance(outcome, ImageError):
                 errors.append((number, outcome))
                 continue
-            assert isinstance(outcome, Loaded)
+            assert isinstance(outcome, CacheMiss)
             places.append(rows.next_place(number, outcome.key))
             waiting.append((outcome.key, outcome.pixels))
             if len(waiting) == self.batch_size:
@@ -152,20 +154,20 @@ class Extraction:
         if waiting:
             yield places, [key for key, _ in waiting], np.stack([pixels for _, pixels in waiting])
 
-    def load(self, path: str, view: View, trusting: bool = True) -> Known | Loaded | ImageError:
+    def load(self, path: str, view: View, trusting: bool = True) -> CacheHit | CacheMiss | ImageError:
         """Look an image up by its content, and decode it if its vector is not known."""
         try:
             with open_regular(path) as file:
                 digest = file_digest(path, file)
-                key = row_key(digest, view.name)
+                key = feature_key(digest, view.name)
                 if trusting and key in self.store:
-                    return Known(path, key)
-                return Loaded(key, self.decoder.load_file(path, file, view, digest).pixels)
+                    return CacheHit(path, key)
+                return CacheMiss(key, self.decoder.load_file(path, file, view, digest).pixels)
         except ImageError as error:
             return error
 
 
-class Rows:
+class FeatureBuffer:
     """Vectors [N, ...] filled in any order; in memory, or in a mapped file without a name where they are many.
 
     numbers, keys: of the image that each is of.

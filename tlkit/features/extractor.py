@@ -1,4 +1,4 @@
-"""Images to feature vectors, once for each image, and the statistics that standardise them."""
+"""Images to feature vectors, once for each image, and the statistics that standardize them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tlkit.data.normalize import normalise
+from tlkit.data.normalize import normalize
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.devices.memory import InParts
+from tlkit.devices.memory import ChunkedForward
 from tlkit.model.backbone import Backbone
 
 
@@ -25,7 +25,7 @@ class FeatureExtractor:
         backbone: Backbone,
         preprocessing: Preprocessing,
         device: torch.device,
-        shared_out: Callable[[nn.Module], nn.Module] = lambda module: module,
+        data_parallel: Callable[[nn.Module], nn.Module] = lambda module: module,
         told: Callable[[int], object] = lambda size: None,
     ) -> None:
         """shared_out: how several devices pass a batch together. told: how many images pass together from now on, when
@@ -33,13 +33,13 @@ class FeatureExtractor:
         self.backbone = backbone
         self.preprocessing = preprocessing
         self.device = device
-        self.shared_out = shared_out
-        self.in_parts = InParts(self.passed, told)
+        self.data_parallel = data_parallel
+        self.in_parts = ChunkedForward(self.forward, told)
 
     @cached_property
-    def quick(self) -> nn.Module:
+    def fast_network(self) -> nn.Module:
         """Made when the first image comes: mostly none does."""
-        return self.shared_out(self.backbone.quickened(self.preprocessing.image_size))
+        return self.data_parallel(self.backbone.quickened(self.preprocessing.image_size))
 
     @torch.no_grad()  # not inference_mode: its tensors could not train a head
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
@@ -47,9 +47,9 @@ class FeatureExtractor:
         batch = torch.from_numpy(pixels)
         return self.in_parts(batch.pin_memory() if self.device.type == "cuda" else batch)
 
-    def passed(self, batch: Tensor) -> Tensor:
+    def forward(self, batch: Tensor) -> Tensor:
         """Those that pass together."""
-        features: Tensor = self.quick(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
+        features: Tensor = self.fast_network(normalize(batch.to(self.device, non_blocking=True), self.preprocessing))
         return features
 
     def seconds_an_image(self) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 from tlkit.errors import TlkitError
 from tlkit.features.cache import graph_file, has_room, make_room, make_space, space_folder, store_root
 from tlkit.files.atomic import write_atomically
-from tlkit.files.onnx_file import OnnxFile, read_onnx, seal_of
+from tlkit.files.onnx_file import OnnxFile, checksum_of, read_onnx
 
 SHARE = 0.1
 """Of all that may be kept, what one graph may take: vectors are worth more."""
@@ -45,7 +45,7 @@ def keep_graph(space: Mapping[str, Any], content: bytes, limit: int, displacing:
 
     That it cannot be kept costs the next run some seconds, and is no trouble of this one's.
     """
-    root, sealed = store_root(), content + seal_of(content)
+    root, sealed = store_root(), content + checksum_of(content)
     with contextlib.suppress(OSError, TlkitError):
         path, find_room = graph_file(make_space(root, space)), partial(make_room, keep=()) if displacing else has_room
         if len(sealed) <= SHARE * limit and find_room(root, limit - len(sealed)):

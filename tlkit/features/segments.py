@@ -128,7 +128,7 @@ class Lookup:
 
 
 class OpenFile:
-    """The file read last, kept open, as neighbours are mostly wanted one after the other."""
+    """The file read last, kept open, as neighbors are mostly wanted one after the other."""
 
     def __init__(self) -> None:
         self.path = ""

@@ -33,7 +33,7 @@ SMALL_SEGMENTS = 32
 """So many segments below half of SEGMENT_BYTES are joined."""
 
 
-def row_key(image_digest: bytes, view: str = "") -> bytes:
+def feature_key(image_digest: bytes, view: str = "") -> bytes:
     """What names a vector, [KEY_BYTES]: the SHA-256 of an image file, and which view of it was taken."""
     return hashlib.sha256(image_digest + view.encode()).digest()[:KEY_BYTES]
 

@@ -7,7 +7,7 @@ import zlib
 from typing import BinaryIO
 
 from tlkit.errors import DataError, first_line, is_memory
-from tlkit.files.seal import check_archive_seal
+from tlkit.files.seal import check_archive_checksum
 
 MAGIC = b"PK\x03\x04"
 
@@ -31,7 +31,7 @@ def check_archive(path: str, file: BinaryIO) -> bool:
 
     Raises DataError if it is damaged (by its seal, or by the checksums of its files) or claims more than it holds.
     """
-    sealed = check_archive_seal(path, file)
+    sealed = check_archive_checksum(path, file)
     try:
         with zipfile.ZipFile(file) as archive:
             require_no_more_than_its_bytes(archive, file)

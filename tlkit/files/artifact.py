@@ -22,7 +22,7 @@ from tlkit.files.atomic import write_atomically
 from tlkit.files.description import VERSION, newer
 from tlkit.files.inputs import open_input, size_of
 from tlkit.files.pickles import refuse_code
-from tlkit.files.seal import write_sealed_archive
+from tlkit.files.seal import write_checksummed_archive
 from tlkit.files.trusted import is_trusted, unpickle
 
 OURS = "tlkit-"
@@ -45,7 +45,7 @@ def write_artifact(path: str, kind: str, content: Mapping[str, Any]) -> None:
     """
     artifact = {"format": kind, "version": VERSION, **content}
     artifact["checksum"] = digest(artifact)
-    write_atomically(path, lambda file: write_sealed_archive(file, lambda sealed: torch.save(artifact, sealed)))
+    write_atomically(path, lambda file: write_checksummed_archive(file, lambda sealed: torch.save(artifact, sealed)))
 
 
 def read_artifact(path: str, *kinds: str) -> dict[str, Any]:
@@ -99,11 +99,11 @@ def open_torch_file(path: str, trusted: str | None = None) -> TorchFile:
         content = load_plain(path, file)
         require_held(path, content, size_of(file))
         if not sealed and isinstance(content, dict) and str(content.get("format"))[: len(OURS)] == OURS:
-            raise without_seal(path)
+            raise without_checksum(path)
         return TorchFile(path, content, sealed)
 
 
-def without_seal(path: str) -> DataError:
+def without_checksum(path: str) -> DataError:
     """The refusal of a file that says that tlkit wrote it, and is not as tlkit wrote it."""
     return DataError(path, "is damaged, or was changed since tlkit wrote it: it has no seal")
 

@@ -21,7 +21,7 @@ def metadata_of(description: Mapping[str, Any]) -> dict[str, str]:
     return {DESCRIPTION_KEY: json.dumps(description), VERSION_KEY: str(VERSION)}
 
 
-def described(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
+def parse_description(path: str, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The inverse of metadata_of, among other entries. Raises DataError or MismatchError."""
     text, version = metadata.get(DESCRIPTION_KEY), metadata.get(VERSION_KEY, "")
     if text is None:

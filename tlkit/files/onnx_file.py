@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlkit.errors import DataError, TlkitError, UnsafeError
-from tlkit.files.description import DESCRIPTION_KEY, described
+from tlkit.files.description import DESCRIPTION_KEY, parse_description
 from tlkit.files.inputs import open_input
-from tlkit.files.seal import SEAL_KEY, sha256_of
+from tlkit.files.seal import CHECKSUM_KEY, sha256_of
 
 METADATA, KEY, VALUE = 14, 1, 2
 
@@ -45,9 +45,9 @@ class OnnxFile:
     description: Mapping[str, Any]
 
 
-def seal_of(content: bytes | memoryview) -> bytes:
+def checksum_of(content: bytes | memoryview) -> bytes:
     """The SHA-256 of a file as one more entry of its metadata, the last, to be put at its end: it stays valid ONNX."""
-    entry = field(KEY, SEAL_KEY.encode()) + field(VALUE, sha256_of(content))
+    entry = field(KEY, CHECKSUM_KEY.encode()) + field(VALUE, sha256_of(content))
     return field(METADATA, entry)
 
 
@@ -57,7 +57,7 @@ def field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | LENGTH, len(content)]) + content
 
 
-SEAL_BYTES = len(seal_of(b""))
+SEAL_BYTES = len(checksum_of(b""))
 
 
 def read_onnx(path: str) -> OnnxFile:
@@ -78,11 +78,11 @@ def read_onnx(path: str) -> OnnxFile:
             "refused: it asks for weights from another file",
             "Ask for a file that holds all of its weights, as tlkit exports it.",
         )
-    if SEAL_KEY not in metadata or DESCRIPTION_KEY not in metadata:
+    if CHECKSUM_KEY not in metadata or DESCRIPTION_KEY not in metadata:
         raise DataError(path, "does not describe itself, or is cut short; expected an ONNX file that tlkit exported")
-    if content[-SEAL_BYTES:] != seal_of(memoryview(content)[:-SEAL_BYTES]):
+    if content[-SEAL_BYTES:] != checksum_of(memoryview(content)[:-SEAL_BYTES]):
         raise DataError(path, "is damaged, or was changed since tlkit wrote it: it does not match its seal")
-    return OnnxFile(content, described(path, metadata))
+    return OnnxFile(content, parse_description(path, metadata))
 
 
 def no_onnx(path: str, head: bytes) -> TlkitError:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tlkit.errors import DataError, first_line, is_memory
 from tlkit.files.archive import DAMAGED, check_archive, is_archive
-from tlkit.files.artifact import checked, without_seal
+from tlkit.files.artifact import checked, without_checksum
 from tlkit.files.description import VERSION
 from tlkit.files.inputs import open_input
 from tlkit.files.pickles import unsafe
@@ -78,7 +78,7 @@ def read_pt2(path: str, prefix: str = "network.") -> dict[str, Any]:
             problem = f"is damaged, or no torch.export file that tlkit wrote ({type(error).__name__}: {error})"
             raise DataError(path, problem[:200]) from None
     if not sealed:
-        raise without_seal(path)
+        raise without_checksum(path)
     return checked(path, content, FORMAT)
 
 

@@ -19,14 +19,14 @@ def default_run_folder(options: FinetuneOptions) -> str:
 
 
 @contextlib.contextmanager
-def new_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
+def create_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
     """Claim a folder for a new run and hold its lock.
 
     out: the folder asked for, or None for `default`, numbered when taken. If the run fails before it has
     written its options, nothing of the folder is left. Raises OutputError if it holds a run already, is in
     use, is not empty, or cannot be created.
     """
-    folder, created = claim_folder(out) if out is not None else claim_numbered_folder(default)
+    folder, created = create_folder(out) if out is not None else create_numbered_folder(default)
     run = RunFolder(folder)
     with run.locked():
         if os.path.exists(run.options_file):
@@ -57,7 +57,7 @@ def discard_empty_run(run: RunFolder, created: Sequence[str]) -> None:
             os.rmdir(folder)
 
 
-def claim_folder(folder: str) -> tuple[str, list[str]]:
+def create_folder(folder: str) -> tuple[str, list[str]]:
     """Create a folder, or accept one that is empty or ours. Returns it, and the folders that are new."""
     try:
         return folder, make_folder(folder)
@@ -77,7 +77,7 @@ def claim_folder(folder: str) -> tuple[str, list[str]]:
     return folder, []
 
 
-def claim_numbered_folder(default: str) -> tuple[str, list[str]]:
+def create_numbered_folder(default: str) -> tuple[str, list[str]]:
     """The first of default, default-2, default-3 ... that did not exist. Returns it, and the folders that are new."""
     number = 1
     while True:

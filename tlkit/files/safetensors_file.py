@@ -15,9 +15,9 @@ from torch import Tensor
 from tlkit.errors import DataError, UnsafeError, first_line, is_memory
 from tlkit.files.inputs import open_input, size_of
 from tlkit.files.pickles import is_torch_like, unsafe
-from tlkit.files.seal import DIGITS, SEAL_KEY, sha256_of, sha256_with
+from tlkit.files.seal import CHECKSUM_KEY, DIGITS, sha256_of, sha256_with
 
-FIELD = f'"{SEAL_KEY}":"'.encode()
+FIELD = f'"{CHECKSUM_KEY}":"'.encode()
 """Before the digits. Inside of any other text in the header its quotes would be written in another way."""
 
 
@@ -40,11 +40,11 @@ class SafetensorsFile:
     sealed: bool
 
 
-def sealed_content(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def content_with_checksum(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """A file of these tensors, with its seal."""
     from safetensors.torch import save
 
-    content = bytearray(save(dict(state), {"format": "pt", **metadata, SEAL_KEY: BLANK.decode()}))
+    content = bytearray(save(dict(state), {"format": "pt", **metadata, CHECKSUM_KEY: BLANK.decode()}))
     start = content.index(FIELD) + len(FIELD)
     content[start : start + DIGITS] = sha256_of(content)
     return bytes(content)

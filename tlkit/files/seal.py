@@ -18,7 +18,7 @@ DIGITS = 64
 """Of a SHA-256, in hexadecimal."""
 
 
-SEAL_KEY = "tlkit_sha256"
+CHECKSUM_KEY = "tlkit_sha256"
 """Of the seal, where a file has metadata."""
 
 
@@ -82,14 +82,14 @@ class Sealing(Hashing):
         self.file.write(comment_of(self.sha256.hexdigest().encode()))
 
 
-def write_sealed_archive(file: IO[bytes], write: Callable[[Any], object]) -> None:
+def write_checksummed_archive(file: IO[bytes], write: Callable[[Any], object]) -> None:
     """Let `write` write a zip archive without a comment, and seal it."""
     sealing = Sealing(file)
     write(sealing)
     sealing.seal()
 
 
-def check_archive_seal(path: str, file: BinaryIO) -> bool:
+def check_archive_checksum(path: str, file: BinaryIO) -> bool:
     """Whether a zip archive has a seal, which then is right.
 
     Raises DataError for a seal that does not match, or an archive that ends in any other way than torch's and ours do.
@@ -103,7 +103,7 @@ def check_archive_seal(path: str, file: BinaryIO) -> bool:
     return True
 
 
-def seal_in_archive(file: BinaryIO) -> str | None:
+def checksum_in_archive(file: BinaryIO) -> str | None:
     """The seal that a zip archive ends with, right or not; None if it has none."""
     file.seek(max(0, size_of(file) - COMMENT_BYTES))
     end = file.read()

@@ -32,7 +32,7 @@ def read_inputs(arguments: list[str], null: bool, crlf: bool) -> Iterator[str]:
     for argument in arguments:
         if argument == LIST:
             names = split_names(STANDARD_INPUT, b"\0" if null else b"\n")
-            yield from map(os.fsdecode, without_marks_of_windows(names) if crlf else names)
+            yield from map(os.fsdecode, strip_crlf_and_bom(names) if crlf else names)
         elif os.path.isdir(argument):
             yield from find_images(argument)
         else:
@@ -67,7 +67,7 @@ def read_some(descriptor: int) -> bytes:
             raise MissingInputError("standard input", f"cannot be read: {error.strerror}") from error
 
 
-def without_marks_of_windows(names: Iterator[bytes]) -> Iterator[bytes]:
+def strip_crlf_and_bom(names: Iterator[bytes]) -> Iterator[bytes]:
     """Names without the carriage return that ends each, and the byte order mark that may stand before the first."""
     for number, name in enumerate(names):
         yield (name if number else name.removeprefix(codecs.BOM_UTF8)).removesuffix(b"\r")

@@ -21,9 +21,9 @@ from tlkit.features.cache import make_space, store_root
 from tlkit.features.graphs import find_graph, has_graph
 from tlkit.files.inputs import open_input
 from tlkit.files.run_folder import RunFolder
-from tlkit.files.seal import check_archive_seal, seal_in_archive
-from tlkit.inference.onnx_predictor import OnnxModel, open_graph
-from tlkit.inference.predictor import Labeller, Logits
+from tlkit.files.seal import check_archive_checksum, checksum_in_archive
+from tlkit.inference.onnx_predictor import OnnxPredictor, open_graph
+from tlkit.inference.predictor import Logits, Predictor
 from tlkit.versions import version
 
 PREPARE_AFTER = 10.0
@@ -48,12 +48,12 @@ class ModelGraph:
         """What the graph depends on."""
         return {"model": self.seal, "precision": "fp32", "versions": {name: version(name) for name in LIBRARIES}}
 
-    def open(self) -> OnnxModel | None:
+    def open(self) -> OnnxPredictor | None:
         """The model, run by onnxruntime, if its graph is kept and runs. Raises DataError for a file that is damaged."""
         if not has_graph(self.space()):
             return None
         with open_input(self.path) as file:
-            check_archive_seal(self.path, file)
+            check_archive_checksum(self.path, file)
         graph = find_graph(self.space())
         try:
             return None if graph is None else open_graph(self.path, graph, "cpu")
@@ -66,7 +66,7 @@ def graph_of(path: str) -> ModelGraph | None:
     file = RunFolder(path).model_file if os.path.isdir(path) else path
     try:
         with open_input(file) as content:
-            seal = seal_in_archive(content)
+            seal = checksum_in_archive(content)
     except TlkitError:
         return None
     return None if seal is None else ModelGraph(file, seal)
@@ -84,7 +84,7 @@ class Relay:
     the time goes to. Nothing waits for that, and the next command finds it.
     """
 
-    def __init__(self, model: Labeller, graph: ModelGraph) -> None:
+    def __init__(self, model: Predictor, graph: ModelGraph) -> None:
         self.model = model
         self.graph = graph
         self.preparation: Preparation | None = None

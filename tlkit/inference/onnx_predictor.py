@@ -16,7 +16,7 @@ from tlkit.model.onnx_session import failure, import_runtime, plain, start_sessi
 
 
 @dataclass(frozen=True)
-class OnnxModel:
+class OnnxPredictor:
     """A Labeller. session: of onnxruntime."""
 
     path: str
@@ -40,7 +40,7 @@ class OnnxModel:
         return outputs[0]
 
 
-def open_onnx(path: str, device: str) -> OnnxModel:
+def open_onnx(path: str, device: str) -> OnnxPredictor:
     """Open a file that export wrote. device: auto, cpu, cuda or cuda:N.
 
     Raises what read_onnx raises, DataError for a graph that does not run, UsageError or UnavailableError for a device,
@@ -49,7 +49,7 @@ def open_onnx(path: str, device: str) -> OnnxModel:
     return open_graph(path, read_onnx(path), device)
 
 
-def open_graph(path: str, file: OnnxFile, device: str) -> OnnxModel:
+def open_graph(path: str, file: OnnxFile, device: str) -> OnnxPredictor:
     """The model of a file that was read. path: by which a person knows it. Raises as open_onnx."""
     runtime = import_runtime(path)
     try:
@@ -62,4 +62,4 @@ def open_graph(path: str, file: OnnxFile, device: str) -> OnnxModel:
     ends = [*session.get_inputs(), *session.get_outputs()]
     if [end.name for end in ends] != ["pixels", "logits"] or [end.shape for end in ends] != shapes:
         raise DataError(path, "is damaged: its graph is not for the images and classes that it names")
-    return OnnxModel(path, session, classes, preprocessing)
+    return OnnxPredictor(path, session, classes, preprocessing)

@@ -14,7 +14,7 @@ from tlkit.errors import DataError
 Logits = NDArray[np.float32]
 
 
-class Labeller(Protocol):
+class Predictor(Protocol):
     """A model that is ready: images in, a score for each class out."""
 
     @property

@@ -45,9 +45,9 @@ def stream(
     nothing has come for a while, and one can look who still waits for results. Threads take items one by one, some way
     ahead. An exception is raised in its item's place.
     """
-    line = Line(function, items, ahead=2 * max(size, workers))
+    line = OrderedQueue(function, items, ahead=2 * max(size, workers))
     for _ in range(max(workers, 1)):
-        threading.Thread(target=line.work, daemon=True).start()
+        threading.Thread(target=line.worker_loop, daemon=True).start()
     try:
         while not line.is_over():
             yield line.collect(size)
@@ -55,7 +55,7 @@ def stream(
         line.close()
 
 
-class Line(Generic[Item, Result]):
+class OrderedQueue(Generic[Item, Result]):
     """Places in the order of items. Threads that `work` take items and fill their places; one thread collects."""
 
     def __init__(self, function: Callable[[Item], Result], items: Iterator[Item], ahead: int) -> None:
@@ -63,15 +63,15 @@ class Line(Generic[Item, Result]):
         self.items = items
         self.ahead = ahead
         self.ended = False
-        self.places: deque[list[Result | Raised]] = deque()  # each empty until its result is there
+        self.slots: deque[list[Result | Raised]] = deque()  # each empty until its result is there
         self.taking = threading.Lock()  # held by the one thread that waits for the next item
         self.guard = threading.Lock()  # for the places
         self.room = threading.Condition(self.guard)
         self.front = threading.Condition(self.guard)
 
-    def work(self) -> None:
+    def worker_loop(self) -> None:
         """Take items and fill their places, as long as there are some."""
-        while (taken := self.take()) is not None:
+        while (taken := self.take_item()) is not None:
             item, place = taken
             try:
                 result: Result | Raised = self.function(item)
@@ -79,14 +79,14 @@ class Line(Generic[Item, Result]):
                 result = Raised(error)
             with self.guard:
                 place.append(result)
-                if self.places and self.places[0] is place:
+                if self.slots and self.slots[0] is place:
                     self.front.notify()
 
-    def take(self) -> tuple[Item, list[Result | Raised]] | None:
+    def take_item(self) -> tuple[Item, list[Result | Raised]] | None:
         """The next item and its place, as soon as there is room for it; None if no item follows."""
         with self.taking:
             with self.guard:
-                while len(self.places) >= self.ahead and not self.ended:
+                while len(self.slots) >= self.ahead and not self.ended:
                     self.room.wait()
             if self.ended:
                 return None
@@ -100,13 +100,13 @@ class Line(Generic[Item, Result]):
                 return None
             place: list[Result | Raised] = []
             with self.guard:
-                self.places.append(place)
+                self.slots.append(place)
         return item, place
 
     def end(self, *last: list[Result | Raised]) -> None:
         """No item follows, or an error does."""
         with self.guard:
-            self.places.extend(last)
+            self.slots.extend(last)
             self.ended = True
             self.front.notify()
 
@@ -119,21 +119,21 @@ class Line(Generic[Item, Result]):
     def is_over(self) -> bool:
         """Whether every result has been collected."""
         with self.guard:
-            return self.ended and not self.places
+            return self.ended and not self.slots
 
     def collect(self, size: int) -> list[Result]:
         """The next results, at most `size`: those that come without long waits, none if none does for a while."""
         found: list[Result] = []
         latest = 0.0
         with self.guard:
-            while len(found) < size and (self.places or not self.ended):
-                if self.places and self.places[0]:
-                    if isinstance(result := self.places[0][0], Raised):
+            while len(found) < size and (self.slots or not self.ended):
+                if self.slots and self.slots[0]:
+                    if isinstance(result := self.slots[0][0], Raised):
                         if found:
                             break
                         raise result.error
                     found.append(result)
-                    self.places.popleft()
+                    self.slots.popleft()
                     self.room.notify()
                     latest = latest or time.monotonic() + LONGEST_WAIT
                 else:

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from tlkit.data.decoders import Pixels
-from tlkit.data.normalize import normalise
+from tlkit.data.normalize import normalize
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.devices.memory import InParts
+from tlkit.devices.memory import ChunkedForward
 from tlkit.devices.select import in_precision
 from tlkit.inference.predictor import Logits
 from tlkit.model.files import LoadedModel
-from tlkit.model.optimize import quickened
+from tlkit.model.optimize import optimized_for_inference
 
 QUICKEN_AFTER = 32
 """Images that pass first: for one image, making a network quicker takes longer than it saves."""
 
 
-class TorchModel:
+class TorchPredictor:
     """A Labeller. Its network lies on its devices already; images enter on `device`. precision: a key of PRECISIONS.
 
     shared_out: how several devices pass a batch together.
@@ -31,28 +31,28 @@ class TorchModel:
         model: LoadedModel,
         device: torch.device,
         precision: str,
-        shared_out: Callable[[nn.Module], nn.Module] = lambda module: module,
+        data_parallel: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> None:
         self.classes: tuple[str, ...] = model.classes
         self.preprocessing: Preprocessing = model.preprocessing
         self.network = model.network
-        self.shared_out = shared_out
-        self.passing = shared_out(self.network)
-        self.in_parts = InParts(self.passed)
+        self.data_parallel = data_parallel
+        self.module = data_parallel(self.network)
+        self.in_parts = ChunkedForward(self.forward)
         self.device = device
         self.precision = precision
         self.seen = 0
-        self.quick = False
+        self.fast_network = False
 
     @property
     def computing(self) -> str:
         return f"torch, {self.device.type} in {self.precision}"
 
     def expect(self, images: int) -> None:
-        if images >= QUICKEN_AFTER and not self.quick:
-            self.network = quickened(self.network, self.preprocessing.image_size)
-            self.passing = self.shared_out(self.network)
-            self.quick = True
+        if images >= QUICKEN_AFTER and not self.fast_network:
+            self.network = optimized_for_inference(self.network, self.preprocessing.image_size)
+            self.module = self.data_parallel(self.network)
+            self.fast_network = True
 
     @torch.inference_mode()
     def logits(self, pixels: Pixels) -> Logits:
@@ -62,8 +62,8 @@ class TorchModel:
         batch = torch.from_numpy(pixels)
         return self.in_parts(batch.pin_memory() if self.device.type == "cuda" else batch).cpu().numpy()
 
-    def passed(self, batch: Tensor) -> Tensor:
+    def forward(self, batch: Tensor) -> Tensor:
         """Those that pass together, [B, C] in float32."""
         with in_precision(self.precision, self.device):
-            found: Tensor = self.passing(normalise(batch.to(self.device, non_blocking=True), self.preprocessing))
+            found: Tensor = self.module(normalize(batch.to(self.device, non_blocking=True), self.preprocessing))
         return found.float()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tlkit.devices.select import in_precision
 from tlkit.model.backbones import BackboneName, ClassifierLayers, within
-from tlkit.model.optimize import quickened
+from tlkit.model.optimize import optimized_for_inference
 from tlkit.model.pipeline.split import Stage, divide
 
 
@@ -28,12 +28,12 @@ class Backbone(nn.Module):
         self.network = network
         self.layers = layers
         self.precision = "fp32"
-        self._entering: dict[tuple[int, str], Tensor] = {}  # by thread: DataParallel runs copies that share it
-        for leaf in layers.leaves if layers else ():
-            network.get_submodule(leaf).register_forward_pre_hook(partial(self._keep, leaf))
+        self._classifier_inputs: dict[tuple[int, str], Tensor] = {}  # by thread: DataParallel runs copies that share it
+        for leaf in layers.output_layers if layers else ():
+            network.get_submodule(leaf).register_forward_pre_hook(partial(self._save_input, leaf))
 
-    def _keep(self, leaf: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._entering[get_ident(), leaf] = inputs[0]
+    def _save_input(self, leaf: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._classifier_inputs[get_ident(), leaf] = inputs[0]
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> features [B, D] in float32, or [B, P, D] where the classifier looks at P positions.
@@ -44,11 +44,13 @@ class Backbone(nn.Module):
             with in_precision(self.precision, images.device):
                 outputs: Tensor = self.network(images)
             if self.layers is not None:
-                outputs = torch.cat([as_rows(self._entering[get_ident(), n]) for n in self.layers.leaves], dim=-1)
+                outputs = torch.cat(
+                    [as_rows(self._classifier_inputs[get_ident(), n]) for n in self.layers.output_layers], dim=-1
+                )
             return outputs.float().to(images.device)
         finally:  # a pass that ran out of memory would hold what it had until the next one has run out too
-            for leaf in self.layers.leaves if self.layers else ():
-                self._entering.pop((get_ident(), leaf), None)
+            for leaf in self.layers.output_layers if self.layers else ():
+                self._classifier_inputs.pop((get_ident(), leaf), None)
 
     def divide(
         self, devices: Sequence[torch.device], image_size: tuple[int, int], split_at: Sequence[str] = ()
@@ -68,20 +70,20 @@ class Backbone(nn.Module):
 
     def quickened(self, image_size: tuple[int, int]) -> Backbone:
         """A copy for extraction alone: the same features up to rounding."""
-        copy = Backbone(self.name, quickened(self.network, image_size), self.layers)
+        copy = Backbone(self.name, optimized_for_inference(self.network, image_size), self.layers)
         copy.precision = self.precision
         return copy
 
     def width(self) -> int:
         """Features in a row, D."""
         assert self.layers is not None
-        layers = [self.network.get_submodule(leaf) for leaf in self.layers.leaves]
+        layers = [self.network.get_submodule(leaf) for leaf in self.layers.output_layers]
         return sum(layer.weight.shape[1] for layer in layers if isinstance(layer, (nn.Linear, nn.Conv2d)))
 
     def has_bias(self) -> bool:
         """Whether the classifier has a bias."""
         assert self.layers is not None
-        return all(self.network.get_submodule(leaf).bias is not None for leaf in self.layers.leaves)
+        return all(self.network.get_submodule(leaf).bias is not None for leaf in self.layers.output_layers)
 
     def own_parameters(self) -> int:
         """How many numbers lie before the classifier that is taken off."""
@@ -90,7 +92,7 @@ class Backbone(nn.Module):
 
     def head_names(self) -> tuple[str, ...]:
         """The layers of the network that its weights file need not hold."""
-        return (*self.layers.leaves, *self.layers.auxiliary) if self.layers else ()
+        return (*self.layers.output_layers, *self.layers.auxiliary) if self.layers else ()
 
 
 def as_rows(entering: Tensor) -> Tensor:

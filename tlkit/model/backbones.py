@@ -143,7 +143,7 @@ class ClassifierLayers:
     are set to zero.
     """
 
-    leaves: tuple[str, ...]
+    output_layers: tuple[str, ...]
     auxiliary: tuple[str, ...]
 
 
@@ -156,12 +156,12 @@ def classifier_layers(backbone: BackboneName, network: nn.Module, classes: int |
     if not recorded:
         layers = [name for name, _ in network.named_modules() if gives_classes(network, name, classes)]
         recorded = layers[-1:]
-    leaves = tuple(name for name in recorded if "aux" not in name)
-    if not leaves:
+    output_layers = tuple(name for name in recorded if "aux" not in name)
+    if not output_layers:
         raise UsageError("--backbone", f"{backbone} has no classifier that tlkit could replace")
     auxiliary = [name for name in recorded if "aux" in name]
     auxiliary += [name for name in FUSION if isinstance(getattr(network, name, None), nn.Parameter)]
-    return ClassifierLayers(leaves, tuple(auxiliary))
+    return ClassifierLayers(output_layers, tuple(auxiliary))
 
 
 def within(key: str, names: Sequence[str]) -> bool:

@@ -42,7 +42,7 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
     torch.manual_seed(options.seed)
     network = build_network(backbone, outputs, image_size)
     layers = classifier_layers(backbone, network, outputs)
-    head_names = () if options.head == "stack" else (*layers.leaves, *layers.auxiliary)
+    head_names = () if options.head == "stack" else (*layers.output_layers, *layers.auxiliary)
     if options.weights == "pretrained":
         load_weights(network, backbone, download_weights(backbone, network), str(backbone), head_names)
     elif state is not None:
@@ -83,7 +83,7 @@ def outputs_of(
     if state is None:
         return published
     network = build_network(backbone, published, image_size)
-    outputs = f"{classifier_layers(backbone, network, published).leaves[0]}.weight"
+    outputs = f"{classifier_layers(backbone, network, published).output_layers[0]}.weight"
     if outputs not in state:
         state = adapted(network, backbone, state)
     if outputs not in state:

@@ -92,8 +92,8 @@ class Classifier(nn.Module):
         inside = "" in self.unfrozen or within(key, self.unfrozen)
         return inside and not within(key, self.backbone.head_names())
 
-    def shipped(self) -> nn.Module:
-        """The same function as one plain network: the head, with its standardisation folded in, at its place.
+    def to_plain_network(self) -> nn.Module:
+        """The same function as one plain network: the head, with its standardization folded in, at its place.
 
         For a linear head it is exactly what timm or torchvision builds with that many classes. Frozen tensors
         are shared with this classifier, not copied.
@@ -137,19 +137,19 @@ def build_classifier(
         linear = Head(backbone.width(), classes, None, positions, bias=backbone.has_bias())
         return Classifier(backbone, linear, unfreeze)
     assert backbone.layers is not None
-    if positions or len(backbone.layers.leaves) > 1:
+    if positions or len(backbone.layers.output_layers) > 1:
         raise UsageError("--head mlp", f"does not fit {name}, whose classifier is not a single linear layer")
     return Classifier(backbone, Head(backbone.width(), classes, hidden or DEFAULT_HIDDEN, False), unfreeze)
 
 
 def own_classes(name: BackboneName, network: nn.Module) -> int:
     """How many class outputs a plain network has."""
-    layer = network.get_submodule(classifier_layers(name, network, None).leaves[0])
+    layer = network.get_submodule(classifier_layers(name, network, None).output_layers[0])
     assert isinstance(layer, (nn.Linear, nn.Conv2d))
     return layer.weight.shape[0]
 
 
-def build_shipped(
+def build_plain_network(
     name: BackboneName,
     classes: int,
     head: str,
@@ -164,7 +164,7 @@ def build_shipped(
     network = build_network(name, backbone_classes or classes, image_size)
     if head == "linear":
         return network
-    return build_classifier(name, network, classes, head, hidden, None).shipped()
+    return build_classifier(name, network, classes, head, hidden, None).to_plain_network()
 
 
 def put_head(network: nn.Module, layers: nn.Module, where: ClassifierLayers | None) -> nn.Module:
@@ -176,29 +176,29 @@ def put_head(network: nn.Module, layers: nn.Module, where: ClassifierLayers | No
             module, _, last = key.rpartition(".")
             setattr(network.get_submodule(module), last, nn.Parameter(torch.zeros_like(parameter)))
     if isinstance(layers, nn.Linear):
-        share_among_leaves(network, layers, where.leaves)
+        share_among_leaves(network, layers, where.output_layers)
     else:
-        put_mlp(network, layers, where.leaves)
+        put_mlp(network, layers, where.output_layers)
     return network
 
 
-def share_among_leaves(network: nn.Module, linear: nn.Linear, leaves: tuple[str, ...]) -> None:
+def share_among_leaves(network: nn.Module, linear: nn.Linear, output_layers: tuple[str, ...]) -> None:
     """Give each leaf its part of a joint linear layer. Their outputs are averaged, so each part is scaled up."""
     start = 0
-    for name in leaves:
+    for name in output_layers:
         leaf = network.get_submodule(name)
         assert isinstance(leaf, (nn.Linear, nn.Conv2d))
         width = leaf.weight.shape[1]
-        weight = linear.weight.detach()[:, start : start + width] * len(leaves)
+        weight = linear.weight.detach()[:, start : start + width] * len(output_layers)
         leaf.weight = nn.Parameter(weight.reshape(leaf.weight.shape).clone())
         if linear.bias is not None:
             leaf.bias = nn.Parameter(linear.bias.detach().clone())
         start += width
 
 
-def put_mlp(network: nn.Module, layers: nn.Module, leaves: tuple[str, ...]) -> None:
+def put_mlp(network: nn.Module, layers: nn.Module, output_layers: tuple[str, ...]) -> None:
     """Replace the classifier layer itself by an MLP."""
     assert isinstance(layers, nn.Sequential)
-    leaf = network.get_submodule(leaves[0])
+    leaf = network.get_submodule(output_layers[0])
     flatten = [nn.Flatten(1)] if isinstance(leaf, nn.Conv2d) else []
-    network.set_submodule(leaves[0], nn.Sequential(*flatten, *layers))
+    network.set_submodule(output_layers[0], nn.Sequential(*flatten, *layers))

@@ -12,13 +12,13 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from tlkit.data.normalize import normalise
+from tlkit.data.normalize import normalize
 from tlkit.data.preprocessing import LARGEST_SIDE, Preprocessing
 from tlkit.errors import MismatchError, UsageError
 from tlkit.files.artifact import as_content_of, write_artifact
 from tlkit.files.description import class_names, text
 from tlkit.model.backbones import BackboneName, is_known
-from tlkit.model.classifier import build_shipped
+from tlkit.model.classifier import build_plain_network
 from tlkit.model.weights import list_differences, load_tensors, tensors
 
 MODEL_FORMAT = "tlkit-model"
@@ -65,7 +65,7 @@ class ModelDescription:
 
     def build(self) -> nn.Module:
         """The network, with random weights."""
-        return build_shipped(
+        return build_plain_network(
             self.backbone, len(self.classes), self.head, self.hidden, self.image_size, self.backbone_classes
         )
 
@@ -108,7 +108,7 @@ def number_or_none(value: Any, largest: float = math.inf) -> int | None:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is whole: network maps normalised images [B, 3, H, W] to logits [B, C]."""
+    """A model that is whole: network maps normalized images [B, 3, H, W] to logits [B, C]."""
 
     network: nn.Module
     description: ModelDescription
@@ -127,7 +127,7 @@ class LoadedModel:
 
 
 class FromPixels(nn.Module):
-    """A network that takes pixels: it normalises them itself."""
+    """A network that takes pixels: it normalizes them itself."""
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class FromPixels(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> logits [B, C]"""
-        logits: Tensor = self.network(normalise(pixels, self.preprocessing))
+        logits: Tensor = self.network(normalize(pixels, self.preprocessing))
         return logits
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Head(nn.Module):
-    """A new classifier on features. It standardises them first, so one learning rate suits every backbone.
+    """A new classifier on features. It standardizes them first, so one learning rate suits every backbone.
 
     Where features have positions, each position is classified and the positive parts are averaged, as SqueezeNet
     does with its own classifier.
@@ -35,7 +35,7 @@ class Head(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
 
-    def set_standardisation(self, mean: Tensor, std: Tensor) -> None:
+    def set_standardization(self, mean: Tensor, std: Tensor) -> None:
         """mean, std [D] of the training features. A feature that never varies is left unscaled.
 
         Rows come out with a length of 8 on average whatever D is, so that a learning rate means the same for 64
@@ -60,7 +60,7 @@ class Head(nn.Module):
         return logits.relu().mean(dim=1) if logits.ndim == 3 else logits.relu()
 
     def folded(self) -> nn.Module:
-        """The layers as they act on features that are not standardised; computed in float64."""
+        """The layers as they act on features that are not standardized; computed in float64."""
         folded = copy.deepcopy(self)
         first = folded._first()
         weight = first.weight.detach().double() / self.std.double()

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from tlkit.errors import DataError, MismatchError, MissingInputError, UsageError
-from tlkit.files.artifact import artifact_in, as_content_of, open_torch_file, without_seal
-from tlkit.files.description import DESCRIPTION_KEY, class_names, described
+from tlkit.files.artifact import artifact_in, as_content_of, open_torch_file, without_checksum
+from tlkit.files.description import DESCRIPTION_KEY, class_names, parse_description
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_json
 from tlkit.files.pickles import is_torch_like
@@ -54,7 +54,7 @@ def format_of(path: str) -> str:
 def open_folder(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
     """A run folder: its finished model, or its best checkpoint so far. Or a folder that export wrote for timm."""
     if os.path.isfile(os.path.join(path, CONFIG_FILE)):
-        return self_described(path, read_timm_folder(path))
+        return load_self_describing(path, read_timm_folder(path))
     return open_model(file_of_run(path), weights, trusted)
 
 
@@ -75,9 +75,9 @@ def open_torch(path: str, weights: str | None, trusted: str | None) -> LoadedMod
     if isinstance(file.content, nn.Module):
         with as_content_of(path, "model"):
             metadata = dict(getattr(file.content, DESCRIPTION_KEY, {}))
-            known = described(path, metadata)
+            known = parse_description(path, metadata)
         if not file.sealed:
-            raise without_seal(path)
+            raise without_checksum(path)
         return described_model(path, known, file.content.state_dict())
     content = artifact_in(file, MODEL_FORMAT, CHECKPOINT_FORMAT)
     if content["format"] == CHECKPOINT_FORMAT:
@@ -99,14 +99,14 @@ def described_artifact(path: str, content: Mapping[str, Any]) -> LoadedModel:
 
 def open_safetensors(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
     """A .safetensors file that export wrote."""
-    return self_described(path, read_safetensors(path))
+    return load_self_describing(path, read_safetensors(path))
 
 
-def self_described(path: str, file: SafetensorsFile) -> LoadedModel:
+def load_self_describing(path: str, file: SafetensorsFile) -> LoadedModel:
     """The model that a file describes in its metadata."""
-    known = described(path, file.metadata)
+    known = parse_description(path, file.metadata)
     if not file.sealed:
-        raise without_seal(path)
+        raise without_checksum(path)
     return described_model(path, known, file.state)
 
 
@@ -146,7 +146,7 @@ def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, 
         classifier.load_trainable_state(state)
     except MismatchError as error:
         raise MismatchError(path, error.problem, error.hint) from error
-    return LoadedModel(classifier.shipped(), description)
+    return LoadedModel(classifier.to_plain_network(), description)
 
 
 def model_sha256(path: str) -> str:

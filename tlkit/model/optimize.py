@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from tlkit.model.pipeline.split import Entrance
+from tlkit.model.pipeline.split import ToDeviceHook
 
 FOLDING_TOLERANCE = 1e-3
 """Of the largest output: rounding stays far below, a convolution folded wrongly far above."""
@@ -26,7 +26,7 @@ def shared_copy(network: nn.Module) -> nn.Module:
     hooks = {module: module._forward_pre_hooks.copy() for module in network.modules() if module._forward_pre_hooks}
     try:
         for module in hooks:  # others would be copied with all that they hold
-            for key in [key for key, hook in hooks[module].items() if not isinstance(hook, Entrance)]:
+            for key in [key for key, hook in hooks[module].items() if not isinstance(hook, ToDeviceHook)]:
                 del module._forward_pre_hooks[key]
         return copy.deepcopy(network, memo).eval()
     finally:
@@ -36,7 +36,7 @@ def shared_copy(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def quickened(network: nn.Module, image_size: tuple[int, int]) -> nn.Module:
+def optimized_for_inference(network: nn.Module, image_size: tuple[int, int]) -> nn.Module:
     """A copy that gives the same outputs up to rounding: BatchNorm folded into convolutions, channels last.
 
     image_size: (height, width). Tensors that stay as they are, are shared.
@@ -94,7 +94,7 @@ def following_norms(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d
 def can_be_one(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     """Whether the numbers of a BatchNorm can go into the convolution before it: it has some, on the same device, and
     no other stage begins with it."""
-    begins_stage = any(isinstance(hook, Entrance) for hook in norm._forward_pre_hooks.values())
+    begins_stage = any(isinstance(hook, ToDeviceHook) for hook in norm._forward_pre_hooks.values())
     return norm.running_mean is not None and norm.running_mean.device == conv.weight.device and not begins_stage
 
 
@@ -116,7 +116,7 @@ def watched(network: nn.Module, after: object) -> Iterator[None]:
 
 
 def what_follows(norm: nn.BatchNorm2d) -> nn.Module:
-    """What a BatchNorm does beside normalising: timm's have an activation of their own."""
+    """What a BatchNorm does beside normalizing: timm's have an activation of their own."""
     own = [getattr(norm, name) for name in ("drop", "act") if isinstance(getattr(norm, name, None), nn.Module)]
     useful = [module for module in own if not isinstance(module, nn.Identity)]
     return nn.Sequential(*useful) if useful else nn.Identity()

@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 """An epoch, as history.jsonl has it."""
 
 
-LAST_WORDS_SECONDS = 60.0
+CLOSE_TIMEOUT = 60.0
 """How long a run that is done waits for what watches it."""
 
 
@@ -37,7 +37,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Conclusion:
+class RunSummary:
     """What a finished run ends with. epoch: the last. pictures: PNG files by title. figures: of the best epoch."""
 
     epoch: int
@@ -56,7 +56,7 @@ class Sink(Protocol):
         """An epoch that is not logged yet."""
         ...
 
-    def conclude(self, conclusion: Conclusion) -> None: ...
+    def conclude(self, conclusion: RunSummary) -> None: ...
 
     def close(self) -> None:
         """Nothing more comes, whether the run is done or was stopped."""
@@ -100,22 +100,22 @@ def require_installed(names: Iterable[str]) -> None:
 class Monitor:
     """All that watches one run; without watchers it does nothing."""
 
-    watchers: Sequence[Watcher] = ()
+    watchers: Sequence[SinkThread] = ()
 
     def log(self, rows: Iterable[Row]) -> None:
         """Epochs in order; those that a sink has already, it is not told again."""
         for row in rows:
-            self.tell(Watcher.log, dict(row))
+            self.tell(SinkThread.log, dict(row))
 
-    def conclude(self, conclusion: Conclusion) -> None:
+    def conclude(self, conclusion: RunSummary) -> None:
         """The run is done."""
-        self.tell(Watcher.conclude, conclusion)
+        self.tell(SinkThread.conclude, conclusion)
 
-    def tell(self, what: Callable[[Watcher, Any], None], value: Any) -> None:
+    def tell(self, what: Callable[[SinkThread, Any], None], value: Any) -> None:
         for watcher in self.watchers:
             watcher.tell(what, value)
 
-    def close(self, seconds: float = LAST_WORDS_SECONDS) -> None:
+    def close(self, seconds: float = CLOSE_TIMEOUT) -> None:
         """Wait for what is on its way, so long at most. What was closed is closed."""
         deadline = time.monotonic() + seconds
         for watcher in self.watchers:
@@ -127,11 +127,11 @@ class Monitor:
 
 def open_monitor(names: Iterable[str], about: About, say: Callable[[str, str], None]) -> Monitor:
     """What --log asks for. say(label, text): how people are told."""
-    return Monitor([Watcher(name, about, say) for name in dict.fromkeys(names)])
+    return Monitor([SinkThread(name, about, say) for name in dict.fromkeys(names)])
 
 
 @dataclass
-class Watcher:
+class SinkThread:
     """A sink in a thread, and what it is still to be told. After its first error it is told nothing more."""
 
     name: str
@@ -146,7 +146,7 @@ class Watcher:
         self.thread = threading.Thread(target=self.run, name=f"tlkit {self.name}", daemon=True)
         self.thread.start()
 
-    def tell(self, what: Callable[[Watcher, Any], None], value: Any) -> None:
+    def tell(self, what: Callable[[SinkThread, Any], None], value: Any) -> None:
         """Do something in the thread, later."""
         if self.thread.is_alive():
             self.waiting.put(lambda: what(self, value))
@@ -184,7 +184,7 @@ class Watcher:
             self.sink.log(row)
             self.logged = row["epoch"]
 
-    def conclude(self, conclusion: Conclusion) -> None:
+    def conclude(self, conclusion: RunSummary) -> None:
         """In the thread: the end."""
         assert self.sink is not None
         self.sink.conclude(conclusion)

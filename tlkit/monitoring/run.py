@@ -9,13 +9,13 @@ from contextlib import contextmanager
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tlkit.errors import printable
+from tlkit.errors import escape_name
 from tlkit.files.run_folder import RunFolder
-from tlkit.monitoring.monitor import LAST_WORDS_SECONDS, About, Conclusion, Monitor, open_monitor, require_installed
+from tlkit.monitoring.monitor import CLOSE_TIMEOUT, About, Monitor, RunSummary, open_monitor, require_installed
 from tlkit.options import FinetuneOptions
-from tlkit.reports.facts import RunFacts
+from tlkit.reports.facts import ReportData
 from tlkit.reports.gather import report
-from tlkit.terminal import say
+from tlkit.terminal import log_status
 
 STOPPED_SECONDS = 3.0
 """How long a run that was stopped, or failed, waits for what watches it."""
@@ -27,7 +27,7 @@ def watching(run: RunFolder, options: FinetuneOptions, classes: Sequence[str]) -
     require_installed(options.sinks())
     name = os.path.basename(os.path.abspath(run.path))
     about = About(run.path, name, options.to_portable_dict(), classes, options.metric)
-    monitor = open_monitor(options.sinks(), about, say)
+    monitor = open_monitor(options.sinks(), about, log_status)
     try:
         yield monitor
     finally:
@@ -38,10 +38,10 @@ def conclude(run: RunFolder, monitor: Monitor) -> None:
     """Write the report, give its pictures to what watches, and wait for that. What fails is a warning: the model is
     there."""
     report(run, lambda facts: monitor.conclude(conclusion(facts)) if monitor.watchers else None)
-    monitor.close(LAST_WORDS_SECONDS)
+    monitor.close(CLOSE_TIMEOUT)
 
 
-def conclusion(facts: RunFacts) -> Conclusion:
+def conclusion(facts: ReportData) -> RunSummary:
     """The last words about a run: the figures of its best epoch, and pictures."""
     best = {name: value for name, value in (facts.best or {}).items() if isinstance(value, (int, float))}
     pictures: dict[str, bytes] = {}
@@ -51,7 +51,7 @@ def conclusion(facts: RunFacts) -> Conclusion:
         shown = [(m.thumbnail, m.label, m.predicted, m.probability) for m in facts.measured.mistakes if m.thumbnail]
         if shown:
             pictures["most confident mistakes"] = mistakes_picture(shown)
-    return Conclusion(len(facts.history), {f"best/{name}": value for name, value in best.items()}, pictures)
+    return RunSummary(len(facts.history), {f"best/{name}": value for name, value in best.items()}, pictures)
 
 
 INK, SOFT, PAPER = (28, 36, 48), (110, 120, 134), (255, 255, 255)
@@ -70,7 +70,7 @@ LEGIBLE_CELL = 11
 GAP, LINE = 12, 20
 
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
 def confusion_picture(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> bytes:
@@ -127,14 +127,14 @@ def mistakes_picture(mistakes: Sequence[tuple[bytes, str, str, float]], columns:
     return as_png(image)
 
 
-def mixed(one: Colour, other: Colour, share: float) -> Colour:
-    """A colour between two."""
+def mixed(one: Color, other: Color, share: float) -> Color:
+    """A color between two."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
 
 def shortened(name: str, most: int = 20) -> str:
-    text = printable(name)
+    text = escape_name(name)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

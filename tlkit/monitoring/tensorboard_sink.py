@@ -13,7 +13,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from tlkit.monitoring.monitor import About, Conclusion, Row, scalars
+from tlkit.monitoring.monitor import About, Row, RunSummary, scalars
 
 
 class TensorBoardSink:
@@ -57,7 +57,7 @@ class TensorBoardSink:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(row).items()]
         self.add(Summary(value=values), row["epoch"])
 
-    def conclude(self, conclusion: Conclusion) -> None:
+    def conclude(self, conclusion: RunSummary) -> None:
         """The pictures, and that the run is done."""
         for title, content in conclusion.pictures.items():
             self.add(Summary(value=[Summary.Value(tag=title, image=picture(content))]), conclusion.epoch)

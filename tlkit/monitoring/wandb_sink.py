@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from tlkit.monitoring.monitor import About, Conclusion, Row, scalars
+from tlkit.monitoring.monitor import About, Row, RunSummary, scalars
 
 PROGRAM = os.path.join(os.path.dirname(__file__), "wandb_process.py")
 
@@ -60,7 +60,7 @@ class WandbSink:
         """An epoch's numbers."""
         self.send(step=row["epoch"], values=scalars(row))
 
-    def conclude(self, conclusion: Conclusion) -> None:
+    def conclude(self, conclusion: RunSummary) -> None:
         """The pictures, and the figures of the best epoch."""
         pictures = {title: base64.b64encode(content).decode() for title, content in conclusion.pictures.items()}
         self.send(step=conclusion.epoch, pictures=pictures, summary=dict(conclusion.figures))

@@ -12,7 +12,7 @@ Parallel = Literal["none", "data", "model"]
 
 
 @dataclass(frozen=True)
-class Placing:
+class DeviceSpec:
     """What a model is to run on, as asked for. names: of the devices, or auto. split_at: modules, in order."""
 
     names: tuple[str, ...] = ("auto",)
@@ -51,13 +51,13 @@ class DeviceOptions:
         metavar="NAMES",
     )
 
-    def placing(self) -> Placing:
+    def device_spec(self) -> DeviceSpec:
         """What the model is to run on. Raises UsageError for options that do not go together."""
         names = tuple(name.strip() for name in self.device.split(","))
         split_at = tuple(name.strip() for name in self.split_at.split(",")) if self.split_at else ()
         self.check_engine(names)
         check_parallel(self.parallel, names, self.stages, split_at)
-        return Placing(names, self.parallel, self.stages, split_at)
+        return DeviceSpec(names, self.parallel, self.stages, split_at)
 
     def check_engine(self, names: tuple[str, ...]) -> None:
         """Raises UsageError if onnxruntime is wanted where it cannot run. names: of the devices."""

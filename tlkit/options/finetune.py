@@ -62,7 +62,7 @@ class FinetuneOptions(
         "none", "balanced: weigh each class by the inverse of its number of training images."
     )
     augment: Literal["none", "light", "strong"] = option(
-        "none", "Train on random views of the images: light crops and flips, strong also turns and recolours."
+        "none", "Train on random views of the images: light crops and flips, strong also turns and recolors."
     )
     views: int | None = option(
         None,
@@ -104,7 +104,7 @@ class FinetuneOptions(
             raise UsageError("--gradient-checkpointing", "needs --unfreeze: what is frozen keeps no activations")
         if isinstance(self.batch_size, int) and self.accumulate > self.batch_size:
             raise UsageError("--accumulate", f"{self.accumulate} parts are more than --batch-size {self.batch_size}")
-        self.placing()
+        self.device_spec()
         if self.sync_batchnorm and self.unfreeze is None:
             raise UsageError("--sync-batchnorm", "needs --unfreeze: BatchNorm that is frozen has no statistics to take")
         if self.sync_batchnorm and self.accumulate > 1:

@@ -50,7 +50,7 @@ class PredictOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.placing()
+        self.device_spec()
         if self.null and self.crlf:
             raise UsageError("--crlf", "is for lists of lines, but --null reads names that end with a NUL byte")
         if self.resume_from and self.output not in STANDARD_OUTPUT:
@@ -79,5 +79,5 @@ class EvaluateOptions(ImageOptions, DeviceOptions, RankOptions, ModelOptions, Op
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.placing()
+        self.device_spec()
         check_ranks(self.processes, self.device, self.parallel)

@@ -156,7 +156,7 @@ class TuneOptions(FinetuneOptions):
         return "grid" if len(self.tried.grids) == len(self.tried.dimensions) else "random"
 
     @property
-    def halts(self) -> bool:
+    def stops(self) -> bool:
         """Whether trials that fall behind are stopped."""
         return self.scheduler == "asha" or (self.scheduler == "auto" and self.method != "grid")
 
@@ -228,7 +228,7 @@ class TuneOptions(FinetuneOptions):
                 raise UsageError("--batch-size auto", problem)
             if self.folds is not None and options.feeds_images():
                 raise UsageError("--folds", f"needs vectors, but the backbone trains or runs anew ({described(point)})")
-            if self.halts and (self.grace_period or 1) > options.planned_epochs():
+            if self.stops and (self.grace_period or 1) > options.planned_epochs():
                 raise UsageError(
                     f"--grace-period {self.grace_period}",
                     f"is longer than the {options.planned_epochs()} epochs of a trial",

@@ -21,7 +21,7 @@ MARKED_POINTS = 30
 
 @dataclass(frozen=True)
 class Series:
-    """A curve. look: its class in the style sheet, which gives colour and dashes."""
+    """A curve. look: its class in the style sheet, which gives color and dashes."""
 
     name: str
     look: str

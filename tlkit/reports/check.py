@@ -12,7 +12,7 @@ from tlkit.data.bad_images import error_fields, groups_listing, listing
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
 from tlkit.data.scan import Repeats
-from tlkit.errors import printable
+from tlkit.errors import escape_name
 from tlkit.files.json_file import label_fields, path_fields
 from tlkit.terminal import count
 
@@ -58,7 +58,11 @@ def as_text(report: Report) -> str:
     dataset = report.dataset
     images = count(len(dataset.train) + len(dataset.val), "image")
     classes = count(len(dataset.classes), "class", "classes")
-    lines = [f"{printable(dataset.root)}: {classes}, {images} ({printable(dataset.shape)})", "", *class_lines(report)]
+    lines = [
+        f"{escape_name(dataset.root)}: {classes}, {images} ({escape_name(dataset.shape)})",
+        "",
+        *class_lines(report),
+    ]
     lines += ["", f"formats   {tally(report.formats)}", f"modes     {tally(report.modes)}"]
     for name, (width, height) in report.size_range().items():
         lines.append(f"{name:<9} {width} x {height} pixels")
@@ -72,9 +76,9 @@ def class_lines(report: Report) -> list[str]:
     """A row for each class, of very many for the largest."""
     rows = report.class_counts()
     shown = rows if len(rows) <= MOST_CLASSES else sorted(rows, key=lambda row: -row[1])[:MOST_CLASSES]
-    width = max(len("class"), *(len(printable(name)) for name, _, _ in shown))
+    width = max(len("class"), *(len(escape_name(name)) for name, _, _ in shown))
     lines = [f"{'class':<{width}}    train      val"]
-    lines += [f"{printable(name):<{width}}  {train:>7,}  {val:>7,}" for name, train, val in shown]
+    lines += [f"{escape_name(name):<{width}}  {train:>7,}  {val:>7,}" for name, train, val in shown]
     return lines + ([f"and {len(rows) - len(shown):,} smaller classes"] if len(shown) < len(rows) else [])
 
 
@@ -105,14 +109,14 @@ def findings(report: Report) -> Iterable[tuple[str, str]]:
             listing(report.several_frames),
         )
     for warning in report.warnings:
-        yield f"warning   {printable(warning)}", ""
+        yield f"warning   {escape_name(warning)}", ""
 
 
 def verdict(report: Report) -> list[str]:
     """Whether finetune would train on the folder, given the same options."""
     if not report.stops:
         return ["tlkit finetune would train on it"]
-    return ["tlkit finetune would stop:", *(f"  {printable(problem)}" for problem in report.stops)]
+    return ["tlkit finetune would stop:", *(f"  {escape_name(problem)}" for problem in report.stops)]
 
 
 def as_json(report: Report) -> str:

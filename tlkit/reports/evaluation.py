@@ -7,14 +7,14 @@ from typing import Any
 
 from tlkit.data.bad_images import error_fields
 from tlkit.data.image_file import ImageError
-from tlkit.errors import printable
+from tlkit.errors import escape_name
 from tlkit.files.json_file import label_fields
 from tlkit.training.evaluation import Evaluation
 
 
 def as_text(result: Evaluation, skipped: list[ImageError]) -> str:
     """The figures for people: a table of classes, the totals, and the confusions that occur."""
-    names = [printable(name) for name in result.classes]
+    names = [escape_name(name) for name in result.classes]
     width = max(len("class"), *map(len, names))
     lines = [f"{'class':<{width}}  precision  recall      F1  support"]
     rows = zip(names, result.precision, result.recall, result.f1, result.support, strict=True)

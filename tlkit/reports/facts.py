@@ -55,7 +55,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class ReportData:
     """A run as its folder tells it.
 
     folder, data_folder: as they can be typed in a shell.

@@ -16,35 +16,35 @@ import numpy as np
 from tlkit.data.bad_images import read_skipped
 from tlkit.data.decoders import worker_count
 from tlkit.data.scan import accepted_by
-from tlkit.errors import DataError, UsageError, first_line, printable, understood
+from tlkit.errors import DataError, UsageError, escape_name, first_line, to_tlkit_error
 from tlkit.files.atomic import write_atomically
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_whole_json
 from tlkit.files.run_folder import RunFolder
 from tlkit.options import FinetuneOptions
 from tlkit.options.declare import flag_of, without_home
-from tlkit.reports.facts import Bin, ClassFigures, Measured, Mistake, RunFacts
+from tlkit.reports.facts import Bin, ClassFigures, Measured, Mistake, ReportData
 from tlkit.reports.page import render
 from tlkit.reports.thumbnails import thumbnails
 from tlkit.reports.val_predictions_file import Validation, read_validation
-from tlkit.terminal import say
-from tlkit.training.evaluation import Calibration, Evaluation, calibrate, evaluate_answers
+from tlkit.terminal import log_status
+from tlkit.training.evaluation import Calibration, Evaluation, calibrate, evaluate_predictions
 
 SHOWN_MISTAKES = 24
 
 
-def report(run: RunFolder, told: Callable[[RunFacts], object] = lambda facts: None) -> None:
+def report(run: RunFolder, told: Callable[[ReportData], object] = lambda facts: None) -> None:
     """Write the report of a run into its folder; what fails is a warning. told: what it says, before it is written."""
     try:
         facts = gather(run)
         told(facts)
         write_page(facts, run.report_file)
-        say("report", run.report_file)
+        log_status("report", run.report_file)
     except Exception as error:
-        say("warning", f"there is no report: {understood(error)}; later: tlkit report {run.path}")
+        log_status("warning", f"there is no report: {to_tlkit_error(error)}; later: tlkit report {run.path}")
 
 
-def write_page(facts: RunFacts, path: str) -> None:
+def write_page(facts: ReportData, path: str) -> None:
     """The report of a run. Raises OutputError or StorageError where it cannot be written, DataError for facts that are
     not what a run writes down."""
     with of_whole_run(facts.folder):
@@ -52,7 +52,7 @@ def write_page(facts: RunFacts, path: str) -> None:
     write_atomically(path, lambda file: file.write(content))
 
 
-def gather(run: RunFolder, data: str | None = None) -> RunFacts:
+def gather(run: RunFolder, data: str | None = None) -> ReportData:
     """All that a run folder tells. data: where the images are, if they have moved. Raises DataError."""
     with of_whole_run(run.path):
         return found_in(run, data)
@@ -68,7 +68,7 @@ def of_whole_run(path: str) -> Iterator[None]:
         raise DataError(path, problem) from error
 
 
-def found_in(run: RunFolder, data: str | None) -> RunFacts:
+def found_in(run: RunFolder, data: str | None) -> ReportData:
     """As gather, of a run folder whose files hold what they should."""
     stored = run.read_options()
     options = resolved_options(run, stored["resolved"])
@@ -79,7 +79,7 @@ def found_in(run: RunFolder, data: str | None) -> RunFacts:
     history, best = read_history(run), status.get("best")
     validation = read_validation(run, split["classes"])
     measured = measure(validation, split, root, options) if validation is not None else None
-    return RunFacts(
+    return ReportData(
         name=os.path.basename(os.path.abspath(run.path)),
         folder=for_shell(run.path),
         data_folder=for_shell(root),
@@ -140,7 +140,7 @@ def read_history(run: RunFolder) -> list[dict[str, Any]]:
 def measure(validation: Validation, split: Mapping[str, Any], root: str, options: FinetuneOptions) -> Measured:
     """The figures of the answers, and the mistakes with their pictures."""
     answers, classes = validation.answers, tuple(split["classes"])
-    evaluation = evaluate_answers(answers, classes)
+    evaluation = evaluate_predictions(answers, classes)
     calibration = calibrate(answers.confidence, answers.correct)
     return Measured(
         samples=evaluation.samples,
@@ -182,7 +182,7 @@ def worst_mistakes(
         Mistake(
             at_home(name),
             classes[answers.labels[place]],
-            classes[answers.guesses[place]],
+            classes[answers.predicted[place]],
             float(answers.confidence[place]),
             picture,
         )
@@ -201,7 +201,7 @@ def notes(
         found.append(f"What is said of images and classes is of epoch {validation.epoch}, and not of the best one.")
     absent = sum(mistake.thumbnail is None for mistake in measured.mistakes)
     if absent:
-        where = printable(without_home(root))
+        where = escape_name(without_home(root))
         found.append(
             f"{absent} of {len(measured.mistakes)} pictures are missing: the images are no longer readable in {where}. "
             "If they have moved: tlkit report RUN --data DIR"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from tlkit.errors import printable
+from tlkit.errors import escape_name
 
 WITHOUT_CONTENT = ("meta", "img", "br")
 
@@ -15,7 +15,7 @@ class Markup(str):
 
 def text(value: object) -> Markup:
     """Any value as text of a page. Control characters, and what reverses the direction of writing, are spelled out."""
-    return value if isinstance(value, Markup) else Markup(html.escape(printable(str(value))))
+    return value if isinstance(value, Markup) else Markup(html.escape(escape_name(str(value))))
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:

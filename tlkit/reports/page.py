@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
-from tlkit.reports.facts import RunFacts
+from tlkit.reports.facts import ReportData
 from tlkit.reports.markup import Markup, tag
 from tlkit.reports.sections import (
     classes,
@@ -26,7 +26,7 @@ SECTIONS = (notes, curves, classes, confusions, mistakes, reliability, data, usa
 """What the page shows, in order; each is nothing where a run has nothing to show."""
 
 
-def render(facts: RunFacts) -> str:
+def render(facts: ReportData) -> str:
     """The whole page."""
     head = tag(
         "head",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from tlkit.reports.charts import Series, line_chart, reliability_chart
 from tlkit.reports.confusion import confusion_matrix
-from tlkit.reports.facts import ClassFigures, Mistake, RunFacts
+from tlkit.reports.facts import ClassFigures, Mistake, ReportData
 from tlkit.reports.markup import Markup, joined, tag
 
 FIGURES = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
@@ -26,7 +26,7 @@ def section(title: str, about: str, *content: object) -> Markup:
     return tag("section", tag("h2", title), note, *content)
 
 
-def header(facts: RunFacts) -> Markup:
+def header(facts: ReportData) -> Markup:
     """What the run is, and how well it did."""
     return tag(
         "header",
@@ -37,7 +37,7 @@ def header(facts: RunFacts) -> Markup:
     )
 
 
-def tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
+def tiles(facts: ReportData) -> list[tuple[str, str, str]]:
     """The figures at the top: name, value, and a remark."""
     found = [
         ("classes", f"{facts.classes:,}", f"{facts.train_images:,} training images"),
@@ -63,12 +63,12 @@ def tile(name: str, value: str, remark: str) -> Markup:
     return tag("div", tag("dt", name), tag("dd", value), tag("dd", remark or Markup("&nbsp;"), class_="remark"))
 
 
-def notes(facts: RunFacts) -> Markup:
+def notes(facts: ReportData) -> Markup:
     """What this page lacks."""
     return joined(*(tag("p", note, class_="callout") for note in facts.notes))
 
 
-def curves(facts: RunFacts) -> Markup:
+def curves(facts: ReportData) -> Markup:
     """Losses, metrics and learning rate over the epochs."""
     if not facts.history:
         return Markup()
@@ -102,7 +102,7 @@ def curves(facts: RunFacts) -> Markup:
     )
 
 
-def epochs_table(facts: RunFacts) -> Markup:
+def epochs_table(facts: ReportData) -> Markup:
     """The curves as numbers."""
     columns = {
         "epoch": "epoch",
@@ -128,7 +128,7 @@ def epochs_table(facts: RunFacts) -> Markup:
     return tag("details", tag("summary", name), tag("div", table, class_="scroll"))
 
 
-def classes(facts: RunFacts) -> Markup:
+def classes(facts: ReportData) -> Markup:
     """A row for each class, the worst first."""
     if facts.measured is None:
         return Markup()
@@ -166,7 +166,7 @@ def class_row(figures: ClassFigures) -> Markup:
     )
 
 
-def confusions(facts: RunFacts) -> Markup:
+def confusions(facts: ReportData) -> Markup:
     """What was taken for what."""
     if facts.measured is None:
         return Markup()
@@ -174,7 +174,7 @@ def confusions(facts: RunFacts) -> Markup:
     return section("Confusion matrix", "", confusion_matrix(names, facts.measured.confusion))
 
 
-def mistakes(facts: RunFacts) -> Markup:
+def mistakes(facts: ReportData) -> Markup:
     """The wrong answers that the model was surest of, with their images."""
     if facts.measured is None or not facts.measured.mistakes:
         return Markup()
@@ -204,7 +204,7 @@ def card(mistake: Mistake) -> Markup:
     )
 
 
-def reliability(facts: RunFacts) -> Markup:
+def reliability(facts: ReportData) -> Markup:
     """Whether probabilities can be believed."""
     if facts.measured is None:
         return Markup()
@@ -217,7 +217,7 @@ def reliability(facts: RunFacts) -> Markup:
     return section("Reliability", about, tag("div", chart, class_="charts"), tag("p", error, class_="note"))
 
 
-def data(facts: RunFacts) -> Markup:
+def data(facts: ReportData) -> Markup:
     """Where the images came from, and what was odd about them."""
     warnings = [tag("li", *lines(warning)) for warning in facts.warnings]
     named = [tag("li", tag("code", path), f": {why}") for path, why in facts.skipped[:LISTED_IMAGES]]
@@ -237,7 +237,7 @@ def lines(warning: str) -> list[object]:
     return [first, *(tag("code", line.strip(), class_="line") for line in rest.split("\n") if line.strip())]
 
 
-def usage(facts: RunFacts) -> Markup:
+def usage(facts: ReportData) -> Markup:
     """Commands that can be copied."""
     run = facts.folder
     commands = {
@@ -255,7 +255,7 @@ def usage(facts: RunFacts) -> Markup:
     )
 
 
-def settings(facts: RunFacts) -> Markup:
+def settings(facts: ReportData) -> Markup:
     """Options and versions: what it takes to do it again."""
     rest = {name: value for name, value in facts.options.items() if name not in facts.given}
     return section(
@@ -276,7 +276,7 @@ def pairs(title: str, values: Mapping[str, str]) -> Markup:
     )
 
 
-def footer(facts: RunFacts) -> Markup:
+def footer(facts: ReportData) -> Markup:
     version = facts.versions.get("tlkit", "")
     return tag("footer", f"Made by tlkit {version} on {facts.time}. This page loads nothing and runs no script.")
 

@@ -15,7 +15,7 @@ from tlkit.files.atomic import write_atomically
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import label_fields, label_of, path_fields, path_of
 from tlkit.files.run_folder import RunFolder
-from tlkit.training.evaluation import Answers
+from tlkit.training.evaluation import Predictions
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class Validation:
 
     epoch: int
     names: Sequence[str]
-    answers: Answers
+    answers: Predictions
 
 
 def write_validation(
-    run: RunFolder, epoch: int, root: str, samples: Sequence[Sample], classes: Sequence[str], answers: Answers
+    run: RunFolder, epoch: int, root: str, samples: Sequence[Sample], classes: Sequence[str], answers: Predictions
 ) -> None:
     """A line for each validation image, in the order of split.json. Raises as write_atomically does."""
     inside = os.path.join(os.path.abspath(root), "")
-    columns = (samples, answers.labels, answers.guesses, answers.confidence, answers.losses)
+    columns = (samples, answers.labels, answers.predicted, answers.confidence, answers.losses)
     lines = [
         json.dumps(
             {
@@ -59,7 +59,7 @@ def read_validation(run: RunFolder, classes: Sequence[str]) -> Validation | None
     try:
         with open_input(run.validation_file) as file:
             rows = [json.loads(line) for line in file]
-        answers = Answers(
+        answers = Predictions(
             np.array([number[label_of(row)] for row in rows], dtype=np.int64),
             np.array([number[label_of(row, "predicted")] for row in rows], dtype=np.int64),
             np.array([row["probability"] for row in rows], dtype=np.float64),

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from tlkit.devices.memory import Shortage, release_memory
-from tlkit.distributed.world import ALONE, World
+from tlkit.devices.memory import OutOfMemoryGuard, release_memory
+from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.model.classifier import Classifier
-from tlkit.training.batch_norm import OwnBatchNorm
+from tlkit.training.batch_norm import LocalBatchNorm
 from tlkit.training.optimizer import build_optimizer, build_scaler
 from tlkit.training.state import TrainingState
 from tlkit.training.step import Stepper
@@ -25,17 +25,17 @@ LARGEST = {"cpu": FIRST, "cuda": 256}
 have. On a GPU more images in a step are fewer steps, which at some point train worse."""
 
 
-class Rehearsal(World):
+class FakePeerWorld(World):
     """Another rank that is as this one: what ranks do inside of a pass is done, and held in memory, without asking."""
 
     size = 2
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         return 2 * values
 
 
 @dataclass
-class Attempts:
+class BatchSizeFinder:
     """Steps that are tried, of which nothing is left: neither in what trains, nor in random numbers, nor in memory.
 
     module: what the loop trains, the classifier itself or around it. optimizer: a key of OPTIMIZERS. fp16: whether
@@ -49,10 +49,10 @@ class Attempts:
     fp16: bool
     image_size: tuple[int, int]
     device: torch.device
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
     parts: int = 1
-    batch_norm: AbstractContextManager[object] = field(default_factory=OwnBatchNorm)
-    shortage: Shortage = field(default_factory=Shortage, init=False)
+    batch_norm: AbstractContextManager[object] = field(default_factory=LocalBatchNorm)
+    shortage: OutOfMemoryGuard = field(default_factory=OutOfMemoryGuard, init=False)
 
     def find(self, images: int) -> int:
         """The largest batch that trains: on each rank a power of two, and on all of them no more than LARGEST or
@@ -86,7 +86,7 @@ class Attempts:
 
     def step(self, size: int) -> bool:
         """Train on noise, the optimizer's own memory included. Whether memory was enough."""
-        self.shortage = Shortage()
+        self.shortage = OutOfMemoryGuard()
         optimizer = build_optimizer(self.classifier.head, self.classifier.backbone, self.optimizer, 0.0)
         state = TrainingState(self.classifier, optimizer, scaler=build_scaler(self.fp16, self.device))
         weights = torch.ones(self.classifier.head.classes(), device=self.device)

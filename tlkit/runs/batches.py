@@ -21,10 +21,10 @@ from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
 from tlkit.devices.select import Devices
-from tlkit.distributed.gather import share_of
-from tlkit.distributed.world import ALONE, World
+from tlkit.distributed.gather import shard_indices
+from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import DataError
-from tlkit.features.backend import Engine, Engines
+from tlkit.features.backend import Backend, Engines
 from tlkit.features.extract import EXTRACTION_BATCH, Extraction
 from tlkit.features.extractor import FeatureExtractor, feature_statistics
 from tlkit.features.memory_cache import NO_MEMORY, VectorMemory
@@ -33,7 +33,7 @@ from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
 from tlkit.model.files import ModelDescription
 from tlkit.options import FinetuneOptions
-from tlkit.terminal import progress, say
+from tlkit.terminal import log_status, progress
 from tlkit.training.loop import Batches
 
 
@@ -55,11 +55,11 @@ class PreparedBatches:
 
 
 @dataclass(frozen=True)
-class Preparation:
+class BatchBuilder:
     """What it takes to turn a run's images into batches: of vectors where the backbone gives the same vector every
     time, else of images.
 
-    fresh: the run starts here, so the head takes its standardisation from the training features.
+    fresh: the run starts here, so the head takes its standardization from the training features.
     """
 
     options: FinetuneOptions
@@ -80,24 +80,24 @@ class Preparation:
         """Run the backbone once over every image, or view of it; the head then trains on the vectors."""
         options, bad = self.options, list[ImageError]()
         space = self.engines.space(self.engine)
-        with closing(open_store(space, options.cache_bytes(), partial(say, "warning"))) as store:
+        with closing(open_store(space, options.cache_bytes(), partial(log_status, "warning"))) as store:
             extraction = self.extraction(store)
             if self.fresh or options.augment == "none":
                 plain = self.vectors(extraction, self.dataset.train, self.plain_view, "features", bad)
-                self.standardise(plain)
+                self.standardize(plain)
             val = self.vectors(extraction, self.dataset.val, self.plain_view, "validation", bad)
             dataset = self.without_bad(bad)
             views = [plain] if options.augment == "none" else self.augmented_vectors(extraction, dataset)
         computed, known = extraction.counts()
-        say("features", f"{computed:,} computed, {known:,} from the cache")
+        log_status("features", f"{computed:,} computed, {known:,} from the cache")
         train = VectorBatches(views, labels_of(dataset.train), options.images_per_step(), options.seed)
-        measured = Stoppable(VectorBatches([val], labels_of(dataset.val), 4096, None), self.signals, ALONE)
+        measured = Stoppable(VectorBatches([val], labels_of(dataset.val), 4096, None), self.signals, SINGLE_PROCESS)
         return PreparedBatches(
             dataset,
             self.classifier.head,
-            Stoppable(train, self.signals, ALONE),
+            Stoppable(train, self.signals, SINGLE_PROCESS),
             measured,
-            ALONE,
+            SINGLE_PROCESS,
             4096,
             of_images=False,
         )
@@ -136,7 +136,7 @@ class Preparation:
             plain = self.extraction(NoStore()).vectors(dataset.train, self.plain_view, "features", bad)
             bad += self.damaged(dataset.val)
             dataset = self.without_bad(bad)
-            self.standardise(plain)
+            self.standardize(plain)
 
         def load_training(index: int, epoch: int) -> Pixels:
             return self.load(dataset.train[index], self.view(epoch))
@@ -150,7 +150,7 @@ class Preparation:
         val = ImageBatches(load_validation, val_labels, shaped, self.passing, None, workers, world)
         return PreparedBatches(
             dataset,
-            self.devices.shared_out(self.quick_classifier() if options.unfreeze is None else self.classifier),
+            self.devices.data_parallel(self.quick_classifier() if options.unfreeze is None else self.classifier),
             Stoppable(train, self.signals, world, "training"),
             Stoppable(val, self.signals, world, "validation"),
             world,
@@ -172,7 +172,7 @@ class Preparation:
                 return error
             return None
 
-        mine = share_of(len(samples), self.passing, self.world)
+        mine = shard_indices(len(samples), self.passing, self.world)
         outcomes = map_in_order(find_damage, mine, workers=worker_count(self.options.workers), ahead=64)
         found = zip(mine, progress(outcomes, "checking", len(mine)), strict=True)
         return errors_of_all([(number, error) for number, error in found if error], samples, self.world)
@@ -183,9 +183,9 @@ class Preparation:
         if self.world.is_first:
             kept = leave_out(self.options, self.dataset, bad)
             tell_left_out(bad)
-            self.world.meet()
+            self.world.barrier()
             return kept
-        self.world.meet()
+        self.world.barrier()
         return leave_out(self.options, self.dataset, bad)
 
     def extraction(self, store: Store) -> Extraction:
@@ -194,14 +194,14 @@ class Preparation:
         return Extraction(self.engines.extract(self.engine), store, self.decoder, workers, self.passing, self.world)
 
     @cached_property
-    def engine(self) -> Engine:
+    def engine(self) -> Backend:
         """What computes the features of this run, from its start to its end."""
         return self.engines.choose(self.passes(), self.world.size)
 
     @cached_property
     def engines(self) -> Engines:
         torch_pass = FeatureExtractor(
-            self.classifier.backbone, self.preprocessing, self.devices.first, self.devices.shared_out, say_parts
+            self.classifier.backbone, self.preprocessing, self.devices.first, self.devices.data_parallel, say_parts
         )
         return Engines(self.options, self.description, torch_pass)
 
@@ -247,13 +247,13 @@ class Preparation:
         except ImageError as error:
             raise DataError(sample.path, error.message, "It was readable when the run began.") from error
 
-    def standardise(self, features: Tensor) -> None:
+    def standardize(self, features: Tensor) -> None:
         """Where the run starts here, give the head the mean and deviation of the training features [N, ...]. The other
         ranks have none; they get the first one's head."""
         if self.fresh and self.world.is_first:
             statistics = feature_statistics(torch.split(features, 4096))
             assert statistics is not None, "every class has a readable image"
-            self.classifier.head.set_standardisation(*statistics)
+            self.classifier.head.set_standardization(*statistics)
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:
@@ -263,7 +263,7 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
 
 def say_parts(size: int) -> None:
     """That memory was used up in the pass, and what is done about it."""
-    say("warning", f"memory was used up: images pass {size} at a time; vectors may differ in their last digits")
+    log_status("warning", f"memory was used up: images pass {size} at a time; vectors may differ in their last digits")
 
 
 class Stoppable:
@@ -284,8 +284,8 @@ class Stoppable:
         batches = self.batches.epoch(epoch, first_step)
         steps = self.steps_per_epoch - first_step
         for batch in progress(batches, self.label, steps, "batch") if self.label else batches:
-            heard = self.world.largest(self.signals.requested or 0)
-            if heard:  # by all ranks; what comes to one of them meanwhile they hear at the next step
-                self.signals.requested = heard
+            collected = self.world.all_reduce_max(self.signals.requested or 0)
+            if collected:  # by all ranks; what comes to one of them meanwhile they hear at the next step
+                self.signals.requested = collected
                 self.signals.raise_if_requested()
             yield batch

@@ -14,7 +14,7 @@ from tlkit.files.artifact import read_artifact, write_artifact
 from tlkit.files.atomic import link_atomically, remove
 from tlkit.files.run_folder import RunFolder
 from tlkit.model.files import CHECKPOINT_FORMAT, ModelDescription
-from tlkit.terminal import say
+from tlkit.terminal import log_status
 from tlkit.training.loop import validation_figures
 from tlkit.training.state import TrainingState
 
@@ -164,7 +164,7 @@ def newest_checkpoint(run: RunFolder) -> tuple[str, dict[str, Any]] | None:
     newest = max(whole, key=whole.__getitem__)
     why = damaged[run.last_checkpoint].problem if os.path.exists(run.last_checkpoint) else "is missing"
     checkpoint = read_checkpoint(newest)
-    say(
+    log_status(
         "warning",
         f"{run.last_checkpoint} {why}; going on from {os.path.basename(newest)} (epoch {checkpoint['epoch']}, "
         f"step {checkpoint['step']}), the newest that is whole",

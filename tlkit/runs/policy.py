@@ -9,7 +9,7 @@ from tlkit.features.memory_cache import NO_MEMORY, VectorMemory
 from tlkit.training.state import TrainingState
 
 
-def unwatched(state: TrainingState) -> None:
+def no_op(state: TrainingState) -> None:
     """Nobody looks at an epoch."""
 
 
@@ -19,7 +19,7 @@ def always(state: TrainingState) -> bool:
 
 
 @dataclass(frozen=True)
-class Conduct:
+class RunPolicy:
     """saves: which epochs get a checkpoint, beside the best and the last. after_epoch: told of every epoch that is
     done; may raise EnoughSeen, and the run ends there in good order.
 
@@ -28,9 +28,9 @@ class Conduct:
     """
 
     saves: Callable[[TrainingState], bool] = always
-    after_epoch: Callable[[TrainingState], None] = unwatched
-    ships: bool = True
+    after_epoch: Callable[[TrainingState], None] = no_op
+    exports_model: bool = True
     memory: VectorMemory = NO_MEMORY
 
 
-BY_ITSELF = Conduct()
+STANDALONE = RunPolicy()

@@ -15,15 +15,15 @@ from tlkit.data.bad_images import write_skipped
 from tlkit.data.folder import Dataset
 from tlkit.data.scan import describe
 from tlkit.distributed.env import local_ranks
-from tlkit.errors import LostRankError, ResourceError, TlkitError, understood
-from tlkit.features.backend import Engine
+from tlkit.errors import LostRankError, ResourceError, TlkitError, to_tlkit_error
+from tlkit.features.backend import Backend
 from tlkit.files import artifact
 from tlkit.files.atomic import write_json_atomically
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interrupted
 from tlkit.model.files import CHECKPOINT_FORMAT
 from tlkit.options import FinetuneOptions
-from tlkit.terminal import say
+from tlkit.terminal import log_status
 from tlkit.training.loop import NonFiniteLossError
 from tlkit.training.state import TrainingState
 from tlkit.versions import version
@@ -49,7 +49,7 @@ def split_digest(dataset: Dataset) -> str:
 
 
 def with_engine(
-    options: FinetuneOptions, engine: Engine, run: RunFolder, remembered: dict[str, Any], fresh: bool
+    options: FinetuneOptions, engine: Backend, run: RunFolder, remembered: dict[str, Any], fresh: bool
 ) -> FinetuneOptions:
     """The options with what computes features, which are remembered before the first is computed."""
     chosen = dataclasses.replace(options, engine=engine)
@@ -75,7 +75,7 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
     try:
         yield
     except Exception as error:
-        known = understood(error)
+        known = to_tlkit_error(error)
         of_memory = isinstance(known, ResourceError) and not isinstance(known, LostRankError) and known is not error
         if of_memory:
             known = ResourceError(
@@ -93,7 +93,7 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
     except Interrupted as interrupted:
         with suppress(TlkitError):
             run.write_status("interrupted", exit_code=128 + interrupted.number, **state.where())
-        say("stopped", f"go on with: tlkit resume {run.path}")
+        log_status("stopped", f"go on with: tlkit resume {run.path}")
         raise
 
 
@@ -125,7 +125,7 @@ def warn_of_differences(recorded: Mapping[str, Any], present: Mapping[str, Any])
     for name in {**present, **recorded}:
         here, there = present.get(name), recorded.get(name)
         if here != there:
-            say("warning", f"{name}: {here} here, {there} when the checkpoint was written; {COST[name]}")
+            log_status("warning", f"{name}: {here} here, {there} when the checkpoint was written; {COST[name]}")
 
 
 IN_LAST_DIGITS = "the result may differ in its last digits from that of a run that was never stopped"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tlkit import interruption
-from tlkit.distributed.failures import earlier_run, note
+from tlkit.distributed.failures import earlier_run, write_note
 from tlkit.distributed.join import joined
 from tlkit.files.run_folder import RunFolder
 from tlkit.options import ResumeOptions
@@ -16,7 +16,7 @@ def go_on(run: RunFolder, options: ResumeOptions, typed: RestartOptions) -> int:
     """Go on with a run in its own folder. typed: the options that all ranks were started with."""
     assert isinstance(typed, Options)
     with run.locked(), interruption.handled("stopping") as signals, joined(typed) as world:
-        note("run", run.path)
+        write_note("run", run.path)
         require_same_options(typed, world)
         run.remove_leftovers()
         from tlkit.runs.resume import continue_in_place

@@ -11,14 +11,14 @@ from tlkit import interruption
 from tlkit.data.bad_images import check_images, read_skipped
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
-from tlkit.data.scan import find_dataset, say_dataset
-from tlkit.distributed.failures import note
+from tlkit.data.scan import find_dataset, log_dataset
+from tlkit.distributed.failures import write_note
 from tlkit.distributed.join import joined
 from tlkit.distributed.world import World
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, TlkitError
 from tlkit.files.artifact import read_artifact
 from tlkit.files.atomic import link_atomically
-from tlkit.files.run_claim import default_run_folder, new_run_folder
+from tlkit.files.run_claim import create_run_folder, default_run_folder
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
 from tlkit.model.build import stored_options
@@ -29,24 +29,24 @@ from tlkit.options.declare import flag_of, with_home
 from tlkit.options.network import is_weights_file
 from tlkit.runs.checkpoints import find_epoch, newest_checkpoint, read_checkpoint
 from tlkit.runs.consistency import require_same_options
-from tlkit.runs.policy import BY_ITSELF, Conduct
+from tlkit.runs.policy import STANDALONE, RunPolicy
 from tlkit.runs.train import require_same_images, train_run
-from tlkit.terminal import emit, say
+from tlkit.terminal import log_status, write_stdout
 from tlkit.training.loop import is_over
 
-CHANGED_BY_RESUME = (
+RESUME_OVERRIDES = (
     "epochs", "patience", "data", "weights", "device", "engine", "parallel", "stages", "split_at", "workers",
     "processes", "log", "trust_pickle",
 )  # fmt: skip
 
 
-SHAPES_NOTHING = (*CHANGED_BY_RESUME, "val", "out", "keep", "save_every", "cache_limit", "debug")
+SAFE_TO_CHANGE = (*RESUME_OVERRIDES, "val", "out", "keep", "save_every", "cache_limit", "debug")
 """Options that a run may go on with another value of. Any other decides what is trained, and how; what --val decides,
 the checkpoint knows image by image."""
 
 
 def continue_in_place(
-    run: RunFolder, options: ResumeOptions, signals: Interruption, world: World, conduct: Conduct = BY_ITSELF
+    run: RunFolder, options: ResumeOptions, signals: Interruption, world: World, policy: RunPolicy = STANDALONE
 ) -> int:
     """Go on in the run's own folder, from its newest checkpoint; from the beginning if there never was one."""
     if os.path.isfile(options.checkpoint):
@@ -58,17 +58,17 @@ def continue_in_place(
     given = {**stored["given"], **{name: v for name, v in changes(options).items() if name in remembered}}
     resolved = changed(run.options_file, stored["resolved"], options)
     if checkpoint is None:
-        say("resume", "from the beginning: the run was stopped before its first checkpoint")
-        return train_run(run, given, resolved, stored_dataset(run, resolved), None, signals, world, conduct=conduct)
+        log_status("resume", "from the beginning: the run was stopped before its first checkpoint")
+        return train_run(run, given, resolved, stored_dataset(run, resolved), None, signals, world, policy=policy)
     if file != run.last_checkpoint:
         link_atomically(file, run.last_checkpoint)
     warn_of_another_schedule(stored_options(file, checkpoint["options"]), resolved)
     best = checkpoint["progress"]["best"]
     checkpoint["progress"]["best"] = available_best(run, checkpoint)
     if nothing_left(checkpoint, resolved) and has_whole_model(run, best):
-        world.share(None)  # the other ranks wait for an order, and there is none
+        world.broadcast_object(None)  # the other ranks wait for an order, and there is none
         return leave_finished(run, checkpoint, resolved)
-    return train_run(run, given, resolved, stored_dataset(run, resolved), checkpoint, signals, world, conduct=conduct)
+    return train_run(run, given, resolved, stored_dataset(run, resolved), checkpoint, signals, world, policy=policy)
 
 
 def continue_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:
@@ -77,16 +77,16 @@ def continue_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:
     resolved = changed(file, checkpoint["options"], options)
     warn_of_another_schedule(stored_options(file, checkpoint["options"]), resolved)
     with (
-        new_run_folder(options.out, default_run_folder(resolved)) as new,
+        create_run_folder(options.out, default_run_folder(resolved)) as new,
         interruption.handled("stopping") as signals,
         joined(options) as world,
     ):
-        note("run", os.path.abspath(new.path))
+        write_note("run", os.path.abspath(new.path))
         require_same_options(options, world)
-        dataset = stored_dataset(run, resolved) if run is not None else found_again(resolved)
-        say_dataset(dataset)
+        dataset = stored_dataset(run, resolved) if run is not None else rescan_dataset(resolved)
+        log_dataset(dataset)
         require_same_images(dataset, checkpoint)
-        past = past_of(new, file, checkpoint)
+        past = initial_checkpoints_of(new, file, checkpoint)
         return train_run(new, resolved.to_dict(), resolved, dataset, checkpoint, signals, world, past)
 
 
@@ -126,12 +126,13 @@ def recorded_options(run: RunFolder, file: str, checkpoint: Mapping[str, Any] | 
     try:
         stored = run.read_options()
     except DataError as error:
-        say("warning", f"{error}; the checkpoint's options are taken")
+        log_status("warning", f"{error}; the checkpoint's options are taken")
         return {"given": recorded, "resolved": recorded}
     differences = [
-        f"  {flag_of(name)}: {describe(value)} in the checkpoint, {describe(stored['resolved'].get(name))} in the file"
+        f"  {flag_of(name)}: {option_text(value)} in the checkpoint, "
+        f"{option_text(stored['resolved'].get(name))} in the file"
         for name, value in recorded.items()
-        if name not in SHAPES_NOTHING and with_home(stored["resolved"].get(name)) != value
+        if name not in SAFE_TO_CHANGE and with_home(stored["resolved"].get(name)) != value
     ]
     if differences:
         listing = "\n".join(differences)
@@ -143,14 +144,14 @@ def recorded_options(run: RunFolder, file: str, checkpoint: Mapping[str, Any] | 
     return stored
 
 
-def describe(value: object) -> str:
+def option_text(value: object) -> str:
     """An option's value, for people."""
     return "nothing" if value is None else str(value)
 
 
 def changes(options: ResumeOptions) -> dict[str, Any]:
     """What this resume gives another value."""
-    wanted = {name: getattr(options, name) for name in CHANGED_BY_RESUME}
+    wanted = {name: getattr(options, name) for name in RESUME_OVERRIDES}
     given = {name: value for name, value in wanted.items() if value is not None}
     if options.parallel is not None:  # how its devices are to be used was said for another kind of it
         given = {"stages": options.stages, "split_at": options.split_at, **given}
@@ -168,7 +169,7 @@ def changed(origin: str, stored: Mapping[str, Any], options: ResumeOptions) -> F
 def warn_of_another_schedule(before: FinetuneOptions, now: FinetuneOptions) -> None:
     """The learning rate is a function of the planned epochs, so with others of them the run is another."""
     if now.planned_epochs() != before.planned_epochs():
-        say(
+        log_status(
             "warning",
             f"--epochs {now.planned_epochs()} where {before.planned_epochs()} were planned: the learning rate is laid "
             "out anew from here on, so the result is not that of a run planned so from its start",
@@ -182,7 +183,7 @@ def available_best(run: RunFolder, checkpoint: Mapping[str, Any]) -> dict[str, A
         return None
     found = find_epoch([run.best_checkpoint, *run.checkpoint_files()], best)
     if found is None:
-        say(
+        log_status(
             "warning",
             f"the checkpoint of the best epoch, {best['epoch']}, is damaged or gone; the best counts from here on",
         )
@@ -205,7 +206,7 @@ def has_whole_model(run: RunFolder, best: Mapping[str, Any] | None) -> bool:
     try:
         return bool(read_artifact(run.model_file, MODEL_FORMAT).get("figures") == best)
     except TlkitError as error:
-        say("warning", f"{error}; it is written again")
+        log_status("warning", f"{error}; it is written again")
         return False
 
 
@@ -221,8 +222,8 @@ def leave_finished(run: RunFolder, checkpoint: Mapping[str, Any], options: Finet
         where = {"epoch": checkpoint["epoch"], "step": checkpoint["step"], "best": progress["best"]}
         where["micro_batch"] = progress.get("micro_batch")
         run.write_status("finished", exit_code=status, **where)
-    say("resume", f"{run.path} {why_finished(checkpoint, options)}")
-    emit(os.fsencode(f"{run.model_file}\n"))
+    log_status("resume", f"{run.path} {why_finished(checkpoint, options)}")
+    write_stdout(os.fsencode(f"{run.model_file}\n"))
     return status
 
 
@@ -241,11 +242,11 @@ def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
             dataset = Dataset.from_split(run.read_split(), options.data)
             return dataclasses.replace(dataset, skipped=skipped_images(run))
         except DataError as error:
-            say("warning", f"{error}; the images are looked for again")
-    return found_again(options)
+            log_status("warning", f"{error}; the images are looked for again")
+    return rescan_dataset(options)
 
 
-def found_again(options: FinetuneOptions) -> Dataset:
+def rescan_dataset(options: FinetuneOptions) -> Dataset:
     """The images of the run's folder. All are decoded where bad ones were left out: those damaged inside were too."""
     return check_images(options, find_dataset(options), thorough=options.skip_bad)
 
@@ -255,11 +256,13 @@ def skipped_images(run: RunFolder) -> tuple[ImageError, ...]:
     try:
         return read_skipped(run)
     except (TlkitError, ValueError, KeyError, TypeError, RecursionError) as error:
-        say("warning", f"{run.skipped_file} cannot be read ({type(error).__name__}); the images are left out as before")
+        log_status(
+            "warning", f"{run.skipped_file} cannot be read ({type(error).__name__}); the images are left out as before"
+        )
         return ()
 
 
-def past_of(run: RunFolder, file: str, checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def initial_checkpoints_of(run: RunFolder, file: str, checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What a new run's checkpoints hold at first, by their files: what was read, and its best epoch if that is at hand.
 
     Where the best epoch is neither this one nor beside it, the best counts from here on.
@@ -273,6 +276,8 @@ def past_of(run: RunFolder, file: str, checkpoint: dict[str, Any]) -> dict[str, 
     found = find_epoch([file, *beside], progress["best"])
     if found is not None:
         return {**past, run.best_checkpoint: found[1]}
-    say("warning", f"the best epoch, {progress['best']['epoch']}, is not beside {file}; the best counts from here on")
+    log_status(
+        "warning", f"the best epoch, {progress['best']['epoch']}, is not beside {file}; the best counts from here on"
+    )
     progress["best"] = None
     return past

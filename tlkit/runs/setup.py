@@ -12,7 +12,7 @@ import torch
 
 from tlkit.data.folder import Dataset
 from tlkit.devices.select import Devices, choose_devices, make_deterministic, show_gpu_use
-from tlkit.distributed.world import ALONE, World
+from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import MismatchError, is_memory
 from tlkit.model.backbones import find_backbone, preferred_image_size
 from tlkit.model.build import assemble, require_same_backbone
@@ -22,11 +22,11 @@ from tlkit.model.pipeline.split import Size, place
 from tlkit.options import FinetuneOptions
 from tlkit.options.finetune import DEFAULT_BATCH
 from tlkit.options.network import is_weights_file
-from tlkit.runs.auto_batch_size import Attempts, Rehearsal
-from tlkit.runs.consistency import require_same_ground
+from tlkit.runs.auto_batch_size import BatchSizeFinder, FakePeerWorld
+from tlkit.runs.consistency import require_same_environment
 from tlkit.runs.record import libraries, present_environment, use_threads, warn_of_differences
-from tlkit.terminal import say
-from tlkit.training.batch_norm import OwnBatchNorm, SynchronisedBatchNorm
+from tlkit.terminal import log_status
+from tlkit.training.batch_norm import LocalBatchNorm, SynchronizedBatchNorm
 from tlkit.training.optimizer import build_optimizer, build_scaler
 from tlkit.training.state import TrainingState
 
@@ -71,7 +71,7 @@ def build(
     """
     recorded = checkpoint["environment"] if checkpoint is not None else {}
     make_deterministic(options.deterministic)
-    devices = choose_devices(options.placing(), world.size)
+    devices = choose_devices(options.device_spec(), world.size)
     show_gpu_use(devices)
     use_threads(recorded)
     classifier, description = assemble(options, dataset.classes)
@@ -81,7 +81,7 @@ def build(
     size = description.preprocessing.image_size
     place_classifier(classifier, options, devices, size)
     computing = {"device": devices.first.type, "precision": classifier.backbone.precision, **libraries()}
-    require_same_ground({**computing, "sha256 of the weights": description.sha256}, world)
+    require_same_environment({**computing, "sha256 of the weights": description.sha256}, world)
     options = with_batch_size(options, classifier, devices, size, len(dataset.train), world)
     state = training_state(classifier, options, devices.first, world)
     return Built(options, classifier, description, devices, state)
@@ -95,7 +95,7 @@ def load_state(state: TrainingState, checkpoint: Mapping[str, Any], origin: str)
         if is_memory(error):
             raise
         raise MismatchError(origin, f"its checkpoint does not fit what is trained here ({error})") from error
-    say("resume", f"from epoch {state.epoch}, step {state.step}")
+    log_status("resume", f"from epoch {state.epoch}, step {state.step}")
 
 
 def place_classifier(classifier: Classifier, options: FinetuneOptions, devices: Devices, image_size: Size) -> None:
@@ -113,29 +113,29 @@ def with_batch_size(
     devices: Devices,
     image_size: Size,
     images: int,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
 ) -> FinetuneOptions:
     """The options with what --batch-size auto is here."""
     if options.batch_size != "auto":
         return options
-    attempts = Attempts(
+    attempts = BatchSizeFinder(
         classifier,
-        devices.shared_out(classifier),
+        devices.data_parallel(classifier),
         options.optimizer,
         trains_in_fp16(classifier),
         image_size,
         devices.first,
         world,
         options.accumulate,
-        SynchronisedBatchNorm(Rehearsal()) if options.sync_batchnorm and world.size > 1 else OwnBatchNorm(),
+        SynchronizedBatchNorm(FakePeerWorld()) if options.sync_batchnorm and world.size > 1 else LocalBatchNorm(),
     )
     found = attempts.find(images)
-    say("batch", f"{found} images for each step, the most that was tried and fits")
+    log_status("batch", f"{found} images for each step, the most that was tried and fits")
     return dataclasses.replace(options, batch_size=found)
 
 
 def training_state(
-    classifier: Classifier, options: FinetuneOptions, device: torch.device, world: World = ALONE
+    classifier: Classifier, options: FinetuneOptions, device: torch.device, world: World = SINGLE_PROCESS
 ) -> TrainingState:
     """A classifier and what trains it, at the beginning."""
     optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)

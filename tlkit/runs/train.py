@@ -19,10 +19,10 @@ from tlkit.model.classifier import Classifier
 from tlkit.model.files import LoadedModel, ModelDescription, write_model
 from tlkit.monitoring.run import conclude, watching
 from tlkit.options import FinetuneOptions
-from tlkit.runs.batches import Preparation, PreparedBatches
+from tlkit.runs.batches import BatchBuilder, PreparedBatches
 from tlkit.runs.checkpoints import Checkpointer, Origin, find_epoch
 from tlkit.runs.consistency import require_same_files
-from tlkit.runs.policy import BY_ITSELF, Conduct
+from tlkit.runs.policy import STANDALONE, RunPolicy
 from tlkit.runs.record import (
     begin,
     present_environment,
@@ -34,8 +34,8 @@ from tlkit.runs.record import (
 )
 from tlkit.runs.setup import build, load_state, resolve
 from tlkit.runs.train_loop import train_to_the_end
-from tlkit.runs.val_predictions import keep_answers
-from tlkit.terminal import compact, emit, say
+from tlkit.runs.val_predictions import save_val_predictions
+from tlkit.terminal import compact, log_status, write_stdout
 from tlkit.training.state import TrainingState
 
 
@@ -45,10 +45,10 @@ def start_run(
     dataset: Dataset,
     signals: Interruption,
     world: World,
-    conduct: Conduct = BY_ITSELF,
+    policy: RunPolicy = STANDALONE,
 ) -> int:
     """Train a new run. Prints the path of its model; returns the exit status."""
-    return train_run(run, options.to_dict(), resolve(options), dataset, None, signals, world, conduct=conduct)
+    return train_run(run, options.to_dict(), resolve(options), dataset, None, signals, world, policy=policy)
 
 
 def train_run(
@@ -60,7 +60,7 @@ def train_run(
     signals: Interruption,
     world: World,
     past: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    conduct: Conduct = BY_ITSELF,
+    policy: RunPolicy = STANDALONE,
 ) -> int:
     """Train a run from its start, or from a checkpoint of it, until its model is written.
 
@@ -68,7 +68,7 @@ def train_run(
     checkpoints of a new run hold that another run began, by their files. This is the first rank of the world; what the
     others do is in following.py.
     """
-    give_order(options, dataset, checkpoint, world)
+    broadcast_plan(options, dataset, checkpoint, world)
     require_same_files(dataset.root, dataset.train + dataset.val, world)
     built = build(options, dataset, checkpoint, world, run.path)
     options, classifier, description, state = built.options, built.classifier, built.description, built.state
@@ -79,8 +79,8 @@ def train_run(
     if not os.path.exists(run.options_file):
         begin(run, remembered, past)
     fresh = checkpoint is None
-    preparation = Preparation(
-        options, dataset, classifier, description, built.devices, fresh, signals, world, conduct.memory
+    preparation = BatchBuilder(
+        options, dataset, classifier, description, built.devices, fresh, signals, world, policy.memory
     )
     with (
         recorded_in_status(run, options, state),
@@ -99,25 +99,27 @@ def train_run(
         origin = Origin(options.to_portable_dict(), environment, description, split_digest(images.dataset))
         checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
         monitor.log(state.history)
-        train_to_the_end(run, options, images, state, checkpointer, built.devices, signals, monitor, conduct)
+        train_to_the_end(run, options, images, state, checkpointer, built.devices, signals, monitor, policy)
         best = take_best(run, classifier, images, state)
-        if conduct.ships:
-            write_model(run.model_file, LoadedModel(classifier.shipped(), description), best)
+        if policy.exports_model:
+            write_model(run.model_file, LoadedModel(classifier.to_plain_network(), description), best)
             conclude(run, monitor)
         status = finish(run, state, best)
-    if conduct.ships:
-        emit(os.fsencode(f"{run.model_file}\n"))
+    if policy.exports_model:
+        write_stdout(os.fsencode(f"{run.model_file}\n"))
     return status
 
 
-def give_order(options: FinetuneOptions, dataset: Dataset, checkpoint: Mapping[str, Any] | None, world: World) -> None:
+def broadcast_plan(
+    options: FinetuneOptions, dataset: Dataset, checkpoint: Mapping[str, Any] | None, world: World
+) -> None:
     """Tell the other ranks what is to be done. They need not see the run folder."""
     if world.size > 1:
         skipped = [[error.path, error.code, error.message] for error in dataset.skipped]
         order = {"options": options.to_dict(), "split": dataset.to_split(), "skipped": skipped}
-        world.share({**order, "resumed": checkpoint is not None})
+        world.broadcast_object({**order, "resumed": checkpoint is not None})
         if checkpoint is not None:
-            world.share_tensors(dict(checkpoint))
+            world.broadcast_tensors(dict(checkpoint))
 
 
 def require_same_images(dataset: Dataset, checkpoint: Mapping[str, Any], newly: Sequence[ImageError] = ()) -> None:
@@ -144,9 +146,9 @@ def say_model(options: FinetuneOptions, description: ModelDescription, classifie
         f"{description.backbone} at {width}x{height} px, weights: {description.weights}, "
         f"{compact(frozen)} parameters frozen"
     )
-    say("backbone", backbone)
+    log_status("backbone", backbone)
     more = f", and {compact(unfrozen)} of the backbone" if unfrozen else ""
-    say("head", f"{options.head}, {compact(head)} parameters to train{more}")
+    log_status("head", f"{options.head}, {compact(head)} parameters to train{more}")
     return backbone
 
 
@@ -166,7 +168,7 @@ def take_best(run: RunFolder, classifier: Classifier, images: PreparedBatches, s
         )
     _, checkpoint = found
     classifier.load_trainable_state(checkpoint["model_state_dict"])
-    keep_answers(run, images, state.best["epoch"])
+    save_val_predictions(run, images, state.best["epoch"])
     return state.best
 
 
@@ -174,10 +176,10 @@ def finish(run: RunFolder, state: TrainingState, best: Mapping[str, Any]) -> int
     """Say what came out. Returns the exit status."""
     status = SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
     run.write_status("finished", exit_code=status, **state.where())
-    say(
+    log_status(
         "best",
         f"epoch {best['epoch']}: accuracy {best['val_accuracy']:.4f}, "
         f"macro F1 {best['val_macro_f1']:.4f}, loss {best['val_loss']:.4f} on the validation images",
     )
-    say("next", f"tlkit predict {run.path} IMAGE...")
+    log_status("next", f"tlkit predict {run.path} IMAGE...")
     return status

@@ -20,10 +20,10 @@ from tlkit.monitoring.monitor import Monitor
 from tlkit.options import FinetuneOptions
 from tlkit.runs.batches import PreparedBatches
 from tlkit.runs.checkpoints import Checkpointer
-from tlkit.runs.policy import Conduct
-from tlkit.runs.val_predictions import keep_heard, listening
-from tlkit.terminal import say
-from tlkit.training.loop import AfterEpoch, AfterStep, EnoughSeen, NonFiniteLossError, Recipe, is_over, train
+from tlkit.runs.policy import RunPolicy
+from tlkit.runs.val_predictions import collecting_logits, save_collected
+from tlkit.terminal import log_status
+from tlkit.training.loop import AfterEpoch, AfterStep, NonFiniteLossError, Recipe, StopTraining, is_over, train
 from tlkit.training.state import TrainingState
 
 SMALL_STEP = 1 << 24
@@ -39,7 +39,7 @@ def train_to_the_end(
     devices: Devices,
     signals: Interruption,
     monitor: Monitor,
-    conduct: Conduct,
+    policy: RunPolicy,
 ) -> None:
     """Run the training loop; every epoch is committed, said and logged, a signal ends it with a checkpoint.
 
@@ -50,17 +50,17 @@ def train_to_the_end(
     def after_epoch(state: TrainingState, is_best: bool) -> None:
         state.history[-1].update(work_done(images.dataset, state.history[-1]["seconds"], devices.first, peaks))
         over = is_over(state.epoch, state.best, options.planned_epochs(), options.patience)
-        if is_best or over or conduct.saves(state):
+        if is_best or over or policy.saves(state):
             checkpointer.commit_epoch(state, is_best)
             run.write_status("running", **state.where())
         say_epoch(state, options.planned_epochs(), is_best)
         monitor.log(state.history[-1:])
-        conduct.after_epoch(state)
+        policy.after_epoch(state)
 
     passing = state.micro_batch
 
     def hear_best(epoch: int, logits: torch.Tensor) -> None:
-        keep_heard(run, images, epoch, logits)
+        save_collected(run, images, epoch, logits)
 
     def after_step(state: TrainingState) -> None:
         nonlocal passing
@@ -72,10 +72,10 @@ def train_to_the_end(
             checkpointer.commit_last(state)
             run.write_status("running", **state.where())
 
-    with signals.deferred("saving a checkpoint"), suppress(EnoughSeen):
+    with signals.deferred("saving a checkpoint"), suppress(StopTraining):
         try:
             if state.epoch:
-                conduct.after_epoch(state)
+                policy.after_epoch(state)
             run_loop(options, images, state, devices.first, after_epoch, after_step, hear_best)
         except NonFiniteLossError as error:
             error.name_files(batch_files(options, images.dataset, error))
@@ -96,12 +96,12 @@ def train_along(
     """Run the same loop at a rank that saves and says nothing."""
     with signals.deferred(""):
         try:
-            run_loop(options, images, state, device, unheeded, unheeded, unheeded)
+            run_loop(options, images, state, device, no_op, no_op, no_op)
         except NonFiniteLossError:
-            images.world.meet()  # the first rank found it too, and tells it; whoever started the ranks ends this one
+            images.world.barrier()  # the first rank found it too, and tells it; whoever started the ranks ends this one
 
 
-def unheeded(*what: object) -> None:
+def no_op(*what: object) -> None:
     """What happens in the loop where nobody saves, says or keeps it."""
 
 
@@ -121,12 +121,12 @@ def run_loop(
     """
     recipe = recipe_of(options)
     weights = class_weights(options.class_weights, images.dataset)
-    with few_threads(images.module, options.images_per_step()), listening(images) as listener:
+    with few_threads(images.module, options.images_per_step()), collecting_logits(images) as listener:
 
         def epoch_done(state: TrainingState, is_best: bool) -> None:
-            heard = listener.heard(everything=is_best)
-            if heard is not None:
-                hear_best(state.epoch, heard)
+            collected = listener.collected(everything=is_best)
+            if collected is not None:
+                hear_best(state.epoch, collected)
             after_epoch(state, is_best)
 
         train(
@@ -174,7 +174,7 @@ def save_before_leaving(checkpointer: Checkpointer, state: TrainingState) -> Non
     try:
         checkpointer.commit_last(state)
     except TlkitError as error:
-        say("warning", f"{error}; the run will go on from the checkpoint before")
+        log_status("warning", f"{error}; the run will go on from the checkpoint before")
 
 
 @contextmanager
@@ -203,7 +203,7 @@ def class_weights(kind: str, dataset: Dataset) -> torch.Tensor:
 
 def say_shortage(state: TrainingState, batch_size: int) -> None:
     """That memory was used up, and what is done about it."""
-    say(
+    log_status(
         "warning",
         f"memory was used up at step {state.step}: from there on images pass {state.micro_batch} at a time; "
         f"each step is still that of {batch_size}",
@@ -219,4 +219,4 @@ def say_epoch(state: TrainingState, epochs: int, is_best: bool) -> None:
         f"train loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
         f"accuracy {row['val_accuracy']:.4f}  macro F1 {row['val_macro_f1']:.4f}"
     )
-    say("epoch", f"{row['epoch']:>{len(str(epochs))}}/{epochs}  {figures}{'  best' if is_best else ''}")
+    log_status("epoch", f"{row['epoch']:>{len(str(epochs))}}/{epochs}  {figures}{'  best' if is_best else ''}")

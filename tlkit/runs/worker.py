@@ -14,28 +14,28 @@ from tlkit.distributed.join import joined
 from tlkit.errors import DONE
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.options.network import is_weights_file
-from tlkit.runs.batches import Preparation
+from tlkit.runs.batches import BatchBuilder
 from tlkit.runs.consistency import require_same_files, require_same_options
 from tlkit.runs.setup import build, load_state
 from tlkit.runs.train_loop import train_along
 
 
-def follow(options: FinetuneOptions | ResumeOptions) -> int:
+def run_worker(options: FinetuneOptions | ResumeOptions) -> int:
     """Take part in a run that the first rank begins, or goes on with. Returns the exit status."""
     with interruption.handled() as signals, joined(options) as world:
         require_same_options(options, world)
-        order = world.share(None)
+        order = world.broadcast_object(None)
         if order is None:  # nothing is left to do
             return DONE
-        checkpoint = world.share_tensors(None) if order["resumed"] else None
-        ordered = as_it_lies_here(FinetuneOptions.from_dict(order["options"]), options)
-        dataset = ordered_dataset(order, ordered.data)
+        checkpoint = world.broadcast_tensors(None) if order["resumed"] else None
+        ordered = with_local_paths(FinetuneOptions.from_dict(order["options"]), options)
+        dataset = planned_dataset(order, ordered.data)
         require_same_files(dataset.root, dataset.train + dataset.val, world)
         built = build(ordered, dataset, checkpoint, world, ordered.data)
         if checkpoint is not None:
             load_state(built.state, checkpoint, ordered.data)
         fresh = checkpoint is None
-        preparation = Preparation(
+        preparation = BatchBuilder(
             built.options, dataset, built.classifier, built.description, built.devices, fresh, signals, world
         )
         with closing(preparation):
@@ -45,7 +45,7 @@ def follow(options: FinetuneOptions | ResumeOptions) -> int:
     return DONE
 
 
-def as_it_lies_here(ordered: FinetuneOptions, own: FinetuneOptions | ResumeOptions) -> FinetuneOptions:
+def with_local_paths(ordered: FinetuneOptions, own: FinetuneOptions | ResumeOptions) -> FinetuneOptions:
     """The run's options with what this machine has elsewhere: images, weights, device, workers."""
     here = {name: getattr(own, name) for name in ("data", "weights", "device", "workers", "trust_pickle")}
     here = {name: value for name, value in here.items() if value is not None}
@@ -54,7 +54,7 @@ def as_it_lies_here(ordered: FinetuneOptions, own: FinetuneOptions | ResumeOptio
     return dataclasses.replace(ordered, **{**here, **paths})
 
 
-def ordered_dataset(order: dict[str, Any], root: str) -> Dataset:
+def planned_dataset(order: dict[str, Any], root: str) -> Dataset:
     """The images that the first rank found, where they lie here."""
     dataset = Dataset.from_split(order["split"], root)
     return dataclasses.replace(dataset, skipped=tuple(ImageError(*about) for about in order["skipped"]))

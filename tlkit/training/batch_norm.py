@@ -17,13 +17,13 @@ from tlkit.errors import DataError
 ONE_VALUE = "BatchNorm finds one value for each channel in a batch, which has no variance"
 
 
-class OwnBatchNorm(nullcontext[None]):
+class LocalBatchNorm(nullcontext[None]):
     """BatchNorm as it is: over what each rank has."""
 
     counts = True
 
 
-class SynchronisedBatchNorm(TorchFunctionMode):
+class SynchronizedBatchNorm(TorchFunctionMode):
     """Inside, every BatchNorm that trains takes mean and variance over the samples of all ranks, however many each has.
 
     In place of torch's SyncBatchNorm, which refuses a CPU, and counts what only fills up an empty share. Layers stay as
@@ -44,10 +44,10 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         named: Mapping[str, Any] | None = None,
     ) -> Any:
         if function is F.batch_norm and self.world.size > 1:
-            return self.normalise(*arguments, **(named or {}))
+            return self.normalize(*arguments, **(named or {}))
         return function(*arguments, **(named or {}))
 
-    def normalise(
+    def normalize(
         self,
         inputs: Tensor,
         running_mean: Tensor | None,
@@ -66,18 +66,18 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         share = float(self.counts)
         count = torch.tensor(share * values.numel() / values.shape[1], dtype=torch.float64, device=values.device)
-        count = self.world.sum(count).to(values.dtype)
+        count = self.world.all_reduce_sum(count).to(values.dtype)
         if values.numel() <= values.shape[1] and float(count) <= 1:  # asked where it may be: to ask waits for a GPU
             raise DataError("--sync-batchnorm", ONE_VALUE, "Give another --batch-size, or a larger --image-size.")
-        mean = added_up(share * values.sum(dimensions), self.world) / count
-        centred = values - mean.view(shape)
-        variance = added_up(share * centred.square().sum(dimensions), self.world) / count
+        mean = all_reduce_sum(share * values.sum(dimensions), self.world) / count
+        centered = values - mean.view(shape)
+        variance = all_reduce_sum(share * centered.square().sum(dimensions), self.world) / count
         with torch.no_grad():
             if running_mean is not None:
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             if running_var is not None:
                 running_var.lerp_((variance * count / (count - 1)).to(running_var.dtype), momentum)
-        outputs = centred * torch.rsqrt(variance + eps).view(shape)
+        outputs = centered * torch.rsqrt(variance + eps).view(shape)
         if weight is not None:
             outputs = outputs * weight.view(shape)
         if bias is not None:
@@ -85,20 +85,20 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         return outputs.to(inputs.dtype)
 
 
-class AddedUp(torch.autograd.Function):
+class AllReduceSum(torch.autograd.Function):
     """The sum over all ranks. As every rank's loss depends on it, so does the gradient of each share."""
 
     @staticmethod
     def forward(context: Any, share: Tensor, world: World) -> Tensor:
         context.world = world
-        return world.sum(share)
+        return world.all_reduce_sum(share)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return context.world.sum(gradients[0]), None
+        return context.world.all_reduce_sum(gradients[0]), None
 
 
-def added_up(share: Tensor, world: World) -> Tensor:
+def all_reduce_sum(share: Tensor, world: World) -> Tensor:
     """The sum of every rank's share, differentiable."""
-    total: Tensor = AddedUp.apply(share, world)
+    total: Tensor = AllReduceSum.apply(share, world)
     return total

@@ -11,7 +11,7 @@ CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What a classifier answered, one entry for each sample [N].
 
     labels: the true classes. guesses: those with the highest probability. confidence: that probability.
@@ -19,13 +19,13 @@ class Answers:
     """
 
     labels: NDArray[np.int64]
-    guesses: NDArray[np.int64]
+    predicted: NDArray[np.int64]
     confidence: NDArray[np.float64]
     losses: NDArray[np.float64]
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        return np.asarray(self.labels == self.guesses)
+        return np.asarray(self.labels == self.predicted)
 
     def most_confident_mistakes(self, most: int) -> list[int]:
         """The indices of the wrong answers that were given with the highest probability, the worst first."""
@@ -98,10 +98,10 @@ class Calibration:
         return float((self.samples * np.abs(self.confidence - self.accuracy)).sum() / max(self.samples.sum(), 1))
 
 
-def evaluate_answers(answers: Answers, classes: tuple[str, ...]) -> Evaluation:
+def evaluate_predictions(answers: Predictions, classes: tuple[str, ...]) -> Evaluation:
     """Measure what was answered."""
     count = len(classes)
-    pairs = np.bincount(answers.labels * count + answers.guesses, minlength=count * count)
+    pairs = np.bincount(answers.labels * count + answers.predicted, minlength=count * count)
     return Evaluation(
         classes=classes,
         confusion=pairs.reshape(count, count),

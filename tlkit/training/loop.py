@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tlkit.devices.memory import InParts
-from tlkit.distributed.world import ALONE, World
+from tlkit.devices.memory import ChunkedForward
+from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import DataError
-from tlkit.training.batch_norm import OwnBatchNorm, SynchronisedBatchNorm
-from tlkit.training.metrics import Tally, better
+from tlkit.training.batch_norm import LocalBatchNorm, SynchronizedBatchNorm
+from tlkit.training.metrics import MetricAccumulator, better
 from tlkit.training.optimizer import learning_rate_at
 from tlkit.training.state import TrainingState
 from tlkit.training.step import Stepper
@@ -53,7 +53,7 @@ AfterStep = Callable[[TrainingState], None]
 """What happens when a step is done, whose epoch may not be: the state is whole, and must be left as it is."""
 
 
-class EnoughSeen(Exception):  # noqa: N818 - nothing went wrong
+class StopTraining(Exception):  # noqa: N818 - nothing went wrong
     """Whoever watches the epochs wants no further one: training ends with the epoch that is done, in good order."""
 
 
@@ -89,7 +89,7 @@ def train(
     device: torch.device,
     after_epoch: AfterEpoch,
     after_step: AfterStep,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
     sync_batchnorm: bool = False,
 ) -> None:
     """Train from where the state stands until the epochs are done or patience is at its end.
@@ -98,17 +98,17 @@ def train(
     them the state is whole. Raises NonFiniteLossError when the loss stops being a number. All ranks of the world run
     this together, and all see the same figures; their batches are shares of the same ones.
     """
-    world.begin_alike(module)
+    world.broadcast_parameters(module)
     weights, in_one_part = class_weights.to(device), sync_batchnorm and world.size > 1
     stepper = Stepper(
         module, state, weights, recipe.label_smoothing, recipe.seed, device, world, in_one_part=in_one_part
     )
-    batch_norm = SynchronisedBatchNorm(world) if sync_batchnorm else OwnBatchNorm()
+    batch_norm = SynchronizedBatchNorm(world) if sync_batchnorm else LocalBatchNorm()
     while not finished(state, recipe):
         started = time.monotonic()
         with batch_norm:
             trained = train_epoch(stepper, state, train_batches, recipe, after_step, batch_norm)
-        world.align(module)
+        world.broadcast_buffers(module)
         measured = evaluate(module, val_batches, len(class_weights), device, world)
         if not (state.is_finite() and math.isfinite(measured.figures()["loss"])):
             problem = "the parameters or the validation loss are no numbers any more"
@@ -116,7 +116,7 @@ def train(
         complete_epoch(state, recipe, trained, measured, time.monotonic() - started, train_batches.steps_per_epoch)
         try:
             after_epoch(state, state.best is state.history[-1])
-        except EnoughSeen:
+        except StopTraining:
             return
 
 
@@ -137,11 +137,11 @@ def train_epoch(
     batches: Batches,
     recipe: Recipe,
     after_step: AfterStep,
-    batch_norm: OwnBatchNorm | SynchronisedBatchNorm,
-) -> Tally:
+    batch_norm: LocalBatchNorm | SynchronizedBatchNorm,
+) -> MetricAccumulator:
     """Train the rest of the epoch that the state is in. batch_norm: is told whether this rank's share has samples."""
     stepper.module.train()
-    state.tally = state.tally or Tally(len(stepper.class_weights))
+    state.tally = state.tally or MetricAccumulator(len(stepper.class_weights))
     total_steps = recipe.epochs * batches.steps_per_epoch
     for inputs, labels, total in batches.epoch(state.epoch, state.step_in_epoch):
         rate = learning_rate_at(state.step, total_steps, recipe.learning_rate, recipe.schedule)
@@ -159,14 +159,16 @@ def train_epoch(
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, batches: Batches, classes: int, device: torch.device, world: World = ALONE) -> Tally:
+def evaluate(
+    module: nn.Module, batches: Batches, classes: int, device: torch.device, world: World = SINGLE_PROCESS
+) -> MetricAccumulator:
     """Measure a module on all samples of batches, each once: plain cross-entropy and counts.
 
     Each batch is one rank's whole, and losses are added up in the order of the batches: the figures are the same to the
     last bit however many ranks there are, where these compute the same logits.
     """
     module.eval()
-    tally, passed = Tally(classes), InParts(lambda inputs: module(inputs.to(device)))
+    tally, passed = MetricAccumulator(classes), ChunkedForward(lambda inputs: module(inputs.to(device)))
     losses = torch.zeros(batches.steps_per_epoch, world.size, dtype=torch.float64)
     for step, (inputs, labels, count) in enumerate(batches.epoch(0)):
         if count:
@@ -175,15 +177,15 @@ def evaluate(module: nn.Module, batches: Batches, classes: int, device: torch.de
             tally.count(logits, labels)
             losses[step, world.rank] = F.cross_entropy(logits, labels).item() * count
     tally.of_all(world)
-    tally.loss_sum = sum(world.sum(losses).flatten().tolist(), 0.0)
+    tally.loss_sum = sum(world.all_reduce_sum(losses).flatten().tolist(), 0.0)
     return tally
 
 
 def complete_epoch(
     state: TrainingState,
     recipe: Recipe,
-    trained: Tally,
-    measured: Tally,
+    trained: MetricAccumulator,
+    measured: MetricAccumulator,
     seconds: float,
     steps_per_epoch: int,
 ) -> None:

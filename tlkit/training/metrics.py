@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tlkit.distributed.world import ALONE, World
-from tlkit.training.evaluation import Answers, Evaluation, evaluate_answers, f1_scores
+from tlkit.distributed.world import SINGLE_PROCESS, World
+from tlkit.training.evaluation import Evaluation, Predictions, evaluate_predictions, f1_scores
 
 
-class Tally:
+class MetricAccumulator:
     """What a pass over samples adds up to: the summed loss and three counts for each class."""
 
     def __init__(self, classes: int) -> None:
@@ -24,9 +24,9 @@ class Tally:
         self.predicted = torch.zeros(classes, dtype=torch.int64)
         self.correct = torch.zeros(classes, dtype=torch.int64)
 
-    def add(self, logits: Tensor, labels: Tensor, mean_loss: float, world: World = ALONE) -> None:
+    def add(self, logits: Tensor, labels: Tensor, mean_loss: float, world: World = SINGLE_PROCESS) -> None:
         """Add a batch. logits [S, C], labels [S]: this rank's share of it; mean_loss: averaged over all of it."""
-        batch = Tally(len(self.actual))
+        batch = MetricAccumulator(len(self.actual))
         batch.count(logits, labels)
         batch.of_all(world)
         self.loss_sum += mean_loss * batch.samples
@@ -38,15 +38,17 @@ class Tally:
     def count(self, logits: Tensor, labels: Tensor) -> None:
         """Count samples [S], of logits [S, C], without their loss. What has a label below 0 only fills up a share."""
         classes, real = len(self.actual), labels >= 0
-        guesses, labels = logits.detach().argmax(dim=1)[real], labels[real]
+        predicted, labels = logits.detach().argmax(dim=1)[real], labels[real]
         self.samples += len(labels)
         self.actual += torch.bincount(labels, minlength=classes).cpu()
-        self.predicted += torch.bincount(guesses, minlength=classes).cpu()
-        self.correct += torch.bincount(labels[guesses == labels], minlength=classes).cpu()
+        self.predicted += torch.bincount(predicted, minlength=classes).cpu()
+        self.correct += torch.bincount(labels[predicted == labels], minlength=classes).cpu()
 
     def of_all(self, world: World) -> None:
         """Become what all ranks have counted."""
-        self.actual, self.predicted, self.correct = world.sum(torch.stack([self.actual, self.predicted, self.correct]))
+        self.actual, self.predicted, self.correct = world.all_reduce_sum(
+            torch.stack([self.actual, self.predicted, self.correct])
+        )
         self.samples = int(self.actual.sum())
 
     def figures(self) -> dict[str, float]:
@@ -69,7 +71,7 @@ class Tally:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Tally:
+    def from_dict(cls, values: Mapping[str, Any]) -> MetricAccumulator:
         """The inverse of to_dict."""
         tally = cls(len(values["actual"]))
         tally.loss_sum, tally.samples = values["loss_sum"], values["samples"]
@@ -93,26 +95,28 @@ def better(metric: str, new: Mapping[str, float], old: Mapping[str, float] | Non
 
 def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Evaluation:
     """Measure logits [N, C] against labels [N]."""
-    return evaluate_answers(answers_from(logits, labels), classes)
+    return evaluate_predictions(predictions_from_logits(logits, labels), classes)
 
 
-def answers_from(logits: Tensor, labels: Tensor) -> Answers:
+def predictions_from_logits(logits: Tensor, labels: Tensor) -> Predictions:
     """logits [N, C]; labels [N]"""
     scores = logits.detach().double().log_softmax(dim=1)
-    best, guesses = scores.max(dim=1)
+    best, predicted = scores.max(dim=1)
     losses = -scores.gather(1, labels[:, None])[:, 0]
-    return Answers(*(tensor.cpu().numpy() for tensor in (labels, guesses, best.exp(), losses)))
+    return Predictions(*(tensor.cpu().numpy() for tensor in (labels, predicted, best.exp(), losses)))
 
 
-def joined(parts: Iterable[Answers]) -> Answers:
+def joined(parts: Iterable[Predictions]) -> Predictions:
     """The answers of several batches, in order."""
-    columns = zip(*((part.labels, part.guesses, part.confidence, part.losses) for part in parts), strict=True)
-    return Answers(*(np.concatenate(column) for column in columns))
+    columns = zip(*((part.labels, part.predicted, part.confidence, part.losses) for part in parts), strict=True)
+    return Predictions(*(np.concatenate(column) for column in columns))
 
 
 @torch.no_grad()
-def ask(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int]]) -> Answers:
+def predict_all(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int]]) -> Predictions:
     """What a module answers to all samples of batches."""
     module.eval()
     device = next(module.parameters()).device
-    return joined(answers_from(module(inputs.to(device)), labels.to(device)) for inputs, labels, _ in batches)
+    return joined(
+        predictions_from_logits(module(inputs.to(device)), labels.to(device)) for inputs, labels, _ in batches
+    )

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from tlkit.training.metrics import Tally
+from tlkit.training.metrics import MetricAccumulator
 
 
 class Trainable(Protocol):
@@ -36,7 +36,7 @@ class TrainingState:
     epoch: int = 0
     step: int = 0
     step_in_epoch: int = 0
-    tally: Tally | None = None
+    tally: MetricAccumulator | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
     scaler: torch.amp.GradScaler = field(default_factory=partial(torch.amp.GradScaler, enabled=False))
@@ -78,5 +78,5 @@ class TrainingState:
         progress = values["progress"]
         self.micro_batch = progress.get("micro_batch") or self.micro_batch
         self.epoch, self.step, self.step_in_epoch = values["epoch"], values["step"], progress["step_in_epoch"]
-        self.tally = Tally.from_dict(progress["tally"]) if progress["tally"] else None
+        self.tally = MetricAccumulator.from_dict(progress["tally"]) if progress["tally"] else None
         self.history, self.best = list(progress["history"]), progress["best"]

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from tlkit.devices.memory import Shortage, release_memory
-from tlkit.distributed.world import ALONE, World
+from tlkit.devices.memory import OutOfMemoryGuard, release_memory
+from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import LostRankError
 from tlkit.training.state import TrainingState
 
@@ -39,7 +39,7 @@ class Stepper:
     label_smoothing: float
     seed: int
     device: torch.device
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
     in_one_part: bool = False
 
     def gradients(self, inputs: Tensor, labels: Tensor, total: int, step: int) -> tuple[Tensor, float]:
@@ -48,26 +48,26 @@ class Stepper:
         inputs [b, ...], labels [b]: this rank's share of the batch. Returns its logits [b, C] and the mean loss over
         the whole batch. Raises MemoryError if one sample alone is too much, LostRankError if it is so on others alone.
         """
-        before = [buffer.clone() for buffer in self.moving]
+        before = [buffer.clone() for buffer in self.norm_buffers]
         share = -(-total // self.world.size)  # that of any rank at most: all divide theirs into as many parts
         while True:
             size = share if self.in_one_part else min(self.state.micro_batch or share, share)
-            shortage = Shortage()
+            shortage = OutOfMemoryGuard()
             passed = self.attempt(inputs, labels, total, step, -(-share // size), shortage)
             if passed is not None:
                 logits, loss = passed
                 self.add_up_over_ranks()
-                return logits, self.world.sum(loss).item()
+                return logits, self.world.all_reduce_sum(loss).item()
             if size == 1 and not shortage.found:
                 raise LostRankError("memory", "is used up on another rank")
             if size == 1:
                 raise MemoryError(shortage.text)
-            restore(self.moving, before)
+            restore(self.norm_buffers, before)
             release_memory()
             self.state.micro_batch = -(-size // 2)
 
     def attempt(
-        self, inputs: Tensor, labels: Tensor, total: int, step: int, parts: int, shortage: Shortage
+        self, inputs: Tensor, labels: Tensor, total: int, step: int, parts: int, shortage: OutOfMemoryGuard
     ) -> Passed | None:
         """Pass a rank's share in parts, and leave the sum of their gradients. None if any rank's memory was used up."""
         seed_dropout(self.seed + (self.world.rank << 40), step)
@@ -93,25 +93,25 @@ class Stepper:
             return
         trained = [parameter for group in self.state.optimizer.param_groups for parameter in group["params"]]
         for bucket in buckets([parameter.grad for parameter in trained if parameter.grad is not None]):
-            joined = self.world.sum(torch.cat([gradient.flatten() for gradient in bucket]))
+            joined = self.world.all_reduce_sum(torch.cat([gradient.flatten() for gradient in bucket]))
             for gradient, summed in zip(bucket, torch.split(joined, [g.numel() for g in bucket]), strict=True):
                 gradient.copy_(summed.view_as(gradient))
 
     def on_any_rank(self, found: bool) -> bool:
         """Whether something was found on this rank or another. All must ask together."""
-        return found if self.world.size == 1 else bool(self.world.sum(torch.tensor(float(found))).item())
+        return found if self.world.size == 1 else bool(self.world.all_reduce_sum(torch.tensor(float(found))).item())
 
     @cached_property
-    def moving(self) -> list[Tensor]:
+    def norm_buffers(self) -> list[Tensor]:
         """What a pass changes beside gradients: the statistics of norms that train."""
         norms = (part for part in self.module.modules() if part.training and isinstance(part, _NormBase))
         return [buffer for norm in norms for buffer in norm.buffers()]
 
     @cached_property
-    def moving_twice(self) -> list[Tensor]:
+    def recomputed_norm_buffers(self) -> list[Tensor]:
         """Those that move again in the backward pass, as layers keep no activations for it but compute them twice."""
         again = any(getattr(part, "grad_checkpointing", False) for part in self.module.modules())
-        return self.moving if again else []
+        return self.norm_buffers if again else []
 
     def forward(self, inputs: Tensor, labels: Tensor, total: int) -> Passed:
         """Logits and loss of some samples, with the graph that backward needs."""
@@ -124,9 +124,9 @@ class Stepper:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients. Statistics count each sample once."""
-        counted = [buffer.clone() for buffer in self.moving_twice]
+        counted = [buffer.clone() for buffer in self.recomputed_norm_buffers]
         self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        restore(self.moving_twice, counted)
+        restore(self.recomputed_norm_buffers, counted)
 
     def update(self, learning_rate: float) -> None:
         """Move the parameters along their gradients. learning_rate: before each group's own scale.

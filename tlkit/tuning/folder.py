@@ -11,7 +11,7 @@ from typing import Any
 from tlkit.errors import DataError, OutputError
 from tlkit.files.atomic import remove, storage_error
 from tlkit.files.json_file import read_whole_json
-from tlkit.files.run_claim import claim_folder, claim_numbered_folder
+from tlkit.files.run_claim import create_folder, create_numbered_folder
 from tlkit.files.run_folder import RunFolder
 
 
@@ -91,7 +91,7 @@ def new_search_folder(out: str | None, default: str) -> Iterator[SearchFolder]:
     """
     if out is not None:
         require_unused(SearchFolder(out))
-    folder, created = claim_folder(out) if out is not None else claim_numbered_folder(default)
+    folder, created = create_folder(out) if out is not None else create_numbered_folder(default)
     search = SearchFolder(os.path.abspath(folder))
     with search.locked():
         require_unused(search)

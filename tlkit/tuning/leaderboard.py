@@ -9,7 +9,7 @@ import sys
 import time
 
 from tlkit.options.space import shown
-from tlkit.terminal import STANDARD_ERROR, compact, complain, harmless, say, write_lines
+from tlkit.terminal import STANDARD_ERROR, compact, escape_control_chars, log_status, print_error, write_lines
 from tlkit.tuning.results import Table, Trial
 
 SHOWN = 20
@@ -68,7 +68,7 @@ class Display:
     def ended(self, row: Trial) -> None:
         """A trial has ended."""
         if not self.is_live:
-            say("trial", f"{self.progress()}  {summary(row)}")
+            log_status("trial", f"{self.progress()}  {summary(row)}")
 
     def redraw(self) -> None:
         """On a terminal, at most twice a second."""
@@ -81,7 +81,7 @@ class Display:
     def draw(self, lines: list[str], columns: int) -> None:
         """Put lines where those drawn before are."""
         up = f"\x1b[{self.height}A" if self.height else ""
-        text = "".join(f"\x1b[2K{harmless(line)[: columns - 1]}\n" for line in lines)
+        text = "".join(f"\x1b[2K{escape_control_chars(line)[: columns - 1]}\n" for line in lines)
         self.height = len(lines)
         with contextlib.suppress(OSError):
             write_lines(STANDARD_ERROR, f"{up}\x1b[J{text}".encode(sys.stderr.encoding or "utf-8", "replace"))
@@ -95,7 +95,7 @@ class Display:
     def conclude(self) -> None:
         """The table as it stands in the end."""
         self.clear()
-        complain(*leaderboard(self.table))
+        print_error(*leaderboard(self.table))
 
     def progress(self) -> str:
         """7/50, 2 running, 1 failed"""

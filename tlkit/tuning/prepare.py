@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from tlkit.data.folder import Dataset
-from tlkit.distributed.world import ALONE
+from tlkit.distributed.world import SINGLE_PROCESS
 from tlkit.errors import TlkitError
-from tlkit.features.backend import Engine
+from tlkit.features.backend import Backend
 from tlkit.features.extractor import FeatureExtractor
 from tlkit.interruption import Interruption
 from tlkit.model.classifier import DEFAULT_HIDDEN
 from tlkit.options import FinetuneOptions
-from tlkit.runs.batches import Preparation
+from tlkit.runs.batches import BatchBuilder
 from tlkit.runs.setup import build, resolve
-from tlkit.terminal import compact, say
+from tlkit.terminal import compact, log_status
 
 MEASURED_SECONDS = 0.5
 """How long a backbone is measured."""
@@ -57,7 +57,7 @@ class Prepared:
     """What is known before the trials. engines: what computed vectors, and so must look them up."""
 
     networks: dict[Key, Network] = field(default_factory=dict)
-    engines: dict[Key, Engine] = field(default_factory=dict)
+    engines: dict[Key, Backend] = field(default_factory=dict)
 
     def facts_of(self, options: FinetuneOptions) -> dict[str, Any]:
         """A trial's images_per_second and parameters, if they are known."""
@@ -103,7 +103,7 @@ def prepare(
         try:
             network, engine = see_all(options, speeds.get(network_key(options)), dataset, signals)
         except TlkitError as error:
-            say("warning", f"{options.backbone}: {error}")
+            log_status("warning", f"{options.backbone}: {error}")
         else:
             prepared.networks[network_key(options)] = network
             prepared.engines[vectors_key(options)] = engine
@@ -112,14 +112,14 @@ def prepare(
 
 def see_all(
     options: FinetuneOptions, speed: float | None, dataset: Dataset, signals: Interruption
-) -> tuple[Network, Engine]:
+) -> tuple[Network, Backend]:
     """The one pass of one backbone, by what it was computed, and its measure. speed: if that is known."""
-    built = build(resolve(options), dataset, None, ALONE, dataset.root)
+    built = build(resolve(options), dataset, None, SINGLE_PROCESS, dataset.root)
     resolved, classifier, description = built.options, built.classifier, built.description
     size = f"{description.preprocessing.image_size[1]}x{description.preprocessing.image_size[0]} px"
     parameters = classifier.backbone.own_parameters()
-    say("backbone", f"{resolved.backbone} at {size}, {compact(parameters)} parameters")
-    preparation = Preparation(resolved, dataset, classifier, description, built.devices, True, signals, ALONE)
+    log_status("backbone", f"{resolved.backbone} at {size}, {compact(parameters)} parameters")
+    preparation = BatchBuilder(resolved, dataset, classifier, description, built.devices, True, signals, SINGLE_PROCESS)
     with closing(preparation):
         engine = preparation.engine
         if not resolved.feeds_images():

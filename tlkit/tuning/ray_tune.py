@@ -75,14 +75,14 @@ class RememberingAsha(AsyncHyperBandScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == self.STOP:
-            self.search.halt(number_of(trial))
+            self.search.stop(number_of(trial))
         return decision
 
 
 class Reports(tune.Callback):
     """Passes on what trials report, and lets a signal end the search between two of Ray's steps."""
 
-    def __init__(self, search: Asked, signals: Interruption, redraw: Callable[[], None]) -> None:
+    def __init__(self, search: ErrorKeepingSearch, signals: Interruption, redraw: Callable[[], None]) -> None:
         self.search = search
         self.signals = signals
         self.redraw = redraw
@@ -99,13 +99,13 @@ class Reports(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        self.search.hear(number_of(trial), result)
+        self.search.record_result(number_of(trial), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.search.conclude(number_of(trial), trial.last_result or {}, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        error = f"its process died {RETRIES + 1} times, at last by: {last_words(trial)}"
+        error = f"its process died {RETRIES + 1} times, at last by: {last_error_line(trial)}"
         self.search.conclude(number_of(trial), {"passing": True}, error)
 
 
@@ -113,7 +113,7 @@ def number_of(trial: Any) -> int:
     return Assignment.from_config(trial.config).number
 
 
-def last_words(trial: Any) -> str:
+def last_error_line(trial: Any) -> str:
     """Of a process that died, or could not be started: the end of what Ray wrote down about it."""
     try:
         with open(trial.error_file, encoding="utf-8", errors="replace") as file:
@@ -134,7 +134,7 @@ def run_by_ray(
     seconds: float | None,
 ) -> None:
     """Have all trials carried out. Raises Interrupted."""
-    asked = Asked(search)
+    asked = ErrorKeepingSearch(search)
     tuner = tune.Tuner(
         tune.with_resources(train_trial, dict(resources)),
         tune_config=tune.TuneConfig(
@@ -189,17 +189,17 @@ class Search(Protocol):
     def past_reports(self) -> Mapping[int, list[dict[str, Any]]]:
         """What the trials of before reported, by their numbers, where the search goes on."""
 
-    def hear(self, number: int, figures: Mapping[str, Any]) -> None:
+    def record_result(self, number: int, figures: Mapping[str, Any]) -> None:
         """A trial is at an epoch."""
 
-    def halt(self, number: int) -> None:
+    def stop(self, number: int) -> None:
         """A trial is to be stopped, as it has fallen behind."""
 
     def conclude(self, number: int, figures: Mapping[str, Any], error: str | None) -> None:
         """A trial is over; figures: what it reported last."""
 
 
-class Asked:
+class ErrorKeepingSearch:
     """A search that Ray asks. Its first error is kept: of what Ray meets inside, it makes a text, and goes on for a
     while."""
 
@@ -215,13 +215,13 @@ class Asked:
         with self.noted():
             return self.search.past_reports()
 
-    def hear(self, number: int, figures: Mapping[str, Any]) -> None:
+    def record_result(self, number: int, figures: Mapping[str, Any]) -> None:
         with self.noted():
-            self.search.hear(number, figures)
+            self.search.record_result(number, figures)
 
-    def halt(self, number: int) -> None:
+    def stop(self, number: int) -> None:
         with self.noted():
-            self.search.halt(number)
+            self.search.stop(number)
 
     def conclude(self, number: int, figures: Mapping[str, Any], error: str | None) -> None:
         with self.noted():

@@ -22,7 +22,7 @@ LONGEST = 30.0
 """Seconds within which all must be gone; a process that cannot be killed is in the hands of the system."""
 
 
-def keep(marker: str, folder: str) -> None:
+def wait_and_kill(marker: str, folder: str) -> None:
     """Wait for the end of the search, and clean up after it."""
     while os.read(0, 1):
         pass
@@ -33,14 +33,14 @@ def keep(marker: str, folder: str) -> None:
 def stop_all(marker: str) -> None:
     """Kill all that carry the marker, and what they start meanwhile."""
     ends_at = time.monotonic() + LONGEST
-    while (found := carrying(marker)) and time.monotonic() < ends_at:
+    while (found := processes_with_marker(marker)) and time.monotonic() < ends_at:
         for number in found:
             with contextlib.suppress(OSError):
                 os.kill(number, signal.SIGKILL)
         time.sleep(0.05)
 
 
-def carrying(marker: str) -> list[int]:
+def processes_with_marker(marker: str) -> list[int]:
     """The processes that were started with the marker, by their ids; those that have ended are not among them."""
     sought = f"{VARIABLE}={marker}".encode()
     found = []
@@ -53,4 +53,4 @@ def carrying(marker: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    keep(sys.argv[1], sys.argv[2])
+    wait_and_kill(sys.argv[1], sys.argv[2])

@@ -62,7 +62,7 @@ class Trial:
         value: float = getattr(self, metric)
         return -value if metric == "loss" else value
 
-    def merit(self, metric: str) -> tuple[bool, float, float]:
+    def objective(self, metric: str) -> tuple[bool, float, float]:
         """What trials are ranked by, larger is better: whether the folds were judged, as a figure of one division says
         less; then the value; then the loss."""
         value = self.value(metric)
@@ -119,7 +119,7 @@ class Table:
 
     def ranked(self) -> Iterator[Trial]:
         """Best first; of equals, the one that was begun first."""
-        return iter(sorted(self.rows.values(), key=lambda row: (*(-x for x in row.merit(self.metric)), row.trial)))
+        return iter(sorted(self.rows.values(), key=lambda row: (*(-x for x in row.objective(self.metric)), row.trial)))
 
     def best(self) -> Trial | None:
         """The best trial that has ended and did not fail."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from tlkit.data.folder import Dataset
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError, UnavailableError, understood
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError, UnavailableError, to_tlkit_error
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone
@@ -19,37 +19,39 @@ from tlkit.options.space import described
 from tlkit.options.tune import cores
 from tlkit.reports.gather import report
 from tlkit.runs.checkpoints import read_checkpoint
-from tlkit.terminal import count, emit, say
+from tlkit.terminal import count, log_status, write_stdout
 from tlkit.tuning.cluster import as_in_trials, choose_gpus, connected, gpu_share, require_resources, where
 from tlkit.tuning.folder import SearchFolder
 from tlkit.tuning.leaderboard import Display
 from tlkit.tuning.prepare import Key, network_key, prepare
 from tlkit.tuning.results import ENDED, Table
-from tlkit.tuning.samplers import DerivedPoints, Points, points_of
+from tlkit.tuning.samplers import Points, SeededSampler, points_of
 from tlkit.tuning.state import OngoingSearch, missing, take_ended
 
 
-def search_through(search: SearchFolder, options: TuneOptions, dataset: Dataset, signals: Interruption) -> int:
+def run_search(search: SearchFolder, options: TuneOptions, dataset: Dataset, signals: Interruption) -> int:
     """Try what has not been tried. Prints the path of the best trial's run folder; returns the exit status."""
     table = Table.read(search, options.metric)
     with recorded_in_status(search, table, options.trials()):
         require_backbones(options)
         take_ended(search, table, options, len(dataset.val))
         waiting = missing(table, options.trials())
-        say("search", f"{count(options.trials(), 'trial')}, {options.method}: {', '.join(options.tried.dimensions)}")
+        log_status(
+            "search", f"{count(options.trials(), 'trial')}, {options.method}: {', '.join(options.tried.dimensions)}"
+        )
         if waiting:
-            carry_out(search, options, table, dataset, signals)
+            run_trials(search, options, table, dataset, signals)
         return conclude(search, options, table)
 
 
-def carry_out(
+def run_trials(
     search: SearchFolder, options: TuneOptions, table: Table, dataset: Dataset, signals: Interruption
 ) -> None:
     """Train the trials that have not ended. Raises Interrupted."""
     points = points_of(options.tried, options.method, options.seed, len(table.rows))
     for row in table.rows.values():
         if row.has_ended():
-            points.learn(row, row.value(options.metric))
+            points.tell(row, row.value(options.metric))
     gpus, cpus = choose_gpus(options), options.cpus_per_trial or 1
     resources = {"cpu": float(cpus), "gpu": gpu_share(options, gpus, cpus)}
     options = as_in_trials(options, resources["gpu"])
@@ -59,16 +61,16 @@ def carry_out(
         from tlkit.tuning import ray_tune
 
         require_resources(ray, options, resources)
-        say("Ray", where(ray, options))
+        log_status("Ray", where(ray, options))
         prepared = prepare(coming, known_speeds(options, table), dataset, signals)
         longest = max(trial.planned_epochs() for trial in coming)
         grace = options.grace(longest)
-        halts = ray_tune.halts(longest, grace, options.reduction_factor) if options.halts else []
+        halts = ray_tune.halts(longest, grace, options.reduction_factor) if options.stops else []
         ongoing = OngoingSearch(search, options, table, points, prepared, halts, len(dataset.val), display)
         ended = {number for number, row in table.rows.items() if row.has_ended()}
         scheduler = (
             ray_tune.asha(ongoing, ended, longest=longest, grace=grace, reduction=options.reduction_factor)
-            if options.halts
+            if options.stops
             else ray_tune.no_scheduler()
         )
         with signals.deferred("stopping the trials; they go on where they are when the search is resumed"):
@@ -93,7 +95,7 @@ def known_speeds(options: TuneOptions, table: Table) -> dict[Key, float]:
 
 def coming_trials(options: TuneOptions, table: Table, points: Points) -> Iterator[FinetuneOptions]:
     """The trials that will be trained, or where that is not known beforehand, those at the corners of the space."""
-    if not isinstance(points, DerivedPoints):
+    if not isinstance(points, SeededSampler):
         yield from (options.trial(point) for point in options.tried.corners())
         return
     for number in missing(table, options.trials()):
@@ -123,12 +125,12 @@ def recorded_in_status(search: SearchFolder, table: Table, trials: int) -> Itera
     try:
         yield
     except Exception as error:
-        known = understood(error)
+        known = to_tlkit_error(error)
         record("failed", exit_code=known.exit_code, error=str(known))
         raise
     except Interrupted as interrupted:
         record("interrupted", exit_code=128 + interrupted.number)
-        say("stopped", f"go on with: tlkit resume {search.path}")
+        log_status("stopped", f"go on with: tlkit resume {search.path}")
         raise
     left = trials - table.count(*ENDED)
     status = SOME_INPUTS_FAILED if table.count("failed") else DONE
@@ -148,20 +150,20 @@ def conclude(search: SearchFolder, options: TuneOptions, table: Table) -> int:
     left = options.trials() - table.count(*ENDED)
     again = sum(row.passing for row in failed)
     if again:
-        say(
+        log_status(
             "again",
             f"{count(again, 'trial')} failed for a reason that may pass; try once more: tlkit resume {search.path}",
         )
     if left:
-        say("stopped", f"by --time-budget, {count(left, 'trial')} left; go on with: tlkit resume {search.path}")
+        log_status("stopped", f"by --time-budget, {count(left, 'trial')} left; go on with: tlkit resume {search.path}")
     run = search.trial(best.trial)
     ship(run, options)
     for row in failed[:3]:
-        say("failed", f"trial {row.trial} ({described(row.options)}): {row.error}")
-    say("best", f"trial {best.trial}: {described(best.options)}")
-    say("results", f"{search.results_table}, {search.results_lines}")
-    say("next", f"tlkit predict {run.path} IMAGE...")
-    emit(os.fsencode(f"{run.path}\n"))
+        log_status("failed", f"trial {row.trial} ({described(row.options)}): {row.error}")
+    log_status("best", f"trial {best.trial}: {described(best.options)}")
+    log_status("results", f"{search.results_table}, {search.results_lines}")
+    log_status("next", f"tlkit predict {run.path} IMAGE...")
+    write_stdout(os.fsencode(f"{run.path}\n"))
     return SOME_INPUTS_FAILED if failed else DONE
 
 

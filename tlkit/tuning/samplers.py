@@ -16,11 +16,11 @@ class Points(Protocol):
     def point(self, number: int) -> Point:
         """Of a trial that begins, numbered from 1."""
 
-    def learn(self, trial: Trial, value: float | None) -> None:
+    def tell(self, trial: Trial, value: float | None) -> None:
         """What became of a trial; None if it failed. Larger is better."""
 
 
-class DerivedPoints:
+class SeededSampler:
     """Every combination of what is on a grid, with each sample of the rest. A function of seed and number alone, so a
     search that goes on needs no memory of them."""
 
@@ -36,11 +36,11 @@ class DerivedPoints:
         values = {**self.combinations[place], **rest}
         return {name: values[name] for name in self.space.dimensions}
 
-    def learn(self, trial: Trial, value: float | None) -> None:
+    def tell(self, trial: Trial, value: float | None) -> None:
         pass
 
 
-class LearntPoints:
+class OptunaSampler:
     """Optuna's: a tree-structured Parzen estimator over the trials so far."""
 
     def __init__(self, space: Space, seed: int, known: int) -> None:
@@ -60,7 +60,7 @@ class LearntPoints:
         found = self.asked[number].params
         return {n: self.values[n][found[n]] if n in self.values else found[n] for n in self.distributions}
 
-    def learn(self, trial: Trial, value: float | None) -> None:
+    def tell(self, trial: Trial, value: float | None) -> None:
         asked = self.asked.pop(trial.trial, None)
         states = self.optuna.trial.TrialState
         if value is None:
@@ -106,4 +106,4 @@ def import_optuna() -> Any:
 
 def points_of(space: Space, method: str, seed: int, known: int) -> Points:
     """known: trials that were begun before."""
-    return LearntPoints(space, seed, known) if method == "bayesian" else DerivedPoints(space, method, seed)
+    return OptunaSampler(space, seed, known) if method == "bayesian" else SeededSampler(space, method, seed)

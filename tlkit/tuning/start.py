@@ -10,9 +10,9 @@ from typing import Any
 from tlkit import interruption
 from tlkit.data.bad_images import check_images
 from tlkit.data.folder import Dataset
-from tlkit.data.scan import find_dataset, say_dataset
+from tlkit.data.scan import find_dataset, log_dataset
 from tlkit.devices.request import require_devices
-from tlkit.distributed.env import require_alone
+from tlkit.distributed.env import require_single_process
 from tlkit.errors import DataError, MissingInputError, UsageError
 from tlkit.files.atomic import write_json_atomically
 from tlkit.files.inputs import require_weights_file
@@ -26,7 +26,7 @@ from tlkit.tuning.folder import SearchFolder
 
 def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle: str | None = None) -> int:
     """Finish what is missing of a search. Prints and returns as `tune` does."""
-    require_alone("tune")
+    require_single_process("tune")
     if not search.exists():
         raise MissingInputError(search.path, "is not the folder of a search: it has no search.json")
     search = SearchFolder(os.path.abspath(search.path))
@@ -36,9 +36,9 @@ def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle
         require_possible(options)
         remember(search, options, options)
         dataset = look_at_data(options)
-        from tlkit.tuning.run import search_through
+        from tlkit.tuning.run import run_search
 
-        return search_through(search, options, dataset, signals)
+        return run_search(search, options, dataset, signals)
 
 
 def read_options(search: SearchFolder, changes: Mapping[str, Any]) -> TuneOptions:
@@ -71,8 +71,8 @@ def require_possible(options: TuneOptions) -> None:
 def look_at_data(options: TuneOptions) -> Dataset:
     """The images, looked at before any long work."""
     dataset = find_dataset(options)
-    say_dataset(dataset)
-    require_devices(options.placing())
+    log_dataset(dataset)
+    require_devices(options.device_spec())
     require_folds(options, dataset)
     return check_images(options, dataset)
 

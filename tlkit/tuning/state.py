@@ -25,7 +25,7 @@ from tlkit.tuning.trial import Assignment
 
 
 class OngoingSearch:
-    """What is tried next, and what became of it: on disk before Ray hears of it, or when we hear of it from Ray.
+    """What is tried next, and what became of it: on disk before Ray hears of it, or when Ray reports it.
 
     Trials that were begun before come first, each in the folder and with the point that it had.
     """
@@ -85,11 +85,11 @@ class OngoingSearch:
         known = history if row.has_ended() else history[:-1]
         return [{"epoch": epoch, "merit": merit_of(best, metric)} for epoch, best in known if epoch in self.reports]
 
-    def halt(self, number: int) -> None:
+    def stop(self, number: int) -> None:
         """The scheduler has seen enough of a trial."""
         self.halted.add(number)
 
-    def hear(self, number: int, figures: Mapping[str, Any]) -> None:
+    def record_result(self, number: int, figures: Mapping[str, Any]) -> None:
         """A trial is at an epoch; that is shown, and not kept."""
         if "accuracy" in figures:
             shown = {name: figures[name] for name in ("accuracy", "macro_f1", "loss")}
@@ -113,7 +113,7 @@ class OngoingSearch:
             mean, spread = mean_and_error(folds)
             row = dataclasses.replace(row, fold_accuracies=folds, mean_accuracy=mean, standard_error=spread)
         self.table.put(row)
-        self.points.learn(row, row.value(self.table.metric))
+        self.points.tell(row, row.value(self.table.metric))
         self.display.ended(row)
 
 

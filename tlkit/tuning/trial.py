@@ -15,17 +15,17 @@ from typing import Any
 from tlkit.data.bad_images import check_images
 from tlkit.data.folder import Dataset, folds_of
 from tlkit.data.scan import find_dataset
-from tlkit.distributed.world import ALONE
-from tlkit.errors import OutputError, ResourceError, StorageError, UnavailableError, understood
+from tlkit.distributed.world import SINGLE_PROCESS
+from tlkit.errors import OutputError, ResourceError, StorageError, UnavailableError, to_tlkit_error
 from tlkit.features.memory_cache import VectorMemory, share_of_memory
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
 from tlkit.options import FinetuneOptions
 from tlkit.options.data import DataOptions
 from tlkit.options.space import Point
-from tlkit.runs.batches import Preparation
+from tlkit.runs.batches import BatchBuilder
 from tlkit.runs.setup import build, resolve
-from tlkit.runs.train_loop import run_loop, unheeded
+from tlkit.runs.train_loop import no_op, run_loop
 from tlkit.training.loop import validation_figures
 from tlkit.tuning.results import merit_of
 
@@ -78,23 +78,23 @@ def train_trial(config: Mapping[str, Any]) -> None:
     def report(figures: Mapping[str, Any]) -> None:
         tune.report({**figures, "node": node, "seconds": round(time.monotonic() - began, 3)})
 
-    watcher = Watcher(assignment, report)
-    outcome = attempt(assignment, watcher)
-    if watcher.stopping is not None:
-        raise watcher.stopping
-    report({**watcher.figures, **outcome, "ended": True})
+    reporter = TrialReporter(assignment, report)
+    outcome = attempt(assignment, reporter)
+    if reporter.stopping is not None:
+        raise reporter.stopping
+    report({**reporter.figures, **outcome, "ended": True})
 
 
-def attempt(assignment: Assignment, watcher: Watcher) -> dict[str, Any]:
+def attempt(assignment: Assignment, reporter: TrialReporter) -> dict[str, Any]:
     """As carry_out; an error is the search's to record, and no other trial's business."""
     try:
-        return carry_out(assignment, watcher)
+        return run_trial(assignment, reporter)
     except Exception as error:
-        known = understood(error)
+        known = to_tlkit_error(error)
         return {"error": str(known), "passing": isinstance(known, PASSING)}
 
 
-class Watcher:
+class TrialReporter:
     """Reports epochs to the search, which answers by a SystemExit when it has seen enough of this trial."""
 
     def __init__(self, assignment: Assignment, report: Any) -> None:
@@ -112,9 +112,9 @@ class Watcher:
         self.saved_at = time.monotonic()
         return True
 
-    def hear(self, state: Any) -> None:
-        """Hear of an epoch. Raises EnoughSeen."""
-        from tlkit.training.loop import EnoughSeen
+    def after_epoch(self, state: Any) -> None:
+        """Report an epoch. Raises StopTraining when the search stops the trial."""
+        from tlkit.training.loop import StopTraining
 
         best = state.best or state.history[-1]
         self.figures = {
@@ -129,22 +129,22 @@ class Watcher:
                 self.report(self.figures)
             except SystemExit as stopping:
                 self.stopping = stopping
-                raise EnoughSeen from stopping
+                raise StopTraining from stopping
 
 
-def carry_out(assignment: Assignment, watcher: Watcher) -> dict[str, Any]:
+def run_trial(assignment: Assignment, reporter: TrialReporter) -> dict[str, Any]:
     """Train from the start, or from where the trial was stopped with its search. Returns what the search is told."""
-    from tlkit.distributed.world import ALONE
+    from tlkit.distributed.world import SINGLE_PROCESS
     from tlkit.interruption import Interruption
     from tlkit.options import FinetuneOptions, ResumeOptions
-    from tlkit.runs.policy import Conduct
+    from tlkit.runs.policy import RunPolicy
     from tlkit.runs.resume import continue_in_place
     from tlkit.runs.train import start_run
 
-    run, signals, conduct = (
+    run, signals, policy = (
         RunFolder(assignment.run),
         Interruption(),
-        Conduct(watcher.saves, watcher.hear, ships=False, memory=vectors),
+        RunPolicy(reporter.saves, reporter.after_epoch, exports_model=False, memory=vectors),
     )
     options = FinetuneOptions(**{**assignment.options, **assignment.point})
     with locked_when_free(run):
@@ -153,10 +153,10 @@ def carry_out(assignment: Assignment, watcher: Watcher) -> dict[str, Any]:
         dataset = dataset_of(options)
         if os.path.exists(run.options_file):
             again = ResumeOptions(checkpoint=run.path, trust_pickle=options.trust_pickle)
-            continue_in_place(run, again, signals, ALONE, conduct)
+            continue_in_place(run, again, signals, SINGLE_PROCESS, policy)
         else:
-            start_run(run, options, dataset, signals, ALONE, conduct)
-        if assignment.folds is None or watcher.stopping is not None:
+            start_run(run, options, dataset, signals, SINGLE_PROCESS, policy)
+        if assignment.folds is None or reporter.stopping is not None:
             return {}
         return {"fold_accuracies": cross_validate(options, dataset, assignment.folds, signals, vectors)}
 
@@ -188,13 +188,21 @@ def cross_validate(
 
 def accuracy_on(options: FinetuneOptions, dataset: Dataset, signals: Interruption, memory: VectorMemory) -> float:
     """The validation accuracy of a head trained as the options say; nothing of it is kept."""
-    built = build(options, dataset, None, ALONE, dataset.root)
-    preparation = Preparation(
-        built.options, dataset, built.classifier, built.description, built.devices, True, signals, ALONE, memory
+    built = build(options, dataset, None, SINGLE_PROCESS, dataset.root)
+    preparation = BatchBuilder(
+        built.options,
+        dataset,
+        built.classifier,
+        built.description,
+        built.devices,
+        True,
+        signals,
+        SINGLE_PROCESS,
+        memory,
     )
     with closing(preparation):
         images = preparation.batches()
-    run_loop(built.options, images, built.state, built.devices.first, unheeded, unheeded, unheeded)
+    run_loop(built.options, images, built.state, built.devices.first, no_op, no_op, no_op)
     assert built.state.best is not None
     return validation_figures(built.state.best)["accuracy"]
 

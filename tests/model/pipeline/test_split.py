@@ -16,8 +16,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from tlkit.errors import UsageError
 from tlkit.model.backbones import build_network, find_backbone
-from tlkit.model.optimize import quickened
-from tlkit.model.pipeline.split import Entrance, Stage, divide
+from tlkit.model.optimize import optimized_for_inference
+from tlkit.model.pipeline.split import Stage, ToDeviceHook, divide
 from tlkit.model.pipeline.trace import balanced, tensors_in
 
 CPU = torch.device("cpu")
@@ -57,7 +57,7 @@ class Whereabouts(TorchDispatchMode):
                 self.stage_of[tensor] = stage
         return result
 
-    def move(self, entrance: Entrance, tensor: Tensor) -> Tensor:
+    def move(self, entrance: ToDeviceHook, tensor: Tensor) -> Tensor:
         """What Entrance.move does, seen."""
         if self.stage_of.get(tensor, entrance.stage) == entrance.stage:
             return tensor
@@ -87,7 +87,7 @@ class Move(torch.autograd.Function):
 def whereabouts(stages: Sequence[Stage], images: Tensor) -> Iterator[Whereabouts]:
     watching = Whereabouts(stages)
     watching.stage_of[images] = 0
-    with patch.object(Entrance, "move", lambda entrance, tensor: watching.move(entrance, tensor)), watching:
+    with patch.object(ToDeviceHook, "move", lambda entrance, tensor: watching.move(entrance, tensor)), watching:
         yield watching
 
 
@@ -148,11 +148,11 @@ def test_training_goes_over_the_borders_too() -> None:
 def test_a_quickened_copy_is_divided_as_its_original(begins: str, moves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a stage begins with a BatchNorm, which cannot go into a convolution on another device."""
     network, images = network_named("timm/test_resnet").eval(), pictures()
-    quick = quickened(network, (64, 64))(images)
+    quick = optimized_for_inference(network, (64, 64))(images)
     divide(network, "test_resnet", TWO, (64, 64), (begins,))
     moved: list[Tensor] = []
-    monkeypatch.setattr(Entrance, "move", lambda entrance, tensor: moved.append(tensor) or tensor)
-    divided = quickened(network, (64, 64))
+    monkeypatch.setattr(ToDeviceHook, "move", lambda entrance, tensor: moved.append(tensor) or tensor)
+    divided = optimized_for_inference(network, (64, 64))
     moved.clear()
     torch.testing.assert_close(divided(images), quick)
     assert len(moved) == moves, "its input, and what goes around it"

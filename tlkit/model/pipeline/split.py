@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_map_only
 
 from tlkit.devices.select import Devices
 from tlkit.errors import UsageError
-from tlkit.model.pipeline.trace import Call, Dataflow, balanced, named_state, watch
-from tlkit.terminal import compact, say
+from tlkit.model.pipeline.trace import Call, Dataflow, balanced, named_state, trace
+from tlkit.terminal import compact, log_status
 
 MUCH = 1.25
 """How many times larger the largest stage may be, for the sake of simple cuts."""
@@ -44,7 +44,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Entrance:
+class ToDeviceHook:
     """A hook of a module whose inputs come from another stage."""
 
     stage: int
@@ -77,7 +77,7 @@ def divide(
         tensor.data = tensor.data.to(devices[stages[key]])
     for call in {carrier for cut in cuts for carrier in flow.carriers(cut) or ()}:
         stage = stage_at(call.time, cuts)
-        entrance = Entrance(stage, devices[stage])
+        entrance = ToDeviceHook(stage, devices[stage])
         network.get_submodule(call.name).register_forward_pre_hook(entrance, prepend=True, with_kwargs=True)
     return [
         Stage(
@@ -95,7 +95,7 @@ def watch_example(network: nn.Module, image_size: tuple[int, int]) -> Dataflow:
     training = {module: module.training for module in network.modules()}
     place = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
-        return watch(network.eval(), torch.zeros(1, 3, *image_size, device=place))
+        return trace(network.eval(), torch.zeros(1, 3, *image_size, device=place))
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -175,7 +175,7 @@ def size_before(cut: int, flow: Dataflow, state: Mapping[str, Tensor]) -> int:
 
 def stages_of_state(flow: Dataflow, state: Mapping[str, Tensor], cuts: Sequence[int]) -> dict[str, int]:
     """The stage that each parameter or buffer belongs to: that which reads it; of what none reads, that of its
-    neighbour, as the counter of a BatchNorm."""
+    neighbor, as the counter of a BatchNorm."""
     stages: dict[str, int] = {}
     stage = 0
     for key in state:
@@ -197,16 +197,16 @@ Size = tuple[int, int]
 def place(network: nn.Module, name: str, devices: Devices, image_size: Size) -> None:
     """Put a network on its devices, a stage on each where there are stages. name: of the network, for people."""
     if devices.parallel == "model":
-        say_stages(divide(network, name, devices.every, image_size, devices.split_at))
+        log_stages(divide(network, name, devices.every, image_size, devices.split_at))
     else:
         network.to(devices.first)
 
 
-def say_stages(stages: Sequence[Stage]) -> None:
+def log_stages(stages: Sequence[Stage]) -> None:
     """What lies where, for people."""
     for number, stage in enumerate(stages, start=1):
         begins = f"from {stage.first} on, " if stage.first else ""
-        say(
+        log_status(
             f"stage {number}",
             f"{stage.device}: {begins}{compact(stage.parameters)} parameters in {compact(stage.state_bytes)}B, "
             f"{compact(stage.activation_bytes)}B of activations for each image",

@@ -150,7 +150,7 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def watch(network: nn.Module, example: Tensor) -> Dataflow:
+def trace(network: nn.Module, example: Tensor) -> Dataflow:
     """Pass an example [1, 3, H, W] through a network in eval mode, and tell what happened."""
     recorder = Recorder(network)
     with reporting(network, recorder), recorder:
