@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -193,6 +194,43 @@ def test_a_circle_is_found(tmp_path: Path) -> None:
 def test_the_command_line_imports_commands_only_when_they_are_called(name: str) -> None:
     for node in ast.parse((PACKAGE / name).read_text()).body:
         assert is_function(node) or not any("tlkit.commands" in module for module in imported_modules(node))
+
+
+DOORS = sorted(path for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
+"""The first docstring of each folder: its purpose, its files in a line each, and what it may import."""
+
+
+def door_problems(door: Path, package: Path) -> list[str]:
+    """What the docstring of a folder leaves out or gets wrong: its files, or the row of the table."""
+    text = ast.get_docstring(ast.parse(door.read_text())) or ""
+    files, _, imports = text.partition("Files:")[2].partition("May import:")
+    named = {line.split()[0] for line in files.splitlines() if line.startswith("    ") and line.split()}
+    there = {path.name for path in door.parent.glob("*.py")} - {"__init__.py"}
+    there |= {f"{path.parent.name}/" for path in door.parent.glob("*/__init__.py")}
+    found = [f"{door.parent.name}: {name} is not named" for name in sorted(there - named)]
+    found += [f"{door.parent.name}: {name} does not exist" for name in sorted(named - there)]
+    row = ALLOWED[room_of(module_of(door, package))]
+    if set(re.findall(r"\w+", imports)) != row:
+        found.append(f"{door.parent.name}: May import: {', '.join(room for room in ORDER if room in row)}.")
+    return found
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda p: str(p.parent.relative_to(PACKAGE)))
+def test_the_docstring_of_a_folder_names_its_files_and_imports(door: Path) -> None:
+    assert door_problems(door, PACKAGE) == []
+
+
+def test_a_wrong_docstring_of_a_folder_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "tlkit" / "terminal"
+    folder.mkdir(parents=True)
+    door = folder / "__init__.py"
+    door.write_text('"""A folder.\n\nFiles:\n    gone.py  a file\n\nMay import: interruption.\n"""\n')
+    (folder / "new.py").write_text("")
+    assert door_problems(door, tmp_path / "tlkit") == [
+        "terminal: new.py is not named",
+        "terminal: gone.py does not exist",
+        "terminal: May import: interruption, errors.",
+    ]
 
 
 def is_function(node: ast.AST) -> bool:

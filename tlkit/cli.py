@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from tlkit import interruption
+from tlkit import __version__, interruption
 from tlkit import options as declared
 from tlkit.distributed import env, failures
 from tlkit.errors import DONE, TlkitError, UsageError, escape_name, to_tlkit_error
@@ -213,9 +213,7 @@ def tlkit(
 ) -> None:
     """Turn a folder of images into a classifier: transfer learning from the shell."""
     if version:
-        from importlib.metadata import version as version_of
-
-        typer.echo(f"tlkit {version_of('tlkit')}")
+        typer.echo(f"tlkit {__version__}")
         raise typer.Exit
 
 

@@ -1,0 +1,21 @@
+"""From an image folder to samples, from a file to pixels; problems of a folder.
+
+Files:
+    folder.py           read a folder into samples and classes; split it into training and validation
+    listing.py          list the image files of a folder
+    formats.py          image formats and how to recognize them
+    image_file.py       open an image file, or report why it cannot be used
+    decode.py           decode an open file to RGB pixels: the only place where images are decoded
+    decoders.py         decode in separate processes with limits on time and memory
+    decoder_process.py  one of those processes
+    preprocessing.py    resize and crop as the backbone expects
+    normalize.py        uint8 pixels -> normalized float tensors
+    view.py             augmentation: a view of an image as a function of seed, epoch and content
+    batches.py          indices -> batches in a reproducible order
+    ordered_map.py      map a function over items in threads, results in order
+    scan.py             read every image of a folder once before training
+    bad_images.py       report unreadable images, or leave them out (--skip-bad)
+    duplicates.py       find files with the same content
+
+May import: distributed, files, options, terminal, errors.
+"""

@@ -8,11 +8,11 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
 
 import torch
 from torch import Tensor, nn
 
+from tlkit import __version__
 from tlkit.errors import OutputError, UnavailableError, UsageError, first_line, is_memory
 from tlkit.export.exporter import Exportable
 from tlkit.files.onnx_file import checksum_of, read_onnx
@@ -69,7 +69,7 @@ class TorchExport:
             )
             for node in program.graph.nodes:
                 node.meta.pop("stack_trace", None)  # where on this machine each line of code lies
-        extra = {DESCRIPTION_FILE: describe({**model.description, "tlkit_version": version("tlkit")})}
+        extra = {DESCRIPTION_FILE: describe({**model.description, "tlkit_version": __version__})}
         with quiet(), open(path, "wb") as file:
             write_checksummed_archive(file, lambda sealed: torch.export.save(program, sealed, extra_files=extra))
 
@@ -109,7 +109,7 @@ def as_onnx(network: nn.Module, image_size: tuple[int, int], output: str, metada
         ClearMetadataAndDocStringPass()(graph)  # where on this machine each line of code lies
         graph.metadata_props.clear()
         graph.metadata_props.update(metadata)
-        graph.metadata_props["tlkit_version"] = version("tlkit")
+        graph.metadata_props["tlkit_version"] = __version__
         content: bytes = to_proto(graph).SerializeToString()
     return content
 

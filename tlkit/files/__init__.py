@@ -1,0 +1,21 @@
+"""Everything on disk: atomic writes, run folders, and checked reading of files from outside.
+
+Files:
+    atomic.py            write a file so that readers see the old content or the new, never a part
+    run_folder.py        the files of a run folder, and its lock
+    run_claim.py         create a run folder, and remove it if the run never starts
+    inputs.py            open a file named by the user; regular files only
+    seal.py              the SHA-256 checksum inside a file
+    artifact.py          checkpoints and model.pt: tensors and plain values in one checked file
+    archive.py           check a zip archive (.pt, .pt2) before opening it
+    pickles.py           list what a pickle would import, without unpickling it
+    trusted.py           the only place that may run code from a file (--trust-pickle)
+    json_file.py         read JSON files
+    safetensors_file.py  read and write .safetensors files
+    onnx_file.py         read .onnx files
+    pt2_file.py          read .pt2 files without running them
+    timm_folder.py       read folders exported for timm
+    description.py       the description of a model as metadata text
+
+May import: options, errors.
+"""

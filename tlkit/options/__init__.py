@@ -1,7 +1,24 @@
-"""The options of every command, each declared once: its type, default, bounds and help.
+"""The options of every command, each declared once: type, default, limits and help.
 
-The command line derives its flags from these dataclasses, and combinations that make no sense are refused here,
-before anything heavy is imported.
+The command line is built from these dataclasses. Invalid combinations are refused here, before torch is imported.
+
+Files:
+    declare.py     how an option is declared, converted and checked
+    finetune.py    options of finetune and resume
+    tune.py        options of tune
+    predict.py     options of predict and evaluate
+    export.py      options of export
+    inspection.py  options of check, backbones, summary, cache and doctor
+    data.py        shared: images, validation split, bad files
+    network.py     shared: backbone, weights, head
+    devices.py     shared: device, precision, several devices
+    ranks.py       shared: number of processes and their timeouts
+    models.py      shared: model files and --trust-pickle
+    monitoring.py  shared: --log; options of report
+    space.py       the options that a search varies
+    dimensions.py  the kinds of values of a searched option (table KINDS)
+
+May import: errors.
 """
 
 from __future__ import annotations
