@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import tlkit
 from tlkit.data.decode import Accepted, ImageInfo, check_file
 from tlkit.data.decoder_process import LENGTH, receive, receive_into
 from tlkit.data.image_file import ImageError, file_digest, open_regular
 from tlkit.data.view import View
 from tlkit.distributed.env import local_ranks
 from tlkit.errors import ResourceError
+from tlkit.files.python_path import python_arguments
 
 Pixels = NDArray[np.uint8]
 
@@ -191,7 +191,7 @@ class DecoderProcess:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
             try:
                 self.process = subprocess.Popen(
-                    command_line(seconds),
+                    [sys.executable, "-I", "-S", *python_arguments(PROGRAM, str(seconds))],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,  # C libraries talk there of files they do not like
@@ -254,14 +254,6 @@ class DecoderProcess:
         self.process.kill()
         self.process.wait()
         self.channel.close()
-
-
-def command_line(seconds: float) -> list[str]:
-    """A Python that finds its modules where this one does, and loads nothing else: not from the current folder, nor by
-    environment variables."""
-    program = f"import sys; sys.path[:] = sys.argv[2:]; {PROGRAM}"
-    places = [*map(os.path.abspath, sys.path), os.path.dirname(*tlkit.__path__)]
-    return [sys.executable, "-I", "-S", "-c", program, str(seconds), *places]
 
 
 def open_decoder(workers: int) -> Decoder:

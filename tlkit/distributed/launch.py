@@ -3,7 +3,6 @@ with the outcome told as that of one process."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from tlkit.distributed.env import LAUNCHER, environment, rank_info
 from tlkit.distributed.failures import read_note
 from tlkit.errors import DONE, ResourceError, TlkitError, UnavailableError, escape_name
 from tlkit.files.json_file import read_whole_json
+from tlkit.files.python_path import python_arguments
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import HANDLED, Interrupted
 from tlkit.options import RankOptions
@@ -34,10 +34,6 @@ def require_gpu_each(name: str, ranks: int) -> None:
     if ranks > gpus and (name.startswith("cuda") or (name == "auto" and gpus)):
         problem = f"{ranks} of them need a GPU each, but this machine shows {gpus} CUDA devices"
         raise UnavailableError("ranks", problem, "Start fewer, or compute on the processor: --device cpu")
-
-
-PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from tlkit.cli import main; main()"
-"""What a rank runs: it finds its modules where this process does."""
 
 
 def is_for_ranks(processes: int) -> bool:
@@ -79,7 +75,7 @@ def launch(command: str, options: RankOptions, device: str, processes: int, max_
         words = [command, *options.command_line()]
         try:
             with output_for_processes():
-                elastic_launch(config, sys.executable)("-c", PROGRAM, json.dumps(modules_here()), *words)
+                elastic_launch(config, sys.executable)(*python_arguments("from tlkit.cli import main; main()", *words))
         except SignalException as stop:
             raise Interrupted(int(stop.sigval)) from stop
         except ChildFailedError as error:
@@ -91,11 +87,6 @@ def launch(command: str, options: RankOptions, device: str, processes: int, max_
 def wanted_signals() -> list[str]:
     """Those that end a command. What is ignored stays ignored: nohup counts on it."""
     return [number.name for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
-
-
-def modules_here() -> list[str]:
-    """Where this process finds its modules, in words that mean the same in another folder."""
-    return [*map(os.path.abspath, sys.path)]
 
 
 def for_ranks(folder: str, processes: int) -> dict[str, str]:

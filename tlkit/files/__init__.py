@@ -11,6 +11,7 @@ Files:
     pickles.py           list what a pickle would import, without unpickling it
     trusted.py           the only place that may run code from a file (--trust-pickle)
     json_file.py         read JSON files
+    python_path.py       start Python processes that import modules from the same files
     safetensors_file.py  read and write .safetensors files
     onnx_file.py         read .onnx files
     pt2_file.py          read .pt2 files without running them

@@ -31,6 +31,19 @@ def read_whole_json(path: str, *keys: str) -> dict[str, Any]:
     return dict(value)
 
 
+def read_json_lines(path: str, *keys: str) -> list[dict[str, Any]]:
+    """A file of one JSON object per line, each with these keys. Raises MissingInputError or DataError."""
+    with open_input(path) as file:
+        try:
+            rows = [json.loads(line) for line in file]
+        except (ValueError, RecursionError) as error:
+            raise DataError(path, f"is not valid JSON lines ({error})") from error
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or any(key not in row for key in keys):
+            raise DataError(path, f"line {number} is not a JSON object with {', '.join(keys) or 'keys'}")
+    return rows
+
+
 def path_fields(path: str) -> dict[str, str]:
     """The path as JSON can say it: text, or base64 of its bytes."""
     return fields_of("path", os.fsencode(path))  # the locale may have another idea of file names than UTF-8

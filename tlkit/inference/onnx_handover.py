@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import tlkit
 from tlkit.data.decoders import Pixels
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import TlkitError
 from tlkit.features.cache import make_space, store_root
 from tlkit.features.graphs import find_graph, has_graph
 from tlkit.files.inputs import open_input
+from tlkit.files.python_path import python_arguments
 from tlkit.files.run_folder import RunFolder
 from tlkit.files.seal import check_archive_checksum, checksum_in_archive
 from tlkit.inference.onnx_predictor import OnnxPredictor, open_graph
@@ -139,10 +139,8 @@ class Preparation:
     """The process that prepares a graph. It ends by itself when this process does."""
 
     def __init__(self, graph: ModelGraph) -> None:
-        places = [*map(os.path.abspath, sys.path), os.path.dirname(*tlkit.__path__)]
-        program = f"import sys; sys.path[:] = sys.argv[3:]; {PROGRAM}"
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", program, graph.path, graph.seal, *places],
+            [sys.executable, "-I", "-S", *python_arguments(PROGRAM, graph.path, graph.seal)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
