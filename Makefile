@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
 
 .PHONY: setup demo test check format test-backbones test-kills test-ranks test-resume test-faults test-splits test-damage
-.PHONY: test-slow test-searches fuzz measure-defaults
+.PHONY: test-slow test-searches fuzz measure-defaults house
 
 setup: $(STAMP)
 
@@ -83,3 +83,7 @@ fuzz: setup
 # The default options against scikit-learn's tuned logistic regression on the same vectors.
 measure-defaults: setup
 	$(BIN)/python benchmarks/defaults.py
+
+# Files and lines of each folder, and the structure's figures against their bounds.
+house: setup
+	$(BIN)/python benchmarks/house.py

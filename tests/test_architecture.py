@@ -52,6 +52,10 @@ ALLOWED = {
     "errors": set(),
 }  # fmt: skip
 
+LONGEST_FUNCTION, MOST_PARAMETERS = 50, 7
+MOST_COMMANDS, MOST_COMMAND_LINES = 16, 1500
+LARGEST_SHARE = 0.2
+
 ORDER = [*list(ALLOWED)[1:]]
 """From the outermost to the innermost: every row of the table names only what stands after it."""
 
@@ -276,10 +280,47 @@ def test_nothing_is_unpickled_outside_the_one_gated_function() -> None:
     ]
 
 
+def large_functions(package: Path) -> list[str]:
+    """Functions of more than 50 lines, or with more than 7 parameters beside self."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                parameters = sum(argument.arg not in ("self", "cls") for argument in arguments)
+                if lines > LONGEST_FUNCTION or parameters > MOST_PARAMETERS:
+                    found.append(f"{module_of(path, package)}.{node.name}: {lines} lines, {parameters} parameters")
+    return found
+
+
+def lines_of_rooms(package: Path) -> dict[str, tuple[int, int]]:
+    """Folder or top-level module -> files with code, lines."""
+    rooms: dict[str, tuple[int, int]] = {}
+    for path in sorted(package.rglob("*.py")):
+        room, lines = room_of(module_of(path, package)), len(path.read_text().splitlines())
+        files, before = rooms.get(room, (0, 0))
+        rooms[room] = files + (path.name != "__init__.py"), before + lines
+    return rooms
+
+
 def test_files_do_one_job() -> None:
     for path in FILES:
         lines = path.read_text().splitlines()
         assert len(lines) <= 320, f"{path.name} has {len(lines)} lines"
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno < 60, f"{path.name}: {node.name} is long"
+
+
+def test_no_folder_is_a_catch_all() -> None:
+    rooms = lines_of_rooms(PACKAGE)
+    assert max(lines for _, lines in rooms.values()) <= LARGEST_SHARE * sum(lines for _, lines in rooms.values())
+    assert rooms["commands"][0] <= MOST_COMMANDS and rooms["commands"][1] <= MOST_COMMAND_LINES
+
+
+def test_a_large_function_is_found(tmp_path: Path) -> None:
+    (tmp_path / "tlkit").mkdir()
+    body = "\n".join(["    pass"] * LONGEST_FUNCTION)
+    parameters = ", ".join(f"p{number}" for number in range(MOST_PARAMETERS + 1))
+    (tmp_path / "tlkit" / "a.py").write_text(f"def f():\n{body}\n\nclass C:\n    def g(self, {parameters}): ...\n")
+    assert large_functions(tmp_path / "tlkit") == [
+        "tlkit.a.f: 51 lines, 0 parameters", "tlkit.a.g: 1 lines, 8 parameters"
+    ]  # fmt: skip
