@@ -348,7 +348,7 @@ def commit_and_go_back(times: int) -> None:
 
 
 def wait_little_for_tools(seconds: float) -> None:
-    """A run that is done waits so long for what watches it."""
+    """A finished run waits so many seconds for its logging tools."""
     from tlkit.monitoring import run
 
     run.CLOSE_TIMEOUT = seconds

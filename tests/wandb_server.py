@@ -1,4 +1,4 @@
-"""A stand-in for the server of Weights & Biases, of which it speaks what a run needs: begin, go on, log, upload."""
+"""A fake Weights & Biases server with the requests of a run: start, resume, log, upload."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = "a" * 40
 
 @dataclass
 class StoredRun:
-    """What the server has of a run. history: a line for each step, by its place. uploads: names of files."""
+    """A run on the server. history: a row for each step. uploads: file names."""
 
     history: dict[int, dict[str, Any]] = field(default_factory=dict)
     config: str = "{}"
@@ -28,7 +28,7 @@ class StoredRun:
 
 @dataclass
 class Server:
-    """url: for WANDB_BASE_URL. hanging: set while it answers nothing."""
+    """url: for WANDB_BASE_URL. hanging: while set, requests get no response."""
 
     url: str = ""
     runs: dict[str, StoredRun] = field(default_factory=dict)
@@ -37,11 +37,11 @@ class Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes W&B use it."""
+        """Variables that make W&B use this server."""
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
 
     def answer(self, path: str, body: bytes) -> dict[str, Any]:
-        """What a request gets."""
+        """The response to a request."""
         if self.hanging.is_set():
             self.released.wait()
         if path == "/graphql":
@@ -52,7 +52,7 @@ class Server:
         return {}
 
     def query(self, text: str, variables: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a query."""
+        """The response to a GraphQL query."""
         if "upsertBucket" in text:
             new = variables["name"] not in self.runs
             run = self.runs.setdefault(variables["name"], StoredRun())
@@ -82,7 +82,7 @@ class Server:
         return {}
 
     def resume_status(self, name: str) -> dict[str, Any]:
-        """What a run that goes on is told."""
+        """The state of a run, for resuming."""
         run = self.runs.get(name)
         if run is None:
             return {"id": "p", "name": "tlkit", "entity": {"id": "e", "name": "somebody"}, "bucket": None}
@@ -97,7 +97,7 @@ class Server:
         return {"id": "p", "name": "tlkit", "entity": {"id": "e", "name": "somebody"}, "bucket": bucket}
 
     def stream(self, run: StoredRun, files: dict[str, Any]) -> None:
-        """Keep lines of history where they belong."""
+        """Store lines of history at their steps."""
         history = files.get("wandb-history.jsonl", {"offset": 0, "content": []})
         for place, line in enumerate(history["content"], start=history["offset"]):
             run.history[place] = json.loads(line)
@@ -105,7 +105,7 @@ class Server:
 
 @contextlib.contextmanager
 def wandb_server() -> Iterator[Server]:
-    """Start it on this machine, and end it afterwards."""
+    """A server on this machine; stopped at the end."""
     server = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -124,7 +124,7 @@ def wandb_server() -> Iterator[Server]:
         do_GET = do_PUT = do_POST  # noqa: N815
 
         def log_message(self, *about: object) -> None:
-            """Nobody reads it."""
+            """Print nothing."""
 
     listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     listener.daemon_threads = True

@@ -1,4 +1,4 @@
-"""Runs that are logged: every epoch once in the tools' own readers, whatever stops the run and whatever fails."""
+"""Logged runs: the tools' own readers find every epoch once, also after a kill or a failure."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OFFLINE = {"WANDB_MODE": "offline"}
 
 @pytest.fixture(scope="module")
 def mislabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of which one, in validation, lies in the wrong folder."""
+    """Images, one of which in validation is in the wrong class folder."""
     root = tmp_path_factory.mktemp("mislabelled") / "colours"
     write_folder(root / "train", 8)
     write_folder(root / "val", 4, first_seed=500)
@@ -48,7 +48,7 @@ def tensorboard_series(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
 
-def tensorboard_places(run: Path) -> Counter[tuple[str, int]]:
+def tensorboard_counts(run: Path) -> Counter[tuple[str, int]]:
     """How often each tag and step is in the files themselves."""
     files = sorted((run / "tensorboard").iterdir())
     events = (event for file in files for event in LegacyEventFileLoader(str(file)).Load())
@@ -56,7 +56,7 @@ def tensorboard_places(run: Path) -> Counter[tuple[str, int]]:
 
 
 def wandb_records(run: Path) -> list[dict[str, Any]]:
-    """The only W&B run on disk, read by W&B's own tool."""
+    """The records of the only W&B run on disk, read with W&B's own tool."""
     (file,) = (run / "wandb").glob("offline-run-*/run-*.wandb")
     spec = find_spec("wandb")
     assert spec is not None and spec.origin is not None
@@ -74,18 +74,18 @@ def wandb_series(run: Path) -> list[dict[str, Any]]:
 
 
 def assert_whole_in_tensorboard(run: Path) -> None:
-    """Every epoch is there once, with its figures."""
+    """Assert that every epoch is logged once, with its figures."""
     series, rows = tensorboard_series(run), history(run)
     assert sorted(series) == sorted(ALL)
     for tag, points in series.items():
         name = tag.replace("/", "_")
         assert [step for step, _ in points] == [row["epoch"] for row in rows], tag
         assert [value for _, value in points] == pytest.approx([row[name] for row in rows], rel=1e-6)
-    assert set(tensorboard_places(run).values()) == {1}
+    assert set(tensorboard_counts(run).values()) == {1}
 
 
 def assert_whole_in_wandb(run: Path) -> None:
-    """Every epoch is there once, with its figures."""
+    """Assert that every epoch is logged once, with its figures."""
     found, rows = wandb_series(run), history(run)
     assert [row["_step"] for row in found] == [row["epoch"] for row in rows]
     for tag in ALL:
@@ -100,17 +100,17 @@ def test_a_run_in_both_tools(warm: Warm, mislabelled: Path, tmp_path: Path) -> N
     names = ["WANDB_MODE", "WANDB_API_KEY"]
     status, out, err = warm.run(arguments, environment=environment, hook="forget", names=names)
     assert (status, out) == (0, f"{run}/model.pt\n")
-    assert "offline (no account); upload it by: wandb sync" in err and "warning" not in err
+    assert "offline (no account); upload it with: wandb sync" in err and "warning" not in err
     assert json.loads((run / "options.json").read_text())["resolved"]["log"] == ["tensorboard", "wandb"]
     assert_whole_in_tensorboard(run)
     assert_whole_in_wandb(run)
-    assert list(home.iterdir()) == [], "everything lies in the run folder"
+    assert list(home.iterdir()) == [], "all files are in the run folder"
     reader = EventAccumulator(str(run / "tensorboard")).Reload()
     assert reader.Tags()["images"] == ["confusion matrix", "most confident mistakes"]
     assert reader.Images("confusion matrix")[0].encoded_image_string.startswith(b"\x89PNG")
     assert b"blue" in reader.Tensors("classes/text_summary")[0].tensor_proto.string_val[0]
     assert {"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"} <= {
-        tag for tag, _ in tensorboard_places(run)
+        tag for tag, _ in tensorboard_counts(run)
     }
     records = wandb_records(run)
     config = next(record["run"]["config"]["update"] for record in records if record["type"] == "run")
@@ -123,7 +123,7 @@ def test_a_run_in_both_tools(warm: Warm, mislabelled: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("hook", ["interrupt_before_logging", "interrupt_after_logging"])
-def test_a_killed_run_goes_on_in_tensorboard_without_gap_or_double(
+def test_a_killed_run_resumes_in_tensorboard_with_every_epoch_once(
     hook: str, warm: Warm, images: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -134,12 +134,12 @@ def test_a_killed_run_goes_on_in_tensorboard_without_gap_or_double(
     assert_whole_in_tensorboard(run)
     before = sorted((run / "tensorboard").iterdir())
     assert warm.run(["resume", run])[0] == 0
-    assert sorted((run / "tensorboard").iterdir()) == before, "what is finished is left alone"
+    assert sorted((run / "tensorboard").iterdir()) == before, "a finished run is not logged again"
     assert warm.run(["resume", run, "--epochs", "8"])[0] == 0
     assert_whole_in_tensorboard(run)
 
 
-def test_epochs_that_the_log_has_and_the_checkpoints_lost_are_not_doubled(
+def test_epochs_logged_before_their_checkpoint_was_lost_are_not_logged_twice(
     warm: Warm, images: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -149,11 +149,11 @@ def test_epochs_that_the_log_has_and_the_checkpoints_lost_are_not_doubled(
     for file in ((run / "checkpoints").glob("epoch_0004*"), (run / "checkpoints").glob("last.pt")):
         next(file).write_bytes(b"damaged")
     assert warm.run(["resume", run])[0] == 0
-    places = tensorboard_places(run)
-    assert [places[("val/loss", epoch)] for epoch in range(1, 7)] == [1] * 6
+    counts = tensorboard_counts(run)
+    assert [counts[("val/loss", epoch)] for epoch in range(1, 7)] == [1] * 6
 
 
-def test_a_killed_run_goes_on_as_the_same_wandb_run(warm: Warm, images: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_as_the_same_wandb_run(warm: Warm, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = finetune_arguments(images, run, "--log", "wandb")
     killed = warm.run(arguments, environment=OFFLINE, hook="interrupt_before_logging", epoch=3)
@@ -162,17 +162,17 @@ def test_a_killed_run_goes_on_as_the_same_wandb_run(warm: Warm, images: Path, tm
     without_network = {"WANDB_BASE_URL": "http://nowhere.invalid", "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
     status, out, err = warm.run(["resume", run], environment=without_network)
     assert (status, out) == (0, f"{run}/model.pt\n")
-    assert "offline (no connection); upload it by: wandb sync" in err
+    assert "offline (no connection); upload it with: wandb sync" in err
     assert (run / "wandb" / "id").read_text() == number
     assert_whole_in_wandb(run)
 
 
-def stored_places(run: StoredRun) -> list[tuple[int, bool]]:
-    """The steps that the server has, and whether each has an epoch's figures."""
+def stored_steps(run: StoredRun) -> list[tuple[int, bool]]:
+    """The steps on the server, and whether each has the figures of an epoch."""
     return [(row["_step"], "val/loss" in row) for row in run.rows()]
 
 
-def test_with_an_account_a_killed_run_goes_on_where_the_server_has_it(
+def test_with_an_account_a_killed_run_resumes_at_the_last_epoch_of_the_server(
     warm: Warm, mislabelled: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -186,30 +186,28 @@ def test_with_an_account_a_killed_run_goes_on_where_the_server_has_it(
         assert warm.run(["resume", run, "--epochs", 8], environment=server.environment)[0] == 0
         (stored,) = server.runs.values()
     assert list(server.runs) == [(run / "wandb" / "id").read_text()]
-    assert stored_places(stored) == [(epoch, True) for epoch in range(1, 9)]
+    assert stored_steps(stored) == [(epoch, True) for epoch in range(1, 9)]
     assert sum("confusion matrix" in name for name in stored.uploads) == 2
 
 
-def test_what_was_kept_offline_is_uploaded_by_the_command_that_was_said(
-    warm: Warm, images: Path, tmp_path: Path
-) -> None:
+def test_the_printed_command_uploads_an_offline_run(warm: Warm, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = finetune_arguments(images, run, "--log", "wandb")
     _, _, first = warm.run(arguments, environment=OFFLINE, hook="interrupt_at_step", step=7, number=15)
     assert "uploaded" not in first
     _, _, err = warm.run(["resume", run], environment=OFFLINE)
-    (command,) = (line.partition("upload it by: ")[2] for line in err.splitlines() if line.startswith("wandb"))
+    (command,) = (line.partition("upload it with: ")[2] for line in err.splitlines() if line.startswith("wandb"))
     with wandb_server() as server:
         environment = {**os.environ, **server.environment, "HOME": str(tmp_path)}
         arguments = [os.path.join(os.path.dirname(sys.executable), "wandb"), *command.split()[1:]]
         synced = subprocess.run(arguments, env=environment, cwd=tmp_path, capture_output=True, text=True)
         assert synced.returncode == 0, synced.stderr
         (stored,) = server.runs.values()
-    assert stored_places(stored) == [(epoch, True) for epoch in range(1, 7)]
+    assert stored_steps(stored) == [(epoch, True) for epoch in range(1, 7)]
 
 
 def processes_with(setting: str) -> list[str]:
-    """The programs that run with something in their environment."""
+    """Command lines of the processes that have this text in their environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -218,21 +216,21 @@ def processes_with(setting: str) -> list[str]:
     return found
 
 
-def test_a_service_that_hangs_holds_a_run_no_longer_than_agreed(warm: Warm, images: Path, tmp_path: Path) -> None:
+def test_a_hanging_service_delays_a_run_no_longer_than_the_timeout(warm: Warm, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = finetune_arguments(images, run, "--log", "wandb")
     with wandb_server() as server:
         server.hanging.set()
         status, out, err = warm.run(arguments, environment=server.environment, hook="wait_little_for_tools", seconds=1)
         assert (status, out) == (0, f"{run}/model.pt\n")
-        assert err.count("warning") == 1 and "wandb takes too long and is left alone" in err
+        assert err.count("warning") == 1 and "wandb takes too long and was abandoned" in err
         deadline = time.monotonic() + 20
         while processes_with(server.url) and time.monotonic() < deadline:
-            time.sleep(0.1)  # wandb's own service looks every so often whether its program is there
+            time.sleep(0.1)  # wandb's own service polls for the end of its parent process
         assert processes_with(server.url) == []
 
 
-def test_a_tool_that_fails_in_the_middle_is_dropped_with_one_warning(warm: Warm, images: Path, tmp_path: Path) -> None:
+def test_a_tool_that_fails_during_the_run_is_dropped_with_one_warning(warm: Warm, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = finetune_arguments(images, run, "--log", "tensorboard")
     status, out, err = warm.run(arguments, hook="fail_to_log", epoch=3, error=errno.ENOSPC)
@@ -244,7 +242,7 @@ def test_a_tool_that_fails_in_the_middle_is_dropped_with_one_warning(warm: Warm,
     assert len(history(run)) == 6
 
 
-def test_a_folder_that_cannot_be_written_costs_the_tool_alone(warm: Warm, images: Path, tmp_path: Path) -> None:
+def test_an_unwritable_folder_stops_only_its_tool(warm: Warm, images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert warm.run(finetune_arguments(images, run, "--epochs", 2))[0] == 0
     for name in ("tensorboard", "wandb"):
@@ -256,7 +254,7 @@ def test_a_folder_that_cannot_be_written_costs_the_tool_alone(warm: Warm, images
     assert len(history(run)) == 4
 
 
-def test_unknown_tools_and_missing_libraries_are_told_before_anything_is_done(
+def test_unknown_tools_and_missing_libraries_are_reported_first(
     tlkit: Run, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for command in (
@@ -272,6 +270,7 @@ def test_unknown_tools_and_missing_libraries_are_told_before_anything_is_done(
     outcome = tlkit(*finetune_arguments(images, tmp_path / "run", "--log", "wandb"))
     assert outcome.status == 69
     assert outcome.err == (
-        "tlkit finetune: --log wandb: needs wandb, which is not installed; get it by: pip install 'tlkit[wandb]'\n"
+        "tlkit finetune: --log wandb: needs wandb, which is not installed\n"
+        "Install it with: pip install 'tlkit[wandb]'\n"
     )
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Monitor: a run told, as it goes, to the tools that people watch runs in. No tool can stop or slow the run."""
+"""Send the progress of a run to logging tools. A tool can neither stop the run nor slow it down."""
 
 from __future__ import annotations
 
@@ -15,129 +15,130 @@ from typing import Any, Protocol
 from tlkit.errors import UnavailableError, first_line
 
 Row = Mapping[str, Any]
-"""An epoch, as history.jsonl has it."""
+"""An epoch as in history.jsonl."""
 
 
 CLOSE_TIMEOUT = 60.0
-"""How long a run that is done waits for what watches it."""
+"""Seconds that a finished run waits for its tools."""
+
+
+NOT_FIGURES = ("epoch", "step")
+"""Numbers of a row that are positions and not values to plot."""
 
 
 @dataclass(frozen=True)
-class About:
-    """The run that is watched. folder: of the run; each sink keeps its files in one inside, of its own name.
+class RunInfo:
+    """The run that is logged.
 
-    options: its hyper-parameters. metric: decides which epoch is best.
+    folder: run folder; a sink keeps its files in a subfolder with its own name. options: the hyper-parameters.
     """
 
     folder: str
     name: str
     options: Mapping[str, Any]
     classes: Sequence[str]
-    metric: str
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a finished run ends with. epoch: the last. pictures: PNG files by title. figures: of the best epoch."""
+    """The result of a finished run. epoch: the last. figures: of the best epoch. images: PNG files by title."""
 
     epoch: int
     figures: Mapping[str, float]
-    pictures: Mapping[str, bytes]
+    images: Mapping[str, bytes]
 
 
 class Sink(Protocol):
-    """A tool. It is called from one thread of its own, and whatever it raises ends it alone."""
+    """A logging tool. All methods but `abandon` are called from one thread; an exception ends this sink only."""
 
-    def open(self, about: About) -> int:
-        """Begin, or go on with what the run's folder holds; returns the last epoch that is logged already."""
+    def open(self, info: RunInfo) -> int:
+        """Start logging, or resume the log in the run folder. Returns the last epoch that is logged already."""
         ...
 
     def log(self, row: Row) -> None:
-        """An epoch that is not logged yet."""
+        """Log an epoch that is not logged yet."""
         ...
 
-    def conclude(self, conclusion: RunSummary) -> None: ...
+    def log_summary(self, summary: RunSummary) -> None: ...
 
     def close(self) -> None:
-        """Nothing more comes, whether the run is done or was stopped."""
+        """Write what is pending. The run has finished or was stopped."""
         ...
 
     def abandon(self) -> None:
-        """Called from outside when `close`, or what it waits for, takes too long: let go at once."""
+        """Stop at once. Called from another thread when the sink takes too long."""
         ...
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Where a sink is, and what it needs. say: what it calls when it has something to tell people."""
+class SinkKind:
+    """A sink's module, and the library it needs."""
 
     module: str
     needs: str
 
-    def make(self, say: Callable[[str], None]) -> Sink:
-        sink: Sink = importlib.import_module(self.module).make_sink(say)
+    def make(self, notify: Callable[[str], None]) -> Sink:
+        """Create the sink. notify: prints a status line."""
+        sink: Sink = importlib.import_module(self.module).make_sink(notify)
         return sink
 
 
 SINKS = {
-    "tensorboard": Kind("tlkit.monitoring.tensorboard_sink", "tensorboard"),
-    "wandb": Kind("tlkit.monitoring.wandb_sink", "wandb"),
+    "tensorboard": SinkKind("tlkit.monitoring.tensorboard_sink", "tensorboard"),
+    "wandb": SinkKind("tlkit.monitoring.wandb_sink", "wandb"),
 }
-"""By the name in --log NAME, which is also that of the extra in tlkit[NAME]."""
+"""By the name in --log NAME; the extra tlkit[NAME] has the same name."""
 
 
 def require_installed(names: Iterable[str]) -> None:
-    """Raises UnavailableError for a sink whose library is not here."""
+    """Raises UnavailableError for a sink whose library is not installed."""
     for name in names:
-        if importlib.util.find_spec(SINKS[name].needs) is None:
-            needs = SINKS[name].needs
-            raise UnavailableError(
-                f"--log {name}", f"needs {needs}, which is not installed; get it by: pip install 'tlkit[{name}]'"
-            )
+        needs = SINKS[name].needs
+        if importlib.util.find_spec(needs) is None:
+            problem = f"needs {needs}, which is not installed"
+            raise UnavailableError(f"--log {name}", problem, f"Install it with: pip install 'tlkit[{name}]'")
 
 
 @dataclass
 class Monitor:
-    """All that watches one run; without watchers it does nothing."""
+    """All sinks of one run; without sinks it does nothing."""
 
-    watchers: Sequence[SinkThread] = ()
+    sinks: Sequence[SinkThread] = ()
 
     def log(self, rows: Iterable[Row]) -> None:
-        """Epochs in order; those that a sink has already, it is not told again."""
+        """Log epochs, in order. Each sink skips epochs that it has logged already."""
         for row in rows:
-            self.tell(SinkThread.log, dict(row))
+            for sink in self.sinks:
+                sink.submit(SinkThread.log, dict(row))
 
-    def conclude(self, conclusion: RunSummary) -> None:
-        """The run is done."""
-        self.tell(SinkThread.conclude, conclusion)
-
-    def tell(self, what: Callable[[SinkThread, Any], None], value: Any) -> None:
-        for watcher in self.watchers:
-            watcher.tell(what, value)
+    def log_summary(self, summary: RunSummary) -> None:
+        """Log the result of the finished run."""
+        for sink in self.sinks:
+            sink.submit(SinkThread.log_summary, summary)
 
     def close(self, seconds: float = CLOSE_TIMEOUT) -> None:
-        """Wait for what is on its way, so long at most. What was closed is closed."""
+        """Wait for pending writes, at most so many seconds. A second call does nothing."""
         deadline = time.monotonic() + seconds
-        for watcher in self.watchers:
-            watcher.finish()
-        for watcher in self.watchers:
-            watcher.wait(deadline)
-        self.watchers = ()
+        for sink in self.sinks:
+            sink.finish()
+        for sink in self.sinks:
+            sink.wait(deadline)
+        self.sinks = ()
 
 
-def open_monitor(names: Iterable[str], about: About, say: Callable[[str, str], None]) -> Monitor:
-    """What --log asks for. say(label, text): how people are told."""
-    return Monitor([SinkThread(name, about, say) for name in dict.fromkeys(names)])
+def open_monitor(names: Iterable[str], info: RunInfo, notify: Callable[[str, str], None]) -> Monitor:
+    """Start the sinks of these names. notify(label, text): prints a status line."""
+    return Monitor([SinkThread(name, info, notify) for name in dict.fromkeys(names)])
 
 
 @dataclass
 class SinkThread:
-    """A sink in a thread, and what it is still to be told. After its first error it is told nothing more."""
+    """A sink in its own thread, with a queue of calls. After the sink's first error the thread ends."""
 
     name: str
-    about: About
-    say: Callable[[str, str], None]
-    waiting: queue.SimpleQueue[Callable[[], None] | None] = field(default_factory=queue.SimpleQueue, init=False)
+    info: RunInfo
+    notify: Callable[[str, str], None]
+    calls: queue.SimpleQueue[Callable[[], None] | None] = field(default_factory=queue.SimpleQueue, init=False)
     sink: Sink | None = field(default=None, init=False)
     logged: int = field(default=0, init=False)
     abandoned: bool = field(default=False, init=False)
@@ -146,55 +147,52 @@ class SinkThread:
         self.thread = threading.Thread(target=self.run, name=f"tlkit {self.name}", daemon=True)
         self.thread.start()
 
-    def tell(self, what: Callable[[SinkThread, Any], None], value: Any) -> None:
-        """Do something in the thread, later."""
+    def submit(self, method: Callable[[SinkThread, Any], None], argument: Any) -> None:
+        """Queue a call for the thread."""
         if self.thread.is_alive():
-            self.waiting.put(lambda: what(self, value))
+            self.calls.put(lambda: method(self, argument))
 
     def finish(self) -> None:
-        """Nothing more comes."""
-        self.waiting.put(None)
+        """Let the thread end after the queued calls."""
+        self.calls.put(None)
 
     def wait(self, deadline: float) -> None:
-        """Until the sink is done, or time is up."""
+        """Wait for the thread until the deadline, then abandon the sink."""
         self.thread.join(max(0.0, deadline - time.monotonic()))
         if self.thread.is_alive():
             self.abandoned = True
-            self.say("warning", f"{self.name} takes too long and is left alone; history.jsonl has all of it")
+            problem = f"{self.name} takes too long and was abandoned"
+            self.notify("warning", f"{problem}; its log may be incomplete, history.jsonl is complete")
             if self.sink is not None:
                 self.sink.abandon()
 
     def run(self) -> None:
-        """The thread."""
+        """Body of the thread."""
         try:
-            self.sink = SINKS[self.name].make(lambda text: self.say(self.name, text))
-            self.logged = self.sink.open(self.about)
-            while (order := self.waiting.get()) is not None:
-                order()
+            self.sink = SINKS[self.name].make(lambda text: self.notify(self.name, text))
+            self.logged = self.sink.open(self.info)
+            while (call := self.calls.get()) is not None:
+                call()
             self.sink.close()
         except Exception as error:
             if not self.abandoned:
                 problem = f"{self.name} failed ({first_line(error)})"
-                self.say("warning", f"{problem} and logs no more; the run goes on, and history.jsonl has all of it")
+                self.notify("warning", f"{problem} and logs no more; the run continues, history.jsonl is complete")
 
     def log(self, row: Row) -> None:
-        """In the thread: an epoch, unless the sink has it."""
+        """In the thread: log an epoch unless the sink has it."""
         assert self.sink is not None
         if row["epoch"] > self.logged:
             self.sink.log(row)
             self.logged = row["epoch"]
 
-    def conclude(self, conclusion: RunSummary) -> None:
-        """In the thread: the end."""
+    def log_summary(self, summary: RunSummary) -> None:
+        """In the thread: log the result."""
         assert self.sink is not None
-        self.sink.conclude(conclusion)
+        self.sink.log_summary(summary)
 
 
 def scalars(row: Row) -> dict[str, float]:
-    """The numbers of an epoch by the names that tools group: train/loss, val/accuracy, learning_rate."""
-    numbers = {name: value for name, value in row.items() if isinstance(value, (int, float)) and name not in PLACES}
+    """The numbers of an epoch, renamed so that tools group them: train/loss, val/accuracy, learning_rate."""
+    numbers = {name: v for name, v in row.items() if isinstance(v, (int, float)) and name not in NOT_FIGURES}
     return {re.sub(r"^(train|val|gpu)_", r"\1/", name): float(value) for name, value in numbers.items()}
-
-
-PLACES = ("epoch", "step")
-"""Where a row stands, which is no figure of it."""

@@ -1,4 +1,4 @@
-"""What a run shows of itself: to tools as it goes on, and as a report when it is done. Loads no torch by itself."""
+"""Log a run while it trains; at its end write the report and log its images. Loads no torch."""
 
 from __future__ import annotations
 
@@ -7,112 +7,98 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tlkit.errors import escape_name
 from tlkit.files.run_folder import RunFolder
-from tlkit.monitoring.monitor import CLOSE_TIMEOUT, About, Monitor, RunSummary, open_monitor, require_installed
+from tlkit.monitoring.monitor import CLOSE_TIMEOUT, Monitor, RunInfo, RunSummary, open_monitor, require_installed
 from tlkit.options import FinetuneOptions
+from tlkit.reports.confusion import shortened
 from tlkit.reports.facts import ReportData
 from tlkit.reports.gather import report
 from tlkit.terminal import log_status
 
-STOPPED_SECONDS = 3.0
-"""How long a run that was stopped, or failed, waits for what watches it."""
+STOPPED_TIMEOUT = 3.0
+"""Seconds that a stopped or failed run waits for its tools."""
 
 
 @contextmanager
-def watching(run: RunFolder, options: FinetuneOptions, classes: Sequence[str]) -> Iterator[Monitor]:
-    """Inside, the run is told to what --log names. Raises UnavailableError where its library is missing."""
+def run_monitor(run: RunFolder, options: FinetuneOptions, classes: Sequence[str]) -> Iterator[Monitor]:
+    """Monitor with the tools of --log, closed at the end. Raises UnavailableError if a library is missing."""
     require_installed(options.sinks())
     name = os.path.basename(os.path.abspath(run.path))
-    about = About(run.path, name, options.to_portable_dict(), classes, options.metric)
-    monitor = open_monitor(options.sinks(), about, log_status)
+    info = RunInfo(run.path, name, options.to_portable_dict(), classes)
+    monitor = open_monitor(options.sinks(), info, log_status)
     try:
         yield monitor
     finally:
-        monitor.close(STOPPED_SECONDS)
+        monitor.close(STOPPED_TIMEOUT)
 
 
-def conclude(run: RunFolder, monitor: Monitor) -> None:
-    """Write the report, give its pictures to what watches, and wait for that. What fails is a warning: the model is
-    there."""
-    report(run, lambda facts: monitor.conclude(conclusion(facts)) if monitor.watchers else None)
+def report_and_close(run: RunFolder, monitor: Monitor) -> None:
+    """Write the report, log the summary, and wait for the tools. Failures become warnings: the model is written."""
+    report(run, lambda data: monitor.log_summary(run_summary(data)) if monitor.sinks else None)
     monitor.close(CLOSE_TIMEOUT)
 
 
-def conclusion(facts: ReportData) -> RunSummary:
-    """The last words about a run: the figures of its best epoch, and pictures."""
-    best = {name: value for name, value in (facts.best or {}).items() if isinstance(value, (int, float))}
-    pictures: dict[str, bytes] = {}
-    if facts.measured is not None:
-        names = [figures.name for figures in facts.measured.classes]
-        pictures["confusion matrix"] = confusion_picture(names, facts.measured.confusion)
-        shown = [(m.thumbnail, m.label, m.predicted, m.probability) for m in facts.measured.mistakes if m.thumbnail]
+def run_summary(data: ReportData) -> RunSummary:
+    """The figures of the best epoch, the confusion matrix and the most confident mistakes."""
+    figures = {f"best/{name}": v for name, v in (data.best or {}).items() if isinstance(v, (int, float))}
+    images: dict[str, bytes] = {}
+    if data.measured is not None:
+        names = [figures.name for figures in data.measured.classes]
+        images["confusion matrix"] = confusion_image(names, data.measured.confusion)
+        shown = [(m.thumbnail, m.label, m.predicted, m.probability) for m in data.measured.mistakes if m.thumbnail]
         if shown:
-            pictures["most confident mistakes"] = mistakes_picture(shown)
-    return RunSummary(len(facts.history), {f"best/{name}": value for name, value in best.items()}, pictures)
+            images["most confident mistakes"] = mistakes_image(shown)
+    return RunSummary(len(data.history), figures, images)
 
 
-INK, SOFT, PAPER = (28, 36, 48), (110, 120, 134), (255, 255, 255)
-
-
-RIGHT, WRONG = (36, 87, 214), (194, 53, 43)
+INK, PAPER, RIGHT, WRONG = (28, 36, 48), (255, 255, 255), (36, 87, 214), (194, 53, 43)
 
 
 MATRIX_SIDE = 900
+"""Pixels of a large confusion matrix."""
 
 
-LEGIBLE_CELL = 11
-"""Pixels that a class must have for its name."""
+NAMED_CELL, COUNTED_CELL = 11, 24
+"""Pixels of a cell from which on classes are named, and counts are written."""
 
 
 GAP, LINE = 12, 20
 
 
-Color = tuple[int, int, int]
+def confusion_image(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> bytes:
+    """PNG of a confusion matrix. Rows: true class; columns: predicted class, in the same order; shade: share of row."""
+    counts = np.array(confusion)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    strength = np.where(counts > 0, 0.2 + 0.8 * share, 0)[..., None]
+    full = np.where(np.eye(len(classes), dtype=bool)[..., None], RIGHT, WRONG)
+    shades = Image.fromarray((np.array(PAPER) * (1 - strength) + full * strength).round().astype(np.uint8))
 
-
-def confusion_picture(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> bytes:
-    """A PNG: rows are the true class, columns the predicted one, shade is the share of the row."""
     cell = max(3, min(64, MATRIX_SIDE // len(classes)))
-    named = cell >= LEGIBLE_CELL
+    side = cell * len(classes)
     font = ImageFont.load_default(max(9, min(16, cell - 2)))
-    names = [shortened(name) for name in classes]
-    margin = round(max(font.getlength(name) for name in names)) + 2 * GAP if named else 2 * GAP
-    size = margin + cell * len(classes) + GAP
-    image = Image.new("RGB", (size, size), PAPER)
+    labels = [f"{place} {shortened(escape_name(name))}" for place, name in enumerate(classes)]
+    left = round(max(map(font.getlength, labels))) + 2 * GAP if cell >= NAMED_CELL else GAP
+    image = Image.new("RGB", (left + side + GAP, 3 * LINE + side + GAP), PAPER)
+    image.paste(shades.resize((side, side), Image.Resampling.NEAREST), (left, 3 * LINE))
     draw = ImageDraw.Draw(image)
-    for true, row in enumerate(matrix):
-        for guess, count in enumerate(row):
-            left, top = margin + cell * guess, margin + cell * true
-            share = count / max(sum(row), 1)
-            full = RIGHT if true == guess else WRONG
-            shade = mixed(PAPER, full, 0.2 + 0.8 * share) if count else (244, 245, 248)
-            draw.rectangle((left, top, left + cell - 2, top + cell - 2), shade)
-            if count and cell >= 24:
-                ink = PAPER if share > 0.45 else INK
-                draw.text((left + cell / 2 - 1, top + cell / 2 - 1), str(count), ink, font, anchor="mm")
-    if named:
-        for place, name in enumerate(names):
-            middle = margin + cell * place + cell / 2
-            draw.text((margin - GAP / 2, middle), name, INK, font, anchor="rm")
-            upright(image, name, font, round(middle), margin - GAP // 2)
-    draw.text((GAP / 2, GAP / 2), "is: down", SOFT, ImageFont.load_default(10))
-    draw.text((GAP / 2, GAP / 2 + 12), "said: across", SOFT, ImageFont.load_default(10))
-    return as_png(image)
+    draw.text((GAP, 4), "rows: true class; columns: predicted class", INK, ImageFont.load_default(13))
+    for row, label in enumerate(labels if cell >= NAMED_CELL else []):
+        middle = cell * row + cell / 2
+        draw.text((left - GAP / 2, 3 * LINE + middle), label, INK, font, anchor="rm")
+        draw.text((left + middle, 2.5 * LINE), str(row), INK, font, anchor="mm")
+    for row, column in np.argwhere(counts > 0) if cell >= COUNTED_CELL else []:
+        center = (left + cell * (column + 0.5), 3 * LINE + cell * (row + 0.5))
+        ink = PAPER if share[row, column] > 0.45 else INK
+        draw.text(center, str(counts[row, column]), ink, font, anchor="mm")
+    return to_png(image)
 
 
-def upright(image: Image.Image, name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, x: int, y: int) -> None:
-    """A name from y upwards, its middle at x."""
-    label = Image.new("RGB", (round(font.getlength(name)) + 2, LINE), PAPER)
-    ImageDraw.Draw(label).text((0, LINE / 2), name, INK, font, anchor="lm")
-    turned = label.transpose(Image.Transpose.ROTATE_90)
-    image.paste(turned, (x - turned.width // 2, y - turned.height))
-
-
-def mistakes_picture(mistakes: Sequence[tuple[bytes, str, str, float]], columns: int = 6) -> bytes:
-    """A PNG of thumbnails, each a JPEG file with its class, what was said of it, and how surely."""
+def mistakes_image(mistakes: Sequence[tuple[bytes, str, str, float]], columns: int = 6) -> bytes:
+    """PNG of wrong predictions: thumbnail (a JPEG file), true class, predicted class and probability of each."""
     thumbnails = [Image.open(io.BytesIO(content)) for content, *_ in mistakes]
     side = max(image.width for image in thumbnails)
     rows = -(-len(mistakes) // columns)
@@ -122,23 +108,12 @@ def mistakes_picture(mistakes: Sequence[tuple[bytes, str, str, float]], columns:
     for place, (thumbnail, (_, label, predicted, probability)) in enumerate(zip(thumbnails, mistakes, strict=True)):
         left, top = GAP + place % columns * step, GAP + place // columns * (step + 2 * LINE)
         image.paste(thumbnail, (left, top))
-        draw.text((left, top + side + 4), f"{shortened(predicted, 15)} {probability:.0%}", WRONG, font)
-        draw.text((left, top + side + LINE), f"is {shortened(label)}", INK, font)
-    return as_png(image)
+        draw.text((left, top + side + 4), f"{shortened(escape_name(predicted), 15)} {probability:.0%}", WRONG, font)
+        draw.text((left, top + side + LINE), f"true: {shortened(escape_name(label), 15)}", INK, font)
+    return to_png(image)
 
 
-def mixed(one: Color, other: Color, share: float) -> Color:
-    """A color between two."""
-    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
-    return red, green, blue
-
-
-def shortened(name: str, most: int = 20) -> str:
-    text = escape_name(name)
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def as_png(image: Image.Image) -> bytes:
+def to_png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()

@@ -1,8 +1,7 @@
-"""The process that talks to Weights & Biases. It is started by wandb_sink.py, imports nothing of tlkit, reads orders
-from standard input, a line of JSON each, and says what came of it on standard output likewise.
+"""Process that logs to Weights & Biases. wandb_sink.py starts it; it imports nothing of tlkit.
 
-Offline, a W&B run cannot be gone on with: each session is a whole one. So each is told all epochs again, and takes the
-place of the one before.
+Requests come on standard input and replies go to standard output, one JSON object per line. An offline W&B run cannot
+be resumed, so each offline session logs all epochs again and replaces the session before it.
 """
 
 from __future__ import annotations
@@ -27,38 +26,38 @@ UPLOAD_SECONDS = 45.0
 
 
 def main() -> None:
-    """From the first order to the last."""
+    """Serve requests until standard input ends."""
     with os.fdopen(os.dup(1), "w", encoding="ascii") as output:
-        os.dup2(2, 1)  # what wandb prints is for nobody
+        os.dup2(2, 1)  # wandb prints to standard output
 
-        def say(**facts: Any) -> None:
-            output.write(json.dumps(facts) + "\n")
+        def reply(**fields: Any) -> None:
+            output.write(json.dumps(fields) + "\n")
             output.flush()
 
         try:
-            about = json.loads(sys.stdin.readline())
-            run, why_offline = begin(about)
-            say(logged=logged(run), url=run.url, why_offline=why_offline, sync=sync_command(run))
+            info = json.loads(sys.stdin.readline())
+            run, why_offline = start_run(info)
+            reply(logged=last_epoch(run), url=run.url, why_offline=why_offline, sync=sync_command(run))
             for line in sys.stdin:
-                obey(run, json.loads(line))
-            say(uploaded=finish(run, about["folder"]))
+                log(run, json.loads(line))
+            reply(uploaded=finish(run, info["folder"]))
         except Exception as error:
-            say(problem=" ".join(f"{type(error).__name__}: {error}".split())[:300])
+            reply(problem=" ".join(f"{type(error).__name__}: {error}".split())[:300])
 
 
-def begin(about: dict[str, Any]) -> tuple[Any, str]:
-    """The W&B run, and why it is offline; nothing if it is not."""
-    for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # else in the home folder
-        os.environ.setdefault(variable, os.path.join(about["folder"], "wandb", "cache"))
+def start_run(info: dict[str, Any]) -> tuple[Any, str]:
+    """Start or resume the W&B run. Returns it and why it is offline; "" if it is online."""
+    for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # their default is in the home folder
+        os.environ.setdefault(variable, os.path.join(info["folder"], "wandb", "cache"))
     import wandb
 
     def init(mode: str | None) -> Any:
         return wandb.init(
-            dir=about["folder"],
-            id=about["id"],
-            name=about["name"],
+            dir=info["folder"],
+            id=info["id"],
+            name=info["name"],
             project=os.environ.get("WANDB_PROJECT", "tlkit"),
-            config=about["config"],
+            config=info["config"],
             resume="allow" if mode != "offline" else None,
             mode=mode,  # type: ignore[arg-type]
             settings=wandb.Settings(
@@ -68,24 +67,24 @@ def begin(about: dict[str, Any]) -> tuple[Any, str]:
             ),
         )  # fmt: skip
 
-    wanted = os.environ.get("WANDB_MODE", "online")
-    if wanted != "online":
-        return init(wanted), f"WANDB_MODE is {wanted}"
-    if not has_a_name(wandb.setup().settings.base_url):
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode != "online":
+        return init(mode), f"WANDB_MODE is {mode}"
+    if not can_resolve(wandb.setup().settings.base_url):
         return init("offline"), "no connection"
-    before = sessions(about["folder"], about["id"])
+    before = sessions(info["folder"], info["id"])
     try:
         return init("online"), ""
     except Exception as error:
         wandb.teardown()
-        for left in sessions(about["folder"], about["id"]) - before:
+        for left in sessions(info["folder"], info["id"]) - before:
             shutil.rmtree(left, ignore_errors=True)
         why = "no account" if isinstance(error, wandb.errors.UsageError) else "no connection"
         return init("offline"), why
 
 
-def has_a_name(url: str) -> bool:
-    """Whether the network knows the server: where there is none, that shows at once. A proxy may know more."""
+def can_resolve(url: str) -> bool:
+    """Whether the host name of the server resolves; True behind a proxy. Without a network this fails at once."""
     try:
         return bool(getproxies() or socket.getaddrinfo(urlsplit(url).hostname, None))
     except OSError:
@@ -93,29 +92,29 @@ def has_a_name(url: str) -> bool:
 
 
 def sessions(folder: str, id: str) -> set[str]:
-    """The folders of a W&B run: one for each time that it went on."""
+    """The folders of a W&B run, one per session."""
     return set(glob.glob(os.path.join(glob.escape(folder), "wandb", f"*run-*-{id}")))
 
 
-def logged(run: Any) -> int:
-    """The last step that the server has of a run that goes on; 0 if there is none, as offline."""
+def last_epoch(run: Any) -> int:
+    """The last epoch that the server has of a resumed run; 0 for a new or offline run."""
     return max(int(run.step) - 1, 0)
 
 
-def obey(run: Any, order: dict[str, Any]) -> None:
-    """Log what an order holds."""
+def log(run: Any, request: dict[str, Any]) -> None:
+    """Log values, images and summary of a request."""
     import wandb
     from PIL import Image
 
-    pictures = order.get("pictures", {})
-    images = {title: wandb.Image(Image.open(io.BytesIO(base64.b64decode(png)))) for title, png in pictures.items()}
-    run.summary.update(order.get("summary", {}))
-    step = max(order["step"], run.step) if images else order["step"]  # the server may have that step already
-    run.log({**order.get("values", {}), **images}, step=step)
+    pngs = request.get("images", {})
+    images = {title: wandb.Image(Image.open(io.BytesIO(base64.b64decode(png)))) for title, png in pngs.items()}
+    run.summary.update(request.get("summary", {}))
+    step = max(request["step"], run.step) if images else request["step"]  # the server may have that step already
+    run.log({**request.get("values", {}), **images}, step=step)
 
 
 def finish(run: Any, run_folder: str) -> bool:
-    """Whether all is where it should be. What offline sessions before this one have kept, it has too."""
+    """End the run and remove earlier offline sessions, which it contains. Returns whether everything was uploaded."""
     try:
         run.finish()
     except TimeoutError:
@@ -128,7 +127,7 @@ def finish(run: Any, run_folder: str) -> bool:
 
 
 def sync_command(run: Any) -> str:
-    """What uploads a run from disk; nothing where W&B was told to keep none."""
+    """The command that uploads a run from disk; "" if W&B is disabled and keeps nothing."""
     return "" if run.disabled else f"wandb sync {shlex.quote(os.path.dirname(run.settings.sync_file))}"
 
 

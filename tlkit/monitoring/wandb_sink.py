@@ -1,4 +1,4 @@
-"""Weights & Biases, through a process of its own: it may hang, ask, print and crash there."""
+"""Log to Weights & Biases through a separate process, because wandb may hang, prompt, print or crash."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from tlkit.monitoring.monitor import About, Row, RunSummary, scalars
+from tlkit.monitoring.monitor import Row, RunInfo, RunSummary, scalars
 
 PROGRAM = os.path.join(os.path.dirname(__file__), "wandb_process.py")
 
 
 class WandbError(Exception):
-    """What the process says went wrong."""
+    """The error that the process reported."""
 
 
 class WandbSink:
-    """A W&B run with the run's own id, which goes on where it stopped."""
+    """A W&B run. Its id is kept in the run folder, so a resumed run continues it."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, notify: Callable[[str], None]) -> None:
+        self.notify = notify
         self.process: subprocess.Popen[str] | None = None
 
-    def open(self, about: About) -> int:
-        """Start the process, and the W&B run in it."""
-        folder = os.path.join(about.folder, "wandb")
+    def open(self, info: RunInfo) -> int:
+        """Start the process and the W&B run in it. Returns the last epoch that the server has."""
+        folder = os.path.join(info.folder, "wandb")
         os.makedirs(folder, exist_ok=True)
         self.process = subprocess.Popen(
             [sys.executable, "-P", PROGRAM],
@@ -40,72 +40,71 @@ class WandbSink:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="ascii",
-            start_new_session=True,  # no terminal to ask on, and no Ctrl-C from it
+            start_new_session=True,  # no terminal for prompts, and no Ctrl-C from it
         )
-        options = {name: value for name, value in about.options.items() if value is not None}
-        self.send(
-            folder=about.folder, id=kept_id(folder), name=about.name, config={**options, "classes": list(about.classes)}
-        )
-        begun = self.answer()
-        self.sync = begun["sync"]
-        if not begun["why_offline"]:
-            self.say(str(begun["url"]))
+        options = {name: value for name, value in info.options.items() if value is not None}
+        config = {**options, "classes": list(info.classes)}
+        self.send(folder=info.folder, id=run_id(folder), name=info.name, config=config)
+        reply = self.receive()
+        self.sync = reply["sync"]
+        if not reply["why_offline"]:
+            self.notify(str(reply["url"]))
         elif self.sync:
-            self.say(f"offline ({begun['why_offline']}); upload it by: {self.sync}")
+            self.notify(f"offline ({reply['why_offline']}); upload it with: {self.sync}")
         else:
-            self.say(f"keeps nothing: {begun['why_offline']}")
-        return int(begun["logged"])
+            self.notify(f"logs nothing: {reply['why_offline']}")
+        return int(reply["logged"])
 
     def log(self, row: Row) -> None:
-        """An epoch's numbers."""
+        """Log the numbers of an epoch."""
         self.send(step=row["epoch"], values=scalars(row))
 
-    def conclude(self, conclusion: RunSummary) -> None:
-        """The pictures, and the figures of the best epoch."""
-        pictures = {title: base64.b64encode(content).decode() for title, content in conclusion.pictures.items()}
-        self.send(step=conclusion.epoch, pictures=pictures, summary=dict(conclusion.figures))
+    def log_summary(self, summary: RunSummary) -> None:
+        """Log the images and the figures of the best epoch."""
+        images = {title: base64.b64encode(png).decode() for title, png in summary.images.items()}
+        self.send(step=summary.epoch, images=images, summary=dict(summary.figures))
 
     def close(self) -> None:
-        """Let it upload the rest."""
+        """Wait until everything is uploaded."""
         assert self.process is not None and self.process.stdin is not None
         self.process.stdin.close()
-        if not self.answer()["uploaded"]:
-            self.say(f"not everything is uploaded; do it by: {self.sync}")
+        if not self.receive()["uploaded"]:
+            self.notify(f"the upload is incomplete; finish it with: {self.sync}")
         self.process.wait()
 
     def abandon(self) -> None:
-        """End it, and the service that it started."""
+        """Kill the process and the service that it started."""
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def send(self, **order: Any) -> None:
-        """An order, as a line."""
+    def send(self, **request: Any) -> None:
+        """Send a request. Raises WandbError if the process has ended."""
         assert self.process is not None and self.process.stdin is not None
         try:
-            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
         except OSError:
-            self.answer()  # why it has gone
+            self.receive()  # raises the error that ended the process
 
-    def answer(self) -> dict[str, Any]:
-        """The next line that it says. Raises WandbError if that is a problem, or if it has gone."""
+    def receive(self) -> dict[str, Any]:
+        """The next reply. Raises WandbError for a reported problem, or if the process has ended."""
         assert self.process is not None and self.process.stdout is not None
         line = self.process.stdout.readline()
-        said: dict[str, Any] = json.loads(line) if line else {"problem": "its process has ended"}
-        if "problem" in said:
+        reply: dict[str, Any] = json.loads(line) if line else {"problem": "its process has ended"}
+        if "problem" in reply:
             self.abandon()
-            raise WandbError(said["problem"])
-        return said
+            raise WandbError(reply["problem"])
+        return reply
 
 
-def make_sink(say: Callable[[str], None]) -> WandbSink:
-    """What monitoring.SINKS names."""
-    return WandbSink(say)
+def make_sink(notify: Callable[[str], None]) -> WandbSink:
+    """Entry point for monitor.SINKS."""
+    return WandbSink(notify)
 
 
-def kept_id(folder: str) -> str:
-    """The id of the W&B run, drawn when it begins."""
+def run_id(folder: str) -> str:
+    """The id of the W&B run, read from its folder or created there."""
     path = os.path.join(folder, "id")
     with suppress(FileExistsError), open(path, "x") as file:
         file.write(secrets.token_hex(6))

@@ -23,7 +23,7 @@ from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
 from tlkit.model.build import stored_options
 from tlkit.model.files import MODEL_FORMAT
-from tlkit.monitoring.run import conclude, watching
+from tlkit.monitoring.run import report_and_close, run_monitor
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.options.declare import flag_of, with_home
 from tlkit.options.network import is_weights_file
@@ -216,9 +216,9 @@ def leave_finished(run: RunFolder, checkpoint: Mapping[str, Any], options: Finet
     progress = checkpoint["progress"]
     run.write_history(progress["history"])
     if not run.has_status("finished"):
-        with watching(run, options, checkpoint["classes"]) as monitor:
+        with run_monitor(run, options, checkpoint["classes"]) as monitor:
             monitor.log(progress["history"])
-            conclude(run, monitor)
+            report_and_close(run, monitor)
         where = {"epoch": checkpoint["epoch"], "step": checkpoint["step"], "best": progress["best"]}
         where["micro_batch"] = progress.get("micro_batch")
         run.write_status("finished", exit_code=status, **where)

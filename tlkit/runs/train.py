@@ -17,7 +17,7 @@ from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
 from tlkit.model.files import LoadedModel, ModelDescription, write_model
-from tlkit.monitoring.run import conclude, watching
+from tlkit.monitoring.run import report_and_close, run_monitor
 from tlkit.options import FinetuneOptions
 from tlkit.runs.batches import BatchBuilder, PreparedBatches
 from tlkit.runs.checkpoints import Checkpointer, Origin, find_epoch
@@ -85,7 +85,7 @@ def train_run(
     with (
         recorded_in_status(run, options, state),
         closing(preparation),
-        watching(run, options, dataset.classes) as monitor,
+        run_monitor(run, options, dataset.classes) as monitor,
     ):
         show_running(run, state)
         signals.raise_if_requested()
@@ -103,7 +103,7 @@ def train_run(
         best = take_best(run, classifier, images, state)
         if policy.exports_model:
             write_model(run.model_file, LoadedModel(classifier.to_plain_network(), description), best)
-            conclude(run, monitor)
+            report_and_close(run, monitor)
         status = finish(run, state, best)
     if policy.exports_model:
         write_stdout(os.fsencode(f"{run.model_file}\n"))
