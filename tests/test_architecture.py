@@ -72,8 +72,9 @@ WITHOUT_TORCH = [
     "tlkit.inference.open", "tlkit.inference.predictor", "tlkit.inference.stream", "tlkit.inference.writers",
     "tlkit.interruption", "tlkit.monitoring.run", "tlkit.options", "tlkit.options.declare", "tlkit.options.space",
     "tlkit.options.tune", "tlkit.reports.val_predictions_file", "tlkit.runs.consistency", "tlkit.runs.reopen",
-    "tlkit.terminal", "tlkit.training.evaluation", "tlkit.tuning.cluster", "tlkit.tuning.leaderboard",
-    "tlkit.tuning.results", "tlkit.tuning.samplers", "tlkit.tuning.start", "tlkit.versions",
+    "tlkit.terminal", "tlkit.training.evaluation", "tlkit.training.metrics", "tlkit.training.objective",
+    "tlkit.tuning.cluster", "tlkit.tuning.leaderboard", "tlkit.tuning.results", "tlkit.tuning.samplers",
+    "tlkit.tuning.start", "tlkit.versions",
 ]  # fmt: skip
 
 

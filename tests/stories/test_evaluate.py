@@ -32,7 +32,7 @@ def test_a_model_that_gives_no_numbers_is_refused(
 
 def test_what_is_no_number_is_never_written() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        as_json(Evaluation(("a", "b"), np.eye(2, dtype=np.int64), float("nan"), 0.0), [])
+        as_json(Evaluation(("a", "b"), np.eye(2, dtype=np.int64), float("nan")), [])
 
 
 def test_nothing_more_is_computed_once_it_is_clear_that_it_is_refused(

@@ -29,7 +29,7 @@ from tlkit.data.view import View
 from tlkit.errors import DataError
 from tlkit.model.open import open_model
 from tlkit.training import loop
-from tlkit.training.metrics import evaluate_logits
+from tlkit.training.predictions import evaluate_logits
 
 
 def all_images(root: Path) -> list[Path]:
@@ -244,7 +244,7 @@ def test_evaluate_for_people_and_programs(finished_run: Path, images: Path, tmp_
     assert result["confusion"] == expected.confusion.tolist()
     assert result["calibration_error"] == pytest.approx(expected.calibration_error, abs=1e-5)
     text = tlkit("evaluate", finished_run / "model.pt", images, "--split", "all").out
-    assert f"accuracy {expected.accuracy:.4f}" in text
+    assert f"accuracy {expected.figures['accuracy']:.4f}" in text
     assert all(name in text for name in model.classes)
     shutil.copytree(images, tmp_path / "data" / "test")
     tested = tlkit("evaluate", finished_run, tmp_path / "data")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
 
+from tlkit.options.finetune import METRIC_NAMES
+from tlkit.training.accumulator import MetricAccumulator
 from tlkit.training.evaluation import calibrate
-from tlkit.training.metrics import MetricAccumulator, better, evaluate_logits
+from tlkit.training.metrics import METRICS, better, history_figures, merit_of, validation_figures
+from tlkit.training.predictions import evaluate_logits
 
 
 def random_case(classes: int, samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,11 +39,47 @@ def test_an_evaluation_agrees_with_scikit_learn(classes: int, samples: int) -> N
     np.testing.assert_allclose(found.f1, f1)
     np.testing.assert_array_equal(found.support, support)
     np.testing.assert_array_equal(found.confusion, sklearn_metrics.confusion_matrix(truth, predicted, labels=names))
-    assert found.accuracy == pytest.approx(sklearn_metrics.accuracy_score(truth, predicted))
-    assert found.macro_f1 == pytest.approx(f1[support > 0].mean())
-    assert found.loss == pytest.approx(
-        sklearn_metrics.log_loss(truth, torch.softmax(logits.double(), 1).numpy(), labels=names)
-    )
+
+
+ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": lambda truth, scores: sklearn_metrics.accuracy_score(truth, scores.argmax(1)),
+    "macro_f1": lambda truth, scores: sklearn_metrics.f1_score(
+        truth, scores.argmax(1), labels=np.unique(truth), average="macro", zero_division=0
+    ),
+    "loss": lambda truth, scores: sklearn_metrics.log_loss(
+        truth, torch.softmax(torch.from_numpy(scores).double(), 1).numpy(), labels=range(scores.shape[1])
+    ),
+}
+"""What scikit-learn says each metric is: labels [N], scores [N, C] -> value."""
+
+
+@pytest.mark.parametrize(("classes", "samples"), [(2, 50), (5, 400), (30, 60)])
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_agrees_with_scikit_learn(name: str, classes: int, samples: int) -> None:
+    logits, labels = random_case(classes, samples, seed=classes)
+    expected = ORACLES[name](labels.numpy(), logits.numpy())
+    assert evaluate_logits(logits, labels, tuple(map(str, range(classes)))).figures[name] == pytest.approx(expected)
+    accumulator = MetricAccumulator(classes)
+    for chosen in torch.arange(samples).split(7):
+        accumulator.count(logits[chosen], labels[chosen])
+        losses = torch.nn.functional.cross_entropy(logits[chosen].double(), labels[chosen], reduction="sum")
+        accumulator.loss_sum += losses.item()
+    assert accumulator.figures()[name] == pytest.approx(expected)
+
+
+def test_the_option_offers_the_metrics_of_the_table() -> None:
+    assert tuple(METRICS) == METRIC_NAMES
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_is_named_compared_and_written(name: str) -> None:
+    metric = METRICS[name]
+    low, high = dict.fromkeys(METRICS, 0.25), dict.fromkeys(METRICS, 0.25) | {name: 0.75}
+    assert better(name, high, low) is metric.larger_is_better
+    assert better(name, low, high) is not metric.larger_is_better
+    assert (merit_of(history_figures(high), name) > merit_of(history_figures(low), name)) is metric.larger_is_better
+    assert validation_figures(history_figures(low)) == low
+    assert metric.label and metric.about and metric.text(0.5) == "0.5000" and metric.text(None) == ""
 
 
 def test_a_tally_is_exact_over_any_division_and_through_a_checkpoint() -> None:
@@ -50,12 +91,12 @@ def test_a_tally_is_exact_over_any_division_and_through_a_checkpoint() -> None:
         mean = torch.nn.functional.cross_entropy(logits[chosen], labels[chosen]).item()
         parts.add(logits[chosen], labels[chosen], mean)
         parts = MetricAccumulator.from_dict(parts.to_dict())
-    assert parts.figures()["accuracy"] == whole.figures()["accuracy"]
+    assert parts.training_figures()["accuracy"] == whole.training_figures()["accuracy"]
     assert parts.figures()["macro_f1"] == whole.figures()["macro_f1"]
     assert parts.figures()["loss"] == pytest.approx(whole.figures()["loss"], abs=1e-6)
     evaluation = evaluate_logits(logits, labels, tuple("abcd"))
-    assert whole.figures()["accuracy"] == evaluation.accuracy
-    assert whole.figures()["macro_f1"] == pytest.approx(evaluation.macro_f1)
+    assert whole.figures()["accuracy"] == evaluation.figures["accuracy"]
+    assert whole.figures()["macro_f1"] == pytest.approx(evaluation.figures["macro_f1"])
 
 
 def test_figures_by_hand() -> None:
@@ -67,7 +108,7 @@ def test_figures_by_hand() -> None:
     assert found.recall.tolist() == [1.0, 0.5]
     assert found.f1.tolist() == [pytest.approx(0.8), pytest.approx(2 / 3)]
     right, wrong = np.log(1 + np.exp(-2)), np.log(1 + np.exp(2))
-    assert found.loss == pytest.approx((3 * right + wrong) / 4)
+    assert found.figures["loss"] == pytest.approx((3 * right + wrong) / 4)
 
 
 def test_calibration_error_by_hand() -> None:

@@ -134,7 +134,7 @@ def test_how_trials_end(folder: SearchFolder) -> None:
     search.conclude(4, {}, None)  # the time was up
     rows = Table.read(folder, "accuracy").rows
     assert {n: row.state for n, row in rows.items()} == {1: "finished", 2: "stopped", 3: "failed", 4: "running"}
-    assert (rows[1].accuracy, rows[1].epoch, rows[1].epochs) == (0.5, 1, 3)
+    assert (rows[1].figures["accuracy"], rows[1].epoch, rows[1].epochs) == (0.5, 1, 3)
     assert rows[3].error == "no such module"
     assert search.table.best() == rows[1]
     assert missing(search.table, 4) == [4]
@@ -207,7 +207,9 @@ def test_the_best_comes_first_and_failures_last(folder: SearchFolder) -> None:
     for number, (state, accuracy, loss) in enumerate(
         [("finished", 0.9, 0.3), ("failed", None, None), ("stopped", 0.9, 0.2), ("finished", 0.5, 0.1)], 1
     ):
-        table.rows[number] = Trial(number, {"epochs": number}, state, accuracy=accuracy, macro_f1=0.5, loss=loss)
+        table.rows[number] = Trial(
+            number, {"epochs": number}, state, figures={"accuracy": accuracy, "macro_f1": 0.5, "loss": loss}
+        )
     assert [row.trial for row in table.ranked()] == [3, 1, 4, 2]
     assert [row.trial for row in Table(folder, "loss", table.rows).ranked()] == [4, 3, 1, 2]
     assert [line.split()[0] for line in leaderboard(table, 2)] == ["trial", "3", "1", "and"]
@@ -215,9 +217,13 @@ def test_the_best_comes_first_and_failures_last(folder: SearchFolder) -> None:
 
 def test_the_mean_over_folds_decides_where_there_are_some(folder: SearchFolder) -> None:
     table = Table(folder, "accuracy")
-    table.rows[1] = Trial(1, {}, "finished", accuracy=0.9, macro_f1=0.9, loss=0.3, mean_accuracy=0.7)
-    table.rows[2] = Trial(2, {}, "finished", accuracy=0.8, macro_f1=0.8, loss=0.3, mean_accuracy=0.75)
-    table.rows[3] = Trial(3, {}, "stopped", accuracy=0.99, macro_f1=0.9, loss=0.1)  # lucky on the one division
+    table.rows[1] = Trial(1, {}, "finished", figures={"accuracy": 0.9, "macro_f1": 0.9, "loss": 0.3}, mean_accuracy=0.7)
+    table.rows[2] = Trial(
+        2, {}, "finished", figures={"accuracy": 0.8, "macro_f1": 0.8, "loss": 0.3}, mean_accuracy=0.75
+    )
+    table.rows[3] = Trial(
+        3, {}, "stopped", figures={"accuracy": 0.99, "macro_f1": 0.9, "loss": 0.1}
+    )  # lucky on the one division
     table.rows[4] = Trial(4, {}, "failed")
     assert [row.trial for row in table.ranked()] == [2, 1, 3, 4]
     assert table.best() == table.rows[2]
@@ -228,7 +234,7 @@ def test_the_mean_over_folds_decides_where_there_are_some(folder: SearchFolder) 
 def test_results_are_written_for_programs_and_for_spreadsheets(folder: SearchFolder) -> None:
     table = Table(folder, "accuracy")
     table.put(Trial(1, {"unfreeze": "layer4,fc"}, "failed", error="line\nbreak"))
-    table.put(Trial(2, {"unfreeze": None}, "finished", accuracy=0.5, macro_f1=0.5, loss=0.1))
+    table.put(Trial(2, {"unfreeze": None}, "finished", figures={"accuracy": 0.5, "macro_f1": 0.5, "loss": 0.1}))
     table.write_csv()
     with open(folder.results_lines) as file:
         assert [json.loads(line)["options"] for line in file] == [{"unfreeze": "layer4,fc"}, {"unfreeze": None}]

@@ -33,7 +33,7 @@ from tlkit.runs.batches import labels_of
 from tlkit.runs.consistency import require_same_environment, require_same_files, require_same_options
 from tlkit.runs.record import libraries
 from tlkit.terminal import count, log_status, progress, write_stdout
-from tlkit.training.metrics import evaluate_logits
+from tlkit.training.predictions import evaluate_logits
 
 
 def evaluate(options: EvaluateOptions) -> int:

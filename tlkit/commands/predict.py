@@ -28,6 +28,7 @@ from tlkit.inference.stream import stream
 from tlkit.inference.writers import WRITERS, Prediction
 from tlkit.options import STANDARD_OUTPUT, PredictOptions
 from tlkit.terminal import print_error, write_stdout
+from tlkit.training.objective import probabilities
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,9 @@ def predict_image(item: Loaded, picture: Picture, logits: Logits, classes: tuple
 
 def best_labels(logits: Logits, classes: tuple[str, ...], top_k: int) -> tuple[tuple[str, float], ...]:
     """The top_k likeliest classes of one image, [C] -> (label, probability), best first; of equals the first class."""
-    exponents = np.exp(logits.astype(np.float64) - logits.max())
-    probabilities = exponents / exponents.sum()
+    shares = probabilities(logits)
     best = np.argsort(-logits, kind="stable")[:top_k] if top_k > 1 else [int(logits.argmax())]
-    return tuple((classes[label], float(probabilities[label])) for label in best)
+    return tuple((classes[label], float(shares[label])) for label in best)
 
 
 MAX_REPORTED = 10

@@ -14,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from tlkit.monitoring.monitor import Row, RunInfo, RunSummary, scalars
+from tlkit.options.finetune import METRIC_NAMES
 
 
 class TensorBoardSink:
@@ -45,7 +46,7 @@ class TensorBoardSink:
         from torch.utils.tensorboard import summary
 
         options = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in info.options.items()}
-        metrics = {f"val/{name}": None for name in ("accuracy", "macro_f1", "loss")}
+        metrics = {f"val/{name}": None for name in METRIC_NAMES}
         experiment, start, self.end = summary.hparams(options, metrics)  # type: ignore[no-untyped-call]
         names = "\n".join(f"    {number}  {name}" for number, name in enumerate(info.classes))
         for part in (experiment, start, summary.text("classes", to_utf8(names))):  # type: ignore[no-untyped-call]

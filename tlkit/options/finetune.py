@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tlkit.errors import UsageError
 from tlkit.options.data import DataOptions
@@ -13,6 +13,13 @@ from tlkit.options.models import TrustOptions
 from tlkit.options.monitoring import MonitoringOptions
 from tlkit.options.network import NetworkOptions
 from tlkit.options.ranks import PROCESSES, RestartOptions, check_ranks
+
+MetricName = Literal["accuracy", "macro_f1", "loss"]
+"""The names of training.metrics.METRICS, repeated because options load no numpy; a test compares the two."""
+
+
+METRIC_NAMES: tuple[str, ...] = get_args(MetricName)
+
 
 DEFAULT_VIEWS = 8
 
@@ -70,7 +77,7 @@ class FinetuneOptions(
         "with --no-cache or --unfreeze a new one in each epoch.",
         minimum=1,
     )
-    metric: Literal["accuracy", "loss", "macro_f1"] = option("accuracy", "Decides which epoch is best.")
+    metric: MetricName = option("accuracy", "Decides which epoch is best.")
     patience: int | None = option(None, "Stop after so many epochs without a better --metric.", minimum=1)
     keep: int = option(3, "Newest checkpoints kept, beside the last and the best.", minimum=1)
     save_every: float = option(

@@ -10,19 +10,23 @@ from tlkit.data.image_file import ImageError
 from tlkit.errors import escape_name
 from tlkit.files.json_file import label_fields
 from tlkit.training.evaluation import Evaluation
+from tlkit.training.metrics import METRICS, metrics_text
 
 
 def as_text(result: Evaluation, skipped: list[ImageError]) -> str:
     """The figures for people: a table of classes, the totals, and the confusions that occur."""
     names = [escape_name(name) for name in result.classes]
+    headline = [name for name, metric in METRICS.items() if metric.headline]
+    others = metrics_text(result.figures, [name for name in METRICS if name not in headline])
     width = max(len("class"), *map(len, names))
     lines = [f"{'class':<{width}}  precision  recall      F1  support"]
     rows = zip(names, result.precision, result.recall, result.f1, result.support, strict=True)
     lines += [f"{name:<{width}}  {p:9.4f}  {r:6.4f}  {f1:6.4f}  {support:7d}" for name, p, r, f1, support in rows]
     lines += [
         "",
-        f"accuracy {result.accuracy:.4f}  macro F1 {result.macro_f1:.4f}  loss {result.loss:.4f}  "
-        f"calibration error {result.calibration_error:.4f}  images {result.samples}",
+        f"{metrics_text(result.figures, headline)}  calibration error {result.calibration_error:.4f}  "
+        f"images {result.samples}",
+        *([others] if others else []),
         "",
         *confusion_lines(result, names),
     ]
@@ -55,9 +59,7 @@ def as_json(result: Evaluation, skipped: list[ImageError]) -> str:
     rows = zip(result.classes, result.precision, result.recall, result.f1, result.support, strict=True)
     value: dict[str, Any] = {
         "images": result.samples,
-        "accuracy": result.accuracy,
-        "macro_f1": result.macro_f1,
-        "loss": result.loss,
+        **result.figures,
         "calibration_error": result.calibration_error,
         "classes": [
             {

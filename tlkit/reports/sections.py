@@ -9,10 +9,7 @@ from tlkit.reports.charts import Series, line_chart, reliability_chart
 from tlkit.reports.confusion import confusion_matrix
 from tlkit.reports.facts import ClassFigures, Mistake, ReportData
 from tlkit.reports.markup import Markup, joined, tag
-
-FIGURES = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "loss"}
-"""What may decide which epoch is best, in words."""
-
+from tlkit.training.metrics import METRICS, history_key, shown_metrics
 
 LISTED_EPOCHS = 200
 
@@ -47,10 +44,10 @@ def tiles(facts: ReportData) -> list[tuple[str, str, str]]:
     if facts.best is None:
         return [("state", facts.state, f"{len(facts.history)} epochs so far"), *found]
     best = facts.best
-    order = sorted(FIGURES, key=lambda name: name != facts.metric)
+    remarks = {facts.metric: f"best epoch: {best['epoch']} of {len(facts.history)}"}
     figures = [
-        (FIGURES[name], share(best[f"val_{name}"]) if name != "loss" else f"{best['val_loss']:.4f}", remark)
-        for name, remark in zip(order, (f"best epoch: {best['epoch']} of {len(facts.history)}", "", ""), strict=True)
+        (metric.label, metric.report_text(best[history_key(name)]), remarks.get(name, ""))
+        for name, metric in sorted(shown_metrics(facts.metric).items(), key=lambda item: item[0] != facts.metric)
     ]
     if facts.measured is not None:
         measured = facts.measured
@@ -91,7 +88,11 @@ def curves(facts: ReportData) -> Markup:
             ],
             best,
         ),
-        line_chart("Macro F1", "mean over classes", [series("validation", "val", "val_macro_f1")], best),
+        *(
+            line_chart(upper_first(metric.label), metric.about, [series("validation", "val", history_key(name))], best)
+            for name, metric in shown_metrics(facts.metric).items()
+            if name not in ("loss", "accuracy")
+        ),
         line_chart("Learning rate", "of the head", [series("at the epoch's end", "other", "learning_rate")], best),
     ]
     return section(
@@ -110,7 +111,7 @@ def epochs_table(facts: ReportData) -> Markup:
         "validation loss": "val_loss",
         "training accuracy": "train_accuracy",
         "validation accuracy": "val_accuracy",
-        "macro F1": "val_macro_f1",
+        **{METRICS[name].label: history_key(name) for name in METRICS if name not in ("loss", "accuracy")},
         "learning rate": "learning_rate",
         "seconds": "seconds",
     }
@@ -279,6 +280,11 @@ def pairs(title: str, values: Mapping[str, str]) -> Markup:
 def footer(facts: ReportData) -> Markup:
     version = facts.versions.get("tlkit", "")
     return tag("footer", f"Made by tlkit {version} on {facts.time}. This page loads nothing and runs no script.")
+
+
+def upper_first(text: str) -> str:
+    """macro F1 -> Macro F1"""
+    return text[:1].upper() + text[1:]
 
 
 def share(value: float) -> str:

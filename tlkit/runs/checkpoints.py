@@ -15,7 +15,7 @@ from tlkit.files.atomic import link_atomically, remove
 from tlkit.files.run_folder import RunFolder
 from tlkit.model.files import CHECKPOINT_FORMAT, ModelDescription
 from tlkit.terminal import log_status
-from tlkit.training.loop import validation_figures
+from tlkit.training.metrics import METRICS, history_key, validation_figures
 from tlkit.training.state import TrainingState
 
 
@@ -55,9 +55,9 @@ class Checkpointer:
     def commit_epoch(self, state: TrainingState, is_best: bool) -> None:
         """Write a finished epoch. `best` is moved after `last`: a kill between them leaves both epochs there, and
         resume moves it."""
-        shown = "accuracy" if self.metric == "loss" else self.metric
         row = state.history[-1]
-        file = self.run.epoch_checkpoint(state.epoch, row["val_loss"], shown, row[f"val_{shown}"])
+        shown = "accuracy" if self.metric == "loss" else self.metric  # the loss is in every name
+        file = self.run.epoch_checkpoint(state.epoch, row["val_loss"], shown, row[history_key(shown)])
         self._write(file, state)
         link_atomically(file, self.run.last_checkpoint)
         if is_best:
@@ -127,10 +127,9 @@ PROGRESS: dict[str, tuple[type, ...]] = {
 
 ROW: dict[str, tuple[type, ...]] = {
     "epoch": (int,),
-    "val_loss": (float,),
-    "val_accuracy": (float,),
-    "val_macro_f1": (float,),
+    **{history_key(name): (float,) for name, metric in METRICS.items() if metric.headline},
 }
+"""A row of history; rows of older versions lack metrics that came later."""
 
 
 def require_kinds(path: str, values: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> None:

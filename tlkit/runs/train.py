@@ -36,6 +36,7 @@ from tlkit.runs.setup import build, load_state, resolve
 from tlkit.runs.train_loop import train_to_the_end
 from tlkit.runs.val_predictions import save_val_predictions
 from tlkit.terminal import compact, log_status, write_stdout
+from tlkit.training.metrics import metrics_text, shown_metrics, validation_figures
 from tlkit.training.state import TrainingState
 
 
@@ -104,7 +105,7 @@ def train_run(
         if policy.exports_model:
             write_model(run.model_file, LoadedModel(classifier.to_plain_network(), description), best)
             report_and_close(run, monitor)
-        status = finish(run, state, best)
+        status = finish(run, state, best, options.metric)
     if policy.exports_model:
         write_stdout(os.fsencode(f"{run.model_file}\n"))
     return status
@@ -172,14 +173,14 @@ def take_best(run: RunFolder, classifier: Classifier, images: PreparedBatches, s
     return state.best
 
 
-def finish(run: RunFolder, state: TrainingState, best: Mapping[str, Any]) -> int:
+def finish(run: RunFolder, state: TrainingState, best: Mapping[str, Any], metric: str) -> int:
     """Say what came out. Returns the exit status."""
     status = SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
     run.write_status("finished", exit_code=status, **state.where())
     log_status(
         "best",
-        f"epoch {best['epoch']}: accuracy {best['val_accuracy']:.4f}, "
-        f"macro F1 {best['val_macro_f1']:.4f}, loss {best['val_loss']:.4f} on the validation images",
+        f"epoch {best['epoch']}: {metrics_text(validation_figures(best), shown_metrics(metric), ', ')} "
+        "on the validation images",
     )
     log_status("next", f"tlkit predict {run.path} IMAGE...")
     return status

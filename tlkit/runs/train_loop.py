@@ -24,6 +24,7 @@ from tlkit.runs.policy import RunPolicy
 from tlkit.runs.val_predictions import collecting_logits, save_collected
 from tlkit.terminal import log_status
 from tlkit.training.loop import AfterEpoch, AfterStep, NonFiniteLossError, Recipe, StopTraining, is_over, train
+from tlkit.training.metrics import metrics_text, shown_metrics, validation_figures
 from tlkit.training.state import TrainingState
 
 SMALL_STEP = 1 << 24
@@ -53,7 +54,7 @@ def train_to_the_end(
         if is_best or over or policy.saves(state):
             checkpointer.commit_epoch(state, is_best)
             run.write_status("running", **state.where())
-        say_epoch(state, options.planned_epochs(), is_best)
+        say_epoch(state, options.planned_epochs(), options.metric, is_best)
         monitor.log(state.history[-1:])
         policy.after_epoch(state)
 
@@ -210,13 +211,11 @@ def say_shortage(state: TrainingState, batch_size: int) -> None:
     )
 
 
-def say_epoch(state: TrainingState, epochs: int, is_best: bool) -> None:
+def say_epoch(state: TrainingState, epochs: int, metric: str, is_best: bool) -> None:
     """One line for an epoch. Of quick epochs, those that are best so far, every tenth and the last are said."""
     row = state.history[-1]
     if not (is_best or state.epoch % 10 == 0 or state.epoch == epochs or row["seconds"] > 1):
         return
-    figures = (
-        f"train loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  "
-        f"accuracy {row['val_accuracy']:.4f}  macro F1 {row['val_macro_f1']:.4f}"
-    )
+    metrics = metrics_text(validation_figures(row), [name for name in shown_metrics(metric) if name != "loss"])
+    figures = f"train loss {row['train_loss']:.4f}  val loss {row['val_loss']:.4f}  {metrics}"
     log_status("epoch", f"{row['epoch']:>{len(str(epochs))}}/{epochs}  {figures}{'  best' if is_best else ''}")

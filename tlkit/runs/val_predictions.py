@@ -15,7 +15,7 @@ from tlkit.reports.val_predictions_file import read_validation, write_validation
 from tlkit.runs.batches import PreparedBatches, labels_of
 from tlkit.terminal import log_status
 from tlkit.training.evaluation import Predictions
-from tlkit.training.metrics import predict_all, predictions_from_logits
+from tlkit.training.predictions import predict_all, predictions_from_logits
 
 
 class LogitCollector:

@@ -1,13 +1,16 @@
 """The training loop and what it computes. It gets a module and batches, and does not know images or files.
 
 Files:
-    loop.py        epochs: train, evaluate, choose the best, stop early
-    step.py        one optimizer step: forward, loss, backward, update; in smaller parts when memory runs out
-    optimizer.py   optimizers, parameter groups, learning-rate schedules
-    metrics.py     count correct predictions and sum losses into metrics
-    evaluation.py  metrics of a finished set of predictions, in numpy
-    batch_norm.py  BatchNorm over parts of a batch and over ranks
-    state.py       everything that resume restores
+    loop.py         epochs: train, evaluate, choose the best, stop early
+    step.py         one optimizer step: forward, loss, backward, update; in smaller parts when memory runs out
+    optimizer.py    optimizers, parameter groups, learning-rate schedules
+    objective.py    loss, probabilities and labels: the only file that knows softmax and cross-entropy
+    metrics.py      METRICS, the table of metrics, and which figures are better
+    accumulator.py  sums the loss and counts of a pass, over batches and ranks
+    predictions.py  logits into predictions and figures
+    evaluation.py   confusion matrix, per-class figures and calibration, in numpy
+    batch_norm.py   BatchNorm over parts of a batch and over ranks
+    state.py        everything that resume restores
 
 May import: devices, distributed, errors.
 """

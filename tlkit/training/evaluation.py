@@ -1,21 +1,24 @@
-"""A classifier measured on labelled samples: figures of the whole and of each class, in numpy alone."""
+"""Evaluate predictions: per-class figures, the confusion matrix and calibration, in numpy alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tlkit.training.metrics import f1_scores
 
 CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a classifier answered, one entry for each sample [N].
+    """The predictions of a classifier, one entry for each sample [N].
 
-    labels: the true classes. guesses: those with the highest probability. confidence: that probability.
-    losses: the cross-entropy, minus the logarithm of the true class's probability.
+    labels: the true classes. predicted: the most probable ones. confidence: their probability. losses: minus the
+    logarithm of the true class's probability.
     """
 
     labels: NDArray[np.int64]
@@ -28,7 +31,7 @@ class Predictions:
         return np.asarray(self.labels == self.predicted)
 
     def most_confident_mistakes(self, most: int) -> list[int]:
-        """The indices of the wrong answers that were given with the highest probability, the worst first."""
+        """The indices of the wrong predictions with the highest probability, the highest first."""
         wrong = np.flatnonzero(~self.correct)
         order = np.lexsort((wrong, -self.confidence[wrong]))
         return [int(index) for index in wrong[order[:most]]]
@@ -36,15 +39,16 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A classifier measured on labelled samples. All arrays are indexed by class.
+    """The result of an evaluation. Arrays are indexed by class.
 
-    confusion [C, C]: rows are the true class, columns the predicted one.
+    confusion [C, C]: rows are the true class, columns the predicted one. figures: the value of each metric; empty where
+    only the best class of each sample is known.
     """
 
     classes: tuple[str, ...]
     confusion: NDArray[np.int64]
-    loss: float
     calibration_error: float
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -55,35 +59,26 @@ class Evaluation:
         return np.asarray(self.confusion.sum(axis=1))
 
     @property
-    def accuracy(self) -> float:
-        return float(self.confusion.trace()) / max(self.samples, 1)
-
-    @property
     def precision(self) -> NDArray[np.float64]:
-        """Of what was called this class, the share that is; 0 where nothing was."""
+        """The share of predictions of a class that are correct; 0 for a class that is never predicted."""
         return np.asarray(self.confusion.diagonal() / np.maximum(self.confusion.sum(axis=0), 1))
 
     @property
     def recall(self) -> NDArray[np.float64]:
-        """Of this class, the share that was found; 0 where there is none."""
+        """The share of a class that is predicted correctly; 0 for a class that does not occur."""
         return np.asarray(self.confusion.diagonal() / np.maximum(self.support, 1))
 
     @property
     def f1(self) -> NDArray[np.float64]:
         return f1_scores(self.support, self.confusion.sum(axis=0), self.confusion.diagonal())
 
-    @property
-    def macro_f1(self) -> float:
-        """The mean of F1 over the classes that occur."""
-        return float(self.f1[self.support > 0].mean()) if self.samples else 0.0
-
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often a classifier is right when it is so sure. All arrays are indexed by bin [B], of equal width.
+    """Accuracy by confidence. Arrays are indexed by bin [B]; bins have equal width.
 
-    edges [B + 1]: of the bins; one holds its upper edge and not its lower one. samples: in each bin.
-    confidence, accuracy: their mean probability, and the share that is right; 0 in an empty bin.
+    edges [B + 1]: of the bins, each of which includes its upper edge only. samples: in each bin. confidence: their mean
+    probability; accuracy: the share that is correct; both 0 in an empty bin.
     """
 
     edges: NDArray[np.float64]
@@ -98,16 +93,12 @@ class Calibration:
         return float((self.samples * np.abs(self.confidence - self.accuracy)).sum() / max(self.samples.sum(), 1))
 
 
-def evaluate_predictions(answers: Predictions, classes: tuple[str, ...]) -> Evaluation:
-    """Measure what was answered."""
+def evaluate_predictions(predictions: Predictions, classes: tuple[str, ...]) -> Evaluation:
+    """The confusion matrix and calibration of predictions; figures need the logits, see predictions.evaluate_logits."""
     count = len(classes)
-    pairs = np.bincount(answers.labels * count + answers.predicted, minlength=count * count)
-    return Evaluation(
-        classes=classes,
-        confusion=pairs.reshape(count, count),
-        loss=float(answers.losses.mean()) if len(answers.losses) else 0.0,
-        calibration_error=calibrate(answers.confidence, answers.correct).error,
-    )
+    pairs = np.bincount(predictions.labels * count + predictions.predicted, minlength=count * count)
+    error = calibrate(predictions.confidence, predictions.correct).error
+    return Evaluation(classes, pairs.reshape(count, count), error)
 
 
 def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = CALIBRATION_BINS) -> Calibration:
@@ -117,10 +108,3 @@ def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins:
     samples = np.bincount(index, minlength=bins)
     sums = [np.bincount(index, weights=values, minlength=bins) for values in (confidence, correct)]
     return Calibration(edges, samples, *(total / np.maximum(samples, 1) for total in sums))
-
-
-def f1_scores(
-    actual: NDArray[np.int64], predicted: NDArray[np.int64], correct: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """F1 = 2 TP / (2 TP + FP + FN) for each class; 0 where a class was neither there nor guessed."""
-    return np.asarray(2 * correct / np.maximum(actual + predicted, 1), dtype=np.float64)

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlkit.devices.memory import ChunkedForward
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import DataError
+from tlkit.training.accumulator import MetricAccumulator
 from tlkit.training.batch_norm import LocalBatchNorm, SynchronizedBatchNorm
-from tlkit.training.metrics import MetricAccumulator, better
+from tlkit.training.metrics import better, history_figures, validation_figures
+from tlkit.training.objective import mean_loss
 from tlkit.training.optimizer import learning_rate_at
 from tlkit.training.state import TrainingState
 from tlkit.training.step import Stepper
@@ -162,7 +163,7 @@ def train_epoch(
 def evaluate(
     module: nn.Module, batches: Batches, classes: int, device: torch.device, world: World = SINGLE_PROCESS
 ) -> MetricAccumulator:
-    """Measure a module on all samples of batches, each once: plain cross-entropy and counts.
+    """Measure a module on all samples of batches, each once: the loss without weights, and counts.
 
     Each batch is one rank's whole, and losses are added up in the order of the batches: the figures are the same to the
     last bit however many ranks there are, where these compute the same logits.
@@ -175,8 +176,8 @@ def evaluate(
             labels = labels.to(device)
             logits = passed(inputs)
             tally.count(logits, labels)
-            losses[step, world.rank] = F.cross_entropy(logits, labels).item() * count
-    tally.of_all(world)
+            losses[step, world.rank] = mean_loss(logits, labels) * count
+    tally.all_reduce(world)
     tally.loss_sum = sum(world.all_reduce_sum(losses).flatten().tolist(), 0.0)
     return tally
 
@@ -190,7 +191,7 @@ def complete_epoch(
     steps_per_epoch: int,
 ) -> None:
     """Write the epoch's row into the state, and step over to the next epoch."""
-    done, figures = trained.figures(), measured.figures()
+    done = trained.training_figures()
     state.epoch += 1
     row = {
         "epoch": state.epoch,
@@ -200,17 +201,10 @@ def complete_epoch(
         ),
         "train_loss": done["loss"],
         "train_accuracy": done["accuracy"],
-        "val_loss": figures["loss"],
-        "val_accuracy": figures["accuracy"],
-        "val_macro_f1": figures["macro_f1"],
+        **history_figures(measured.figures()),
         "seconds": round(seconds, 3),
     }
     state.history.append(row)
     if better(recipe.metric, validation_figures(row), state.best and validation_figures(state.best)):
         state.best = row
     state.step_in_epoch, state.tally = 0, None
-
-
-def validation_figures(row: dict[str, float]) -> dict[str, float]:
-    """loss, accuracy and macro_f1 on the validation images, from a row of history."""
-    return {name: row[f"val_{name}"] for name in ("loss", "accuracy", "macro_f1")}

@@ -1,122 +1,137 @@
-"""Counts and sums that become loss, accuracy and per-class figures, exact over any division of the samples."""
+"""The metrics of a classifier in one table, which everything that names, compares or shows a metric reads.
+
+Loads no torch. To add a metric: a row of METRICS, and its name in `tlkit/options/finetune.py`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-
-from tlkit.distributed.world import SINGLE_PROCESS, World
-from tlkit.training.evaluation import Evaluation, Predictions, evaluate_predictions, f1_scores
+from numpy.typing import NDArray
 
 
-class MetricAccumulator:
-    """What a pass over samples adds up to: the summed loss and three counts for each class."""
+@dataclass(frozen=True)
+class Counts:
+    """Counts over labeled samples; those of batches and of processes add up exactly.
 
-    def __init__(self, classes: int) -> None:
-        self.loss_sum = 0.0
-        self.samples = 0
-        self.actual = torch.zeros(classes, dtype=torch.int64)
-        self.predicted = torch.zeros(classes, dtype=torch.int64)
-        self.correct = torch.zeros(classes, dtype=torch.int64)
+    loss_sum: of the per-sample losses. actual, predicted, correct [C]: samples by class. true_rank [C]: samples whose
+    true class has the highest score, the second highest, and so on.
+    """
 
-    def add(self, logits: Tensor, labels: Tensor, mean_loss: float, world: World = SINGLE_PROCESS) -> None:
-        """Add a batch. logits [S, C], labels [S]: this rank's share of it; mean_loss: averaged over all of it."""
-        batch = MetricAccumulator(len(self.actual))
-        batch.count(logits, labels)
-        batch.of_all(world)
-        self.loss_sum += mean_loss * batch.samples
-        self.samples += batch.samples
-        self.actual += batch.actual
-        self.predicted += batch.predicted
-        self.correct += batch.correct
+    loss_sum: float
+    actual: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    correct: NDArray[np.int64]
+    true_rank: NDArray[np.int64]
 
-    def count(self, logits: Tensor, labels: Tensor) -> None:
-        """Count samples [S], of logits [S, C], without their loss. What has a label below 0 only fills up a share."""
-        classes, real = len(self.actual), labels >= 0
-        predicted, labels = logits.detach().argmax(dim=1)[real], labels[real]
-        self.samples += len(labels)
-        self.actual += torch.bincount(labels, minlength=classes).cpu()
-        self.predicted += torch.bincount(predicted, minlength=classes).cpu()
-        self.correct += torch.bincount(labels[predicted == labels], minlength=classes).cpu()
+    @property
+    def samples(self) -> int:
+        return int(self.actual.sum())
 
-    def of_all(self, world: World) -> None:
-        """Become what all ranks have counted."""
-        self.actual, self.predicted, self.correct = world.all_reduce_sum(
-            torch.stack([self.actual, self.predicted, self.correct])
-        )
-        self.samples = int(self.actual.sum())
+    def mean(self, total: float) -> float:
+        """A sum over samples, divided by their number."""
+        return float(total) / max(self.samples, 1)
 
-    def figures(self) -> dict[str, float]:
-        """loss, accuracy and macro_f1 of what was added."""
-        found, guessed, right = self.actual.numpy(), self.predicted.numpy(), self.correct.numpy()
-        return {
-            "loss": self.loss_sum / max(self.samples, 1),
-            "accuracy": float(right.sum()) / max(self.samples, 1),
-            "macro_f1": float(f1_scores(found, guessed, right)[found > 0].mean()) if self.samples else 0.0,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for a checkpoint inside an epoch."""
-        return {
-            "loss_sum": self.loss_sum,
-            "samples": self.samples,
-            "actual": self.actual.tolist(),
-            "predicted": self.predicted.tolist(),
-            "correct": self.correct.tolist(),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MetricAccumulator:
-        """The inverse of to_dict."""
-        tally = cls(len(values["actual"]))
-        tally.loss_sum, tally.samples = values["loss_sum"], values["samples"]
-        for name in ("actual", "predicted", "correct"):
-            setattr(tally, name, torch.tensor(values[name], dtype=torch.int64))
-        return tally
+    def mean_over_classes(self, values: NDArray[np.float64]) -> float:
+        """The mean of values [C] over the classes that occur."""
+        return float(values[self.actual > 0].mean()) if self.samples else 0.0
 
 
-def better(metric: str, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
+@dataclass(frozen=True)
+class Metric:
+    """A metric. label: its name in texts. about: the unit of its chart. value: computes it from counts.
+
+    headline: shown wherever there is room for a few metrics; the others are shown there only when --metric names them.
+    is_share: between 0 and 1, written as a percentage in reports.
+    """
+
+    label: str
+    about: str
+    value: Callable[[Counts], float]
+    larger_is_better: bool = True
+    headline: bool = False
+    is_share: bool = True
+
+    def merit(self, value: float) -> float:
+        """The value with its sign chosen so that larger is better."""
+        return value if self.larger_is_better else -value
+
+    def text(self, value: float | None) -> str:
+        """0.9612 -> "0.9612"; an unknown value is empty."""
+        return "" if value is None else f"{value:.4f}"
+
+    def report_text(self, value: float) -> str:
+        """0.9612 -> "96.1%" for a share."""
+        return f"{value:.1%}" if self.is_share else self.text(value)
+
+
+def f1_scores(
+    actual: NDArray[np.int64], predicted: NDArray[np.int64], correct: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """F1 = 2 TP / (2 TP + FP + FN) of each class; 0 for a class that neither occurs nor is predicted."""
+    return np.asarray(2 * correct / np.maximum(actual + predicted, 1), dtype=np.float64)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("accuracy", "share correct", lambda c: c.mean(c.correct.sum()), headline=True),
+    "macro_f1": Metric(
+        "macro F1",
+        "mean over classes",
+        lambda c: c.mean_over_classes(f1_scores(c.actual, c.predicted, c.correct)),
+        headline=True,
+    ),
+    "loss": Metric("loss", "loss", lambda c: c.mean(c.loss_sum), larger_is_better=False, headline=True, is_share=False),
+}
+"""By the name that --metric, JSON and history.jsonl have (there val_NAME)."""
+
+
+def figures_of(counts: Counts) -> dict[str, float]:
+    """Every metric of some counts."""
+    return {name: metric.value(counts) for name, metric in METRICS.items()}
+
+
+def shown_metrics(chosen: str) -> dict[str, Metric]:
+    """The metrics to show where there is room for a few: the headline ones, and the one that --metric names."""
+    return {name: metric for name, metric in METRICS.items() if metric.headline or name == chosen}
+
+
+def metrics_text(figures: Mapping[str, float], names: Iterable[str], between: str = "  ") -> str:
+    """accuracy 0.9412  macro F1 0.9410"""
+    known = ((METRICS[name], figures[name]) for name in names if name in figures)
+    return between.join(f"{metric.label} {metric.text(value)}" for metric, value in known)
+
+
+def history_key(name: str) -> str:
+    """The key of a validation metric in a row of history."""
+    return f"val_{name}"
+
+
+def history_figures(figures: Mapping[str, float]) -> dict[str, float]:
+    """Validation metrics as a row of history has them."""
+    return {history_key(name): value for name, value in figures.items()}
+
+
+def validation_figures(row: Mapping[str, float]) -> dict[str, float]:
+    """The validation metrics of a row of history; rows of older versions lack some."""
+    return {name: row[history_key(name)] for name in METRICS if history_key(name) in row}
+
+
+def merit_of(row: Mapping[str, float], name: str) -> float:
+    """The value of a validation metric in a row of history, larger being better."""
+    return METRICS[name].merit(float(row[history_key(name)]))
+
+
+def better(name: str, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
     """Whether the figures `new` beat `old`; where the metric is equal, the smaller loss wins.
 
-    What is no number beats nothing, and nothing is kept that is none.
+    Figures that are not finite beat nothing.
     """
-    if not all(math.isfinite(new[name]) for name in (metric, "loss")):
+    if not all(math.isfinite(new[one]) for one in (name, "loss")):
         return False
     if old is None:
         return True
-    sign = -1.0 if metric == "loss" else 1.0
-    return (sign * new[metric], -new["loss"]) > (sign * old[metric], -old["loss"])
-
-
-def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Evaluation:
-    """Measure logits [N, C] against labels [N]."""
-    return evaluate_predictions(predictions_from_logits(logits, labels), classes)
-
-
-def predictions_from_logits(logits: Tensor, labels: Tensor) -> Predictions:
-    """logits [N, C]; labels [N]"""
-    scores = logits.detach().double().log_softmax(dim=1)
-    best, predicted = scores.max(dim=1)
-    losses = -scores.gather(1, labels[:, None])[:, 0]
-    return Predictions(*(tensor.cpu().numpy() for tensor in (labels, predicted, best.exp(), losses)))
-
-
-def joined(parts: Iterable[Predictions]) -> Predictions:
-    """The answers of several batches, in order."""
-    columns = zip(*((part.labels, part.predicted, part.confidence, part.losses) for part in parts), strict=True)
-    return Predictions(*(np.concatenate(column) for column in columns))
-
-
-@torch.no_grad()
-def predict_all(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int]]) -> Predictions:
-    """What a module answers to all samples of batches."""
-    module.eval()
-    device = next(module.parameters()).device
-    return joined(
-        predictions_from_logits(module(inputs.to(device)), labels.to(device)) for inputs, labels, _ in batches
-    )
+    merit = METRICS[name].merit
+    return (merit(new[name]), -new["loss"]) > (merit(old[name]), -old["loss"])

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from tlkit.training.metrics import MetricAccumulator
+from tlkit.training.accumulator import MetricAccumulator
 
 
 class Trainable(Protocol):

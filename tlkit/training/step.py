@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from tlkit.devices.memory import OutOfMemoryGuard, release_memory
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import LostRankError
+from tlkit.training.objective import sample_losses
 from tlkit.training.state import TrainingState
 
 MESSAGE = 1 << 23
@@ -117,9 +117,7 @@ class Stepper:
         """Logits and loss of some samples, with the graph that backward needs."""
         inputs, labels = inputs.to(self.device), labels.to(self.device)
         logits = self.module(inputs)  # [b, ...] -> [b, C]
-        losses = F.cross_entropy(
-            logits, labels, self.class_weights, reduction="none", label_smoothing=self.label_smoothing
-        )
+        losses = sample_losses(logits, labels, self.class_weights, self.label_smoothing)
         return logits, losses.sum() / total
 
     def backward(self, loss: Tensor) -> None:

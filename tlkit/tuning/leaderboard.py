@@ -7,9 +7,11 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 
 from tlkit.options.space import shown
 from tlkit.terminal import STANDARD_ERROR, compact, escape_control_chars, log_status, print_error, write_lines
+from tlkit.training.metrics import METRICS, Metric, metrics_text, shown_metrics
 from tlkit.tuning.results import Table, Trial
 
 SHOWN = 20
@@ -24,25 +26,30 @@ def leaderboard(table: Table, most: int = SHOWN) -> list[str]:
     rows = list(table.ranked())
     if not rows:
         return []
-    has_folds = any(row.mean_accuracy is not None for row in rows)
     has_speed = any(row.images_per_second is not None for row in rows)
     names = list(rows[0].options)
-    heading = ["trial", *names, "accuracy", "±", "macro F1", "loss", "epochs"]
+    metrics = shown_metrics(table.metric)
+    heading = ["trial", *names, *with_error([metric.label for metric in metrics.values()], "±"), "epochs"]
     heading += ["images/s", "parameters"] if has_speed else []
-    lines = [heading, *(cells(row, names, has_folds, has_speed) for row in rows[:most])]
+    lines = [heading, *(cells(row, names, metrics, has_speed) for row in rows[:most])]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     hidden = len(rows) - most
     return text + ([f"and {hidden} more"] if hidden > 0 else [])
 
 
-def cells(row: Trial, names: list[str], has_folds: bool, has_speed: bool) -> list[str]:
+def with_error(cells: list[str], error: str) -> list[str]:
+    """Cells of metrics, with the standard error behind the first, accuracy."""
+    return [cells[0], error, *cells[1:]]
+
+
+def cells(row: Trial, names: list[str], metrics: Mapping[str, Metric], has_speed: bool) -> list[str]:
     """A trial as the cells of a line."""
-    accuracy = row.mean_accuracy if row.mean_accuracy is not None else row.accuracy
     values = [shown(row.options.get(name)) for name in names]
-    figures = [decimals(accuracy), decimals(row.standard_error), decimals(row.macro_f1), decimals(row.loss)]
+    texts = [metric.text(figures_shown(row).get(name)) for name, metric in metrics.items()]
+    figures = with_error(texts, METRICS["accuracy"].text(row.standard_error))
     if row.state == "failed":
-        figures = ["failed", "", "", ""]
+        figures = ["failed", *[""] * len(metrics)]
     epochs = f"{row.epochs}{ {'running': ' ...', 'stopped': ' stopped'}.get(row.state, '') }"
     speed = [
         f"{row.images_per_second:.0f}" if row.images_per_second else "",
@@ -51,8 +58,9 @@ def cells(row: Trial, names: list[str], has_folds: bool, has_speed: bool) -> lis
     return [f"{row.trial}", *values, *figures, epochs, *(speed if has_speed else [])]
 
 
-def decimals(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def figures_shown(row: Trial) -> Mapping[str, float]:
+    """The metrics of a trial, with the mean accuracy over folds where there are folds."""
+    return row.figures if row.mean_accuracy is None else {**row.figures, "accuracy": row.mean_accuracy}
 
 
 class Display:
@@ -68,7 +76,7 @@ class Display:
     def ended(self, row: Trial) -> None:
         """A trial has ended."""
         if not self.is_live:
-            log_status("trial", f"{self.progress()}  {summary(row)}")
+            log_status("trial", f"{self.progress()}  {summary(row, self.table.metric)}")
 
     def redraw(self) -> None:
         """On a terminal, at most twice a second."""
@@ -107,10 +115,10 @@ class Display:
         return ", ".join(parts)
 
 
-def summary(row: Trial) -> str:
+def summary(row: Trial, metric: str) -> str:
     """One trial in one line."""
     values = " ".join(f"{name}={shown(value)}" for name, value in row.options.items())
     if row.state == "failed":
         return f"{values}  failed: {row.error}"
-    accuracy = row.mean_accuracy if row.mean_accuracy is not None else row.accuracy
-    return f"{values}  accuracy {decimals(accuracy)}  loss {decimals(row.loss)}  {row.state} after epoch {row.epochs}"
+    names = dict.fromkeys(["accuracy", metric, "loss"])
+    return f"{values}  {metrics_text(figures_shown(row), names)}  {row.state} after epoch {row.epochs}"

@@ -9,12 +9,13 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from tlkit.errors import DataError, MissingInputError
 from tlkit.files.atomic import write_atomically
 from tlkit.files.inputs import open_input
 from tlkit.options.space import Point
+from tlkit.training.metrics import METRICS, validation_figures
 from tlkit.tuning.folder import SearchFolder
 
 ENDED = ("finished", "stopped", "failed")
@@ -25,7 +26,7 @@ ENDED = ("finished", "stopped", "failed")
 class Trial:
     """A row of the table.
 
-    epoch: of the best one, to which accuracy, macro_f1 and loss belong; they are the run's validation figures.
+    epoch: of the best one. figures: the validation metrics of that epoch, each a field of its own in files.
     fold_accuracies: of each division under --folds. images_per_second, parameters: of backbone and head together.
     passing: whether the error may be gone the next time.
     """
@@ -34,9 +35,7 @@ class Trial:
     options: Point
     state: str = "running"
     path: str = ""
-    accuracy: float | None = None
-    macro_f1: float | None = None
-    loss: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
     mean_accuracy: float | None = None
     standard_error: float | None = None
     fold_accuracies: list[float] | None = None
@@ -55,20 +54,34 @@ class Trial:
 
     def value(self, metric: str) -> float | None:
         """The metric, or the mean over folds, larger being better; None if the trial failed or has no epoch."""
-        if self.state == "failed" or self.loss is None:
+        if self.state == "failed" or metric not in self.figures:
             return None
-        if self.mean_accuracy is not None:
-            return self.mean_accuracy
-        value: float = getattr(self, metric)
-        return -value if metric == "loss" else value
+        return self.mean_accuracy if self.mean_accuracy is not None else METRICS[metric].merit(self.figures[metric])
 
     def objective(self, metric: str) -> tuple[bool, float, float]:
         """What trials are ranked by, larger is better: whether the folds were judged, as a figure of one division says
         less; then the value; then the loss."""
         value = self.value(metric)
-        if value is None or self.loss is None:
+        if value is None:
             return False, -math.inf, -math.inf
-        return self.mean_accuracy is not None, value, -self.loss
+        return self.mean_accuracy is not None, value, -self.figures["loss"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as files have them: a field for each metric in the place of figures."""
+        values: dict[str, Any] = {}
+        for one in dataclasses.fields(self):
+            if one.name == "figures":
+                values.update({name: self.figures.get(name) for name in METRICS})
+            else:
+                values[one.name] = getattr(self, one.name)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of to_dict; files of older versions lack some metrics."""
+        figures = {name: values[name] for name in METRICS if values.get(name) is not None}
+        names = [one.name for one in dataclasses.fields(cls) if one.name != "figures"]
+        return cls(**{name: values[name] for name in names}, figures=figures)
 
 
 @dataclass
@@ -87,7 +100,7 @@ class Table:
             with open_input(search.results_lines) as file:
                 for line in file:
                     row = json.loads(line)
-                    trial = Trial(**{f.name: row[f.name] for f in dataclasses.fields(Trial)})
+                    trial = Trial.from_dict(row)
                     table.rows[trial.trial] = trial
         except MissingInputError:
             return table
@@ -101,7 +114,7 @@ class Table:
         self.write_lines()
 
     def write_lines(self) -> None:
-        text = "".join(json.dumps(dataclasses.asdict(self.rows[n]), allow_nan=False) + "\n" for n in sorted(self.rows))
+        text = "".join(json.dumps(self.rows[n].to_dict(), allow_nan=False) + "\n" for n in sorted(self.rows))
         write_atomically(self.search.results_lines, lambda file: file.write(text.encode()))
 
     def write_csv(self) -> None:
@@ -109,11 +122,12 @@ class Table:
         rows = list(self.ranked())
         tried = list(rows[0].options) if rows else []
         text = io.StringIO()
-        names = [f.name for f in dataclasses.fields(Trial) if f.name not in ("options", "fold_accuracies")]
+        names = [name for name in Trial(0, {}).to_dict() if name not in ("options", "fold_accuracies")]
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*names, *tried])
         for row in rows:
-            writer.writerow([*(getattr(row, name) for name in names), *(row.options.get(name) for name in tried)])
+            values = row.to_dict()
+            writer.writerow([*(values[name] for name in names), *(row.options.get(name) for name in tried)])
         content = text.getvalue().encode(errors="backslashreplace")  # an error may name a file that is not UTF-8
         write_atomically(self.search.results_table, lambda file: file.write(content))
 
@@ -123,7 +137,7 @@ class Table:
 
     def best(self) -> Trial | None:
         """The best trial that has ended and did not fail."""
-        ended = (row for row in self.ranked() if row.state in ("finished", "stopped") and row.loss is not None)
+        ended = (row for row in self.ranked() if row.state in ("finished", "stopped") and row.figures)
         return next(ended, None)
 
     def count(self, *states: str) -> int:
@@ -146,19 +160,11 @@ def with_figures(trial: Trial, best: Mapping[str, Any] | None, history: int, sam
     """A trial with the figures of its run's best epoch, if it has one; samples: of the validation images."""
     if best is None:
         return trial
-    accuracy = best["val_accuracy"]
+    figures = validation_figures(best)
     return dataclasses.replace(
         trial,
-        accuracy=accuracy,
-        macro_f1=best["val_macro_f1"],
-        loss=best["val_loss"],
-        standard_error=standard_error(accuracy, samples),
+        figures=figures,
+        standard_error=standard_error(figures["accuracy"], samples),
         epoch=best["epoch"],
         epochs=history,
     )
-
-
-def merit_of(best: Mapping[str, Any], metric: str) -> float:
-    """What ranks a run, from the row of its best epoch; larger is better."""
-    value = float(best[f"val_{metric}"])
-    return -value if metric == "loss" else value

@@ -14,12 +14,12 @@ from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_whole_json
 from tlkit.files.run_folder import RunFolder
 from tlkit.options import FinetuneOptions, TuneOptions
-from tlkit.training.loop import is_over, validation_figures
-from tlkit.training.metrics import better
+from tlkit.training.loop import is_over
+from tlkit.training.metrics import better, merit_of, validation_figures
 from tlkit.tuning.folder import SearchFolder
 from tlkit.tuning.leaderboard import Display
 from tlkit.tuning.prepare import Prepared
-from tlkit.tuning.results import Table, Trial, mean_and_error, merit_of, with_figures
+from tlkit.tuning.results import Table, Trial, mean_and_error, with_figures
 from tlkit.tuning.samplers import Points
 from tlkit.tuning.trial import Assignment
 
@@ -91,9 +91,9 @@ class OngoingSearch:
 
     def record_result(self, number: int, figures: Mapping[str, Any]) -> None:
         """A trial is at an epoch; that is shown, and not kept."""
-        if "accuracy" in figures:
-            shown = {name: figures[name] for name in ("accuracy", "macro_f1", "loss")}
-            self.table.rows[number] = dataclasses.replace(self.table.rows[number], epochs=figures["epoch"], **shown)
+        if "figures" in figures:
+            now = dataclasses.replace(self.table.rows[number], epochs=figures["epoch"], figures=figures["figures"])
+            self.table.rows[number] = now
 
     def conclude(self, number: int, figures: Mapping[str, Any], error: str | None) -> None:
         """A trial is over; what came out is read from its run folder."""

@@ -26,8 +26,7 @@ from tlkit.options.space import Point
 from tlkit.runs.batches import BatchBuilder
 from tlkit.runs.setup import build, resolve
 from tlkit.runs.train_loop import no_op, run_loop
-from tlkit.training.loop import validation_figures
-from tlkit.tuning.results import merit_of
+from tlkit.training.metrics import merit_of, validation_figures
 
 SAVE_SECONDS = 5.0
 """What of a trial a kill costs at most, beside the epoch that it is in."""
@@ -120,9 +119,7 @@ class TrialReporter:
         self.figures = {
             "epoch": state.epoch,
             "merit": merit_of(best, self.metric),
-            "accuracy": best["val_accuracy"],
-            "macro_f1": best["val_macro_f1"],
-            "loss": best["val_loss"],
+            "figures": validation_figures(best),
         }
         if state.epoch in self.reports:
             try:

@@ -1,0 +1,86 @@
+"""Add up the loss and the counts of a pass over samples; the result does not depend on how they are batched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlkit.distributed.world import SINGLE_PROCESS, World
+from tlkit.training.metrics import METRICS, Counts, figures_of
+from tlkit.training.predictions import true_ranks
+
+STORED = ("actual", "predicted", "correct")
+"""The counts of a training epoch, as a checkpoint inside the epoch holds them."""
+
+
+class MetricAccumulator:
+    """The summed loss and the counts of samples; see metrics.Counts."""
+
+    def __init__(self, classes: int) -> None:
+        self.loss_sum = 0.0
+        self.samples = 0
+        self.actual, self.predicted, self.correct, self.true_rank = torch.zeros(4, classes, dtype=torch.int64)
+
+    def add(self, logits: Tensor, labels: Tensor, mean_loss: float, world: World = SINGLE_PROCESS) -> None:
+        """Add a training batch. logits [S, C], labels [S]: this rank's share; mean_loss: over the whole batch.
+
+        The ranks of the true classes are not counted: a training epoch reports loss and accuracy only.
+        """
+        batch = MetricAccumulator(len(self.actual))
+        batch.count_classes(logits, labels)
+        batch.all_reduce(world)
+        self.loss_sum += mean_loss * batch.samples
+        self.samples += batch.samples
+        for name in STORED:
+            getattr(self, name).add_(getattr(batch, name))
+
+    def count(self, logits: Tensor, labels: Tensor) -> None:
+        """Count validation samples [S], of logits [S, C], without their loss."""
+        self.count_classes(logits, labels)
+        self.true_rank += torch.bincount(true_ranks(logits, labels), minlength=len(self.true_rank)).cpu()
+
+    def count_classes(self, logits: Tensor, labels: Tensor) -> None:
+        """Count the classes of samples [S], of logits [S, C]. Labels below 0 only fill up an empty share."""
+        classes, real = len(self.actual), labels >= 0
+        predicted, labels = logits.detach().argmax(dim=1)[real], labels[real]
+        self.samples += len(labels)
+        self.actual += torch.bincount(labels, minlength=classes).cpu()
+        self.predicted += torch.bincount(predicted, minlength=classes).cpu()
+        self.correct += torch.bincount(labels[predicted == labels], minlength=classes).cpu()
+
+    def all_reduce(self, world: World) -> None:
+        """Replace the counts by those of all ranks together."""
+        counts = torch.stack([self.actual, self.predicted, self.correct, self.true_rank])
+        self.actual, self.predicted, self.correct, self.true_rank = world.all_reduce_sum(counts)
+        self.samples = int(self.actual.sum())
+
+    def figures(self) -> dict[str, float]:
+        """Every metric of what was added."""
+        return figures_of(self.counts())
+
+    def training_figures(self) -> dict[str, float]:
+        """The metrics that a training epoch reports."""
+        counts = self.counts()
+        return {name: METRICS[name].value(counts) for name in ("loss", "accuracy")}
+
+    def counts(self) -> Counts:
+        """The counts as arrays."""
+        arrays = (self.actual, self.predicted, self.correct, self.true_rank)
+        return Counts(self.loss_sum, *(tensor.numpy() for tensor in arrays))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for a checkpoint inside an epoch."""
+        counts = {name: getattr(self, name).tolist() for name in STORED}
+        return {"loss_sum": self.loss_sum, "samples": self.samples, **counts}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MetricAccumulator:
+        """The inverse of to_dict."""
+        accumulator = cls(len(values["actual"]))
+        accumulator.loss_sum, accumulator.samples = values["loss_sum"], values["samples"]
+        for name in STORED:
+            setattr(accumulator, name, torch.tensor(values[name], dtype=torch.int64))
+        return accumulator

@@ -1,0 +1,63 @@
+"""Logits become predictions and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tlkit.training.evaluation import Evaluation, Predictions, evaluate_predictions
+from tlkit.training.metrics import Counts, figures_of
+from tlkit.training.objective import log_probabilities
+
+
+def true_ranks(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many classes come before the true one, int64 [N]; of equal scores the first class comes first.
+
+    logits [N, C], labels [N]
+    """
+    logits = logits.detach()
+    own = logits.gather(1, labels[:, None])
+    earlier = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return ((logits > own) | ((logits == own) & earlier)).sum(dim=1)
+
+
+def predictions_from_logits(logits: Tensor, labels: Tensor) -> Predictions:
+    """logits [N, C]; labels [N]"""
+    scores = log_probabilities(logits)
+    best, predicted = scores.max(dim=1)
+    losses = -scores.gather(1, labels[:, None])[:, 0]
+    return Predictions(*(tensor.cpu().numpy() for tensor in (labels, predicted, best.exp(), losses)))
+
+
+def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Evaluation:
+    """Measure logits [N, C] against labels [N]."""
+    predictions = predictions_from_logits(logits, labels)
+    measured = evaluate_predictions(predictions, classes)
+    confusion, ranks = measured.confusion, true_ranks(logits, labels).cpu().numpy()
+    counts = Counts(
+        float(predictions.losses.sum()),
+        measured.support,
+        confusion.sum(axis=0),
+        confusion.diagonal(),
+        np.bincount(ranks, minlength=len(classes)),
+    )
+    return Evaluation(measured.classes, confusion, measured.calibration_error, figures_of(counts))
+
+
+def concatenate(parts: Iterable[Predictions]) -> Predictions:
+    """The predictions of several batches, in order."""
+    columns = zip(*((part.labels, part.predicted, part.confidence, part.losses) for part in parts), strict=True)
+    return Predictions(*(np.concatenate(column) for column in columns))
+
+
+@torch.no_grad()
+def predict_all(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int]]) -> Predictions:
+    """The predictions of a module for all samples of batches."""
+    module.eval()
+    device = next(module.parameters()).device
+    return concatenate(
+        predictions_from_logits(module(inputs.to(device)), labels.to(device)) for inputs, labels, _ in batches
+    )
