@@ -107,7 +107,7 @@ def checked_by_itself(kind: type[Options]) -> set[str]:
 
 @pytest.mark.parametrize("command", KINDS)
 def test_every_command_is_in_the_readme(command: str) -> None:
-    assert f"tlkit {command}" in (ROOT / "README.md").read_text()
+    assert f"`tlkit {command}" in (ROOT / "README.md").read_text()
 
 
 def test_options_survive_json() -> None:

@@ -32,12 +32,12 @@ def logits_of(network: nn.Module) -> torch.Tensor:
     return logits
 
 
-def test_every_exporter_can_be_chosen_and_is_in_the_readme() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+def test_every_exporter_can_be_chosen_and_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
     for name in EXPORTERS:
         output = f"out{EXPORT_SUFFIXES.get(name, '')}"
         assert ExportOptions(model="m", format=name, output=output).format == name  # type: ignore[arg-type]
-        assert f"`{name}`" in readme
+        assert f"`{name}`" in page
 
 
 def test_exports_open_elsewhere_with_the_same_logits(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:

@@ -91,7 +91,7 @@ def test_standard_output_by_name(model: Path, picture: Path, name: str) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_stopped(model: Path, images: Path, tmp_path: Path) -> None:
-    """As docs/pipelines.md tells it: append, cut what is no whole line, count lines, go on."""
+    """As in docs/predict.md: append, delete an incomplete last line, count lines, resume."""
     inputs = [*sorted(images.rglob("*.png")), *(tmp_path / f"missing_{number}" for number in range(170))] * 10
     random.Random(0).shuffle(inputs)
     (tmp_path / "list").write_bytes(lines_of(*inputs))
