@@ -188,7 +188,11 @@ def test_nothing_of_ray_is_kept_or_told(told: Told) -> None:
         (["--try", "learning_rat=choice:1,2"], 2, "tlkit tune: --try learning_rat=choice:1,2: 'learning_rat' is no"),
         (["--try", "learning_rate=uniform:1:0"], 2, "learning_rate has an empty range"),
         (["--cpus-per-trial", 9999], 2, "tlkit tune: --cpus-per-trial 9999: is more than the"),
-        (["--metric", "f2"], 2, "tlkit tune: --metric: 'f2' is not known; expected accuracy, macro_f1, loss"),
+        (
+            ["--metric", "f2"],
+            2,
+            "tlkit tune: --metric: 'f2' is not known; expected accuracy, macro_f1, loss, balanced_accuracy",
+        ),
         (["--ray-address", "127.0.0.1:1"], 69, "tlkit tune: --ray-address 127.0.0.1:1: cannot be reached"),
         (["--ray-address", "somewhere"], 2, "is no address; expected HOST:PORT"),
         (["--folds", 11], 2, "tlkit tune: --folds 11: is more than class 'blue' has images, 10"),

@@ -49,6 +49,9 @@ ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "loss": lambda truth, scores: sklearn_metrics.log_loss(
         truth, torch.softmax(torch.from_numpy(scores).double(), 1).numpy(), labels=range(scores.shape[1])
     ),
+    "balanced_accuracy": lambda truth, scores: sklearn_metrics.recall_score(
+        truth, scores.argmax(1), labels=np.unique(truth), average="macro"
+    ),
 }
 """What scikit-learn says each metric is: labels [N], scores [N, C] -> value."""
 

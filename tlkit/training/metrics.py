@@ -84,6 +84,11 @@ METRICS: dict[str, Metric] = {
         headline=True,
     ),
     "loss": Metric("loss", "loss", lambda c: c.mean(c.loss_sum), larger_is_better=False, headline=True, is_share=False),
+    "balanced_accuracy": Metric(
+        "balanced accuracy",
+        "mean recall over classes",
+        lambda c: c.mean_over_classes(c.correct / np.maximum(c.actual, 1)),
+    ),
 }
 """By the name that --metric, JSON and history.jsonl have (there val_NAME)."""
 
