@@ -13,6 +13,8 @@ import torch
 from tests.conftest import BACKBONE, Run, finetune_arguments, write_folder, write_image
 from tlkit.files.artifact import digest, read_artifact
 from tlkit.files.run_folder import RunFolder
+from tlkit.options.finetune import METRIC_NAMES
+from tlkit.training.metrics import METRICS
 
 
 def history(run: Path) -> list[dict[str, float]]:
@@ -117,6 +119,24 @@ def test_every_way_to_train_learns_and_predicts(
     predicted = tlkit("predict", tmp_path / "run", images / "red")
     assert predicted.status == 0
     assert predicted.out.count("\tred\t") >= 8
+
+
+@pytest.mark.parametrize("metric", [name for name in METRIC_NAMES if name not in ("accuracy", "loss", "macro_f1")])
+def test_a_metric_decides_and_is_shown_everywhere(metric: str, images: Path, tmp_path: Path, tlkit: Run) -> None:
+    trained = tlkit(*finetune_arguments(images, tmp_path / "run", "--epochs", 3, "--metric", metric))
+    assert trained.status == 0
+    label = METRICS[metric].label
+    assert f"{label} " in trained.err
+    assert any(f"_{metric}_" in path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert tlkit("resume", tmp_path / "run", "--epochs", 5).status == 0
+    rows = history(tmp_path / "run")
+    best = json.loads((tmp_path / "run" / "status.json").read_text())["best"]
+    assert len(rows) == 5
+    assert best["epoch"] == max(rows, key=lambda row: (row[f"val_{metric}"], -row["val_loss"]))["epoch"]
+    assert label in (tmp_path / "run" / "report.html").read_text()
+    measured = json.loads(tlkit("evaluate", tmp_path / "run", images, "--format", "json").out)
+    assert measured[metric] == pytest.approx(best[f"val_{metric}"], abs=1e-12)
+    assert label in tlkit("evaluate", tmp_path / "run", images).out
 
 
 def test_augmentation_and_unfreezing_change_what_is_learnt(images: Path, tmp_path: Path, tlkit: Run) -> None:

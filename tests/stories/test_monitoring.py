@@ -23,7 +23,7 @@ from tests.conftest import COLOURS, Run, finetune_arguments, write_folder, write
 from tests.forked import Warm
 from tests.wandb_server import KEY, StoredRun, wandb_server
 
-ALL = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "val/balanced_accuracy",
+ALL = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "val/balanced_accuracy", "val/top5_accuracy",
        "learning_rate", "seconds",
        "images_per_second"]  # fmt: skip
 OFFLINE = {"WANDB_MODE": "offline"}

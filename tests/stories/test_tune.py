@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Outcome, Run, command, run_process
+from tlkit.options.finetune import METRIC_NAMES
 from tlkit.tuning.reaper import processes_with_marker
 
 EPOCHS = 40
@@ -191,7 +192,7 @@ def test_nothing_of_ray_is_kept_or_told(told: Told) -> None:
         (
             ["--metric", "f2"],
             2,
-            "tlkit tune: --metric: 'f2' is not known; expected accuracy, macro_f1, loss, balanced_accuracy",
+            f"tlkit tune: --metric: 'f2' is not known; expected {', '.join(METRIC_NAMES)}",
         ),
         (["--ray-address", "127.0.0.1:1"], 69, "tlkit tune: --ray-address 127.0.0.1:1: cannot be reached"),
         (["--ray-address", "somewhere"], 2, "is no address; expected HOST:PORT"),

@@ -52,6 +52,11 @@ ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "balanced_accuracy": lambda truth, scores: sklearn_metrics.recall_score(
         truth, scores.argmax(1), labels=np.unique(truth), average="macro"
     ),
+    "top5_accuracy": lambda truth, scores: (
+        sklearn_metrics.top_k_accuracy_score(truth, scores, k=5, labels=range(scores.shape[1]))
+        if scores.shape[1] > 5
+        else 1.0
+    ),
 }
 """What scikit-learn says each metric is: labels [N], scores [N, C] -> value."""
 

@@ -25,6 +25,7 @@ from tlkit.model.backbones import build_network, find_backbone
 from tlkit.model.classifier import build_classifier
 from tlkit.options import TuneOptions
 from tlkit.runs.train_loop import train_to_the_end
+from tlkit.training.metrics import METRICS
 from tlkit.tuning import reaper
 from tlkit.tuning.cluster import as_in_trials
 from tlkit.tuning.folder import SearchFolder, new_search_folder
@@ -120,6 +121,30 @@ def test_a_trial_is_written_down_before_it_begins_and_goes_on_with_what_it_had(f
     assert again is not None and (again.number, again.point, again.run) == (1, first.point, first.run)
     third = later.next_assignment()
     assert third is not None and third.number == 3 and later.next_assignment() is None
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_search_ranks_stores_and_shows_every_metric(metric: str, tmp_path: Path) -> None:
+    folder = SearchFolder(str(tmp_path))
+    table = Table(folder, metric)
+    for number, value in enumerate((0.25, 0.75), 1):
+        figures = dict.fromkeys(METRICS, 0.5) | {metric: value}
+        table.put(Trial(number, {"epochs": number}, "finished", figures=figures))
+    best = table.best()
+    assert best is not None and best.trial == (2 if METRICS[metric].larger_is_better else 1)
+    assert Table.read(folder, metric).rows == table.rows
+    table.write_csv()
+    assert metric in Path(folder.results_table).read_text().splitlines()[0].split(",")
+    assert METRICS[metric].label in leaderboard(table)[0]
+
+
+def test_results_without_later_metrics_open(tmp_path: Path) -> None:
+    folder = SearchFolder(str(tmp_path))
+    Table(folder, "accuracy").put(Trial(1, {}, "finished", figures={"accuracy": 0.5, "macro_f1": 0.5, "loss": 1.0}))
+    path = Path(folder.results_lines)
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in row.items() if name != "top5_accuracy"}) + "\n")
+    assert Table.read(folder, "accuracy").rows[1].figures == {"accuracy": 0.5, "macro_f1": 0.5, "loss": 1.0}
 
 
 def test_how_trials_end(folder: SearchFolder) -> None:

@@ -14,7 +14,7 @@ from tlkit.options.monitoring import MonitoringOptions
 from tlkit.options.network import NetworkOptions
 from tlkit.options.ranks import PROCESSES, RestartOptions, check_ranks
 
-MetricName = Literal["accuracy", "macro_f1", "loss", "balanced_accuracy"]
+MetricName = Literal["accuracy", "macro_f1", "loss", "balanced_accuracy", "top5_accuracy"]
 """The names of training.metrics.METRICS, repeated because options load no numpy; a test compares the two."""
 
 

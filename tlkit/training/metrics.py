@@ -89,6 +89,7 @@ METRICS: dict[str, Metric] = {
         "mean recall over classes",
         lambda c: c.mean_over_classes(c.correct / np.maximum(c.actual, 1)),
     ),
+    "top5_accuracy": Metric("top-5 accuracy", "true class in the best 5", lambda c: c.mean(c.true_rank[:5].sum())),
 }
 """By the name that --metric, JSON and history.jsonl have (there val_NAME)."""
 
