@@ -22,9 +22,9 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from tests.conftest import COLOURS, Run, finetune_arguments, write_folder, write_image
 from tests.forked import Warm
 from tests.wandb_server import KEY, StoredRun, wandb_server
+from tlkit.options.finetune import METRIC_NAMES
 
-ALL = ["train/loss", "train/accuracy", "val/loss", "val/accuracy", "val/macro_f1", "val/balanced_accuracy", "val/top5_accuracy",
-       "learning_rate", "seconds",
+ALL = ["train/loss", "train/accuracy", *(f"val/{name}" for name in METRIC_NAMES), "learning_rate", "seconds",
        "images_per_second"]  # fmt: skip
 OFFLINE = {"WANDB_MODE": "offline"}
 
