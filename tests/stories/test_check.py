@@ -26,7 +26,7 @@ def test_a_sound_folder(images: Path, tlkit: Run) -> None:
         "red          8        2",
     ]
     assert "formats   30 PNG" in lines and "modes     30 RGB" in lines and "median    48 x 40 pixels" in lines
-    assert lines[-1] == "tlkit finetune would train on it"
+    assert lines[-1] == "tlkit finetune would train on this folder"
 
 
 def test_for_programs(tmp_path: Path, tlkit: Run) -> None:

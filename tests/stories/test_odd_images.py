@@ -111,7 +111,7 @@ def test_check_tells_all_of_it_before_anyone_trains(odd: Path, tlkit: Run) -> No
     quick = json.loads(tlkit("check", odd, "--format", "json", "--quick").out)
     assert codes(quick["bad"]) == {name: EXPECTED[name] for name in IN_A_FOLDER - FOUND_BY_DECODING}
     lenient = tlkit("check", odd, "--skip-bad", "--max-bad", 0.9)
-    assert lenient.status == 0 and "tlkit finetune would train on it" in lenient.out
+    assert lenient.status == 0 and "tlkit finetune would train on this folder" in lenient.out
     assert "\x1b" not in lenient.out
     assert snapshot(odd) == before
 

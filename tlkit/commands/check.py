@@ -1,4 +1,4 @@
-"""tlkit check: what would spoil training on a folder, found before anyone trains on it."""
+"""tlkit check: find problems of a dataset before training."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tlkit.reports.check import REPORTS, Report
 from tlkit.terminal import write_stdout
 
 TINY_SIDE = 32
-"""Images of a shorter side than this are told: hardly anything is to be seen on them."""
+"""Images with a shorter side than this, in pixels, are reported as tiny."""
 
 
 UNEVEN = 10
-"""How many times more images the largest class may have than the smallest before it is told."""
+"""Warn if the largest class has more than this many times the images of the smallest."""
 
 
 def check(options: CheckOptions) -> int:
-    """Print what a folder holds and what is wrong with it. Returns 65 where finetune would stop, else 0."""
-    # Whatever can be looked at is reported, also of a folder that finetune would refuse.
+    """Print the contents and problems of a folder. Returns 65 if finetune would stop, else 0."""
+    # Report as much as possible, even for a folder that finetune would refuse.
     dataset = find_dataset(dataclasses.replace(options, allow_one_class=True, drop_empty=True))
     report = Report(dataset)
     same = DuplicateFinder()
@@ -35,7 +35,7 @@ def check(options: CheckOptions) -> int:
         if isinstance(found, ImageError):
             report.bad.append(found)
         else:
-            note(report, sample.path, found)
+            record(report, sample.path, found)
     report.repeats = find_repeats(dataset, same, options.workers)
     report.warnings += [*dataset.warnings, *uneven_classes(dataset)]
     report.stops += [str(problem) for problem in why_finetune_stops(options, dataset, report)]
@@ -43,8 +43,8 @@ def check(options: CheckOptions) -> int:
     return DataError.exit_code if report.stops else DONE
 
 
-def note(report: Report, path: str, facts: ImageInfo) -> None:
-    """Add what is known of a readable image."""
+def record(report: Report, path: str, facts: ImageInfo) -> None:
+    """Count a readable image in the report."""
     report.formats[facts.format] += 1
     report.modes[facts.mode] += 1
     report.sizes.append((facts.width * facts.height, facts.width, facts.height))
@@ -55,18 +55,18 @@ def note(report: Report, path: str, facts: ImageInfo) -> None:
 
 
 def uneven_classes(dataset: Dataset) -> Iterator[str]:
-    """What to say of classes that have very many more images than others."""
+    """Warn about strongly imbalanced classes."""
     counts = Counter(sample.label for sample in dataset.train)
     (most, largest), (least, smallest) = counts.most_common(1)[0], counts.most_common()[-1]
     if largest > UNEVEN * smallest:
         yield (
             f"class {dataset.classes[most]!r} has {largest:,} training images, class {dataset.classes[least]!r} "
-            f"{smallest:,}: see --class-weights balanced, and --metric macro_f1"
+            f"only {smallest:,}: consider --class-weights balanced and --metric macro_f1"
         )
 
 
 def why_finetune_stops(options: CheckOptions, dataset: Dataset, report: Report) -> Iterator[DataError]:
-    """The errors that finetune would end with, given the same options; it tells the first only."""
+    """The errors with which finetune would stop, given the same options (finetune reports only the first)."""
     for step in (
         lambda: find_dataset(options),
         lambda: leave_out(options, dataset, report.bad),

@@ -1,4 +1,4 @@
-"""tlkit report: a run as one page that can be shown to others."""
+"""tlkit report: write a self-contained HTML page about a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tlkit.terminal import write_stdout
 
 
 def report(options: ReportOptions) -> int:
-    """Write the report of a run. Prints its path; returns the exit status."""
+    """Write the report of a run and print its path. Returns the exit status."""
     if not os.path.exists(options.run):
         raise MissingInputError(options.run, "no such run folder")
     run = RunFolder.containing(options.run)

@@ -1,4 +1,4 @@
-"""Charts as inline SVG, styled by the page: curves over epochs, and the reliability diagram."""
+"""Charts as inline SVG, styled by the page: line charts by epoch and the reliability diagram."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LEFT, RIGHT, TOP, BOTTOM = 68, 14, 20, 42
 
 
 MARKED_POINTS = 30
-"""Up to so many points are drawn as dots, which tell their value."""
+"""Up to this number of points, each is drawn as a dot with its value as a tooltip."""
 
 
 @dataclass(frozen=True)
 class Series:
-    """A curve. look: its class in the style sheet, which gives color and dashes."""
+    """A curve. look: its CSS class, which sets color and dashes."""
 
     name: str
     look: str
@@ -30,7 +30,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Frame:
-    """The area of a chart, and where a value lies in it."""
+    """The plotting area: maps values to coordinates."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -42,7 +42,7 @@ class Frame:
         return number(HEIGHT - BOTTOM - (value - self.y[0]) / (self.y[1] - self.y[0]) * (HEIGHT - TOP - BOTTOM))
 
     def axes(self, x_ticks: Sequence[float], y_ticks: Sequence[float], x_name: str, y_name: str) -> Markup:
-        """Grid lines with their numbers, and the names of both directions."""
+        """Grid lines, tick labels and axis names."""
         across = [
             tag("text", short(tick), x=self.across(tick), y=HEIGHT - BOTTOM + 17, class_="tick middle")
             for tick in x_ticks
@@ -61,14 +61,14 @@ class Frame:
 
 
 def line_chart(title: str, y_name: str, series: Sequence[Series], best: int | None) -> Markup:
-    """Curves over epochs, with a legend. best: the epoch that is marked."""
+    """A line chart by epoch with a legend. best: the epoch to mark."""
     shown = [s for s in series if s.points]
     if not shown:
         return Markup()
     values = [y for s in shown for _, y in s.points]
     last = max(x for s in shown for x, _ in s.points)
     low, high = (0.0, max(values)) if min(values) >= 0 else (min(values), max(values))
-    if high <= 1 and min(values) > 0.5:  # shares near 1, whose differences would vanish
+    if high <= 1 and min(values) > 0.5:  # values near 1: zoom in, or their differences would be invisible
         low, high = math.floor(20 * min(values) - 0.2) / 20, 1.0
     ticks = nice_ticks(low, high)
     frame = Frame((1, max(last, 2)), (ticks[0], ticks[-1]))
@@ -123,12 +123,12 @@ def legend(series: Sequence[Series]) -> Markup:
 
 
 def summary(series: Series) -> str:
-    """A curve in words, for those who do not see it."""
+    """A curve in words, for screen readers."""
     return f"{series.name} from {series.points[0][1]:.4g} to {series.points[-1][1]:.4g}"
 
 
 def reliability_chart(bins: Sequence[Bin]) -> Markup:
-    """How often the model is right when it is so sure: bars on the diagonal would be perfect."""
+    """Accuracy by confidence: bars that end on the diagonal are perfectly calibrated."""
     frame = Frame((0, 1), (0, 1))
     fifths = [0, 0.2, 0.4, 0.6, 0.8, 1]
     filled = [b for b in bins if b.samples]
@@ -144,7 +144,7 @@ def reliability_chart(bins: Sequence[Bin]) -> Markup:
                 x2=frame.across(b.high),
                 y1=frame.up(b.confidence),
                 y2=frame.up(b.confidence),
-                class_="said",
+                class_="confidence",
             ),
             bar(frame, b, 0.12 * b.samples / most, "count"),
         )
@@ -157,7 +157,7 @@ def reliability_chart(bins: Sequence[Bin]) -> Markup:
     return tag(
         "svg",
         tag("title", f"Reliability diagram. {words}"),
-        frame.axes(fifths, fifths, "how sure the model was", "how often it was right"),
+        frame.axes(fifths, fifths, "confidence", "accuracy"),
         *bars,
         diagonal,
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
@@ -166,7 +166,7 @@ def reliability_chart(bins: Sequence[Bin]) -> Markup:
 
 
 def bar(frame: Frame, bin: Bin, height: float, look: str) -> Markup:
-    """A bar over a bin, from the ground up."""
+    """A bar of a bin, starting at the x axis."""
     x, y = float(frame.across(bin.low)) + 1, frame.up(height)
     return tag(
         "rect",
@@ -180,11 +180,11 @@ def bar(frame: Frame, bin: Bin, height: float, look: str) -> Markup:
 
 def describe_bin(bin: Bin) -> str:
     images = "1 image" if bin.samples == 1 else f"{bin.samples:,} images"
-    return f"{bin.low:.0%} to {bin.high:.0%} sure: {images}, {bin.accuracy:.0%} of them right"
+    return f"confidence {bin.low:.0%} to {bin.high:.0%}: {images}, accuracy {bin.accuracy:.0%}"
 
 
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers that enclose low and high."""
+    """Round tick values from at most low to at least high."""
     if high <= low:
         high = low + (abs(low) or 1)
     step = 10 ** math.floor(math.log10((high - low) / most))
@@ -194,16 +194,16 @@ def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def epoch_ticks(last: int) -> list[float]:
-    """The first epoch, and round ones after it."""
+    """Ticks of the epoch axis: 1, then round numbers."""
     step = max(1, round(nice_ticks(0, max(last, 1))[1]))
     return [1, *(float(epoch) for epoch in range(step, last + 1, step) if epoch > 1 + step / 3)]
 
 
 def number(value: float) -> str:
-    """A length in a picture."""
+    """Format a coordinate."""
     return f"{value:.1f}".removesuffix(".0")
 
 
 def short(value: float) -> str:
-    """A number beside an axis."""
+    """Format a tick label."""
     return f"{value:.6g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}"

@@ -1,4 +1,4 @@
-"""What tlkit check found, as text for people and as JSON for programs."""
+"""Format the findings of tlkit check as text or JSON."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tlkit.files.json_file import label_fields, path_fields
 from tlkit.terminal import count
 
 MOST_CLASSES = 30
-"""How many classes are listed for people."""
+"""Largest number of classes listed in the text output."""
 
 
 Size = tuple[int, int, int]
-"""Pixels, width, height of an image: sorted, the smallest comes first."""
+"""(pixels, width, height) of an image, so that sorting orders by area."""
 
 
 @dataclass
 class Report:
-    """formats, modes, sizes: of readable images. tiny, several_frames: paths. stops: why finetune would not train."""
+    """Findings. formats, modes, sizes: of readable images. tiny, several_frames: paths. stops: errors of finetune."""
 
     dataset: Dataset
     formats: Counter[str] = field(default_factory=Counter)
@@ -40,7 +40,7 @@ class Report:
     stops: list[str] = field(default_factory=list)
 
     def size_range(self) -> dict[str, tuple[int, int]]:
-        """Width and height of the smallest, the median and the largest image."""
+        """(width, height) of the smallest, median and largest image."""
         if not self.sizes:
             return {}
         ordered = sorted(self.sizes)
@@ -48,13 +48,13 @@ class Report:
         return {name: (width, height) for name, (_, width, height) in chosen.items()}
 
     def class_counts(self) -> list[tuple[str, int, int]]:
-        """Name, training images and validation images of each class."""
+        """(name, training images, validation images) of each class."""
         train, val = (Counter(s.label for s in part) for part in (self.dataset.train, self.dataset.val))
         return [(name, train[label], val[label]) for label, name in enumerate(self.dataset.classes)]
 
 
 def as_text(report: Report) -> str:
-    """For people: what is there, then what is odd about it, then whether finetune would train on it."""
+    """Text: contents, findings, then whether finetune would train on the folder."""
     dataset = report.dataset
     images = count(len(dataset.train) + len(dataset.val), "image")
     classes = count(len(dataset.classes), "class", "classes")
@@ -73,7 +73,7 @@ def as_text(report: Report) -> str:
 
 
 def class_lines(report: Report) -> list[str]:
-    """A row for each class, of very many for the largest."""
+    """One row per class; only the largest classes if there are many."""
     rows = report.class_counts()
     shown = rows if len(rows) <= MOST_CLASSES else sorted(rows, key=lambda row: -row[1])[:MOST_CLASSES]
     width = max(len("class"), *(len(escape_name(name)) for name, _, _ in shown))
@@ -88,13 +88,13 @@ def tally(counts: Counter[str]) -> str:
 
 
 def findings(report: Report) -> Iterable[tuple[str, str]]:
-    """A line, and below it the files, for each thing that is bad or odd."""
+    """(title, list of files) for each kind of problem."""
     for code in sorted({error.code for error in report.bad}):
         errors = [error for error in report.bad if error.code == code]
         yield f"bad       {count(len(errors), 'image')}: {code}", listing(f"{e.path}: {e.message}" for e in errors)
     repeats = report.repeats
     for groups, where in (
-        (repeats.across_parts, "both in training and in validation, so the figures will flatter"),
+        (repeats.across_parts, "both in training and validation, so validation accuracy will be too high"),
         (repeats.across_classes, "in several classes"),
         (repeats.harmless, "several times in one class"),
     ):
@@ -113,14 +113,14 @@ def findings(report: Report) -> Iterable[tuple[str, str]]:
 
 
 def verdict(report: Report) -> list[str]:
-    """Whether finetune would train on the folder, given the same options."""
+    """Whether finetune would train on the folder with the same options."""
     if not report.stops:
-        return ["tlkit finetune would train on it"]
+        return ["tlkit finetune would train on this folder"]
     return ["tlkit finetune would stop:", *(f"  {escape_name(problem)}" for problem in report.stops)]
 
 
 def as_json(report: Report) -> str:
-    """For programs: everything, nothing shortened."""
+    """JSON: all findings, unabridged."""
     dataset, repeats = report.dataset, report.repeats
     value: dict[str, Any] = {
         "data": path_fields(dataset.root),
@@ -142,7 +142,7 @@ def as_json(report: Report) -> str:
 
 
 def as_paths(groups: list[list[Sample]]) -> list[list[dict[str, str]]]:
-    """The files of each group."""
+    """The paths of each group."""
     return [[path_fields(sample.path) for sample in group] for group in groups]
 
 

@@ -1,4 +1,4 @@
-"""The confusion matrix: a table where it fits a page, else a picture of it; and the confusions that occur most."""
+"""The confusion matrix: a table for few classes, a picture for many, and the most frequent confusions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Matrix = Sequence[Sequence[int]]
 
 
 def confusion_matrix(names: Sequence[str], matrix: Matrix) -> Markup:
-    """The whole matrix as far as it can be read, and its largest entries off the diagonal."""
+    """The matrix, if it is small enough to read, and its largest off-diagonal entries."""
     parts: list[Markup] = []
     if len(names) <= LARGEST_TABLE:
         parts.append(as_table(names, matrix))
@@ -33,21 +33,26 @@ def confusion_matrix(names: Sequence[str], matrix: Matrix) -> Markup:
 
 
 def as_table(names: Sequence[str], matrix: Matrix) -> Markup:
-    """A cell for each pair, shaded by its share of the true class."""
+    """A table with one cell per pair of classes, shaded by the fraction of its row."""
     head = [tag("th", shortened(name), scope="col", title=name) for name in names]
     rows = [
         tag(
             "tr",
             tag("th", name, scope="row"),
             *(
-                tag("td", count or "·", class_=look(count, row, true == guess), title=said(names, true, guess, count))
+                tag(
+                    "td",
+                    count or "·",
+                    class_=look(count, row, true == guess),
+                    title=cell_title(names, true, guess, count),
+                )
                 for guess, count in enumerate(row)
             ),
         )
         for true, (name, row) in enumerate(zip(names, matrix, strict=True))
     ]
-    note = "Rows: what the images are. Columns: what the model said. Shade: share of the row."
-    corner = tag("td", "is ↓ said →", class_="corner")
+    note = "Rows: true class. Columns: predicted class. Shade: fraction of the row."
+    corner = tag("td", "true ↓ predicted →", class_="corner")
     table = tag(
         "table",
         tag("thead", tag("tr", corner, *head)),
@@ -59,13 +64,13 @@ def as_table(names: Sequence[str], matrix: Matrix) -> Markup:
 
 
 def as_picture(names: Sequence[str], matrix: Matrix, side: int = 10) -> Markup:
-    """A square for each pair that occurs, with the names at the edges."""
+    """A picture with one square per pair that occurs, and class names at the edges."""
     margin = 8 + 5 * min(20, max(map(len, names)))
     size = margin + side * len(names) + 2
     squares = [
         tag(
             "rect",
-            tag("title", said(names, true, guess, count)),
+            tag("title", cell_title(names, true, guess, count)),
             x=margin + side * guess,
             y=margin + side * true,
             width=side - 1,
@@ -100,7 +105,7 @@ def as_picture(names: Sequence[str], matrix: Matrix, side: int = 10) -> Markup:
         height=size,
         role="img",
     )
-    note = "Rows: what the images are. Columns: what the model said. Point at a square for its classes."
+    note = "Rows: true class. Columns: predicted class. Hover over a square to see its classes."
     return joined(
         tag("p", note, class_="note"),
         tag("div", picture, class_="scroll heat", tabindex=0, role="region", aria_label="Confusion matrix"),
@@ -108,7 +113,7 @@ def as_picture(names: Sequence[str], matrix: Matrix, side: int = 10) -> Markup:
 
 
 def most_frequent(names: Sequence[str], matrix: Matrix) -> Markup:
-    """The pairs that are taken for each other most."""
+    """The most frequent pairs of true and wrongly predicted class."""
     wrong = [
         (count, true, guess)
         for true, row in enumerate(matrix)
@@ -116,7 +121,7 @@ def most_frequent(names: Sequence[str], matrix: Matrix) -> Markup:
         if count and true != guess
     ]
     if not wrong:
-        return tag("p", "No validation image was taken for another class.", class_="note")
+        return tag("p", "All validation images were classified correctly.", class_="note")
     wrong.sort(key=lambda entry: (-entry[0], entry[1], entry[2]))
     rows = [
         tag(
@@ -128,21 +133,25 @@ def most_frequent(names: Sequence[str], matrix: Matrix) -> Markup:
         )
         for count, true, guess in wrong[:LISTED]
     ]
-    head = [tag("th", name, scope="col") for name in ("is", "said", "images", "of the class")]
+    head = [tag("th", name, scope="col") for name in ("true", "predicted", "images", "of true class")]
     more = f", the first {LISTED} of {len(wrong)}" if len(wrong) > LISTED else ""
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *rows), class_="frequent")
     return joined(tag("h3", f"Most frequent confusions{more}"), tag("div", table, class_="scroll"))
 
 
 def look(count: int, row: Sequence[int], right: bool) -> str:
-    """The class of a cell in the style sheet: right or wrong, and how dark. Whatever occurs is seen."""
+    """CSS classes of a cell: right or wrong, and one of SHADES shades. A count above 0 is never invisible."""
     if not count:
         return "none"
     return f"{'right' if right else 'wrong'} s{max(1, round(SHADES * count / sum(row)))}"
 
 
-def said(names: Sequence[str], true: int, guess: int, count: int) -> str:
-    return f"{names[true]} taken for {names[guess]}: {count:,}" if true != guess else f"{names[true]}: {count:,} right"
+def cell_title(names: Sequence[str], true: int, guess: int, count: int) -> str:
+    return (
+        f"{names[true]} predicted as {names[guess]}: {count:,}"
+        if true != guess
+        else f"{names[true]}: {count:,} correct"
+    )
 
 
 def shortened(name: str, most: int = 20) -> str:

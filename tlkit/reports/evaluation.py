@@ -14,7 +14,7 @@ from tlkit.training.metrics import METRICS, metrics_text
 
 
 def as_text(result: Evaluation, skipped: list[ImageError]) -> str:
-    """The figures for people: a table of classes, the totals, and the confusions that occur."""
+    """Text: a table of classes, the totals and the confusion matrix."""
     names = [escape_name(name) for name in result.classes]
     headline = [name for name, metric in METRICS.items() if metric.headline]
     others = metrics_text(result.figures, [name for name in METRICS if name not in headline])
@@ -34,12 +34,12 @@ def as_text(result: Evaluation, skipped: list[ImageError]) -> str:
 
 
 def confusion_lines(result: Evaluation, names: list[str], largest: int = 20) -> list[str]:
-    """The confusion matrix where it fits a terminal, else its largest entries off the diagonal."""
+    """The confusion matrix if it fits a terminal, else its largest off-diagonal entries."""
     if len(names) <= largest:
         cells = max(len(str(result.confusion.max())), 3)
         width = max(10, *(len(f"{number} {name}") for number, name in enumerate(names)))
         head = "  ".join(f"{number:>{cells}}" for number in range(len(names)))
-        return [f"{'true, down':<{width}}  {head}  predicted, across"] + [
+        return ["confusion matrix (rows: true class, columns: predicted)", f"{'':<{width}}  {head}"] + [
             f"{f'{number} {name}':<{width}}  " + "  ".join(f"{value:>{cells}}" for value in row)
             for number, (name, row) in enumerate(zip(names, result.confusion, strict=True))
         ]
@@ -48,14 +48,14 @@ def confusion_lines(result: Evaluation, names: list[str], largest: int = 20) -> 
     order = wrong.ravel().argsort()[::-1][:largest]
     pairs = [(int(index) // len(wrong), int(index) % len(wrong)) for index in order]
     return ["most frequent confusions"] + [
-        f"{wrong[true, guess]:>6}  {names[true]} taken for {names[guess]}"
+        f"{wrong[true, guess]:>6}  {names[true]} predicted as {names[guess]}"
         for true, guess in pairs
         if wrong[true, guess]
     ]
 
 
 def as_json(result: Evaluation, skipped: list[ImageError]) -> str:
-    """The figures for programs."""
+    """JSON: the same figures, unrounded."""
     rows = zip(result.classes, result.precision, result.recall, result.f1, result.support, strict=True)
     value: dict[str, Any] = {
         "images": result.samples,

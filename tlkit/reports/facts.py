@@ -1,4 +1,4 @@
-"""What a report is about, as plain values."""
+"""The data of a report as plain values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Bin:
-    """Answers whose probability lies between low and high: how many, how sure on average, and which share is right."""
+    """Predictions with a probability between low and high: their number, mean confidence and accuracy."""
 
     low: float
     high: float
@@ -20,7 +20,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """A class, measured on the validation images. train: its training images."""
+    """Figures of one class on the validation images. train: number of its training images."""
 
     name: str
     precision: float
@@ -32,7 +32,7 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that was taken for another class. thumbnail: a JPEG file; None where the image is not at hand."""
+    """A wrong prediction. thumbnail: bytes of a JPEG; None if the image cannot be read."""
 
     path: str
     label: str
@@ -43,7 +43,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Measured:
-    """The best epoch's answers on the validation images, in figures."""
+    """Figures of the best epoch's predictions on the validation images."""
 
     samples: int
     calibration_error: float
@@ -56,13 +56,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class ReportData:
-    """A run as its folder tells it.
+    """Everything that the report shows about a run.
 
-    folder, data_folder: as they can be typed in a shell.
-    history: a row for each epoch; best: the row of the best. measured: None where the run has not come so far.
-    data, model: lines about them. warnings: about the data. skipped: images left out, with why. given, options: as
-    typed and as resolved, by flag.
-    notes: what this report lacks, and why.
+    folder, data_folder: quoted for the shell. history: one row per epoch; best: the row of the best epoch.
+    measured: None until the run has finished. data, model: one-line descriptions. warnings: about the data.
+    skipped: (path, reason) of images left out. given, options: by flag, as typed and as resolved.
+    notes: about missing parts of the report.
     """
 
     name: str

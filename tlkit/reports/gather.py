@@ -1,4 +1,4 @@
-"""A run folder -> its report: what the run wrote down, gathered and rendered. Loads no torch."""
+"""Read a run folder and write its report page. Loads no torch."""
 
 from __future__ import annotations
 
@@ -33,43 +33,42 @@ from tlkit.training.evaluation import Calibration, Evaluation, calibrate, evalua
 SHOWN_MISTAKES = 24
 
 
-def report(run: RunFolder, told: Callable[[ReportData], object] = lambda facts: None) -> None:
-    """Write the report of a run into its folder; what fails is a warning. told: what it says, before it is written."""
+def report(run: RunFolder, on_data: Callable[[ReportData], object] = lambda facts: None) -> None:
+    """Write report.html into a run folder. A failure is only a warning. on_data: called with the data of the report."""
     try:
         facts = gather(run)
-        told(facts)
+        on_data(facts)
         write_page(facts, run.report_file)
         log_status("report", run.report_file)
     except Exception as error:
-        log_status("warning", f"there is no report: {to_tlkit_error(error)}; later: tlkit report {run.path}")
+        log_status("warning", f"could not write the report: {to_tlkit_error(error)}; to retry: tlkit report {run.path}")
 
 
 def write_page(facts: ReportData, path: str) -> None:
-    """The report of a run. Raises OutputError or StorageError where it cannot be written, DataError for facts that are
-    not what a run writes down."""
-    with of_whole_run(facts.folder):
+    """Write the report page. Raises OutputError or StorageError if it cannot be written, DataError for invalid data."""
+    with damage_as_data_error(facts.folder):
         content = render(facts).encode()
     write_atomically(path, lambda file: file.write(content))
 
 
 def gather(run: RunFolder, data: str | None = None) -> ReportData:
-    """All that a run folder tells. data: where the images are, if they have moved. Raises DataError."""
-    with of_whole_run(run.path):
-        return found_in(run, data)
+    """Read everything that the report needs. data: the image folder, if it has moved. Raises DataError."""
+    with damage_as_data_error(run.path):
+        return read_report_data(run, data)
 
 
 @contextmanager
-def of_whole_run(path: str) -> Iterator[None]:
-    """What stumbles inside does so over the files of a run that is not whole. Raises DataError."""
+def damage_as_data_error(path: str) -> Iterator[None]:
+    """Turn errors of reading malformed run files into DataError."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        problem = f"is not a whole run folder ({type(error).__name__}: {first_line(error)[:120]})"
+        problem = f"is not a complete run folder ({type(error).__name__}: {first_line(error)[:120]})"
         raise DataError(path, problem) from error
 
 
-def found_in(run: RunFolder, data: str | None) -> ReportData:
-    """As gather, of a run folder whose files hold what they should."""
+def read_report_data(run: RunFolder, data: str | None) -> ReportData:
+    """Like gather, for a run folder with valid files."""
     stored = run.read_options()
     options = resolved_options(run, stored["resolved"])
     root = data or options.data
@@ -104,27 +103,27 @@ def found_in(run: RunFolder, data: str | None) -> ReportData:
 
 
 def resolved_options(run: RunFolder, stored: Mapping[str, Any]) -> FinetuneOptions:
-    """The options of a run folder from anybody. Raises DataError."""
+    """The validated options of a run folder. Raises DataError."""
     try:
         return FinetuneOptions.from_dict(stored)
     except (UsageError, TypeError) as error:
-        raise DataError(run.options_file, f"holds options that no run has: {error}") from error
+        raise DataError(run.options_file, f"contains invalid options: {error}") from error
 
 
 def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were typed with another value than their default."""
+    """The options given on the command line that differ from their defaults."""
     default = FinetuneOptions(data="").to_dict()
     return {name: value for name, value in given.items() if value != default.get(name, value)}
 
 
 def described(options: Mapping[str, Any]) -> dict[str, str]:
-    """Flags and values, for people; of the home folder only that it is one."""
+    """Flags and values as text; the home folder is written as ~."""
     values = {flag_of(name): without_home(value) for name, value in options.items()}
     return {flag: "default" if v is None else str(v) for flag, v in values.items()}
 
 
 def read_history(run: RunFolder) -> list[dict[str, Any]]:
-    """The rows of history.jsonl; none if there is none yet. Raises DataError if it is damaged."""
+    """The rows of history.jsonl, one per epoch; empty if it does not exist. Raises DataError if it is damaged."""
     if not os.path.exists(run.history_file):
         return []
     with open_input(run.history_file) as file:
@@ -133,15 +132,15 @@ def read_history(run: RunFolder) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise DataError(run.history_file, f"is damaged ({error})") from error
     if not all(isinstance(row, dict) and isinstance(row.get("epoch"), int) for row in rows):
-        raise DataError(run.history_file, "is damaged: it has lines that are no epochs")
+        raise DataError(run.history_file, "is damaged: not every line is an epoch")
     return rows
 
 
 def measure(validation: Validation, split: Mapping[str, Any], root: str, options: FinetuneOptions) -> Measured:
-    """The figures of the answers, and the mistakes with their pictures."""
-    answers, classes = validation.answers, tuple(split["classes"])
-    evaluation = evaluate_predictions(answers, classes)
-    calibration = calibrate(answers.confidence, answers.correct)
+    """Figures of the validation predictions, and the worst mistakes with thumbnails."""
+    predictions, classes = validation.predictions, tuple(split["classes"])
+    evaluation = evaluate_predictions(predictions, classes)
+    calibration = calibrate(predictions.confidence, predictions.correct)
     return Measured(
         samples=evaluation.samples,
         calibration_error=evaluation.calibration_error,
@@ -149,7 +148,7 @@ def measure(validation: Validation, split: Mapping[str, Any], root: str, options
         confusion=evaluation.confusion.tolist(),
         bins=bins(calibration),
         mistakes=worst_mistakes(validation, classes, root, options),
-        mistaken=int(np.count_nonzero(~answers.correct)),
+        mistaken=int(np.count_nonzero(~predictions.correct)),
     )
 
 
@@ -172,18 +171,18 @@ def class_figures(evaluation: Evaluation, split: Mapping[str, Any]) -> list[Clas
 def worst_mistakes(
     validation: Validation, classes: Sequence[str], root: str, options: FinetuneOptions
 ) -> list[Mistake]:
-    """The wrong answers that were given most surely."""
-    answers = validation.answers
-    places = answers.most_confident_mistakes(SHOWN_MISTAKES)
+    """The most confident wrong predictions."""
+    predictions = validation.predictions
+    places = predictions.most_confident_mistakes(SHOWN_MISTAKES)
     names = [validation.names[place] for place in places]
     paths = [os.path.join(root, name) for name in names]
     pictures = thumbnails(paths, accepted_by(options), worker_count(options.workers))
     return [
         Mistake(
             at_home(name),
-            classes[answers.labels[place]],
-            classes[answers.predicted[place]],
-            float(answers.confidence[place]),
+            classes[predictions.labels[place]],
+            classes[predictions.predicted[place]],
+            float(predictions.confidence[place]),
             picture,
         )
         for place, name, picture in zip(places, names, pictures, strict=True)
@@ -193,30 +192,30 @@ def worst_mistakes(
 def notes(
     validation: Validation | None, measured: Measured | None, best: Mapping[str, Any] | None, root: str
 ) -> list[str]:
-    """What the page lacks, and why."""
+    """Notes about missing parts of the page and why they are missing."""
     if validation is None or measured is None:
-        return ["This run has not written down its answers on the validation images yet: it does so when it is done."]
+        return ["Figures per class and image are missing: the run has not finished yet."]
     found = []
     if best is None or best["epoch"] != validation.epoch:
-        found.append(f"What is said of images and classes is of epoch {validation.epoch}, and not of the best one.")
+        found.append(f"Figures per class and image are from epoch {validation.epoch}, not from the best epoch.")
     absent = sum(mistake.thumbnail is None for mistake in measured.mistakes)
     if absent:
         where = escape_name(without_home(root))
         found.append(
-            f"{absent} of {len(measured.mistakes)} pictures are missing: the images are no longer readable in {where}. "
-            "If they have moved: tlkit report RUN --data DIR"
+            f"{absent} of {len(measured.mistakes)} thumbnails are missing: the images cannot be read in {where}. "
+            "If they have moved, run: tlkit report RUN --data DIR"
         )
     return found
 
 
 def at_home(text: str) -> str:
-    """Text without the name of the user's home folder."""
+    """Replace the user's home folder in a text by ~."""
     home = os.path.expanduser("~")
     return text if home in ("/", "") else text.replace(os.path.join(home, ""), "~/")
 
 
 def for_shell(path: str) -> str:
-    """A path as it can be typed: from here where it lies below, else from the home folder where it lies there."""
+    """A path quoted for the shell: relative to the current folder, else to the home folder, else absolute."""
     below = os.path.relpath(path)
     if not below.startswith(os.pardir):
         return shlex.quote(below)

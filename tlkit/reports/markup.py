@@ -1,4 +1,4 @@
-"""HTML and SVG made of elements: whatever is not markup already is escaped, so no name from outside becomes any."""
+"""Build HTML and SVG. Everything that is not Markup is escaped, so user-supplied names cannot inject markup."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ WITHOUT_CONTENT = ("meta", "img", "br")
 
 
 class Markup(str):
-    """Text that is markup already."""
+    """Text that is already HTML or SVG."""
 
 
 def text(value: object) -> Markup:
-    """Any value as text of a page. Control characters, and what reverses the direction of writing, are spelled out."""
+    """Escape a value for the page. Control and text-direction characters are escaped."""
     return value if isinstance(value, Markup) else Markup(html.escape(escape_name(str(value))))
 
 
 def tag(name: str, /, *children: object, **attributes: object) -> Markup:
-    """An element. class_ is class, aria_label is aria-label; an attribute that is None or False is left out."""
+    """An element. class_ becomes class, aria_label becomes aria-label; None and False are omitted."""
     words = [name]
     for key, value in attributes.items():
         if value is not None and value is not False:
@@ -29,5 +29,5 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
 
 
 def joined(*parts: object) -> Markup:
-    """Parts one after the other; None is nothing."""
+    """Concatenate parts; None is skipped."""
     return Markup("".join(text(part) for part in parts if part is not None))

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing beside itself, and runs no script."""
+"""Render the report of a run as one self-contained HTML page without scripts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tlkit.reports.sections import (
 from tlkit.reports.style import STYLE
 
 SECTIONS = (notes, curves, classes, confusions, mistakes, reliability, data, usage, settings)
-"""What the page shows, in order; each is nothing where a run has nothing to show."""
+"""The sections of the page in order; a section without content renders as nothing."""
 
 
 def render(facts: ReportData) -> str:
-    """The whole page."""
+    """Return the HTML of the page."""
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -42,6 +42,6 @@ def render(facts: ReportData) -> str:
 
 
 def policy() -> str:
-    """What a browser may do for the page: show the pictures and the one style sheet that it holds, and no more."""
+    """Content Security Policy: allow only the embedded images and the embedded style sheet."""
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"

@@ -72,7 +72,7 @@ svg .axis { font-size: 13.5px; } svg .name { font-size: 8px; fill: var(--ink); }
 .curve.other { stroke: var(--other); }
 .curve.diagonal { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 5 4; }
 circle.train { fill: var(--train); } circle.val { fill: var(--accent); } circle.other { fill: var(--other); }
-.share { fill: var(--accent); } .rail { fill: var(--grid); } .said { stroke: var(--ink); stroke-width: 2; }
+.share { fill: var(--accent); } .rail { fill: var(--grid); } .confidence { stroke: var(--ink); stroke-width: 2; }
 .count { fill: var(--card); fill-opacity: 0.75; stroke: var(--soft); stroke-width: 0.6; }
 .charts .chart .share { fill-opacity: 0.55; }
 .scroll { overflow-x: auto; max-width: 100%; margin-top: 12px; }

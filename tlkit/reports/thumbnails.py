@@ -1,4 +1,4 @@
-"""Small pictures of images, for reports and monitors."""
+"""Thumbnails for reports and experiment trackers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_MEAN, NO_DEVIATION = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 def thumbnails(paths: Sequence[str], accepted: Accepted, workers: int) -> list[bytes | None]:
-    """A square JPEG of the middle of each image; None for one that is not there, or cannot be read any more."""
+    """A square JPEG of the center of each image; None for an image that cannot be read."""
     view = View(
         Preprocessing(
             image_size=(SIDE, SIDE),

@@ -1,4 +1,4 @@
-"""validation.jsonl: what the best epoch answered on each validation image. Loads no torch."""
+"""Read and write validation.jsonl: the best epoch's prediction for each validation image. Loads no torch."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tlkit.training.evaluation import Predictions
 
 @dataclass(frozen=True)
 class Validation:
-    """The answers of an epoch. names: of the images, as split.json has them."""
+    """Predictions of one epoch. names: image paths as in split.json."""
 
     epoch: int
     names: Sequence[str]
-    answers: Predictions
+    predictions: Predictions
 
 
 def write_validation(
-    run: RunFolder, epoch: int, root: str, samples: Sequence[Sample], classes: Sequence[str], answers: Predictions
+    run: RunFolder, epoch: int, root: str, samples: Sequence[Sample], classes: Sequence[str], predictions: Predictions
 ) -> None:
-    """A line for each validation image, in the order of split.json. Raises as write_atomically does."""
+    """Write one line per validation image, in the order of split.json. Raises like write_atomically."""
     inside = os.path.join(os.path.abspath(root), "")
-    columns = (samples, answers.labels, answers.predicted, answers.confidence, answers.losses)
+    columns = (samples, predictions.labels, predictions.predicted, predictions.confidence, predictions.losses)
     lines = [
         json.dumps(
             {
@@ -52,19 +52,19 @@ def write_validation(
 
 
 def read_validation(run: RunFolder, classes: Sequence[str]) -> Validation | None:
-    """What a run has written down; None if it has not come so far. Raises DataError if it is damaged."""
+    """Read the file; None if it does not exist yet. Raises DataError if it is damaged."""
     if not os.path.exists(run.validation_file):
         return None
     number = {name: place for place, name in enumerate(classes)}
     try:
         with open_input(run.validation_file) as file:
             rows = [json.loads(line) for line in file]
-        answers = Predictions(
+        predictions = Predictions(
             np.array([number[label_of(row)] for row in rows], dtype=np.int64),
             np.array([number[label_of(row, "predicted")] for row in rows], dtype=np.int64),
             np.array([row["probability"] for row in rows], dtype=np.float64),
             np.array([row["loss"] for row in rows], dtype=np.float64),
         )
-        return Validation(int(rows[0]["epoch"]), [path_of(row) for row in rows], answers)
+        return Validation(int(rows[0]["epoch"]), [path_of(row) for row in rows], predictions)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(run.validation_file, f"is damaged ({type(error).__name__})") from error
