@@ -162,5 +162,5 @@ def test_commands_can_be_typed_whatever_the_folders_are_called(tmp_path: Path, m
 
 @pytest.mark.parametrize("damage", [{"best": {"epoch": 1}}, {"history": [{"epoch": 1, "seconds": "x"}]}])
 def test_files_that_a_run_would_not_write_are_told_as_such(damage: dict[str, object], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="run: is not a whole run folder"):
+    with pytest.raises(DataError, match="run: is not a complete run folder"):
         write_page(dataclasses.replace(facts(), **damage), str(tmp_path / "page.html"))  # type: ignore[arg-type]

@@ -98,10 +98,10 @@ def test_images_that_have_moved_are_missed_and_found_again(
     (run / "options.json").write_text(json.dumps(resolved))
     assert tlkit("report", run).status == 0
     page = (run / "report.html").read_text()
-    assert "pictures are missing" in page and "tlkit report RUN --data DIR" in page and "data:image" not in page
+    assert "thumbnails are missing" in page and "tlkit report RUN --data DIR" in page and "data:image" not in page
     shutil.copytree(data, moved)
     assert tlkit("report", run, "--data", moved).status == 0
-    assert "pictures are missing" not in (run / "report.html").read_text()
+    assert "thumbnails are missing" not in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize("how", ["--no-cache", "--unfreeze", "DataParallel"])
@@ -176,7 +176,7 @@ def test_a_run_on_its_way_has_a_report(warm: Warm, data: Path, tmp_path: Path, t
     assert warm.run(finetune_arguments(data, run), hook="interrupt_at_step", step=7, number=15)[0] == -signal.SIGTERM
     assert tlkit("report", run).status == 0
     page = (run / "report.html").read_text()
-    assert "has not written down its answers" in page and "Learning curves" in page
+    assert "the run has not finished yet" in page and "Learning curves" in page
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_what_is_damaged_is_named(file: str, content: str, reported: Path, tmp_p
     outcome = tlkit("report", run)
     assert outcome.status == 65
     assert outcome.err.startswith(f"tlkit report: {run}")
-    assert file in outcome.err or "is not a whole run folder" in outcome.err
+    assert file in outcome.err or "is not a complete run folder" in outcome.err
 
 
 def test_what_is_no_run_is_told(tmp_path: Path, tlkit: Run) -> None:

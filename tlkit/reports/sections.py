@@ -1,4 +1,4 @@
-"""The parts of the report, from its head to its foot. A part that has nothing to show is empty."""
+"""The sections of the report page, from header to footer. A section without content renders as nothing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LISTED_IMAGES = 20
 
 
 def section(title: str, about: str, *content: object) -> Markup:
-    """A part with a heading and a sentence that says what it shows."""
+    """A section: heading, one explanatory sentence, content."""
     note = tag("p", about, class_="about") if about else None
     return tag("section", tag("h2", title), note, *content)
 
 
 def header(facts: ReportData) -> Markup:
-    """What the run is, and how well it did."""
+    """Name of the run and its main figures."""
     return tag(
         "header",
         tag("p", "Training report", class_="eyebrow"),
@@ -35,11 +35,11 @@ def header(facts: ReportData) -> Markup:
 
 
 def tiles(facts: ReportData) -> list[tuple[str, str, str]]:
-    """The figures at the top: name, value, and a remark."""
+    """The figures at the top: (name, value, remark)."""
     found = [
         ("classes", f"{facts.classes:,}", f"{facts.train_images:,} training images"),
-        ("validation images", f"{facts.val_images:,}", "never trained on"),
-        ("training time", duration(sum(row.get("seconds", 0) for row in facts.history)), "of the epochs alone"),
+        ("validation images", f"{facts.val_images:,}", "not used for training"),
+        ("training time", duration(sum(row.get("seconds", 0) for row in facts.history)), "sum over epochs"),
     ]
     if facts.best is None:
         return [("state", facts.state, f"{len(facts.history)} epochs so far"), *found]
@@ -51,7 +51,9 @@ def tiles(facts: ReportData) -> list[tuple[str, str, str]]:
     ]
     if facts.measured is not None:
         measured = facts.measured
-        found.insert(0, ("calibration error", share(measured.calibration_error), "how far probabilities are off"))
+        found.insert(
+            0, ("calibration error", percent(measured.calibration_error), "gap between confidence and accuracy")
+        )
         found.insert(0, ("mistakes", f"{measured.mistaken:,}", f"of {measured.samples:,} validation images"))
     return [*figures, *found]
 
@@ -61,12 +63,12 @@ def tile(name: str, value: str, remark: str) -> Markup:
 
 
 def notes(facts: ReportData) -> Markup:
-    """What this page lacks."""
+    """Notes about missing parts of the page."""
     return joined(*(tag("p", note, class_="callout") for note in facts.notes))
 
 
 def curves(facts: ReportData) -> Markup:
-    """Losses, metrics and learning rate over the epochs."""
+    """Line charts of losses, metrics and learning rate by epoch."""
     if not facts.history:
         return Markup()
     best = facts.best["epoch"] if facts.best is not None else None
@@ -81,7 +83,7 @@ def curves(facts: ReportData) -> Markup:
         ),
         line_chart(
             "Accuracy",
-            "share right",
+            "accuracy",
             [
                 series("training", "train", "train_accuracy"),
                 series("validation", "val", "val_accuracy"),
@@ -93,18 +95,18 @@ def curves(facts: ReportData) -> Markup:
             for name, metric in shown_metrics(facts.metric).items()
             if name not in ("loss", "accuracy")
         ),
-        line_chart("Learning rate", "of the head", [series("at the epoch's end", "other", "learning_rate")], best),
+        line_chart("Learning rate", "head", [series("at the end of the epoch", "other", "learning_rate")], best),
     ]
     return section(
         "Learning curves",
-        "A validation curve that turns away from the training curve means that the model learns its images by heart.",
+        "If the validation curve gets worse while the training curve improves, the model is overfitting.",
         tag("div", *charts, class_="charts"),
         epochs_table(facts),
     )
 
 
 def epochs_table(facts: ReportData) -> Markup:
-    """The curves as numbers."""
+    """The curves as a table, one row per epoch."""
     columns = {
         "epoch": "epoch",
         "training loss": "train_loss",
@@ -125,12 +127,12 @@ def epochs_table(facts: ReportData) -> Markup:
     ]
     head = tag("thead", tag("tr", *(tag("th", name, scope="col", class_="number") for name in columns)))
     table = tag("table", head, tag("tbody", *rows))
-    name = "The epochs as a table" if every == 1 else f"The epochs as a table (every {every}th)"
+    name = "Table of epochs" if every == 1 else f"Table of epochs (every {every}th)"
     return tag("details", tag("summary", name), tag("div", table, class_="scroll"))
 
 
 def classes(facts: ReportData) -> Markup:
-    """A row for each class, the worst first."""
+    """One row per class, lowest F1 first."""
     if facts.measured is None:
         return Markup()
     head = [tag("th", "class", scope="col")] + [
@@ -141,15 +143,15 @@ def classes(facts: ReportData) -> Markup:
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *map(class_row, ordered)), class_="classes")
     body = tag("div", table, class_="scroll tall" if len(ordered) > 30 else "scroll", tabindex=0, role="region")
     return section(
-        "Each class",
-        "The weakest first. Precision: of what was called this class, the share that is. Recall: of this class, the "
-        "share that was found. F1 is high where both are.",
+        "Per class",
+        "Lowest F1 first. Precision: how many of the images predicted as this class belong to it. Recall: how many "
+        "of the images of this class were found. F1 is the harmonic mean of both.",
         body,
     )
 
 
 def class_row(figures: ClassFigures) -> Markup:
-    numbers = [share(figures.precision), share(figures.recall), f"{figures.support:,}", f"{figures.train:,}"]
+    numbers = [percent(figures.precision), percent(figures.recall), f"{figures.support:,}", f"{figures.train:,}"]
     bar = tag(
         "svg",
         tag("rect", width=60, height=8, rx=2, class_="rail"),
@@ -162,13 +164,13 @@ def class_row(figures: ClassFigures) -> Markup:
     return tag(
         "tr",
         tag("th", figures.name, scope="row"),
-        tag("td", bar, tag("span", share(figures.f1)), class_="number"),
+        tag("td", bar, tag("span", percent(figures.f1)), class_="number"),
         *(tag("td", number, class_="number") for number in numbers),
     )
 
 
 def confusions(facts: ReportData) -> Markup:
-    """What was taken for what."""
+    """The confusion matrix."""
     if facts.measured is None:
         return Markup()
     names = [figures.name for figures in facts.measured.classes]
@@ -176,20 +178,20 @@ def confusions(facts: ReportData) -> Markup:
 
 
 def mistakes(facts: ReportData) -> Markup:
-    """The wrong answers that the model was surest of, with their images."""
+    """The most confident wrong predictions, with thumbnails."""
     if facts.measured is None or not facts.measured.mistakes:
         return Markup()
     shown, all_of_them = facts.measured.mistakes, facts.measured.mistaken
     about = (
-        "Wrong answers on validation images, the surest first. They show what the model mixes up, and often images "
-        "that lie in the wrong folder."
+        "Wrong predictions on validation images, most confident first. They show which classes the model confuses, "
+        "and often reveal images in the wrong folder."
     )
     more = f" {len(shown)} of {all_of_them:,}; all are in validation.jsonl." if all_of_them > len(shown) else ""
     return section("Most confident mistakes", about + more, tag("ul", *map(card, shown), class_="cards"))
 
 
 def card(mistake: Mistake) -> Markup:
-    """An image, what was said of it, and what it is."""
+    """A thumbnail with its predicted and its true class."""
     if mistake.thumbnail is None:
         picture = tag("div", "image not found", class_="absent")
     else:
@@ -200,26 +202,26 @@ def card(mistake: Mistake) -> Markup:
         "li",
         picture,
         tag("p", tag("b", mistake.predicted, class_="wrong-name"), f" {mistake.probability:.1%}"),
-        tag("p", "is ", tag("b", mistake.label)),
+        tag("p", "true: ", tag("b", mistake.label)),
         tag("p", mistake.path, class_="path"),
     )
 
 
 def reliability(facts: ReportData) -> Markup:
-    """Whether probabilities can be believed."""
+    """The reliability diagram: confidence against accuracy."""
     if facts.measured is None:
         return Markup()
     about = (
-        "Whether the model's probabilities can be believed. A bar below its short line: the model was too sure there. "
-        "The pale bars at the foot show where most images lie."
+        "How well confidence matches accuracy. A bar below its short line means that the model is overconfident there. "
+        "The pale bars at the bottom show how many images fall into each range."
     )
     chart = tag("figure", reliability_chart(facts.measured.bins), class_="chart")
-    error = f"Expected calibration error: {share(facts.measured.calibration_error)}."
+    error = f"Expected calibration error: {percent(facts.measured.calibration_error)}."
     return section("Reliability", about, tag("div", chart, class_="charts"), tag("p", error, class_="note"))
 
 
 def data(facts: ReportData) -> Markup:
-    """Where the images came from, and what was odd about them."""
+    """The dataset, its warnings, and the images that were left out."""
     warnings = [tag("li", *lines(warning)) for warning in facts.warnings]
     named = [tag("li", tag("code", path), f": {why}") for path, why in facts.skipped[:LISTED_IMAGES]]
     rest = len(facts.skipped) - len(named)
@@ -233,31 +235,31 @@ def data(facts: ReportData) -> Markup:
 
 
 def lines(warning: str) -> list[object]:
-    """A warning's first line, and the rest as it was laid out."""
+    """First line of a warning as text, the other lines as code."""
     first, _, rest = warning.partition("\n")
     return [first, *(tag("code", line.strip(), class_="line") for line in rest.split("\n") if line.strip())]
 
 
 def usage(facts: ReportData) -> Markup:
-    """Commands that can be copied."""
+    """Commands to copy."""
     run = facts.folder
     commands = {
-        "Label images": f"tlkit predict {run} IMAGE...",
-        "Label a folder, as JSON": f"tlkit predict {run} FOLDER --format jsonl",
-        "Measure it again": f"tlkit evaluate {run} {facts.data_folder}",
-        "Take it elsewhere": f"tlkit export {run} --format onnx --output model.onnx",
-        "Train on": f"tlkit resume {run} --epochs {len(facts.history) + 20}",
+        "Predict": f"tlkit predict {run} IMAGE...",
+        "Predict a folder as JSON lines": f"tlkit predict {run} FOLDER --format jsonl",
+        "Evaluate": f"tlkit evaluate {run} {facts.data_folder}",
+        "Export": f"tlkit export {run} --format onnx --output model.onnx",
+        "Train longer": f"tlkit resume {run} --epochs {len(facts.history) + 20}",
     }
     rows = [joined(tag("dt", name), tag("dd", tag("code", command))) for name, command in commands.items()]
     return section(
         "How to use the model",
-        "A click marks a whole command. The model is the run folder, or model.pt in it, which holds all it needs.",
+        "Click to select a command. Commands accept the run folder or the self-contained model.pt in it.",
         tag("dl", *rows, class_="commands"),
     )
 
 
 def settings(facts: ReportData) -> Markup:
-    """Options and versions: what it takes to do it again."""
+    """Options and versions needed to reproduce the run."""
     rest = {name: value for name, value in facts.options.items() if name not in facts.given}
     return section(
         "Options and versions",
@@ -269,7 +271,7 @@ def settings(facts: ReportData) -> Markup:
 
 
 def pairs(title: str, values: Mapping[str, str]) -> Markup:
-    """A table of names and values."""
+    """A two-column table of names and values."""
     rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in values.items()]
     return joined(
         tag("h3", title) if title else None,
@@ -279,7 +281,9 @@ def pairs(title: str, values: Mapping[str, str]) -> Markup:
 
 def footer(facts: ReportData) -> Markup:
     version = facts.versions.get("tlkit", "")
-    return tag("footer", f"Made by tlkit {version} on {facts.time}. This page loads nothing and runs no script.")
+    return tag(
+        "footer", f"Made by tlkit {version} on {facts.time}. This page loads no other files and runs no scripts."
+    )
 
 
 def upper_first(text: str) -> str:
@@ -287,7 +291,7 @@ def upper_first(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def share(value: float) -> str:
+def percent(value: float) -> str:
     """0.9612 -> 96.1%"""
     return f"{value:.1%}"
 
@@ -301,5 +305,5 @@ def duration(seconds: float) -> str:
 
 
 def plain(value: object) -> str:
-    """A number of the table of epochs."""
+    """A cell of the epoch table."""
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
