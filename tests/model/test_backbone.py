@@ -73,3 +73,12 @@ def test_networks_that_cannot_are_told(backbone: Backbone) -> None:
         known = find_backbone(name)
         network = build_network(known, 10)
         assert not Backbone(known, network, classifier_layers(known, network, 10)).keep_activations(False)
+
+
+def test_a_plain_copy_has_no_hooks_and_leaves_those_of_the_backbone(backbone: Backbone) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = backbone(images)
+        backbone.plain_copy()(images)
+        assert not backbone._classifier_inputs
+        assert torch.equal(backbone(images), expected)

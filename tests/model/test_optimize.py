@@ -15,7 +15,7 @@ from tlkit.devices.select import choose_precision
 from tlkit.inference.torch_predictor import QUICKEN_AFTER, TorchPredictor
 from tlkit.model.backbones import build_network, find_backbone, preprocessing_of
 from tlkit.model.open import open_model
-from tlkit.model.optimize import optimized_for_inference, shared_copy
+from tlkit.model.optimize import can_be_one, optimized_for_inference, shared_copy
 
 
 def settled(network: nn.Module) -> nn.Module:
@@ -103,11 +103,16 @@ def test_what_cannot_be_folded_is_not(kind: type[nn.Module]) -> None:
     assert count(quick, nn.BatchNorm2d) == 1
 
 
-def test_a_shared_copy_is_frozen_without_hooks_and_takes_no_memory() -> None:
+def test_a_batch_norm_on_another_device_is_not_folded() -> None:
+    conv, norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+    assert can_be_one(conv, norm)
+    assert not can_be_one(conv, norm.to("meta"))
+    assert not can_be_one(conv, nn.BatchNorm2d(4, track_running_stats=False))
+
+
+def test_a_shared_copy_is_frozen_and_takes_no_memory() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
-    network[0].register_forward_pre_hook(lambda module, inputs: None)
     shared = shared_copy(network)
-    assert not shared[0]._forward_pre_hooks and len(network[0]._forward_pre_hooks) == 1
     assert shared[0].weight.data_ptr() == network[0].weight.data_ptr()
     assert shared[1].running_mean is network[1].running_mean
     assert not shared.training and network.training

@@ -257,7 +257,7 @@ def test_ranks_that_cannot_meet_say_so_in_time(warm: Warm, images: Path, tmp_pat
     command = ["finetune", images, "--out", tmp_path / "run", "--rendezvous-timeout", 1, *SMALL]
     status, out, err = warm.run(command, environment=place)
     assert (status, out) == (69, "")
-    assert err.startswith("tlkit finetune: 127.0.0.1:1: rank 1 could not meet the other ranks there within 1 seconds\n")
+    assert err.startswith("tlkit finetune: 127.0.0.1:1: rank 1 could not connect to the other ranks within 1 seconds\n")
 
 
 def test_a_port_in_use_is_said(warm: Warm, images: Path, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_port_in_use_is_said(warm: Warm, images: Path, tmp_path: Path) -> None
 def test_more_ranks_than_gpus(warm: Warm, images: Path, tmp_path: Path) -> None:
     status, _, err = warm.run(["finetune", images, "--processes", 2, "--device", "cuda", "--out", tmp_path / "run"])
     assert status == 69
-    assert "ranks: 2 of them need a GPU each, but this machine shows 0 CUDA devices" in err
+    assert "processes: 2 need a GPU each, but this machine has 0 GPUs" in err
 
 
 def test_an_environment_that_is_not_whole_is_said(warm: Warm, images: Path) -> None:
@@ -293,5 +293,5 @@ def test_an_environment_that_is_not_whole_is_said(warm: Warm, images: Path) -> N
 @pytest.mark.parametrize("words", [["tune"], ["predict", "model.pt"]], ids=str)
 def test_what_ranks_cannot_share_is_refused_to_them(words: list[str], warm: Warm, images: Path) -> None:
     status, out, err = warm.run([*words, images], environment={"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
-    problem = f"{words[0]}: is for one process, but WORLD_SIZE is 2 in the environment"
+    problem = f"{words[0]}: runs in one process, but the environment variable WORLD_SIZE is 2"
     assert (status, out) == (2, "") and err.startswith(f"tlkit {words[0]}: {problem}\n")

@@ -1,7 +1,7 @@
-"""Where this process stands among the ranks of a job, as its launcher says in the environment. Loads no torch.
+"""Rank, world size and restart count from the launcher's environment variables. Loads no torch.
 
-A rank that does not come first is quiet, and of the ranks that fail one tells why. Under `tlkit --processes` that is
-the launcher, which knows how all of them ended; under torchrun it is the rank that failed first.
+Ranks other than 0 print nothing. When ranks fail, one error is printed: by the launcher under `tlkit --processes`,
+which sees how every rank ended; under torchrun by the rank that failed first.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ from tlkit.errors import UsageError
 from tlkit.terminal import STANDARD_ERROR
 
 LAUNCHER = "TLKIT_LAUNCHER"
-"""Set for the ranks that tlkit starts itself: the folder where they leave notes for it."""
-
+"""Set for ranks that tlkit starts: the folder through which they report to it."""
 
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-"""Where torch's elastic agent looks for what became of a rank."""
-
+"""The file in which torch's elastic agent expects the error of a rank."""
 
 PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG"""
@@ -33,7 +31,7 @@ PARENT_DEATH_SIGNAL = 1
 
 @dataclass(frozen=True)
 class RankInfo:
-    """One rank of a job. local_rank, local_size: among those of its machine; node, nodes: which machine it is."""
+    """One rank of a job. local_rank, local_size: among the ranks of its machine; node: index of that machine."""
 
     rank: int
     size: int
@@ -47,29 +45,30 @@ class RankInfo:
 
 
 def rank_info() -> RankInfo | None:
-    """This process's place, None if it works alone. Raises UsageError for an environment that is not whole."""
+    """This process's rank; None for a single process. Raises UsageError for incomplete environment variables."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE")
     texts = [os.environ.get(name, default) for name, default in zip(names, ("", "", "0", "1", "0", "1"), strict=True)]
     for name, text in zip(names, texts, strict=True):
         if not text.isdecimal():
-            raise UsageError(name, f"is {text!r} in the environment, which is no number; torchrun sets it")
+            raise UsageError(name, f"the environment variable is {text!r}; expected the number that torchrun sets")
     found = RankInfo(*map(int, texts))
-    if "GROUP_WORLD_SIZE" not in os.environ:  # of torchrun's alone
+    if "GROUP_WORLD_SIZE" not in os.environ:  # only torchrun sets it
         found = dataclasses.replace(found, nodes=-(-found.size // max(1, found.local_size)))
     if not (found.rank < found.size and found.local_rank < found.local_size):
-        raise UsageError("RANK", f"is {found.rank} in the environment, but WORLD_SIZE is {found.size}")
+        problem = f"the environment variable is {found.rank}; expected less than WORLD_SIZE, which is {found.size}"
+        raise UsageError("RANK", problem)
     return found
 
 
 def on_host(here: RankInfo) -> str:
-    """Which machine, where there are several."""
+    """ " on HOST" in a job of several machines, else ""."""
     return f" on {socket.gethostname()}" if here.nodes > 1 else ""
 
 
 def rank_suffix() -> str:
-    """Which rank on which machine this is, where there are several machines."""
+    """ " (rank N on HOST)" in a job of several machines, else ""."""
     with contextlib.suppress(UsageError):
         here = rank_info()
         return f" ({here})" if here is not None and here.nodes > 1 else ""
@@ -77,71 +76,65 @@ def rank_suffix() -> str:
 
 
 def require_single_process(command: str) -> None:
-    """Raises UsageError for a command that ranks cannot share, if it is started as one of several."""
+    """Raises UsageError for a command that runs in one process if it is started as one of several ranks."""
     here = rank_info()
     if here is not None and here.size > 1:
-        problem = f"is for one process, but WORLD_SIZE is {here.size} in the environment"
+        problem = f"runs in one process, but the environment variable WORLD_SIZE is {here.size}"
         raise UsageError(command, problem, "Start it without torchrun.")
 
 
 def local_ranks() -> int:
-    """How many ranks share this machine's cores."""
+    """Number of ranks that share this machine's cores."""
     here = rank_info()
     return here.local_size if here else 1
 
 
 def is_nonzero_rank() -> bool:
-    """Whether another rank writes and talks."""
+    """Whether rank 0 is another process, which then writes files and prints."""
     here = rank_info()
     return here is not None and here.rank > 0
 
 
 def under_agent() -> bool:
-    """Whether torch's elastic agent has started this process, and tells how its ranks end."""
+    """Whether torch's elastic agent (torchrun or `tlkit --processes`) started this process."""
     return rank_info() is not None and "TORCHELASTIC_RUN_ID" in os.environ
 
 
-@contextlib.contextmanager
+@contextmanager
 def rank_process_setup() -> Iterator[None]:
-    """Inside, a rank is as its job needs it: gone with its launcher, and quiet unless it comes first."""
+    """Set a rank up: it is killed when its launcher dies, and is silent unless it is rank 0."""
     here = rank_info()
-    if here is None:
-        yield
-        return
-    if under_agent():
-        go_with_parent()
-    if here.rank == 0:
-        yield
-        return
-    with silence():
+    if here is not None and under_agent():
+        die_with_parent()
+    with silence() if here is not None and here.rank > 0 else contextlib.nullcontext():
         yield
 
 
-def go_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it is gone, however that ends."""
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent exits."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@contextlib.contextmanager
+@contextmanager
 def silence() -> Iterator[None]:
-    """Inside, nothing reaches standard error: all that is said there, the first rank says too."""
-    kept = os.dup(STANDARD_ERROR)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, STANDARD_ERROR)
-    os.close(nowhere)
+    """Redirect standard error to /dev/null, for libraries in C++ too."""
+    saved = os.dup(STANDARD_ERROR)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, STANDARD_ERROR)
+    os.close(null)
     try:
         yield
     finally:
-        os.dup2(kept, STANDARD_ERROR)
-        os.close(kept)
+        os.dup2(saved, STANDARD_ERROR)
+        os.close(saved)
 
 
 @contextmanager
 def environment(values: Mapping[str, str], without: tuple[str, ...] = ()) -> Iterator[None]:
-    """Inside, these variables are set, and those of `without` are not."""
+    """Set environment variables and unset those in `without`; restore all at exit."""
     before = {name: os.environ.pop(name, None) for name in (*values, *without)}
     os.environ.update(values)
     try:
@@ -155,5 +148,5 @@ def environment(values: Mapping[str, str], without: tuple[str, ...] = ()) -> Ite
 
 
 def attempt() -> str:
-    """How often the agent has started the ranks again; what they leave in its store outlives them."""
+    """How often the agent has restarted the ranks. Part of every key in the store, which outlives a restart."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -1,4 +1,4 @@
-"""Notes that ranks leave about errors, and which rank reports an error."""
+"""Notes that ranks leave for their launcher, and the choice of the rank that prints an error."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tlkit.errors import (
 
 
 def claim_error_report() -> bool:
-    """Whether this rank is the first that has to say why it failed; if that cannot be found out, it is."""
-    from torch._C._distributed_c10d import TCPStore
+    """Whether this is the first rank that reports an error; True if the store cannot be reached."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     try:
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -36,14 +36,14 @@ def claim_error_report() -> bool:
 
 
 def notes_folder() -> str | None:
-    """Where the ranks of one agent leave word for it, and for those that it starts again after them."""
+    """The folder in which the ranks of one agent leave notes for it and for the ranks after a restart."""
     error_file = os.environ.get(ERROR_FILE)
     attempts = os.path.dirname(os.path.dirname(os.path.dirname(error_file))) if error_file else None
     return os.environ.get(LAUNCHER) or attempts
 
 
-def write_note(name: str, value: Any, folder: str | None = None) -> None:
-    """Leave word, if there is anyone to leave it for."""
+def write_note(name: str, value: object, folder: str | None = None) -> None:
+    """Write a note, a JSON value. Does nothing without a launcher, or if the note cannot be written."""
     folder = folder or notes_folder()
     if folder is None:
         return
@@ -55,7 +55,7 @@ def write_note(name: str, value: Any, folder: str | None = None) -> None:
 
 
 def read_note(name: str, folder: str | None = None) -> Any:
-    """What was left under this name; None if nothing was."""
+    """The value of a note; None if there is none."""
     folder = folder or notes_folder()
     if folder is None:
         return None
@@ -67,27 +67,27 @@ def read_note(name: str, folder: str | None = None) -> Any:
 
 
 def earlier_run() -> str | None:
-    """The run folder of the ranks that stood here before the agent restarted them."""
+    """The run folder that the ranks used before the agent restarted them."""
     found = read_note("run")
     return found if isinstance(found, str) else None
 
 
 def fatal_exit_status() -> int | None:
-    """The exit status of an error that came before a restart, and would only come again."""
+    """The exit status of an error before a restart that would only happen again."""
     found = read_note("settled")
     return int(found["status"]) if isinstance(found, dict) else None
 
 
 def status_for_agent(status: int) -> int:
-    """What a rank that is done leaves with. An agent takes any number but 0 for a failure: images that were left out
-    are for its launcher to report."""
+    """The exit status for the agent, which treats all but 0 as a failure. Skipped images are not one: the launcher
+    reads the true status from a note."""
     if not is_nonzero_rank():
         write_note("status", status)
     return DONE if under_agent() and status == SOME_INPUTS_FAILED else status
 
 
 def should_report_error(error: TlkitError, lines: Sequence[str]) -> bool:
-    """Whether it is for this process to say how it failed. What the agent wants to know is written down for it."""
+    """Whether this process prints its error. Writes torchelastic's error file too."""
     try:
         here = rank_info()
     except UsageError:
@@ -101,14 +101,12 @@ def should_report_error(error: TlkitError, lines: Sequence[str]) -> bool:
             write_note("settled", {"status": error.exit_code, "lines": [*lines]})
     if LAUNCHER in os.environ or (is_consequence and (under_agent() or here.rank > 0)):
         return False
-    if not under_agent():  # whoever listens at the port need not be one who can be asked
-        return True
-
-    return claim_error_report()
+    # Without an agent, the process that listens at MASTER_PORT may be something else than torch's store.
+    return claim_error_report() if under_agent() else True
 
 
 def write_error_file(error: TlkitError, lines: Sequence[str]) -> None:
-    """As torch.distributed.elastic's own handler has it, with what a person is to be told."""
+    """Write an error in the format of torch.distributed.elastic's own handler, for its agent to read."""
     file = os.environ.get(ERROR_FILE)
     if file is None:
         return

@@ -1,44 +1,40 @@
-"""Images shared out among ranks, and what they found brought back to the first in the images' own order."""
+"""Divide images among ranks and collect the results at rank 0 in the order of the images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tlkit.distributed.world import World
 
-Allocate = Callable[[tuple[int, ...]], NDArray[Any]]
+Allocate = Callable[[tuple[int, ...]], np.ndarray]
+"""Shape -> empty array of the rows' type."""
 
 
-def shard_indices(count: int, together: int, world: World) -> list[int]:
-    """Which of so many images are this rank's: those of every size-th batch of `together`, so that batches are made of
-    the same images however many ranks there are."""
-    batches = range(0, count, together)
-    return [
-        number for start in batches[world.rank :: world.size] for number in range(start, min(start + together, count))
-    ]
+def shard_indices(count: int, batch_size: int, world: World) -> list[int]:
+    """Indices of this rank's images: every size-th batch, so batches are the same for any number of ranks."""
+    batches = range(0, count, batch_size)
+    return [i for start in batches[world.rank :: world.size] for i in range(start, min(start + batch_size, count))]
 
 
-def gather_in_order(numbers: Sequence[int], rows: Tensor, world: World, allocate: Allocate) -> Tensor:
-    """At the first rank, the rows [N, ...] of all in the order of their numbers; nothing at the others.
+def gather_in_order(indices: Sequence[int], rows: Tensor, world: World, allocate: Allocate) -> Tensor:
+    """Rank 0: the rows of all ranks sorted by image index, [total N, ...]. Other ranks: an empty tensor.
 
-    numbers: of the images that this rank's rows are of.
+    indices: the image of each of this rank's rows [N, ...].
     """
     if world.size == 1:
         return rows
-    everywhere = world.all_gather_object(list(numbers))
+    everywhere = world.all_gather_object(list(indices))
     order = np.argsort(np.concatenate([np.array(those, np.int64) for those in everywhere]), kind="stable")
     places = np.empty_like(order)
     places[order] = np.arange(len(order))
     starts = np.cumsum([0, *map(len, everywhere)])
-    whole: NDArray[Any] | None = None
+    gathered: np.ndarray | None = None
     for rank, start, piece in world.gather_rows(rows):
-        whole = allocate((len(order), *piece.shape[1:])) if whole is None else whole
+        gathered = allocate((len(order), *piece.shape[1:])) if gathered is None else gathered
         first = starts[rank] + start
-        whole[places[first : first + len(piece)]] = piece.numpy()
-    return torch.empty(0) if whole is None else torch.from_numpy(whole)
+        gathered[places[first : first + len(piece)]] = piece.numpy()
+    return torch.empty(0) if gathered is None else torch.from_numpy(gathered)

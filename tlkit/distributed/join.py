@@ -1,4 +1,4 @@
-"""How a command becomes a rank among others, if its launcher says that it is one."""
+"""Join this process to the other ranks of its job."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from tlkit.options import RankOptions
 
 @contextmanager
 def joined(options: RankOptions) -> Iterator[World]:
-    """The world that this process belongs to. It is left in good order only where all goes well: a rank that fails
-    must not wait for the others.
+    """The world of this process. Ranks disconnect in order only after success: a rank that fails must not wait.
 
-    Raises UnavailableError if the ranks cannot meet.
+    Raises UnavailableError if the ranks cannot connect.
     """
     here = rank_info()
     if here is None:

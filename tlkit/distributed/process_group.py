@@ -1,6 +1,6 @@
-"""The ranks of a job, joined: a World over torch.distributed.
+"""World over torch.distributed.
 
-Ranks exchange tensors, JSON, and what `torch.load` opens without running anything: never pickles.
+Ranks exchange tensors, JSON, and what `torch.load` opens with weights_only=True: no pickles.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import FileStore, PrefixStore, Store
+from torch.distributed import FileStore, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from tlkit.distributed.env import LAUNCHER, RankInfo, attempt, on_host, silence
@@ -26,39 +26,37 @@ from tlkit.distributed.world import World
 from tlkit.errors import UnavailableError, UsageError, first_line
 
 CHUNK_BYTES = 64 << 20
-"""Of rows that travel to the first rank in one piece."""
-
+"""Largest piece of rows that is sent to rank 0 at once."""
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.25
-"""Seconds between two looks at whether the others are there."""
-
+"""Seconds between two polls of the store."""
 
 DISCONNECT_SECONDS = 10.0
-"""Seconds within which ranks that have met once more are gone."""
+"""Seconds that rank 0 waits for the other ranks to disconnect."""
 
 
 class ProcessGroupWorld(World):
-    """A rank among others, which have all joined. store: where they meet."""
+    """A rank that has connected to the others. store: the key-value store they share."""
 
     def __init__(self, here: RankInfo, store: Store) -> None:
         self.place = here
         self.rank = here.rank
         self.size = here.size
         self.store = store
-        self.meetings = 0
+        self.barriers = 0
 
-    def barrier(self, patience: float = math.inf) -> None:
-        """As a World does; with patience, so many seconds. Raises TimeoutError."""
+    def barrier(self, timeout: float = math.inf) -> None:
+        """Wait until every rank has called this. Raises TimeoutError after `timeout` seconds."""
         began = time.monotonic()
-        self.meetings += 1
-        arrived, all_here = f"meeting {self.meetings}", f"meeting {self.meetings} is complete"
+        self.barriers += 1
+        arrived, complete = f"meeting {self.barriers}", f"meeting {self.barriers} is complete"
         if self.store.add(arrived, 1) == self.size:
-            self.store.set(all_here, "")
+            self.store.set(complete, "")
         pause = SHORTEST_PAUSE
-        while not self.store.check([all_here]):
-            if time.monotonic() - began > patience:
+        while not self.store.check([complete]):
+            if time.monotonic() - began > timeout:
                 raise TimeoutError("timed out")
-            time.sleep(pause)  # no wait of the store's own: that would hear no signal
+            time.sleep(pause)  # polled, because the store's own wait would block signals
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
     def broadcast_object(self, value: Any) -> Any:
@@ -96,9 +94,9 @@ class ProcessGroupWorld(World):
         shapes = self.all_gather_object(list(rows.shape))
         for rank, shape in enumerate(shapes):
             row_bytes = max(rows.element_size() * int(torch.Size(shape[1:]).numel()), 1)
-            at_once = max(CHUNK_BYTES // row_bytes, 1)
-            for start in range(0, shape[0], at_once):
-                stop = min(start + at_once, shape[0])
+            rows_per_chunk = max(CHUNK_BYTES // row_bytes, 1)
+            for start in range(0, shape[0], rows_per_chunk):
+                stop = min(start + rows_per_chunk, shape[0])
                 if rank == self.rank == 0:
                     yield rank, start, rows[start:stop]
                 elif rank == self.rank:
@@ -128,7 +126,7 @@ class ProcessGroupWorld(World):
             dist.broadcast(buffer, 0)
 
     def close(self) -> None:
-        """As a World does. Where no agent keeps the store, the first rank does: those who still look must find it."""
+        """Disconnect. Rank 0 does so last: without an agent it holds the store that the others still poll."""
         dist.destroy_process_group()
         left, began = self.store.add("left", 1), time.monotonic()
         while self.is_first and left < self.size and time.monotonic() - began < DISCONNECT_SECONDS:
@@ -141,40 +139,42 @@ def as_bytes(content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
 
 
-def join(here: RankInfo, patience: float, rendezvous_patience: float) -> ProcessGroupWorld:
-    """Meet the other ranks where the environment says. Raises UnavailableError or UsageError."""
+def join(here: RankInfo, timeout: float, rendezvous_timeout: float) -> ProcessGroupWorld:
+    """Connect to the other ranks at the address in the environment. Raises UnavailableError or UsageError.
+
+    timeout: seconds that a collective operation waits for another rank.
+    """
     try:
-        with silence():  # torch's transports talk to standard error of what is told below
-            store = rendezvous_store(here, rendezvous_patience)
+        with silence():  # torch's transports print what the error below reports
+            store = rendezvous_store(here, rendezvous_timeout)
             world = ProcessGroupWorld(here, PrefixStore("tlkit", store))
-            world.barrier(rendezvous_patience)  # what follows would hear no signal while it waits for others
+            world.barrier(rendezvous_timeout)  # init_process_group would wait too, but block signals
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
                 store=PrefixStore("group", store),
                 rank=here.rank,
                 world_size=here.size,
-                timeout=timedelta(seconds=patience),
+                timeout=timedelta(seconds=timeout),
             )
-            world.all_reduce_max(0)  # the first word between ranks connects them: what hinders that is heard of here
+            world.all_reduce_max(0)  # connects the ranks now, so that a failure to connect is reported here
     except (RuntimeError, ValueError, OSError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}" if LAUNCHER not in os.environ else "ranks"
-        raise UnavailableError(where, explain_failed_join(here, error, rendezvous_patience), RENDEZVOUS_HINT) from error
+        raise UnavailableError(where, explain_failed_join(here, error, rendezvous_timeout), RENDEZVOUS_HINT) from error
     return world
 
 
-def rendezvous_store(here: RankInfo, patience: float) -> Store:
-    """Where ranks find each other: under tlkit's own launcher a file, which nobody else can reach, else as torchrun
-    says."""
+def rendezvous_store(here: RankInfo, timeout: float) -> Store:
+    """The store that all ranks share: under `tlkit --processes` a private file, else the one of torchrun."""
     folder = os.environ.get(LAUNCHER)
     if folder is not None:
         return FileStore(os.path.join(folder, f"meeting-{attempt()}"), here.size)
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
-            raise UsageError(name, "is not set in the environment, but RANK is; torchrun sets both")
+            raise UsageError(name, "the environment variable is not set, but RANK is; torchrun sets both")
     if here.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
-        # torch takes whoever listens there for a store of its own, and waits for an answer.
+        # Fails if the port is in use: torch would take the process that listens there for a store, and wait.
         socket.create_server(("", int(os.environ["MASTER_PORT"]))).close()
-    store: Store = next(rendezvous("env://", timeout=timedelta(seconds=patience)))[0]
+    store: Store = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))[0]
     return store
 
 
@@ -184,11 +184,11 @@ RENDEZVOUS_HINT = (
 )
 
 
-def explain_failed_join(here: RankInfo, error: Exception, patience: float) -> str:
-    """Why ranks could not meet."""
+def explain_failed_join(here: RankInfo, error: Exception, timeout: float) -> str:
+    """The reason for which ranks could not connect."""
     text = first_line(error)
     if "EADDRINUSE" in text or "address already in use" in text.lower():
         return f"the port is in use{on_host(here)}, so {here} cannot wait there for the other ranks"
     if any(words in text.lower() for words in ("timed out", "timeout", "time out")):
-        return f"{here} could not meet the other ranks there within {patience:g} seconds"
-    return f"{here} could not meet the other ranks there ({text})"
+        return f"{here} could not connect to the other ranks within {timeout:g} seconds"
+    return f"{here} could not connect to the other ranks ({text})"

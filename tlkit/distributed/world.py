@@ -1,4 +1,4 @@
-"""All the ranks of a job as one: what they agree on, share and add up. A process alone is a world of one."""
+"""The collective operations of a job's ranks, named as in torch.distributed. A single process is a world of size 1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class World:
-    """A process alone: the null object, which has its own answer to every question that ranks ask each other."""
+    """A single process, in which every collective operation is trivial. ProcessGroupWorld is the real one."""
 
     rank = 0
     size = 1
@@ -20,45 +20,47 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this rank writes and talks."""
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait for all ranks, however long one of them takes."""
+        """Wait until every rank has called this, without a timeout."""
 
     def broadcast_object(self, value: Any) -> Any:
-        """The first rank's value, of JSON types, for all."""
+        """Return rank 0's value, of JSON types, on every rank."""
         return value
 
     def broadcast_tensors(self, value: Any) -> Any:
-        """The first rank's tensors, in containers of plain types, for all."""
+        """Return rank 0's tensors, in containers of plain types, on every rank."""
         return value
 
     def all_gather_object(self, value: Any) -> list[Any]:
-        """Every rank's value, of JSON types, for all."""
+        """Return the values of all ranks, of JSON types, on every rank."""
         return [value]
 
     def gather_rows(self, rows: Tensor) -> Iterator[tuple[int, int, Tensor]]:
-        """At the first rank, the rows [N, ...] of every rank: rank, first row, and a piece of its rows. Every rank
-        must take what comes, which at the others is nothing."""
+        """Rank 0: yield the rows [N, ...] of every rank in pieces: (rank, index of the first row, piece).
+
+        The other ranks must iterate too; they yield nothing.
+        """
         yield 0, 0, rows
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, in all."""
+        """Return the sum over all ranks on every rank."""
         return values
 
     def all_reduce_max(self, number: int) -> int:
-        """The largest number that any rank has."""
+        """Return the largest number of all ranks on every rank."""
         return number
 
     def broadcast_parameters(self, module: nn.Module) -> None:
-        """Give the parameters and buffers of every rank the values of the first."""
+        """Copy rank 0's parameters and buffers to every rank, in place."""
 
     def broadcast_buffers(self, module: nn.Module) -> None:
-        """Give the buffers of every rank the values of the first."""
+        """Copy rank 0's buffers to every rank, in place."""
 
     def close(self) -> None:
-        """Leave the others."""
+        """Disconnect from the other ranks."""
 
 
 SINGLE_PROCESS = World()

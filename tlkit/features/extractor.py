@@ -39,7 +39,7 @@ class FeatureExtractor:
     @cached_property
     def fast_network(self) -> nn.Module:
         """Made when the first image comes: mostly none does."""
-        return self.data_parallel(self.backbone.quickened(self.preprocessing.image_size))
+        return self.data_parallel(self.backbone.optimized_for_inference(self.preprocessing.image_size))
 
     @torch.no_grad()  # not inference_mode: its tensors could not train a head
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:

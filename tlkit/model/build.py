@@ -1,4 +1,4 @@
-"""From options to a classifier: the network built, its weights found, the new head put on."""
+"""Build a classifier from options: network, weights, new head."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from tlkit.terminal import count
 
 
 def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classifier, ModelDescription]:
-    """A classifier with the backbone's weights and a new head, and what it says about itself.
+    """Build a classifier with the backbone's weights and a new head, and its description.
 
-    Everything random in it is a function of the seed.
+    The seed determines all random values.
     """
     backbone = find_backbone(options.backbone)
     image_size = options.image_size or preferred_image_size(backbone)
@@ -76,7 +76,7 @@ def outputs_of(
     state: dict[str, torch.Tensor] | None,
     classes: int,
 ) -> int:
-    """The class outputs that the network itself is built with: ours, or under a stacked head those of its weights."""
+    """Class outputs to build the network with: the data set's, or under a stacked head those of its weights."""
     if options.head != "stack":
         return classes
     published = pretrained_classes(backbone)
@@ -87,38 +87,35 @@ def outputs_of(
     if outputs not in state:
         state = adapted(network, backbone, state)
     if outputs not in state:
-        raise MismatchError(options.weights, f"has no class outputs ({outputs}) for --head stack to build on")
+        raise MismatchError(options.weights, f"has no class outputs ({outputs}), which --head stack needs")
     return state[outputs].shape[0]
 
 
 def require_same_backbone(description: ModelDescription, checkpoint: Mapping[str, Any], origin: str) -> None:
-    """Raises MismatchError if a checkpoint was trained on another backbone, on other weights or for other classes."""
+    """Raises MismatchError if a checkpoint has another backbone, other backbone weights or other classes."""
     with as_content_of(origin, "checkpoint"):
         recorded, classes = checkpoint["backbone"], class_names(checkpoint["classes"])
         name, weights = f"{recorded['source']}/{recorded['name']}", text(recorded["weights"])
         sha256 = text(recorded["sha256"])
     if name != str(description.backbone):
-        raise MismatchError(origin, f"was trained on {name}, not on {description.backbone} as the options say")
+        raise MismatchError(origin, f"was trained on {name}, but the options name {description.backbone}")
     if description.sha256 != sha256:
-        raise MismatchError(
-            origin,
-            f"was trained on other weights of {name} ({weights}, sha256 {sha256[:12]}) than those found "
-            f"({description.weights}, sha256 {description.sha256[:12]})",
-            "Name the right file with --weights FILE.",
-        )
+        found = f"{description.weights}, sha256 {description.sha256[:12]}"
+        problem = f"was trained on other weights of {name} ({weights}, sha256 {sha256[:12]}) than those found ({found})"
+        raise MismatchError(origin, problem, "Pass the original file: --weights FILE")
     if description.classes != classes:
         raise MismatchError(origin, f"has {count_of(classes)}, but the images have {count_of(description.classes)}")
 
 
 def count_of(classes: tuple[str, ...]) -> str:
-    """A number of classes, and the first of them."""
+    """The number of classes and the first five names."""
     return f"{count(len(classes), 'class', 'classes')} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"
 
 
 def stored_options(path: str, stored: Any) -> FinetuneOptions:
-    """The options that a file holds. Raises DataError naming path."""
+    """Read the options stored in a file. Raises DataError naming path."""
     try:
         with as_content_of(path, "record of options"):
             return FinetuneOptions.from_dict(stored)
     except UsageError as error:
-        raise DataError(path, f"holds options that no run has: {error}") from error
+        raise DataError(path, f"contains invalid options: {error}") from error

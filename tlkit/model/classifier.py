@@ -11,7 +11,6 @@ from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbone import Backbone
 from tlkit.model.backbones import BackboneName, ClassifierLayers, build_network, classifier_layers, within
 from tlkit.model.head import Head
-from tlkit.model.optimize import shared_copy
 from tlkit.model.weights import list_differences, load_tensors, tensors
 
 DEFAULT_HIDDEN = 512
@@ -100,7 +99,7 @@ class Classifier(nn.Module):
         """
         if self.checkpoints_gradients:
             self.backbone.keep_activations(True)
-        network = put_head(shared_copy(self.backbone.network), self.head.folded(), self.backbone.layers)
+        network = put_head(self.backbone.plain_copy(), self.head.folded(), self.backbone.layers)
         return network.eval().requires_grad_(False)
 
 

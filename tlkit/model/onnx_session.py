@@ -8,52 +8,51 @@ from typing import Any
 
 from tlkit.errors import DataError, ResourceError, UnavailableError, UsageError, first_line, is_memory
 
-NOTHING_BUT_FATAL = 4
-"""onnxruntime's own log lines are no use to a person; what goes wrong comes as an exception too."""
+ONLY_FATAL = 4
+"""Log severity. Errors are raised as exceptions too, so onnxruntime's log lines add nothing."""
 
 
 def import_runtime(path: str) -> Any:
-    """onnxruntime, told to be silent. Raises UnavailableError."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
+    """Import onnxruntime without its logging. Raises UnavailableError if it is not installed."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import
     try:
         import onnxruntime
     except ImportError as error:
-        problem = "needs onnxruntime, which is not installed; get it by: pip install 'tlkit[onnx]'"
-        raise UnavailableError(path, problem) from error
-    onnxruntime.set_default_logger_severity(NOTHING_BUT_FATAL)
+        raise UnavailableError(path, "needs onnxruntime", "Install it: pip install 'tlkit[onnx]'") from error
+    onnxruntime.set_default_logger_severity(ONLY_FATAL)
     return onnxruntime
 
 
 def start_session(runtime: Any, path: str, content: bytes, device: str, threads: int) -> Any:
-    """The graph, ready to run on a device. It is given as bytes, so that nothing else is looked for beside the file."""
+    """Load a graph on a device. Given as bytes, so onnxruntime cannot read external data from other files."""
     providers = providers_of(device, runtime.get_available_providers())
     options = runtime.SessionOptions()
-    options.log_severity_level = NOTHING_BUT_FATAL
-    options.intra_op_num_threads = threads  # by itself it takes cores that are not ours
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked, and nothing else
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that read images need them
+    options.log_severity_level = ONLY_FATAL
+    options.intra_op_num_threads = threads  # the default ignores the process's CPU affinity
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # the format that was checked
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the cores to image decoding
     try:
         session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
-    except Exception as error:  # as above
+    except Exception as error:  # onnxruntime's exceptions have no public base class
         raise failure(path, error) from error
     if device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":
-        raise UnavailableError("--device", f"{device} is not here: onnxruntime cannot start it")
+        raise UnavailableError("--device", f"{device} is not available: onnxruntime cannot start it")
     return session
 
 
 def providers_of(device: str, available: list[str]) -> list[Any]:
-    """The providers of onnxruntime that run a model on a device, best first. Raises UsageError or UnavailableError."""
+    """onnxruntime's providers for a device, best first. Raises UsageError or UnavailableError."""
     match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
     if match is None:
-        raise UsageError("--device", f"{device!r} is no device; expected auto, cpu, cuda or cuda:N")
+        raise UsageError("--device", f"{device!r} is not a device; expected auto, cpu, cuda or cuda:N")
     cpu = ["CPUExecutionProvider"]
     if device == "cpu" or (device == "auto" and "CUDAExecutionProvider" not in available):
         return cpu
     if "CUDAExecutionProvider" not in available:
         raise UnavailableError(
             "--device",
-            f"{device} is not here: the onnxruntime that is installed runs on {' and '.join(map(plain, available))}",
-            "Use --device cpu, or install onnxruntime-gpu in its place.",
+            f"{device} is not available: the installed onnxruntime runs on {' and '.join(map(plain, available))}",
+            "Use --device cpu, or replace the package onnxruntime by onnxruntime-gpu.",
         )
     return [("CUDAExecutionProvider", {"device_id": int(match[1] or 0), "use_tf32": 0}), *cpu]
 
@@ -64,7 +63,7 @@ def plain(provider: str) -> str:
 
 
 def failure(path: str, error: Exception) -> Exception:
-    """An exception of onnxruntime in our words."""
+    """An exception of onnxruntime as a tlkit error."""
     if is_memory(error):
-        return ResourceError("memory", f"is used up ({first_line(error)})", "Try a smaller --batch-size.")
+        return ResourceError("memory", f"out of memory ({first_line(error)})", "Try a smaller --batch-size.")
     return DataError(path, f"does not run in onnxruntime ({first_line(error)[:160]})")

@@ -1,4 +1,4 @@
-"""MODEL on a command line: a run folder, a checkpoint, model.pt or an exported file; found out which, and opened."""
+"""Open MODEL from the command line: a run folder, checkpoint, model.pt or exported file."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from tlkit.files.safetensors_file import SafetensorsFile, is_safetensors, read_s
 from tlkit.files.seal import sha256_with
 from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_timm_folder
 from tlkit.model.build import assemble, require_same_backbone, stored_options
-from tlkit.model.files import CHECKPOINT_FORMAT, MODEL_FORMAT, LoadedModel, described_model, require_units
+from tlkit.model.files import CHECKPOINT_FORMAT, MODEL_FORMAT, LoadedModel, load_described_model, require_units
 from tlkit.model.weights import tensors
 from tlkit.options import EXPORT_SUFFIXES
 
 
 def open_model(path: str, weights: str | None = None, trusted: str | None = None) -> LoadedModel:
-    """Open whatever MODEL names.
+    """Open a model from any file or folder that tlkit writes.
 
-    weights: the backbone's file, for a checkpoint whose file has moved. trusted: the file that may run code, if any.
+    weights: the backbone's weights file, if a checkpoint's own has moved. trusted: the file that may run code, if any.
     """
     if not os.path.exists(path):
         raise MissingInputError(path, "no such file or folder")
@@ -39,7 +39,7 @@ def open_model(path: str, weights: str | None = None, trusted: str | None = None
 
 
 def format_of(path: str) -> str:
-    """A key of OPENERS: by what a file holds, or if that is damaged by its name."""
+    """The key of OPENERS for a file, from its content, or from its suffix if the content is damaged."""
     with open_input(path) as file:
         if is_safetensors(file):
             return "safetensors"
@@ -52,25 +52,25 @@ def format_of(path: str) -> str:
 
 
 def open_folder(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
-    """A run folder: its finished model, or its best checkpoint so far. Or a folder that export wrote for timm."""
+    """Open a run folder (model.pt, or its best checkpoint), or a folder exported with --format timm."""
     if os.path.isfile(os.path.join(path, CONFIG_FILE)):
         return load_self_describing(path, read_timm_folder(path))
     return open_model(file_of_run(path), weights, trusted)
 
 
 def file_of_run(path: str) -> str:
-    """The file that a run folder's model is in. Raises DataError if it has none."""
+    """The file with a run folder's model: model.pt, else the best checkpoint. Raises DataError if it has neither."""
     run = RunFolder(path)
     for file in (run.model_file, run.best_checkpoint):
         if os.path.exists(file):
             return file
     if os.path.exists(run.options_file):
-        raise DataError(path, "has no model yet: no epoch is finished", f"Go on with: tlkit resume {path}")
+        raise DataError(path, "has no model yet: no epoch is finished", f"Resume with: tlkit resume {path}")
     raise DataError(path, "is neither a run folder nor an exported model")
 
 
 def open_torch(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
-    """model.pt, a checkpoint, or the module itself if it may run code."""
+    """Open model.pt, a checkpoint, or a pickled module (--format full) that the user trusts."""
     file = open_torch_file(path, trusted)
     if isinstance(file.content, nn.Module):
         with as_content_of(path, "model"):
@@ -78,7 +78,7 @@ def open_torch(path: str, weights: str | None, trusted: str | None) -> LoadedMod
             known = parse_description(path, metadata)
         if not file.sealed:
             raise without_checksum(path)
-        return described_model(path, known, file.content.state_dict())
+        return load_described_model(path, known, file.content.state_dict())
     content = artifact_in(file, MODEL_FORMAT, CHECKPOINT_FORMAT)
     if content["format"] == CHECKPOINT_FORMAT:
         return open_checkpoint(path, content, weights, trusted)
@@ -86,37 +86,34 @@ def open_torch(path: str, weights: str | None, trusted: str | None) -> LoadedMod
 
 
 def open_program(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
-    """A .pt2 file that export wrote."""
+    """Open a .pt2 file that export wrote."""
     return described_artifact(path, read_pt2(path))
 
 
 def described_artifact(path: str, content: Mapping[str, Any]) -> LoadedModel:
-    """The model that a file describes by its keys."""
+    """Open the content of a file whose keys describe the model."""
     with as_content_of(path, "model"):
         state = content["model_state_dict"]
-    return described_model(path, content, state)
+    return load_described_model(path, content, state)
 
 
 def open_safetensors(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
-    """A .safetensors file that export wrote."""
+    """Open a .safetensors file that export wrote."""
     return load_self_describing(path, read_safetensors(path))
 
 
 def load_self_describing(path: str, file: SafetensorsFile) -> LoadedModel:
-    """The model that a file describes in its metadata."""
+    """Open a file whose metadata describes the model."""
     known = parse_description(path, file.metadata)
     if not file.sealed:
         raise without_checksum(path)
-    return described_model(path, known, file.state)
+    return load_described_model(path, known, file.state)
 
 
 def refuse_onnx(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
-    """Raises UsageError."""
-    raise UsageError(
-        path,
-        "is an ONNX file, which only predict and evaluate take",
-        "Name the run folder, model.pt or .safetensors file that it was made from.",
-    )
+    """Raises UsageError: only predict and evaluate run ONNX files, through onnxruntime."""
+    problem = "is an ONNX file, which only predict and evaluate accept"
+    raise UsageError(path, problem, "Use the run folder, model.pt or .safetensors file that it was exported from.")
 
 
 OPENERS: dict[str, Callable[[str, str | None, str | None], LoadedModel]] = {
@@ -128,7 +125,7 @@ OPENERS: dict[str, Callable[[str, str | None, str | None], LoadedModel]] = {
 
 
 def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, trusted: str | None) -> LoadedModel:
-    """The model of a checkpoint: its head on the backbone's weights, found again and compared."""
+    """Rebuild the model of a checkpoint: the backbone with its original weights, checked by hash, and its head."""
     run = RunFolder.containing(path)
     stored = run.read_options()["resolved"] if run else checkpoint.get("options")
     with as_content_of(path, "checkpoint"):
@@ -140,7 +137,7 @@ def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, 
     try:
         classifier, description = assemble(dataclasses.replace(options, trust_pickle=trusted), classes)
     except UsageError as error:
-        raise MismatchError(path, f"cannot be built here: {error}", error.hint) from error
+        raise MismatchError(path, f"its network cannot be built: {error}", error.hint) from error
     require_same_backbone(description, checkpoint, path)
     try:
         classifier.load_trainable_state(state)
@@ -150,7 +147,7 @@ def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, 
 
 
 def model_sha256(path: str) -> str:
-    """Of the file that holds what MODEL names, which has been opened."""
+    """SHA-256 of the file that holds MODEL, after it has been opened."""
     weights = os.path.join(path, WEIGHTS_FILE)
     if os.path.isdir(path):
         path = weights if os.path.exists(weights) else file_of_run(path)
@@ -159,7 +156,7 @@ def model_sha256(path: str) -> str:
 
 
 def is_exported_folder(path: str) -> bool:
-    """Whether a folder holds an export to timm and nothing else."""
+    """Whether a folder holds an export with --format timm and nothing else."""
     config = os.path.join(path, CONFIG_FILE)
     if not (set(os.listdir(path)) <= {CONFIG_FILE, WEIGHTS_FILE} and os.path.isfile(config)):
         return False

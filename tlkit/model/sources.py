@@ -1,4 +1,4 @@
-"""The libraries of models, timm and torchvision, behind one interface."""
+"""timm and torchvision behind one interface."""
 
 from __future__ import annotations
 
@@ -14,40 +14,44 @@ from torch import Tensor, nn
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import UsageError
 
-PATIENCE = 10.0
-"""Seconds without an answer after which a download is given up."""
+DOWNLOAD_TIMEOUT = 10.0
+"""Seconds to wait for a response while downloading."""
 
 
 class Source(Protocol):
-    """A library of models."""
+    """A library of models. host: where its pretrained weights are downloaded from."""
+
+    host: str
 
     def names(self) -> Sequence[str]:
-        """All models that classify images."""
+        """All image classifiers."""
 
     def accepts(self, name: str) -> bool:
-        """Whether build takes the name; it may be one that `names` does not list, such as one with a tag."""
+        """Whether build takes the name. Names with a tag (resnet50.a1_in1k) are accepted but not listed."""
 
     def build(self, name: str, classes: int, image_size: int | None) -> nn.Module:
-        """The plain model with random weights and its own classifier for so many classes."""
+        """Build the model with random weights and `classes` outputs."""
 
     def pretrained_classes(self, name: str) -> int:
-        """How many classes the published weights tell apart."""
+        """Number of classes of the pretrained weights."""
 
     def download(self, name: str, network: nn.Module) -> dict[str, Tensor]:
-        """The published weights, shaped for network. Raises anything if there are none or no network."""
+        """Return the pretrained weights, shaped for network. Raises any exception if that fails."""
 
     def adapt(self, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict as published, converted to this network's names and input size."""
+        """Convert a published state dict to this network's names and input size."""
 
     def classifiers(self, network: nn.Module) -> tuple[str, ...]:
-        """Names of the layers that may give the class logits, as the library records them."""
+        """Names of the layers that output class logits, if the library records them."""
 
     def preprocessing(self, name: str, network: nn.Module) -> Preprocessing:
-        """How the model's input is made, at its own input size."""
+        """The preprocessing of the pretrained weights."""
 
 
 class Timm:
     """PyTorch Image Models."""
+
+    host = "huggingface.co"
 
     def names(self) -> Sequence[str]:
         import timm
@@ -68,14 +72,15 @@ class Timm:
         if image_size is not None:
             try:
                 return timm.create_model(name, num_classes=classes, img_size=image_size)
-            except TypeError:  # most networks take any size and have no such parameter
+            except TypeError:  # most networks accept any size and have no such parameter
                 pass
         return timm.create_model(name, num_classes=classes)
 
     def pretrained_classes(self, name: str) -> int:
         import timm
 
-        config: Any = timm.get_pretrained_cfg(name)
+        config = timm.get_pretrained_cfg(name)
+        assert config is not None
         return int(config.num_classes)
 
     def download(self, name: str, network: nn.Module) -> dict[str, Tensor]:
@@ -99,7 +104,7 @@ class Timm:
         names = network.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
         if not isinstance(names, str):
             return tuple(names)
-        # levit_384_s8 has the second head of its kind, and does not record it. A name that is none is passed over.
+        # levit_384_s8 has a second head that it does not record. Names of no layer are ignored.
         return (names, names.replace("head", "head_dist", 1)) if names.startswith("head") else (names,)
 
     def preprocessing(self, name: str, network: nn.Module) -> Preprocessing:
@@ -110,21 +115,23 @@ class Timm:
 
 
 def go_offline_if_unreachable() -> None:
-    """Let the hub's client turn to its cache at once if there is no network; it would ask again for a minute."""
+    """Make the hub's client use its cache at once if there is no network; it would retry for a minute."""
     from huggingface_hub import constants, get_session
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=PATIENCE)
-    except Exception:  # of whatever transport; whether the cache has the file is found out next
+        get_session().head(constants.ENDPOINT, timeout=DOWNLOAD_TIMEOUT)
+    except Exception:  # each transport has its own exceptions; the download from the cache follows
         constants.HF_HUB_OFFLINE = True
 
 
-# Auxiliary classifiers serve training from scratch only; init_weights silences a warning.
+# Auxiliary classifiers are for training from scratch only; init_weights silences a warning.
 NO_AUXILIARY = {"aux_logits": False, "init_weights": False}
 
 
 class Torchvision:
     """torchvision.models"""
+
+    host = "download.pytorch.org"
 
     def names(self) -> Sequence[str]:
         from torchvision import models
@@ -156,7 +163,7 @@ class Torchvision:
     def adapt(self, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
         from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-        # DenseNets were published with the names of an older version: norm.1 instead of norm1.
+        # DenseNet weights have the names of an older version: norm.1 instead of norm1.
         state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): t for key, t in state.items()}
         if isinstance(network, VisionTransformer):
             return dict(interpolate_embeddings(network.image_size, network.patch_size, OrderedDict(state)))
@@ -168,7 +175,7 @@ class Torchvision:
     def preprocessing(self, name: str, network: nn.Module) -> Preprocessing:
         own = Preprocessing.from_torchvision_transforms(self._weights(name).transforms())
         if name in ("googlenet", "inception_v3"):
-            # Their published weights go with an input transform inside the network that a plain one does not have.
+            # Pretrained networks of these normalize inside; networks built without weights do not.
             return dataclasses.replace(own, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         return own
 
@@ -179,4 +186,4 @@ class Torchvision:
 
 
 SOURCES: dict[str, Source] = {"timm": Timm(), "torchvision": Torchvision()}
-"""In the order in which a bare name is looked up."""
+"""A name without a prefix is looked up in this order."""

@@ -1,10 +1,8 @@
-"""Weights for a network from a file or a download, checked key by key; and what identifies them."""
+"""Read weights from a file, check them key by key, load them into a network, and hash them."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,13 +15,13 @@ from tlkit.model.backbones import BackboneName, within
 from tlkit.model.sources import SOURCES
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "teacher", "net")
-
+"""Keys under which training scripts store the state dict."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
 
 def read_weights_file(path: str, trusted: str | None = None) -> dict[str, Tensor]:
-    """The state dict in a file of anybody's, .safetensors or of torch, freed of wrappers and prefixes.
+    """Read the state dict from any .safetensors or torch file, without wrappers and prefixes.
 
     trusted: the file that may run code, if any. Raises MissingInputError, DataError (not a weights file) or UnsafeError
     (it would run code).
@@ -41,25 +39,25 @@ def read_weights_file(path: str, trusted: str | None = None) -> dict[str, Tensor
         inner = next((value for value in inside if isinstance(value, (Mapping, nn.Module))), None)
         if inner is None:
             keys = f" with keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, Mapping) else ""
-            raise DataError(path, f"holds no state dict, but a {type(content).__name__}{keys[:200]}")
+            raise DataError(path, f"contains no state dict, but a {type(content).__name__}{keys[:200]}")
         content = inner
     return without_prefixes(dict(content))
 
 
-def is_state_dict(value: Mapping[Any, Any]) -> bool:
-    """Whether all values are tensors, named by strings."""
+def is_state_dict(value: Mapping[object, object]) -> bool:
+    """Whether a mapping is not empty and maps strings to tensors."""
     return bool(value) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
 
 
-def tensors(values: Any) -> dict[str, Tensor]:
-    """A state dict. Raises TypeError for what is none."""
+def tensors(values: object) -> dict[str, Tensor]:
+    """Return the values as a state dict. Raises TypeError if they are none."""
     if not isinstance(values, Mapping) or not is_state_dict(values):
-        raise TypeError("tensors with names were expected")
+        raise TypeError("expected a state dict")
     return dict(values)
 
 
 def without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Strip what DataParallel, torch.compile and wrapping modules put before every name."""
+    """Remove the prefixes that DataParallel, torch.compile and wrapper modules add to every name."""
     start = 0
     while prefix := next((p for p in PREFIXES if state and all(name.startswith(p, start) for name in state)), ""):
         start += len(prefix)
@@ -69,10 +67,9 @@ def without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def load_weights(
     network: nn.Module, backbone: BackboneName, state: dict[str, Tensor], origin: str, head: Sequence[str]
 ) -> None:
-    """Give a network the weights of a state dict, all but those of its head layers.
+    """Load a state dict into a network, except its head layers.
 
-    origin: where they come from, for errors. Raises MismatchError listing keys that are missing, unexpected or
-    of another shape.
+    origin: the file or backbone, for errors. Raises MismatchError listing missing, unexpected and misshapen keys.
     """
     if differences_from(network, state, head):
         state = adapted(network, backbone, state)
@@ -83,36 +80,35 @@ def load_weights(
 
 
 def adapted(network: nn.Module, backbone: BackboneName, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict converted from the names and input size it was published with; as it is if it cannot be."""
+    """Convert published names and input size to this network's; unchanged if the library cannot convert it."""
     try:
         return SOURCES[backbone.source].adapt(network, state)
-    except Exception:  # written for known checkpoints, a converter fails on others in any way
+    except Exception:  # a converter raises anything for a checkpoint it was not written for
         return state
 
 
 def load_tensors(network: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> None:
-    """load_state_dict for tensors of the current layout, which MNASNet and others want to be told."""
-    versions = getattr(network.state_dict(), "_metadata", None)
-    named = OrderedDict(state)
-    named._metadata = versions  # type: ignore[attr-defined]
-    network.load_state_dict(named, strict=strict)
+    """load_state_dict for a state dict without version numbers, which MNASNet and others need. Missing keys stay."""
+    versioned = network.state_dict()
+    versioned.update(state)
+    network.load_state_dict(versioned, strict=strict)
 
 
 def differences_from(network: nn.Module, state: Mapping[str, Tensor], head: Sequence[str]) -> list[str]:
-    """list_differences of all but the head, which weights may lack."""
+    """list_differences without the head, which weights need not have."""
     own = without_layers(network.state_dict(), head)
-    # Counters that old files lack; they are not used where BatchNorm is frozen or has a momentum.
+    # Old files lack these counters, which are unused where BatchNorm is frozen or has a momentum.
     needed = {key: own[key] for key in own if key in state or not key.endswith("num_batches_tracked")}
     return list_differences(needed, without_layers(state, head))
 
 
 def without_layers(state: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, Tensor]:
-    """A state dict without those of these layers."""
+    """A state dict without the keys of these layers."""
     return {key: tensor for key, tensor in state.items() if not belongs_to(key, layers)}
 
 
 def list_differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], most: int = 5) -> list[str]:
-    """Lines that say which keys are missing, unexpected, of another shape or of numbers of another kind."""
+    """Lines that list missing and unexpected keys, and those of another shape or type; up to `most` of each."""
     both = [key for key in own if key in given]
     kinds = {
         "missing": [key for key in own if key not in given],
@@ -136,10 +132,10 @@ def list_differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], mos
 
 
 def belongs_to(key: str, layers: Sequence[str]) -> bool:
-    """Whether a state dict key is of one of these layers, or of an auxiliary classifier."""
+    """Whether a state dict key belongs to one of these layers or to an auxiliary classifier."""
     return within(key, (*layers, "aux1", "aux2", "AuxLogits"))
 
 
 def weights_sha256(network: nn.Module, head: Sequence[str]) -> str:
-    """What identifies the frozen weights: names, shapes and bytes, whatever file they came from."""
+    """SHA-256 of the names, shapes and bytes of all weights but the head; the same for every file format."""
     return digest(dict(sorted(without_layers(network.state_dict(), head).items())))

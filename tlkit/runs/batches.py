@@ -160,7 +160,9 @@ class BatchBuilder:
 
     def quick_classifier(self) -> Classifier:
         """The same head on a copy of the frozen backbone that only passes images."""
-        return Classifier(self.classifier.backbone.quickened(self.preprocessing.image_size), self.classifier.head)
+        return Classifier(
+            self.classifier.backbone.optimized_for_inference(self.preprocessing.image_size), self.classifier.head
+        )
 
     def damaged(self, samples: Sequence[Sample]) -> list[ImageError]:
         """Decode images once, so that a damaged one is found before any epoch; each rank its share."""

@@ -144,9 +144,9 @@ def test_training_goes_over_the_borders_too() -> None:
     assert same and moves >= 2
 
 
-@pytest.mark.parametrize(("begins", "moves"), [("layer3", 1), ("layer3.0.bn2", 2)])
-def test_a_quickened_copy_is_divided_as_its_original(begins: str, moves: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a stage begins with a BatchNorm, which cannot go into a convolution on another device."""
+@pytest.mark.parametrize(("begins", "moves"), [("layer3", 1), ("layer3.0.bn2", 1)])
+def test_an_optimized_copy_is_divided_as_its_original(begins: str, moves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both stages are on one device, so a BatchNorm that begins a stage is folded, and its input need not move."""
     network, images = network_named("timm/test_resnet").eval(), pictures()
     quick = optimized_for_inference(network, (64, 64))(images)
     divide(network, "test_resnet", TWO, (64, 64), (begins,))
@@ -155,7 +155,7 @@ def test_a_quickened_copy_is_divided_as_its_original(begins: str, moves: int, mo
     divided = optimized_for_inference(network, (64, 64))
     moved.clear()
     torch.testing.assert_close(divided(images), quick)
-    assert len(moved) == moves, "its input, and what goes around it"
+    assert len(moved) == moves, "the input of the stage, or what bypasses the folded BatchNorm"
 
 
 class Reaching(nn.Module):
@@ -230,7 +230,7 @@ def test_what_cannot_be_divided_is_refused() -> None:
     with pytest.raises(UsageError, match=r"--split-at: it cannot be split at 'middle'.*") as caught:
         divide(Reaching(), "it", TWO, (8, 8), ("middle",))
     assert "last" in caught.value.hint
-    with pytest.raises(UsageError, match="cannot be split into 9 stages: it can be split in 1 places"):
+    with pytest.raises(UsageError, match="cannot be split into 9 stages: it has 1 possible cut"):
         divide(Reaching(), "it", (CPU,) * 9, (8, 8))
 
 
@@ -238,8 +238,8 @@ def test_what_cannot_be_divided_is_refused() -> None:
     ("names", "problem"),
     [
         (("layer9",), "no module 'layer9'"),
-        (("conv1",), "nothing of test_resnet is left before 'conv1'"),
-        (("layer3", "layer2"), "nothing of test_resnet is left before 'layer2'"),
+        (("conv1",), "no part of test_resnet is left before 'conv1'"),
+        (("layer3", "layer2"), "no part of test_resnet is left before 'layer2'"),
         (("layer3.0.downsample",), "cannot be split at 'layer3.0.downsample'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A network divided into stages, each on a device of its own. Its code stays as it is: activations are moved."""
+"""Split a network into stages on several devices. Its code is unchanged: hooks move activations between devices."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from tlkit.devices.select import Devices
 from tlkit.errors import UsageError
-from tlkit.model.pipeline.trace import Call, Dataflow, balanced, named_state, trace
-from tlkit.terminal import compact, log_status
+from tlkit.model.pipeline.trace import Call, Dataflow, balanced, map_tensors, named_state, trace
+from tlkit.terminal import compact, count, log_status
 
-MUCH = 1.25
-"""How many times larger the largest stage may be, for the sake of simple cuts."""
+SIMPLE_CUT_TOLERANCE = 1.25
+"""Simple cuts are preferred while they make the largest stage at most this many times larger."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a network. first: the module it begins with; empty for the first stage.
+    """A part of a network on one device.
 
-    parameters: how many numbers. state_bytes: of them and of buffers. activation_bytes: what its operations make of one
-    image; a step that trains all of them keeps most of that, a pass that trains nothing little.
+    first: the module it begins with; "" for the first stage. holds: its parameters and buffers by name.
+    activation_bytes: the output of all its operations for one image; most of it is kept if the stage trains.
     """
 
     device: torch.device
@@ -45,13 +44,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class ToDeviceHook:
-    """A hook of a module whose inputs come from another stage."""
+    """A forward pre-hook that moves a module's inputs to the device of its stage."""
 
     stage: int
     device: torch.device
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
-        return tree_map_only(Tensor, self.move, (args, kwargs))
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        return map_tensors(self.move, args), map_tensors(self.move, kwargs)
 
     def move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
@@ -64,12 +63,12 @@ def divide(
     image_size: tuple[int, int],
     split_at: Sequence[str] = (),
 ) -> list[Stage]:
-    """Put a network that lies on one device on several, in place: a stage on each.
+    """Move a network from one device to several, one stage on each, in place.
 
-    split_at: the modules that later stages begin with, in order; none to balance the stages by their parameters.
-    name: of the network, for people. Raises UsageError for a network that cannot be divided so.
+    name: of the network, for messages. split_at: the modules that later stages begin with, in order; empty to balance
+    the stages' parameters. Raises UsageError if the network cannot be split so.
     """
-    flow, state = watch_example(network, image_size), named_state(network)
+    flow, state = trace_example(network, image_size), named_state(network)
     calls = named_cuts(flow, split_at, name) if split_at else balanced_cuts(flow, state, len(devices), name)
     cuts = [call.time for call in calls]
     stages = stages_of_state(flow, state, cuts)
@@ -77,8 +76,8 @@ def divide(
         tensor.data = tensor.data.to(devices[stages[key]])
     for call in {carrier for cut in cuts for carrier in flow.carriers(cut) or ()}:
         stage = stage_at(call.time, cuts)
-        entrance = ToDeviceHook(stage, devices[stage])
-        network.get_submodule(call.name).register_forward_pre_hook(entrance, prepend=True, with_kwargs=True)
+        hook = ToDeviceHook(stage, devices[stage])
+        network.get_submodule(call.name).register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
     return [
         Stage(
             device,
@@ -90,57 +89,54 @@ def divide(
     ]
 
 
-def watch_example(network: nn.Module, image_size: tuple[int, int]) -> Dataflow:
-    """What happens when one image passes and nothing trains."""
+def trace_example(network: nn.Module, image_size: tuple[int, int]) -> Dataflow:
+    """Trace one image through the network in eval mode; restores the training mode of every module."""
     training = {module: module.training for module in network.modules()}
-    place = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
-        return trace(network.eval(), torch.zeros(1, 3, *image_size, device=place))
+        return trace(network.eval(), torch.zeros(1, 3, *image_size, device=device))
     finally:
         for module, mode in training.items():
             module.training = mode
 
 
 def named_cuts(flow: Dataflow, names: Sequence[str], network: str) -> list[Call]:
-    """The cuts before modules of these names. Raises UsageError."""
+    """The cuts before these modules. Raises UsageError."""
     once = {call.name: call for call in flow.called_once()}
     chosen: list[Call] = []
     for name in names:
         call = once.get(name)
         if call is None:
             top = ", ".join(other for other in once if "." not in other)
-            raise UsageError(
-                "--split-at",
-                f"{network} has no module {name!r} that an image passes once",
-                f"At the top it has: {top}.",
-            )
+            problem = f"{network} has no module {name!r} that runs once per image"
+            raise UsageError("--split-at", problem, f"Its top-level modules: {top}")
         if call.time <= (chosen[-1].time if chosen else 0):
-            raise UsageError("--split-at", f"nothing of {network} is left before {name!r}; name modules in their order")
+            raise UsageError("--split-at", f"no part of {network} is left before {name!r}; list modules in their order")
         if flow.carriers(call.time) is None:
             raise UsageError(
                 "--split-at",
-                f"{network} cannot be split at {name!r}: more than its input would have to move there",
-                f"It can be split at: {', '.join(splittable(flow)) or 'no module'}.",
+                f"{network} cannot be split at {name!r}: later modules need other tensors than its input",
+                f"It can be split at: {', '.join(splittable(flow)) or 'no module'}",
             )
         chosen.append(call)
     return chosen
 
 
 def splittable(flow: Dataflow, most: int = 12) -> list[str]:
-    """Modules that a network can be split at, those highest in it first; so many at most."""
+    """At most `most` modules that a network can be split at, outermost first."""
     names = [call.name for call in flow.called_once() if call.time and flow.carriers(call.time) is not None]
     return sorted(names, key=lambda name: name.count("."))[:most]
 
 
 def balanced_cuts(flow: Dataflow, state: Mapping[str, Tensor], stages: int, network: str) -> list[Call]:
-    """The cuts after which the largest stage has as few parameters as can be. Raises UsageError.
+    """The cuts that minimize the parameters of the largest stage. Raises UsageError if there are too few.
 
-    Those where the input of one module is all that moves, as between blocks, are taken unless others are much better.
+    Simple cuts, where only one module's input is moved (as between blocks), win unless others are much better.
     """
     total = size_before(len(flow.made_bytes), flow, state)
     simple: dict[int, Call] = {}
     every: dict[int, Call] = {}
-    # Of calls with the same parameters before them, the highest in the network says best where that is.
+    # Of calls with the same parameters before them, keep the outermost: its name is the clearest.
     for call in sorted(flow.called_once(), key=lambda call: call.name.count(".")):
         before, carriers = size_before(call.time, flow, state), flow.carriers(call.time)
         if 0 < before < total and carriers is not None:
@@ -148,34 +144,30 @@ def balanced_cuts(flow: Dataflow, state: Mapping[str, Tensor], stages: int, netw
             if len(carriers) == 1:
                 simple.setdefault(before, call)
     if len(every) < stages - 1:
-        places = count_of_places(len(every))
-        raise UsageError("--parallel model", f"{network} cannot be split into {stages} stages: {places}")
+        problem = f"{network} cannot be split into {stages} stages: it has {count(len(every), 'possible cut')}"
+        raise UsageError("--parallel model", problem)
     largest, calls = best_of(every, total, stages)
     if len(simple) >= stages - 1:
         largest_of_simple, simple_calls = best_of(simple, total, stages)
-        return simple_calls if largest_of_simple <= MUCH * largest else calls
+        return simple_calls if largest_of_simple <= SIMPLE_CUT_TOLERANCE * largest else calls
     return calls
 
 
 def best_of(cuts: Mapping[int, Call], total: int, stages: int) -> tuple[int, list[Call]]:
-    """Of cuts, by the bytes before each, those that divide best; and the bytes of the largest stage."""
+    """The bytes of the largest stage and the cuts that minimize them. cuts: by the bytes before each."""
     borders = sorted(cuts)
     division = balanced([end - start for start, end in pairwise([0, *borders, total])], stages)
     return division.largest, [cuts[borders[index - 1]] for index in division.begins]
 
 
-def count_of_places(number: int) -> str:
-    return f"it can be split in {number} places" if number else "nowhere is the input of modules all that would move"
-
-
 def size_before(cut: int, flow: Dataflow, state: Mapping[str, Tensor]) -> int:
-    """Bytes of the parameters and buffers that no operation after a cut reads."""
+    """Bytes of the parameters and buffers that only operations before a cut read."""
     return sum(state[key].nbytes for key, (_, last) in flow.used.items() if last < cut)
 
 
 def stages_of_state(flow: Dataflow, state: Mapping[str, Tensor], cuts: Sequence[int]) -> dict[str, int]:
-    """The stage that each parameter or buffer belongs to: that which reads it; of what none reads, that of its
-    neighbor, as the counter of a BatchNorm."""
+    """The stage of each parameter or buffer: the one that reads it. An unread one, such as the counter of a BatchNorm,
+    goes with the one before it."""
     stages: dict[str, int] = {}
     stage = 0
     for key in state:
@@ -186,16 +178,16 @@ def stages_of_state(flow: Dataflow, state: Mapping[str, Tensor], cuts: Sequence[
 
 
 def stage_at(time: int, cuts: Sequence[int]) -> int:
-    """The stage that an operation is in."""
+    """The stage of an operation."""
     return bisect_right(cuts, time)
 
 
 Size = tuple[int, int]
-"""(height, width) of the images that enter."""
+"""(height, width) of the input images."""
 
 
 def place(network: nn.Module, name: str, devices: Devices, image_size: Size) -> None:
-    """Put a network on its devices, a stage on each where there are stages. name: of the network, for people."""
+    """Move a network to its device, or split it over its devices. name: of the network, for messages."""
     if devices.parallel == "model":
         log_stages(divide(network, name, devices.every, image_size, devices.split_at))
     else:
@@ -203,11 +195,11 @@ def place(network: nn.Module, name: str, devices: Devices, image_size: Size) -> 
 
 
 def log_stages(stages: Sequence[Stage]) -> None:
-    """What lies where, for people."""
+    """Log each stage's device, first module and size."""
     for number, stage in enumerate(stages, start=1):
         begins = f"from {stage.first} on, " if stage.first else ""
         log_status(
             f"stage {number}",
             f"{stage.device}: {begins}{compact(stage.parameters)} parameters in {compact(stage.state_bytes)}B, "
-            f"{compact(stage.activation_bytes)}B of activations for each image",
+            f"{compact(stage.activation_bytes)}B of activations per image",
         )

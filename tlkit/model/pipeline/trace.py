@@ -1,4 +1,4 @@
-"""One pass of a network, watched: what each operation reads, and where the network can be cut in two."""
+"""Trace one pass through a network: which tensors each operation reads, and where the network can be cut."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A module that was entered. time: the number of operations before it. takes: the tensors it was given."""
+    """A call of a module. time: the number of operations before it. takes: the numbers of its input tensors."""
 
     name: str
     time: int
@@ -25,7 +24,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Read:
-    """An operation that read a tensor that another made, inside of these calls, the outermost first."""
+    """An operation (at `time`) that read a tensor of another (at `made`), inside these calls, outermost first."""
 
     tensor: int
     made: int
@@ -33,20 +32,20 @@ class Read:
     calls: tuple[Call, ...]
 
     def crosses(self, cut: int) -> bool:
-        """Whether the tensor was made before a cut and read after it."""
+        """Whether the tensor is made before a cut and read after it."""
         return self.made < cut <= self.time
 
     def carrier(self, cut: int) -> Call | None:
-        """The outermost call after the cut that was given the tensor: what moves its inputs moves this."""
+        """The outermost call after the cut with the tensor as input: moving its inputs moves the tensor."""
         return next((call for call in self.calls if call.time >= cut and self.tensor in call.takes), None)
 
 
 @dataclass
 class Dataflow:
-    """What happened in a pass.
+    """The trace of a pass.
 
-    used: first and last operation that read a parameter or buffer, by its name, where no module was given it.
-    first_read: the first that did at all. made_bytes: what each operation added to memory.
+    used: parameter or buffer -> first and last operation that read it, where it was no module's input. first_read: the
+    first operation that read it at all. made_bytes: memory that each operation allocated.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -56,16 +55,16 @@ class Dataflow:
     made_bytes: list[int] = field(default_factory=list)
 
     def called_once(self) -> list[Call]:
-        """The calls of modules that were entered only once, in order."""
+        """The calls of modules that were called only once, in order."""
         times: dict[str, int] = {}
         for call in self.calls:
             times[call.name] = times.get(call.name, 0) + 1
         return [call for call in self.calls if times[call.name] == 1]
 
     def carriers(self, cut: int) -> set[Call] | None:
-        """The calls of modules whose inputs must be moved where the network is cut in two before an operation.
+        """The calls whose inputs must be moved if the network is cut before an operation.
 
-        None if it cannot be cut there: something reaches over the cut that no module is given.
+        None if it cannot be cut there, because a tensor crosses the cut that is not the input of a module.
         """
         if any(first < cut <= last for first, last in self.used.values()):
             return None
@@ -75,7 +74,7 @@ class Dataflow:
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every operation; hooks tell it of the modules."""
+    """Records every operation; hooks record the calls of modules."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -86,13 +85,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.numbers = 0
 
     def number(self, tensor: Tensor, time: int) -> int:
-        """Give a tensor that is new, or has been written to, its number."""
+        """Number a tensor that is new or was written to."""
         self.numbers += 1
         self.made[tensor] = (self.numbers, time)
         return self.numbers
 
     def look_up(self, tensor: Tensor) -> tuple[int, int]:
-        """Number and origin of a tensor; what was there before the pass was made before all operations."""
+        """Number of a tensor and the operation that made it: -1 if it existed before the pass."""
         if tensor not in self.made:
             self.number(tensor, -1)
         found: tuple[int, int] = self.made[tensor]
@@ -119,48 +118,61 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def enter(self, name: str) -> Callable[..., None]:
-        """A hook for a module that is entered."""
+        """A forward pre-hook for the module of this name."""
 
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+        def hook(module: nn.Module, args: object, kwargs: object) -> None:
             takes = frozenset(self.look_up(tensor)[0] for tensor in tensors_in((args, kwargs)))
             self.entered.append(Call(name, len(self.flow.made_bytes), takes))
             self.flow.calls.append(self.entered[-1])
 
         return hook
 
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """A hook for a module that is left."""
+    def leave(self, module: nn.Module, args: object, output: object) -> None:
+        """A forward hook for every module."""
         self.entered.pop()
 
 
 def named_state(network: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers, each once, those of a module side by side."""
+    """All parameters and buffers, each once, in the order of modules."""
     found = {
         id(tensor): (f"{prefix}.{name}" if prefix else name, tensor)
         for prefix, module in network.named_modules()
-        for name, tensor in [*module._parameters.items(), *module._buffers.items()]
-        if tensor is not None
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
     }
     return dict(found.values())
 
 
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists and dictionaries."""
-    return (value for value in tree_leaves(values) if isinstance(value, Tensor))
+def map_tensors(function: Callable[[Tensor], object], values: Any) -> Any:
+    """Apply a function to every tensor in nested tuples, lists and dicts."""
+    if isinstance(values, Tensor):
+        return function(values)
+    if isinstance(values, dict):
+        return type(values)({key: map_tensors(function, value) for key, value in values.items()})
+    if isinstance(values, (list, tuple)):
+        mapped = [map_tensors(function, value) for value in values]
+        return type(values)(*mapped) if hasattr(values, "_fields") else type(values)(mapped)  # a named tuple
+    return values
+
+
+def tensors_in(values: object) -> list[Tensor]:
+    """All tensors in nested tuples, lists and dicts."""
+    found: list[Tensor] = []
+    map_tensors(found.append, values)
+    return found
 
 
 @torch.no_grad()
 def trace(network: nn.Module, example: Tensor) -> Dataflow:
-    """Pass an example [1, 3, H, W] through a network in eval mode, and tell what happened."""
+    """Pass an example [1, 3, H, W] through a network in eval mode and return the trace."""
     recorder = Recorder(network)
-    with reporting(network, recorder), recorder:
+    with recorded_calls(network, recorder), recorder:
         network(example)
     return recorder.flow
 
 
 @contextmanager
-def reporting(network: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Have every module but the network itself tell the recorder when it is entered and left."""
+def recorded_calls(network: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Register the recorder's hooks on every module but the network itself."""
     handles = []
     for name, module in network.named_modules():
         if name:
@@ -175,23 +187,22 @@ def reporting(network: nn.Module, recorder: Recorder) -> Iterator[None]:
 
 @dataclass(frozen=True, order=True)
 class Division:
-    """A sequence in parts. largest, squares: of their sums; the smaller the better. begins: the index that each later
-    part begins at."""
+    """A sequence divided into parts, ordered from best to worst.
+
+    largest, squares: largest sum of a part, and sum of squared sums. begins: the first index of each later part.
+    """
 
     largest: int
     squares: int
     begins: tuple[int, ...]
 
     def after(self, size: int, begin: int) -> Division:
-        """With one more part before it, of this size."""
+        """This division with one more part of this size before it."""
         return Division(max(size, self.largest), size**2 + self.squares, (begin, *self.begins))
 
 
 def balanced(sizes: Sequence[int], parts: int) -> Division:
-    """The division into parts of which the largest sum is as small as can be.
-
-    There must be as many sizes as parts.
-    """
+    """The division that minimizes the largest sum of a part. Needs at least as many sizes as parts."""
     totals = [sum(sizes[start:]) for start in range(len(sizes))]
     best = {start: Division(total, total**2, ()) for start, total in enumerate(totals)}  # of sizes[start:]
     for _ in range(parts - 1):
