@@ -72,7 +72,7 @@ class Matrix:
         self.expected = cache(self.uninterrupted)
 
     def command(self, run: Path, cell: Cell) -> list[object]:
-        size = ["--epochs", EPOCHS, "--batch-size", 8, "--image-size", 64, "--keep", 2]
+        size = ["--epochs", EPOCHS, "--batch-size", 8, "--image-size", 64, "--keep-checkpoints", 2]
         every = 0 if cell.stop == "inside a commit" else 300
         where = ["finetune", self.images, "--out", run, "--backbone", BACKBONE, "--weights", "none"]
         return [*where, *size, "--workers", cell.workers, "--save-every", every, *WAYS[cell.way]]

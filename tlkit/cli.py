@@ -1,115 +1,121 @@
-"""The command line: one thin function for each command, imported only when it is called."""
+"""The command line: reads the words, runs one command, and turns errors into a line and an exit status.
+
+Only the command that runs is imported, and only its options: --help and usage errors load little more than typer.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn, cast, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from tlkit import __version__, interruption
-from tlkit import options as declared
+from tlkit import __version__, interruption, options
 from tlkit.distributed import env, failures
 from tlkit.errors import DONE, TlkitError, UsageError, escape_name, to_tlkit_error
-from tlkit.options.declare import Options, flag_of, kinds_of
+from tlkit.options.declare import RENAMED, Options, flag_of, label_of
 from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, output_for_data_alone, print_error
 
-Declared = TypeVar("Declared", bound=Options)
+
+@dataclass(frozen=True)
+class CommandEntry:
+    """One command. group, summary, prints: for the help. needs: libraries with a minimum version (see versions.py)."""
+
+    group: str
+    summary: str
+    needs: tuple[str, ...] = ()
+    prints: str = ""
 
 
-class AsTyped:
-    """Hands values on as the text that was typed; options.py knows what each is to be.
-
-    typer would convert them by pydantic, whose import takes longer than all else that a usage error needs. A version of
-    typer that has no such place for a converter converts as it likes, which does no harm.
-    """
-
-    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
-        for parameter in self.get_params(context):  # type: ignore[attr-defined]
-            parameter._runtime_param = self
-        return super().parse_args(context, arguments)  # type: ignore[misc,no-any-return]
-
-    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        """As typer calls a converter; a positional argument of many is never None."""
-        return [] if value is None and param.nargs == -1 else value
+READERS = ("torch", "pillow")
+MODEL_PATH, FILE_PATH = "Prints the path of the finished model.", "Prints the path of the file."
 
 
-class Command(AsTyped, TyperCommand):
-    """A command that leaves its values as text."""
-
-
-class Group(AsTyped, TyperGroup):
-    """The program itself, likewise."""
-
-
-app = typer.Typer(
-    name="tlkit",
-    cls=Group,
-    help="Turn a folder of images into a classifier: transfer learning from the shell.",
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def main() -> NoReturn:
-    """Run the command line and leave with its exit status."""
-    open_missing_streams()
-    status = run(sys.argv[1:])
-    os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)  # what C libraries hold back until the end is no data either
-    if command_named(sys.argv[1:]) in FAST_EXIT_COMMANDS:
-        os._exit(status)  # all is written; the interpreter's own way takes a second once torch is loaded
-    sys.exit(status)
+COMMANDS = {
+    "finetune": CommandEntry("Train", "Train a new classifier on a pretrained backbone", READERS, MODEL_PATH),
+    "resume": CommandEntry("Train", "Continue a run exactly where it stopped", READERS, MODEL_PATH),
+    "tune": CommandEntry(
+        "Train", "Search for the best options of finetune", READERS, "Prints the path of the best model."
+    ),
+    "predict": CommandEntry("Use a model", "Label images: one record per image, in input order", READERS),
+    "evaluate": CommandEntry("Use a model", "Measure accuracy, per-class metrics and calibration", READERS),
+    "export": CommandEntry("Use a model", "Write a model in another format, and verify it", READERS, FILE_PATH),
+    "report": CommandEntry("Use a model", "Write an HTML page about a run", ("pillow",), FILE_PATH),
+    "check": CommandEntry("Look around", "Find problems in a folder of images before training", ("pillow",)),
+    "backbones": CommandEntry("Look around", "List the available backbones"),
+    "summary": CommandEntry("Look around", "Show layers, parameters and multiply-adds of a network", READERS),
+    "cache": CommandEntry("Look around", "List or clear the cached features"),
+    "doctor": CommandEntry("Look around", "Show versions, devices and caches, for a bug report"),
+}
+"""Every command. Its options are the class NameOptions of tlkit.options, its function tlkit.commands.NAME.NAME."""
 
 
 FAST_EXIT_COMMANDS = ("predict", "evaluate", "summary")
-"""Commands that open nothing for which someone else has to tidy up when the interpreter ends."""
+"""Commands that need no cleanup when the interpreter exits."""
+
+
+COMPLETE = "_TLKIT_COMPLETE"
+"""Set by a shell that asks for completions."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    open_missing_streams()
+    status = run(sys.argv[1:])
+    os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)  # C libraries may flush their own output at exit; it is not data
+    if command_named(sys.argv[1:]) in FAST_EXIT_COMMANDS:
+        os._exit(status)  # everything is written; a regular exit takes a second once torch is loaded
+    sys.exit(status)
 
 
 def open_missing_streams() -> None:
-    """Stand-ins for standard streams that were closed before the start, so that nothing else gets their numbers."""
+    """Replace standard streams that were closed before the start, so that no other file gets their descriptors."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             if name == "stdout":
-                os.open(os.devnull, os.O_RDONLY)  # gets the number, and refuses data, which would be lost there
+                os.open(os.devnull, os.O_RDONLY)  # takes the descriptor; writing data fails, as it would be lost
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
-def run(arguments: list[str]) -> int:
+def run(words: list[str]) -> int:
     """Run one command; errors become one line on standard error and an exit status."""
     settled = failures.fatal_exit_status()
     if settled is not None:
         return settled
-    command = command_named(arguments)
-    prefix = f"tlkit {command}" if command in registered_commands() else "tlkit"
+    command = command_named(words)
+    prefix = f"tlkit {command}" if command in COMMANDS else "tlkit"
     try:
         with interruption.handled(), env.rank_process_setup():
-            return failures.status_for_agent(app(arguments, standalone_mode=False) or DONE)
+            return failures.status_for_agent(invoke(words))
     except typer.Exit as stop:
         return stop.exit_code
     except typer.TyperException as error:
-        subject, problem = describe_usage_error(error)
-        return fail(UsageError(subject, problem, f"Try '{prefix} --help'."), prefix)
+        return fail(usage_error(error, command), prefix)
     except interruption.Interrupted as stop:
         interruption.die_by(stop.number)
         raise
-    except SystemExit:  # how typer takes it that nobody reads its help
-        interruption.die_by(signal.SIGPIPE)
+    except SystemExit as stop:
+        if COMPLETE in os.environ:  # typer exits after printing completions
+            return cast(int, stop.code or DONE)
+        interruption.die_by(signal.SIGPIPE)  # typer exits when the reader of its help has closed the pipe
         raise
+    except UsageError as error:
+        error.hint = error.hint or f"Try '{prefix} --help'."
+        return fail(error, prefix, traceback_too="--debug" in words)
     except Exception as error:
-        return fail(to_tlkit_error(error), prefix, traceback_too="--debug" in arguments)
+        return fail(to_tlkit_error(error), prefix, traceback_too="--debug" in words)
 
 
 def fail(error: TlkitError, prefix: str, traceback_too: bool = False) -> int:
-    """Say what went wrong, if that is for this process to say. Returns the exit status."""
+    """Print an error, unless another process reports it. Returns the exit status."""
     lines = [f"{prefix}: {error}{env.rank_suffix()}", *error.hint.splitlines()]
     if traceback_too:
         import traceback
@@ -120,197 +126,190 @@ def fail(error: TlkitError, prefix: str, traceback_too: bool = False) -> int:
     return error.exit_code
 
 
-def command_named(arguments: list[str]) -> str:
-    """The first word that is no flag."""
-    return next((word for word in arguments if not word.startswith("-")), "")
+def command_named(words: list[str]) -> str:
+    """The first word that is not an option."""
+    return next((word for word in words if not word.startswith("-")), "")
 
 
-def registered_commands() -> set[str]:
-    """The names of all commands."""
-    return {command.name for command in app.registered_commands if command.name}
+def usage_error(error: typer.TyperException, command: str) -> UsageError:
+    """An error of typer's parser in our words."""
+    from tlkit.options import suggest
+
+    flag = getattr(error, "option_name", None)
+    if flag is None:
+        return UsageError("usage", error.format_message(), try_help(command))
+    if not hasattr(error, "possibilities"):
+        return UsageError(flag, "needs a value" if "requires" in error.message else "takes no value", try_help(command))
+    if command not in COMMANDS:
+        return UsageError(flag, "is not an option of tlkit", try_help(command))
+    found = suggest.unknown_option(command, flag, options_class(command))
+    found.hint = found.hint or try_help(command)
+    return found
 
 
-def describe_usage_error(error: typer.TyperException) -> tuple[str, str]:
-    """The flag that is wrong, and what is wrong with it."""
-    parameter = getattr(error, "param", None)
-    if parameter is None:
-        return "usage", error.format_message()
-    is_option = parameter.param_type_name == "option"
-    subject = max(parameter.opts, key=len) if is_option else parameter.display_name_raw
-    return subject, error.message or "is missing"
+def try_help(command: str) -> str:
+    """A hint: where to read what is possible."""
+    return f"Try '{f'tlkit {command}' if command in COMMANDS else 'tlkit'} --help'."
 
 
-def command(kind: type[Declared], needs: tuple[str, ...] = ()) -> Callable[[Callable[[Declared], int]], Any]:
-    """Register a function of one options object as a command whose flags are the object's fields.
+def options_class(command: str) -> type[Options]:
+    """The options of a command."""
+    return cast(type[Options], getattr(options, f"{command.capitalize()}Options"))
 
-    needs: the libraries through which it reads files from outside.
-    """
 
-    def register(function: Callable[[Declared], int]) -> Callable[[Declared], int]:
-        def call(**values: Any) -> int:
-            options = kind.from_command_line(values)
-            from tlkit.versions import require_floor  # 20 ms that help and usage errors need not wait
+def invoke(words: list[str]) -> int:
+    """Parse the words and run the command they name. Returns the exit status; raises errors as they are."""
+    command = command_named(words)
+    if command and command not in COMMANDS and COMPLETE not in os.environ:
+        from tlkit.options import suggest
 
-            require_floor(*needs)
-            with output_for_data_alone():
-                return function(options)
+        raise suggest.unknown_command(command, COMMANDS)
+    program = typer.Typer(
+        cls=Group,
+        add_completion=False,  # typer's own --help and completion options load pydantic; tlkit() has others
+        add_help_option=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    program.callback(invoke_without_command=True)(tlkit)
+    if COMPLETE in os.environ:
+        from typer.completion import get_completion_inspect_parameters
 
-        call.__doc__ = function.__doc__
-        call.__signature__ = inspect.Signature(parameters_of(kind))  # type: ignore[attr-defined]
-        app.command(function.__name__, cls=Command)(call)
-        return function
+        get_completion_inspect_parameters()  # registers the shells
+    for name, entry in COMMANDS.items():
+        complete = name == command or COMPLETE in os.environ
+        program.command(name, cls=Command, help=entry.summary)(callback_of(name, complete))
+    return program(words, prog_name="tlkit", standalone_mode=False) or DONE
 
-    return register
+
+def callback_of(command: str, complete: bool) -> Callable[..., int]:
+    """The function that typer calls for a command. complete: with the command's options as parameters."""
+
+    def call(**values: Any) -> int:
+        return execute(command, options_class(command).from_command_line(values))
+
+    parameters = parameters_of(options_class(command)) if complete else []
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return call
+
+
+def execute(command: str, options: Options) -> int:
+    """Import a command and run it. Returns its exit status."""
+    from tlkit.versions import require_floor  # 20 ms that help and usage errors do not need
+
+    require_floor(*COMMANDS[command].needs)
+    function = getattr(importlib.import_module(f"tlkit.commands.{command}"), command)
+    with output_for_data_alone():
+        return cast(int, function(options))
 
 
 def parameters_of(kind: type[Options]) -> list[inspect.Parameter]:
-    """A command's parameters as typer reads them, derived from the dataclass: arguments first, then what is its own,
-    then what it shares with others."""
+    """A command's options as typer parses them: switches, texts, and lists of texts."""
+    from tlkit.options.help import ordered_fields
+
     hints = get_type_hints(kind)
-    place = {
-        name: place
-        for place, parent in reversed([*enumerate(kind.__mro__)])
-        for name in inspect.get_annotations(parent)
-    }
-    fields = sorted(
-        dataclasses.fields(kind), key=lambda field: (not field.metadata.get("positional"), place[field.name])
-    )
-    return [parameter_of(field, hints[field.name], field.name in kind.HIDDEN) for field in fields]
+    return [parameter_of(field, hints[field.name], field.name in kind.HIDDEN) for field in ordered_fields(kind)]
 
 
 def parameter_of(field: dataclasses.Field[Any], hint: Any, hidden: bool) -> inspect.Parameter:
-    """One dataclass field as one typer parameter."""
-    declared_as = field.metadata
-    if declared_as.get("positional"):
-        about = typer.Argument(help=declared_as["help"], metavar=declared_as["metavar"] or field.name.upper())
+    """One option as a parameter of typer. Values stay texts: from_command_line converts them."""
+    from tlkit.options.help import completions_of
+
+    literals = completions_of(field, hint)
+    about: Any
+    annotation: Any = list[str] if "list[str]" in str(hint) else bool if hint is bool else str
+    if field.metadata.get("positional"):
+        about = typer.Argument(metavar=field.name.upper())
     else:
-        names = [flag_of(field.name)] + ([declared_as["short"]] if declared_as["short"] else [])
-        about = typer.Option(
-            *names,
-            help=declared_as["help"],
-            min=declared_as["min"],
-            max=declared_as["max"],
-            metavar=declared_as["metavar"],
-            show_default=field.default not in (None, False),
-            hidden=hidden,
-        )
-    default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+        old = [flag_of(before) for before, now in RENAMED.items() if now == field.name]
+        names = [flag_of(field.name), *filter(None, [field.metadata["short"]]), *old]
+        complete = (lambda: literals) if literals else None
+        about = typer.Option(*names, help=field.metadata["help"], hidden=hidden, autocompletion=complete)
     return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[shown_as(hint), about]
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, about]
     )
 
 
-def shown_as(hint: Any) -> Any:
-    """A type that typer knows how to show: values are handed on as text in any case."""
-    own = [kind for kind in kinds_of(hint) if kind is not type(None)]
-    return hint if len(own) == 1 else str
+class Command(TyperCommand):
+    """A command whose values stay texts, because typer would convert them with pydantic, whose import is slow."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        values, rest, _ = self.make_parser(ctx).parse_args(list(args))
+        if ctx.resilient_parsing:  # the shell asks for completions
+            return []
+        if values.pop("help", False):
+            typer.echo(self.get_help(ctx))
+            raise typer.Exit
+        if rest:
+            raise UsageError(rest[0], f"is an unexpected argument; {self.name} takes {arguments_of(str(self.name))}")
+        ctx.params = values
+        return []
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from tlkit.options import help
+
+        name = str(self.name)
+        kind = options_class(name)
+        summary = f"{COMMANDS[name].summary}. {COMMANDS[name].prints}"
+        formatter.write(help.help_text(help.usage_of(name, kind), summary, help.groups_of(kind), kind.EXAMPLES))
 
 
-@app.callback(invoke_without_command=True)
+class Group(TyperGroup):
+    """The program itself."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from tlkit.options import help
+
+        rows: dict[str, list[help.Row]] = {}
+        for name, entry in COMMANDS.items():
+            rows.setdefault(entry.group, []).append((name, entry.summary))
+        rows["Options"] = [(", ".join(p.opts), p.help) for p in self.params]  # type: ignore[attr-defined]
+        summary = "Train image classifiers from a folder of images, by transfer learning."
+        formatter.write(help.help_text("tlkit COMMAND [OPTIONS] ...", summary, rows, EXAMPLES))
+
+
+EXAMPLES = (
+    "tlkit finetune photos --out runs/flowers",
+    "tlkit predict runs/flowers new-photos",
+    "tlkit COMMAND --help",
+)
+
+
+def arguments_of(command: str) -> str:
+    """A command's positional arguments, in words."""
+    fields = dataclasses.fields(options_class(command))
+    return " ".join(label_of(field) for field in fields if field.metadata.get("positional")) or "only options"
+
+
 def tlkit(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit")] = False,
+    install_completion: Annotated[
+        bool, typer.Option("--install-completion", help="Install completion for the current shell")
+    ] = False,
+    show_completion: Annotated[
+        bool, typer.Option("--show-completion", help="Print the completion script of the current shell")
+    ] = False,
+    help: Annotated[bool, typer.Option("-h", "--help", help="Show this help and exit")] = False,
 ) -> None:
-    """Turn a folder of images into a classifier: transfer learning from the shell."""
+    """The program without a command."""
     if version:
         typer.echo(f"tlkit {__version__}")
-        raise typer.Exit
+    elif install_completion or show_completion:
+        print_completion(context, install_completion)
+    elif help or context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+    else:
+        return
+    raise typer.Exit
 
 
-READERS = ("torch", "pillow")
+def print_completion(context: typer.Context, install: bool) -> None:
+    """Install the completion script of the current shell, or print it."""
+    from typer.completion import install_callback, show_callback
 
-
-@command(declared.FinetuneOptions, needs=READERS)
-def finetune(options: declared.FinetuneOptions) -> int:
-    """Train a new head on a pretrained backbone; prints the path of the finished model."""
-    from tlkit.commands.finetune import finetune
-
-    return finetune(options)
-
-
-@command(declared.ResumeOptions, needs=READERS)
-def resume(options: declared.ResumeOptions) -> int:
-    """Go on exactly where a run stopped; prints the path of the finished model."""
-    from tlkit.commands.resume import resume
-
-    return resume(options)
-
-
-@command(declared.TuneOptions, needs=READERS)
-def tune(options: declared.TuneOptions) -> int:
-    """Search for the options of finetune that suit a folder best; prints the path of the best trial."""
-    from tlkit.commands.tune import tune
-
-    return tune(options)
-
-
-@command(declared.PredictOptions, needs=READERS)
-def predict(options: declared.PredictOptions) -> int:
-    """Label images: one record for each, in the order given."""
-    from tlkit.commands.predict import predict
-
-    return predict(options)
-
-
-@command(declared.EvaluateOptions, needs=READERS)
-def evaluate(options: declared.EvaluateOptions) -> int:
-    """Measure a model on labelled images: accuracy, figures for each class, confusion, calibration."""
-    from tlkit.commands.evaluate import evaluate
-
-    return evaluate(options)
-
-
-@command(declared.ReportOptions, needs=("pillow",))
-def report(options: declared.ReportOptions) -> int:
-    """Write a page about a run: curves, figures for each class, mistakes, calibration; prints its path."""
-    from tlkit.commands.report import report
-
-    return report(options)
-
-
-@command(declared.CheckOptions, needs=("pillow",))
-def check(options: declared.CheckOptions) -> int:
-    """Find what would spoil training on a folder, before anyone trains on it."""
-    from tlkit.commands.check import check
-
-    return check(options)
-
-
-@command(declared.ExportOptions, needs=READERS)
-def export(options: declared.ExportOptions) -> int:
-    """Write the model in another format, and read it back before saying so; prints the path."""
-    from tlkit.commands.export import export
-
-    return export(options)
-
-
-@command(declared.BackbonesOptions)
-def backbones(options: declared.BackbonesOptions) -> int:
-    """List the backbones that can be loaded."""
-    from tlkit.commands.backbones import backbones
-
-    return backbones(options)
-
-
-@command(declared.SummaryOptions, needs=READERS)
-def summary(options: declared.SummaryOptions) -> int:
-    """Show layers, parameters frozen and trainable, and multiply-adds."""
-    from tlkit.commands.summary import summary
-
-    return summary(options)
-
-
-@command(declared.CacheOptions)
-def cache(options: declared.CacheOptions) -> int:
-    """List the vectors kept between runs: backbone, weights, precision, engine, vectors, bytes, last use, folder."""
-    from tlkit.commands.cache import cache
-
-    return cache(options)
-
-
-@command(declared.DoctorOptions)
-def doctor(options: declared.DoctorOptions) -> int:
-    """Show versions, devices and caches: what a report of a problem should name."""
-    from tlkit.commands.doctor import doctor
-
-    return doctor(options)
+    try:
+        (install_callback if install else show_callback)(context, context.command.params[0], True)
+    except SystemExit as stop:
+        raise typer.Exit(cast(int, stop.code or DONE)) from None

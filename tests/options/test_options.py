@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.options.reads import unread_options
 from tlkit import cli, options
 from tlkit.data import formats
 from tlkit.data.decode import MAX_PIXELS
@@ -18,10 +19,10 @@ from tlkit.data.decoders import worker_count
 from tlkit.errors import UsageError
 from tlkit.options import FinetuneOptions
 from tlkit.options.data import MORE_FORMATS
-from tlkit.options.declare import Options, flag_of
+from tlkit.options.declare import flag_of
 
 ROOT = Path(__file__).parents[2]
-KINDS = {kind.__name__.removesuffix("Options").lower(): kind for kind in Options.__subclasses__()}
+KINDS = {command: cli.options_class(command) for command in cli.COMMANDS}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,28 +30,16 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "tlkit", *arguments], capture_output=True, text=True, env=environment)
 
 
-def options_read(file: Path) -> set[str]:
-    """The attributes that a file takes from an options object, whatever it calls it; and, for names that are copied
-    one by one, the strings it holds."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Attribute):
-            owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
-            if owner in ("options", "resolved", "stored"):
-                names.add(node.attr)
-        if file.stem == "resume" and isinstance(node, ast.Constant) and isinstance(node.value, str):
-            names.add(node.value)
-    return names
-
-
 @pytest.mark.parametrize("command", KINDS)
 def test_help_shows_every_option(command: str) -> None:
     result = run(command, "--help")
     assert result.returncode == 0
     for field in dataclasses.fields(KINDS[command]):
-        shown = field.name.upper() if field.metadata.get("positional") else flag_of(field.name)
-        assert (field.metadata.get("metavar") or shown) in result.stdout
-        assert shown in result.stdout or field.metadata.get("positional")
+        if field.name not in KINDS[command].HIDDEN:
+            positional = field.metadata.get("positional")
+            assert (
+                field.metadata["metavar"] or field.name.upper() if positional else flag_of(field.name)
+            ) in result.stdout
 
 
 def test_a_search_shows_what_it_takes_and_no_more() -> None:
@@ -60,49 +49,60 @@ def test_a_search_shows_what_it_takes_and_no_more() -> None:
             assert (flag_of(field.name) in shown) == (field.name not in options.TuneOptions.HIDDEN), field.name
 
 
-SHARED = {
-    "finetune": (
-        "model/build",
-        "runs/batches",
-        "data/bad_images",
-        "distributed/join",
-        "runs/setup",
-        "data/scan",
-        "runs/train",
-        "runs/train_loop",
-        "monitoring/run",
-    ),
-    "resume": ("runs/resume", "runs/reopen", "distributed/launch", "distributed/join"),
-    "evaluate": ("distributed/join",),
-    "check": ("data/bad_images", "data/scan"),
-    "report": ("reports/gather",),
-}
-"""Files that a command hands its options to."""
-
-
 @pytest.mark.parametrize("command", KINDS)
 def test_every_option_is_read_by_its_command(command: str) -> None:
-    files = [ROOT / "tlkit" / f"{name}.py" for name in (f"commands/{command}", *SHARED.get(command, ()))]
-    read = set().union(*map(options_read, files)) | checked_by_itself(KINDS[command])
-    read |= {"debug"}  # the command line's own
-    assert [field.name for field in dataclasses.fields(KINDS[command]) if field.name not in read] == []
+    assert unread_options(KINDS[command], command, ROOT / "tlkit") == []
 
 
-def checked_by_itself(kind: type[Options]) -> set[str]:
-    """What methods of an options class and of what it inherits, which commands call, read of it."""
-    sources = [file.read_text() for file in (ROOT / "tlkit" / "options").glob("*.py")]
-    names = {parent.__name__ for parent in kind.__mro__}
-    bodies = [
-        n for source in sources for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name in names
-    ]
-    functions = [node for body in bodies for node in body.body if isinstance(node, ast.FunctionDef)]
-    methods = [node for node in functions if node.name != "__post_init__"]
-    return {
-        node.attr
-        for method in methods
-        for node in ast.walk(method)
-        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self"
+OPTIONS_OF_SHINE = """
+from __future__ import annotations
+from dataclasses import dataclass
+from tlkit.options.declare import Options, option
+
+@dataclass(frozen=True, kw_only=True)
+class ShineOptions(Options):
+    plain: int = option(1, "")
+    by_method: int = option(1, "")
+    by_property: int = option(1, "")
+    in_a_session: int = option(1, "")
+    listed: int = option(1, "")
+    validated: int = option(1, "")
+    by_unused_method: int = option(1, "")
+    of_another: int = option(1, "")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self.validated != 3 and self.by_unused_method_too()
+
+    def used(self) -> int:
+        return self.by_method + self.inner
+
+    @property
+    def inner(self) -> int:
+        return self.by_property
+
+    def by_unused_method_too(self) -> int:
+        return self.by_unused_method
+"""
+
+
+def test_an_option_that_is_only_validated_counts_as_unread(tmp_path: Path) -> None:
+    sources = {
+        "options/shine.py": OPTIONS_OF_SHINE,
+        "commands/shine.py": "from tlkit.options.shine import ShineOptions\n"
+        "def shine(options: ShineOptions):\n    from tlkit.work import work\n    work(options.plain, options.used())\n",
+        "work.py": "NAMES = ('listed',)\nclass Session:\n    options: ShineOptions\n"
+        "def work(session, other: Other):\n    print(session.options.in_a_session, other.of_another)\n"
+        "def copy(options: ShineOptions):\n    return [getattr(options, name) for name in NAMES]\n",
+        "elsewhere.py": "def never(options: ShineOptions):\n    return options.validated\n",
     }
+    for name, text in sources.items():
+        (tmp_path / "tlkit" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tlkit" / name).write_text(text)
+    namespace: dict[str, Any] = {"__name__": __name__}
+    exec(compile(OPTIONS_OF_SHINE, "shine.py", "exec"), namespace)
+    expected = ["validated", "by_unused_method", "of_another"]
+    assert unread_options(namespace["ShineOptions"], "shine", tmp_path / "tlkit") == expected
 
 
 @pytest.mark.parametrize("command", KINDS)
@@ -208,18 +208,28 @@ def test_a_validation_folder_is_not_a_number() -> None:
         (["finetune"], "tlkit finetune: DATA: is missing"),
         (["finetune", "x", "--epochs", "many"], "tlkit finetune: --epochs: 'many' is not a whole number"),
         (["finetune", "x", "--epochs", "1.5"], "tlkit finetune: --epochs: '1.5' is not a whole number"),
-        (["finetune", "x", "--epochs", "0"], "tlkit finetune: --epochs: 0 is too small; the smallest is 1"),
+        (["finetune", "x", "--epochs", "0"], "tlkit finetune: --epochs: 0 is too small; expected at least 1"),
         (["finetune", "x", "--learning-rate", "fast"], "tlkit finetune: --learning-rate: 'fast' is not a number"),
         (
             ["finetune", "x", "--batch-size", "all"],
-            "tlkit finetune: --batch-size: 'all' is not a whole number, nor auto",
+            "tlkit finetune: --batch-size: 'all' is not a whole number or auto",
         ),
-        (["finetune", "x", "--batch-size", "0"], "tlkit finetune: --batch-size: 0 is too small; the smallest is 1"),
-        (["predict", "m", "--device", "cpu,cpu"], "tlkit predict: --device: cpu,cpu are several devices, which need"),
-        (["finetune", "x", "--head", "round"], "tlkit finetune: --head: 'round' is not known; expected linear, mlp"),
+        (["finetune", "x", "--batch-size", "0"], "tlkit finetune: --batch-size: 0 is too small; expected at least 1"),
+        (
+            ["predict", "m", "--device", "cpu,cpu"],
+            "tlkit predict: --device: cpu,cpu are several devices; add --parallel",
+        ),
+        (
+            ["finetune", "x", "--head", "round"],
+            "tlkit finetune: --head: 'round' is not a valid value; expected linear, mlp",
+        ),
         (["predict"], "tlkit predict: MODEL: is missing"),
-        (["finetune", "x", "--no-such-flag"], "tlkit finetune: usage: "),
-        (["fientune", "x"], "tlkit: usage: "),
+        (["finetune", "x", "--no-such-flag"], "tlkit finetune: --no-such-flag: is not an option of finetune"),
+        (["fientune", "x"], "tlkit: fientune: is not a command\nDid you mean tlkit finetune?"),
+        (["finetune", "x", "y"], "tlkit finetune: y: is an unexpected argument; finetune takes DATA"),
+        (["finetune", "x", "--epochs"], "tlkit finetune: --epochs: needs a value"),
+        (["finetune", "x", "--strict=yes"], "tlkit finetune: --strict: takes no value"),
+        (["--lr"], "tlkit: --lr: is not an option of tlkit"),
     ],
 )
 def test_usage_errors_are_one_clear_line(arguments: list[str], first_line: str) -> None:
@@ -258,7 +268,7 @@ def test_worker_count() -> None:
 
 
 def test_going_on_never_replaces_what_is_there() -> None:
-    with pytest.raises(UsageError, match=r"--resume-from 5: does not go with --output out\.jsonl"):
+    with pytest.raises(UsageError, match=r"--resume-from 5: cannot be combined with --output out\.jsonl"):
         options.PredictOptions(model="m", resume_from=5, output="out.jsonl")
     for output in options.STANDARD_OUTPUT:
         assert options.PredictOptions(model="m", resume_from=5, output=output).resume_from == 5

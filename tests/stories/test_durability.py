@@ -151,7 +151,7 @@ def test_stopped_inside_a_commit(
     """Of a checkpoint and of its names, and while old ones are removed: all that is there is whole."""
     for time_ in times:
         run = tmp_path / f"{time_}"
-        arguments = finetune_arguments(images, run, "--keep", 2)
+        arguments = finetune_arguments(images, run, "--keep-checkpoints", 2)
         status, _, err = warm.run(arguments, hook="interrupt_in_commit", time=time_, call=call, number=number)
         assert status == -number, err
         written = [read_checkpoint(file) for file in (run / "checkpoints").glob("epoch_*.pt")]

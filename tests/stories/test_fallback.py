@@ -18,7 +18,7 @@ from tlkit.errors import DataError
 from tlkit.files.artifact import load_safely, write_artifact
 from tlkit.files.run_folder import RunFolder
 
-BEST_IS_THE_SECOND = ["--keep", 9, "--learning-rate", 0.1, "--schedule", "constant"]
+BEST_IS_THE_SECOND = ["--keep-checkpoints", 9, "--learning-rate", 0.1, "--schedule", "constant"]
 
 
 @pytest.fixture(scope="module")

@@ -105,7 +105,7 @@ def test_train_and_val_folders_and_more_workers(tmp_path: Path, tlkit: Run) -> N
         ["--augment", "strong", "--schedule", "constant"],
         ["--unfreeze", "layer4", "--augment", "light"],
         ["--metric", "macro_f1", "--image-size", 96],
-        ["--metric", "loss", "--patience", 2, "--keep", 1],
+        ["--metric", "loss", "--patience", 2, "--keep-checkpoints", 1],
     ],
     ids=lambda options: "".join(map(str, options)),
 )

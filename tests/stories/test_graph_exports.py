@@ -339,7 +339,7 @@ class OnMean(nn.Module):
 def test_names_that_do_not_fit_are_refused(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
     for format, file in (("onnx", "m.pt"), ("torch_export", "m.pt"), ("state_dict", "m.onnx"), ("full", "m.pt2")):
         result = tlkit("export", finished_run, "--format", format, "-o", tmp_path / file)
-        assert result.status == 2 and f"--format {format}: does not fit" in result.err
+        assert result.status == 2 and f"--format {format}: does not match" in result.err
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu"])

@@ -265,7 +265,7 @@ def test_unknown_tools_and_missing_libraries_are_reported_first(
         outcome = tlkit(*command)
         assert outcome.status == 2
         assert outcome.err.startswith(
-            f"tlkit {command[0]}: --log: 'mlflow' is not known; expected tensorboard, wandb, none\n"
+            f"tlkit {command[0]}: --log: 'mlflow' is not a valid value; expected tensorboard, wandb, none\n"
         )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     outcome = tlkit(*finetune_arguments(images, tmp_path / "run", "--log", "wandb"))

@@ -27,7 +27,7 @@ from tlkit.files.run_folder import RunFolder
 def test_stopped_after_any_epoch(stop: int, more: list[object], images: Path, tmp_path: Path, tlkit: Run) -> None:
     """The schedule depends on the planned epochs, so the stop is a kill after one of them, not a shorter plan."""
     assert tlkit(*finetune_arguments(images, tmp_path / "whole", *more)).status == 0
-    assert tlkit(*finetune_arguments(images, tmp_path / "cut", "--keep", 9, *more)).status == 0
+    assert tlkit(*finetune_arguments(images, tmp_path / "cut", "--keep-checkpoints", 9, *more)).status == 0
     cut = tmp_path / "cut"
     go_back_to(cut, stop)
     resumed = tlkit("resume", cut)
@@ -291,7 +291,7 @@ def test_a_signal_while_torch_is_loaded_leaves_nothing(seconds: float, images: P
 def test_a_signal_in_the_last_commit_is_not_forgotten(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tlkit: Run
 ) -> None:
-    from tlkit.cli import app
+    from tlkit.cli import invoke
     from tlkit.interruption import Interrupted
     from tlkit.runs.checkpoints import Checkpointer
     from tlkit.training.state import TrainingState
@@ -305,7 +305,7 @@ def test_a_signal_in_the_last_commit_is_not_forgotten(
 
     monkeypatch.setattr(Checkpointer, "commit_epoch", commit_epoch)
     with pytest.raises(Interrupted):
-        app(finetune_arguments(images, tmp_path / "run"), standalone_mode=False)
+        invoke(finetune_arguments(images, tmp_path / "run"))
     assert not (tmp_path / "run" / "model.pt").exists()
     monkeypatch.setattr(Checkpointer, "commit_epoch", original)
     assert tlkit("resume", tmp_path / "run").status == 0
@@ -347,9 +347,9 @@ def test_stopped_inside_an_epoch(images: Path, tmp_path: Path, tlkit: Run, monke
         from tlkit.interruption import Interrupted
 
         with pytest.raises(Interrupted):
-            from tlkit.cli import app
+            from tlkit.cli import invoke
 
-            app(finetune_arguments(images, run, "--head", "mlp"), standalone_mode=False)
+            invoke(finetune_arguments(images, run, "--head", "mlp"))
         monkeypatch.setattr(Stoppable, "epoch", original)
         assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] == 6 + step
         assert tlkit("resume", run).status == 0

@@ -192,7 +192,7 @@ def test_nothing_of_ray_is_kept_or_told(told: Told) -> None:
         (
             ["--metric", "f2"],
             2,
-            f"tlkit tune: --metric: 'f2' is not known; expected {', '.join(METRIC_NAMES)}",
+            f"tlkit tune: --metric: 'f2' is not a valid value; expected {', '.join(METRIC_NAMES)}",
         ),
         (["--ray-address", "127.0.0.1:1"], 69, "tlkit tune: --ray-address 127.0.0.1:1: cannot be reached"),
         (["--ray-address", "somewhere"], 2, "is no address; expected HOST:PORT"),

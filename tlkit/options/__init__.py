@@ -3,7 +3,9 @@
 The command line is built from these dataclasses. Invalid combinations are refused here, before torch is imported.
 
 Files:
-    declare.py     how an option is declared, converted and checked
+    declare.py     how an option is declared, converted and checked; old names (table RENAMED)
+    help.py        the text of --help: groups, defaults, ranges, examples
+    suggest.py     what a mistyped option or command meant (tables HABITS, COMMAND_HABITS)
     finetune.py    options of finetune and resume
     tune.py        options of tune
     predict.py     options of predict and evaluate
@@ -23,28 +25,37 @@ May import: errors.
 
 from __future__ import annotations
 
-from tlkit.options.export import EXPORT_SUFFIXES, ExportOptions
-from tlkit.options.finetune import FinetuneOptions, ResumeOptions
-from tlkit.options.inspection import BackbonesOptions, CacheOptions, CheckOptions, DoctorOptions, SummaryOptions
-from tlkit.options.monitoring import ReportOptions
-from tlkit.options.predict import STANDARD_OUTPUT, EvaluateOptions, PredictOptions
-from tlkit.options.ranks import RankOptions
-from tlkit.options.tune import TuneOptions
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tlkit.options.export import EXPORT_SUFFIXES, ExportOptions
+    from tlkit.options.finetune import FinetuneOptions, ResumeOptions
+    from tlkit.options.inspection import BackbonesOptions, CacheOptions, CheckOptions, DoctorOptions, SummaryOptions
+    from tlkit.options.monitoring import ReportOptions
+    from tlkit.options.predict import STANDARD_OUTPUT, EvaluateOptions, PredictOptions
+    from tlkit.options.ranks import RankOptions
+    from tlkit.options.tune import TuneOptions
 
 __all__ = [
-    "EXPORT_SUFFIXES",
-    "STANDARD_OUTPUT",
-    "BackbonesOptions",
-    "CacheOptions",
-    "CheckOptions",
-    "DoctorOptions",
-    "EvaluateOptions",
-    "ExportOptions",
-    "FinetuneOptions",
-    "PredictOptions",
-    "RankOptions",
-    "ReportOptions",
-    "ResumeOptions",
-    "SummaryOptions",
-    "TuneOptions",
-]
+    "EXPORT_SUFFIXES", "STANDARD_OUTPUT", "BackbonesOptions", "CacheOptions", "CheckOptions", "DoctorOptions",
+    "EvaluateOptions", "ExportOptions", "FinetuneOptions", "PredictOptions", "RankOptions", "ReportOptions",
+    "ResumeOptions", "SummaryOptions", "TuneOptions",
+]  # fmt: skip
+
+MODULES = {
+    "EXPORT_SUFFIXES": "export", "STANDARD_OUTPUT": "predict", "EvaluateOptions": "predict",
+    "ResumeOptions": "finetune", "ReportOptions": "monitoring", "RankOptions": "ranks",
+    **dict.fromkeys(
+        ("BackbonesOptions", "CacheOptions", "CheckOptions", "DoctorOptions", "SummaryOptions"), "inspection"
+    ),
+}  # fmt: skip
+"""Where a name is defined, if not in the file of its own command."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import the options of a command when they are first used: help and usage errors need one command's only."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = MODULES.get(name) or name.removesuffix("Options").lower()
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

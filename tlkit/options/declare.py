@@ -1,4 +1,4 @@
-"""How an option is declared, once: its type, default, bounds and help; and what derives from a declaration."""
+"""How an option is declared, once: type, default, bounds, help and group; and the checks derived from it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from tlkit.errors import UsageError
+
+RENAMED = {"keep": "keep_checkpoints"}
+"""Old names of options: the command line takes them, and stored options are read with them."""
+
+
+GROUPS = (
+    "Common", "Search", "Model", "Training", "Data checks", "Input and output", "Speed and memory",
+    "Checkpoints and logging", "Several devices", "Other",
+)  # fmt: skip
+"""The groups of `--help`, in this order."""
 
 
 def argument(help: str, *, default: Any = dataclasses.MISSING, metavar: str | None = None) -> Any:
@@ -24,6 +34,8 @@ def option(
     default: Any,
     help: str,
     *,
+    group: str = "Other",
+    shown: str | None = None,
     short: str | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
@@ -32,34 +44,50 @@ def option(
 ) -> Any:
     """Declare a flag: ``learning_rate`` becomes ``--learning-rate``. Bounds are inclusive.
 
-    stored: whether a run remembers it; what a user must say anew each time is not.
+    group: one of GROUPS. shown: the default in words, for --help. stored: whether a run records the option.
     """
-    metadata = {"help": help, "short": short, "min": minimum, "max": maximum, "metavar": metavar, "stored": stored}
+    metadata = {
+        "help": help, "group": group, "shown": shown, "short": short, "min": minimum, "max": maximum,
+        "metavar": metavar, "stored": stored,
+    }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def flag_of(name: str) -> str:
-    """learning_rate -> --learning-rate; try_, as Python has a try of its own, -> --try"""
+    """learning_rate -> --learning-rate; try_, because try is a keyword of Python, -> --try"""
     return "--" + name.rstrip("_").replace("_", "-")
+
+
+def label_of(field: dataclasses.Field[Any]) -> str:
+    """What a user calls an option: its flag, or the name of an argument in capitals."""
+    return field.name.upper() if field.metadata.get("positional") else flag_of(field.name)
 
 
 def value_of(name: str, kind: Any, text: str) -> Any:
     """The text of a flag as its declared type. Raises UsageError."""
-    kinds = kinds_of(kind)
-    choices = [choice for one in kinds if get_origin(one) is Literal for choice in get_args(one)]
+    kinds, flag = kinds_of(kind), flag_of(name)
+    choices = choices_of(kind)
     if text in choices:
         return text
-    words = " or ".join(choices)
-    for number, what in ((int, "a whole number"), (float, "a number")):
+    for number, description in ((int, "a whole number"), (float, "a number")):
         if number in kinds:
             try:
                 return number(text)
             except ValueError:
-                also = f", nor {words}" if words else ""
-                raise UsageError(flag_of(name), f"{text!r} is not {what}{also}") from None
+                words = " or ".join((description, *choices))
+                raise UsageError(flag, f"{text!r} is not {words}", did_you_mean(flag, text, choices)) from None
     if choices:
-        raise UsageError(flag_of(name), f"{text!r} is not known; expected {', '.join(choices)}")
+        problem = f"{text!r} is not a valid value; expected {', '.join(choices)}"
+        raise UsageError(flag, problem, did_you_mean(flag, text, choices))
     return text
+
+
+def did_you_mean(flag: str, text: str, choices: Collection[str]) -> str:
+    """A hint with the choice most like a mistyped one; empty if none is like it."""
+    import difflib
+
+    close = difflib.get_close_matches(text.lower(), choices, n=1)
+    return f"Did you mean {flag} {close[0]}?" if close else ""
 
 
 def kinds_of(kind: Any) -> tuple[Any, ...]:
@@ -67,8 +95,13 @@ def kinds_of(kind: Any) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
+def choices_of(kind: Any) -> list[str]:
+    """The words that a declared type allows."""
+    return [choice for one in kinds_of(kind) if get_origin(one) is Literal for choice in get_args(one)]
+
+
 def require_kind(name: str, kind: Any, value: Any) -> Any:
-    """A value that was stored, if it is of the declared type. Raises UsageError."""
+    """A stored value, if it is of the declared type. Raises UsageError."""
     for one in kinds_of(kind):
         if get_origin(one) is Literal and value in get_args(one):
             return value
@@ -78,7 +111,7 @@ def require_kind(name: str, kind: Any, value: Any) -> Any:
             number or (isinstance(value, plain) and isinstance(value, bool) == (plain is bool))
         ):
             return value
-    raise UsageError(flag_of(name), f"{value!r} is not a value it can have")
+    raise UsageError(flag_of(name), f"{value!r} is not a valid value")
 
 
 def without_home(value: Any) -> Any:
@@ -89,7 +122,7 @@ def without_home(value: Any) -> Any:
 
 
 def with_home(value: Any) -> Any:
-    """The inverse of without_home, in the home folder of whoever reads it."""
+    """The inverse of without_home, in the home folder of the current user."""
     inside = isinstance(value, str) and os.path.join(value, "").startswith("~/")
     return os.path.expanduser(value) if inside else value
 
@@ -107,35 +140,41 @@ def bytes_of(flag: str, text: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every command takes, and the checks that derive from the declarations."""
+    """The options of every command, and the checks derived from the declarations."""
 
     HIDDEN: ClassVar[frozenset[str]] = frozenset()
-    """What a command inherits but does not take: --help does not show it."""
+    """Inherited options that the command refuses; --help does not show them."""
 
-    debug: bool = option(False, "Show the traceback of an error.")
+    COMMON: ClassVar[tuple[str, ...]] = ()
+    """Options that --help shows first, in this order."""
+
+    EXAMPLES: ClassVar[tuple[str, ...]] = ()
+    """Command lines at the end of --help."""
+
+    debug: bool = option(False, "Show the traceback of an error")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            value, flag = getattr(self, field.name), flag_of(field.name)
             smallest, largest = field.metadata.get("min"), field.metadata.get("max")
             if not isinstance(value, (int, float)):
                 continue
             if isinstance(value, float) and not math.isfinite(value):
-                raise UsageError(flag_of(field.name), f"{value} is not a number to work with")
+                raise UsageError(flag, f"{value} is not a finite number")
             if smallest is not None and not value >= smallest:
-                raise UsageError(flag_of(field.name), f"{value} is too small; the smallest is {smallest}")
+                raise UsageError(flag, f"{value} is too small; expected at least {smallest:g}")
             if largest is not None and not value <= largest:
-                raise UsageError(flag_of(field.name), f"{value} is too large; the largest is {largest}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Every option that a run remembers with its value, as plain JSON types."""
-        return {name: getattr(self, name) for name in self.stored_names()}
+                raise UsageError(flag, f"{value} is too large; expected at most {largest}")
 
     @classmethod
     def from_command_line(cls, values: Mapping[str, Any]) -> Self:
-        """From what was typed: texts, flags that are on, lists of paths. Raises UsageError."""
+        """From what was typed: texts, flags that are set, lists of paths; None if not given. Raises UsageError."""
         kinds = get_type_hints(cls)
-        return cls(**{n: value_of(n, kinds[n], v) if isinstance(v, str) else v for n, v in values.items()})
+        given = {name: value for name, value in values.items() if value is not None}
+        for field in dataclasses.fields(cls):
+            if field.default is dataclasses.MISSING and field.name not in given:
+                raise UsageError(label_of(field), "is missing")
+        return cls(**{n: value_of(n, kinds[n], v) if isinstance(v, str) else v for n, v in given.items()})
 
     def command_line(self) -> list[str]:
         """What to type for these options: the inverse of from_command_line."""
@@ -150,21 +189,26 @@ class Options:
                 flags += [flag] if value is True else [f"{flag}={one}" for one in several]
         return [*flags, "--", *arguments]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Every option that a run records with its value, as plain JSON types."""
+        return {name: getattr(self, name) for name in self.stored_names()}
+
     def to_portable_dict(self) -> dict[str, Any]:
-        """As to_dict, for files that go to others: the user's home folder is written ~."""
+        """As to_dict, for files that are passed on: the user's home folder is written ~."""
         return {name: without_home(value) for name, value in self.to_dict().items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of to_dict and to_portable_dict; names this version does not know are left out.
+        """The inverse of to_dict and to_portable_dict, old names included; unknown names are ignored.
 
-        Raises UsageError for a value that an option cannot have.
+        Raises UsageError for a value of the wrong type.
         """
         kinds = get_type_hints(cls)
+        values = {RENAMED.get(name, name): value for name, value in values.items()}
         known = {name: values[name] for name in cls.stored_names() if name in values}
         return cls(**{name: require_kind(name, kinds[name], with_home(value)) for name, value in known.items()})
 
     @classmethod
     def stored_names(cls) -> list[str]:
-        """The options that a run remembers."""
+        """The names of the options that a run records."""
         return [field.name for field in dataclasses.fields(cls) if field.metadata.get("stored", True)]

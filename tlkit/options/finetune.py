@@ -1,9 +1,9 @@
-"""The options of finetune and resume: how to train, and what to keep of it."""
+"""Options of finetune and resume."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from tlkit.errors import UsageError
 from tlkit.options.data import DataOptions
@@ -33,70 +33,82 @@ class FinetuneOptions(
 ):
     """tlkit finetune"""
 
-    out: str | None = option(None, "Run folder. Default: runs/<data>-<backbone>, numbered when taken.", metavar="DIR")
+    COMMON: ClassVar[tuple[str, ...]] = (
+        "backbone",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "augment",
+        "unfreeze",
+        "val",
+        "out",
+        "device",
+    )
+    EXAMPLES: ClassVar[tuple[str, ...]] = (
+        "tlkit finetune photos",
+        "tlkit finetune photos --backbone resnet50 --epochs 30 --out runs/photos",
+        "tlkit finetune photos --augment light --unfreeze layer4 --batch-size auto",
+        "tlkit finetune photos --skip-bad --metric macro_f1 --patience 10",
+    )
+
+    out: str | None = option(
+        None, "Run folder to create", group="Common", shown="runs/<data>-<backbone>", metavar="DIR"
+    )
     epochs: int | None = option(
-        None, "Passes over the training images. Default: 100; 20 where the backbone runs in each of them.", minimum=1
+        None, "Passes over the training data", group="Common", shown="100, or 20 with --unfreeze", minimum=1
     )
     batch_size: int | Literal["auto"] = option(
-        DEFAULT_BATCH,
-        "Images per optimizer step. auto: with --unfreeze or --no-cache the largest that trains, found by trying; "
-        f"else {DEFAULT_BATCH}, as vectors take no memory to speak of.",
-        minimum=1,
-        metavar="N|auto",
+        DEFAULT_BATCH, "Images per step; auto: the largest that fits in memory", group="Common", minimum=1
     )
-    accumulate: int = option(
-        1,
-        "Parts that each batch passes in, one after another, so that less memory is needed; the step is that of the "
-        "whole batch.",
-        minimum=1,
-        metavar="N",
-    )
+    accumulate: int = option(1, "Gradient-accumulation steps", group="Speed and memory", minimum=1)
     gradient_checkpointing: bool = option(
-        False,
-        "Keep few activations of what --unfreeze trains, and compute the others again for the gradients: less memory, "
-        "more time, the same bits.",
+        False, "Recompute activations in the backward pass: less memory, slower, same result", group="Speed and memory"
     )
     learning_rate: float = option(
-        1e-2, "Highest of the schedule, for the head; unfrozen modules learn at a hundredth of it.", minimum=0
+        1e-2, "Peak learning rate of the head; unfrozen modules: a hundredth", group="Training", minimum=0
     )
-    weight_decay: float = option(1e-2, "Decoupled for adamw, L2 for sgd; biases are left out.", minimum=0)
-    optimizer: Literal["adamw", "sgd"] = option("adamw", "How the head is trained.")
+    weight_decay: float = option(
+        1e-2, "Weight decay, decoupled with adamw; biases are excluded", group="Training", minimum=0
+    )
+    optimizer: Literal["adamw", "sgd"] = option("adamw", "Optimizer", group="Training")
     schedule: Literal["cosine", "constant", "step"] = option(
-        "cosine", "Learning rate over the run: down to 0, constant, or divided by 10 after each third."
+        "cosine", "Learning-rate schedule; step: divide by 10 after each third", group="Training"
     )
-    label_smoothing: float = option(0.0, "Share of each label spread over all classes.", minimum=0, maximum=0.99)
+    label_smoothing: float = option(
+        0.0, "Share of each label spread over all classes", group="Training", minimum=0, maximum=0.99
+    )
     class_weights: Literal["none", "balanced"] = option(
-        "none", "balanced: weigh each class by the inverse of its number of training images."
+        "none", "Class weights in the loss; balanced: 1 / class size", group="Training"
     )
     augment: Literal["none", "light", "strong"] = option(
-        "none", "Train on random views of the images: light crops and flips, strong also turns and recolors."
+        "none", "Random crops and flips; strong adds rotation and color", group="Common"
     )
     views: int | None = option(
-        None,
-        "Views of each image under --augment, taken in turn by the epochs. Default: 8; "
-        "with --no-cache or --unfreeze a new one in each epoch.",
-        minimum=1,
+        None, "Augmented views computed per image, used in turn", group="Training", shown="8", minimum=1
     )
-    metric: MetricName = option("accuracy", "Decides which epoch is best.")
-    patience: int | None = option(None, "Stop after so many epochs without a better --metric.", minimum=1)
-    keep: int = option(3, "Newest checkpoints kept, beside the last and the best.", minimum=1)
+    metric: MetricName = option(
+        "accuracy", "Metric that selects the best epoch", group="Training"
+    )
+    patience: int | None = option(
+        None, "Early stopping: epochs without a better --metric", group="Training", shown="off", minimum=1
+    )
+    keep_checkpoints: int = option(
+        3, "Recent checkpoints to keep, besides last and best", group="Checkpoints and logging", minimum=1
+    )
     save_every: float = option(
-        300.0,
-        "Also save inside an epoch, after the first step that ends so many seconds after the last save; "
-        "0: after each step. The most that a kill costs.",
-        minimum=0,
-        metavar="SECONDS",
+        300.0, "Checkpoint at least every N seconds; 0: after each step", group="Checkpoints and logging",
+        minimum=0, metavar="N",
+    )  # fmt: skip
+    no_cache: bool = option(
+        False, "Run the backbone in every epoch instead of caching its features", group="Speed and memory"
     )
-    no_cache: bool = option(False, "Run the backbone every epoch instead of once for each image.")
     cache_limit: str = option(
-        "10GB",
-        "Most that the vectors of all runs may take on disk (see `tlkit cache`); least recently used ones go first.",
-        metavar="SIZE",
+        "10GB", "Disk space for the features of all runs, e.g. 500MB", group="Speed and memory", metavar="N"
     )
-    deterministic: bool = option(False, "Bit-exact on a GPU too, at some cost in speed.")
-    processes: int = option(1, PROCESSES, minimum=1)
+    deterministic: bool = option(False, "Bit-exact results on GPUs too, at some cost in speed", group="Training")
+    processes: int = option(1, PROCESSES, group="Several devices", minimum=1)
     sync_batchnorm: bool = option(
-        False, "BatchNorm that --unfreeze trains takes its statistics over the batch of all ranks, not over each one's."
+        False, "Share the statistics of unfrozen BatchNorm between processes", group="Several devices"
     )
 
     def __post_init__(self) -> None:
@@ -106,16 +118,18 @@ class FinetuneOptions(
             raise UsageError("--views", f"needs {other}")
         if self.engine == "onnxruntime" and self.feeds_images():
             other = "--no-cache" if self.no_cache else "--unfreeze"
-            raise UsageError("--engine onnxruntime", f"does not go with {other}, under which torch runs every epoch")
+            raise UsageError(
+                "--engine onnxruntime", f"cannot be combined with {other}, which needs torch in every epoch"
+            )
         if self.gradient_checkpointing and self.unfreeze is None:
-            raise UsageError("--gradient-checkpointing", "needs --unfreeze: what is frozen keeps no activations")
+            raise UsageError("--gradient-checkpointing", "needs --unfreeze: frozen modules store no activations")
         if isinstance(self.batch_size, int) and self.accumulate > self.batch_size:
-            raise UsageError("--accumulate", f"{self.accumulate} parts are more than --batch-size {self.batch_size}")
+            raise UsageError("--accumulate", f"{self.accumulate} steps are more than --batch-size {self.batch_size}")
         self.device_spec()
         if self.sync_batchnorm and self.unfreeze is None:
-            raise UsageError("--sync-batchnorm", "needs --unfreeze: BatchNorm that is frozen has no statistics to take")
+            raise UsageError("--sync-batchnorm", "needs --unfreeze: frozen BatchNorm computes no statistics")
         if self.sync_batchnorm and self.accumulate > 1:
-            raise UsageError("--sync-batchnorm", f"takes a batch in one part, but --accumulate is {self.accumulate}")
+            raise UsageError("--sync-batchnorm", f"needs whole batches, but --accumulate is {self.accumulate}")
         check_ranks(self.processes, self.device, self.parallel, self.max_restarts)
         self.cache_bytes()
         self.check_data_options()
@@ -123,7 +137,7 @@ class FinetuneOptions(
         self.check_monitoring_options()
 
     def images_per_step(self) -> int:
-        """--batch-size, once it is found out what auto is."""
+        """--batch-size, after auto has been replaced by a number."""
         assert isinstance(self.batch_size, int)
         return self.batch_size
 
@@ -132,17 +146,17 @@ class FinetuneOptions(
         return bytes_of("--cache-limit", self.cache_limit)
 
     def view_count(self) -> int:
-        """Views of each image under --augment, where the backbone sees each once."""
+        """Augmented views per image, where each is computed once."""
         return self.views or DEFAULT_VIEWS
 
     def planned_epochs(self) -> int:
-        """Epochs in all: on vectors they cost next to nothing."""
+        """Epochs in all; more by default where cached features make them cheap."""
         if self.epochs is not None:
             return self.epochs
         return 20 if self.feeds_images() else 100
 
     def feeds_images(self) -> bool:
-        """Whether the backbone must run every epoch: its output for an image is not always the same."""
+        """Whether the backbone runs in every epoch, because its output for an image can change."""
         return self.no_cache or self.unfreeze is not None
 
 
@@ -150,25 +164,50 @@ class FinetuneOptions(
 class ResumeOptions(RestartOptions, MonitoringOptions, TrustOptions, Options):
     """tlkit resume"""
 
-    checkpoint: str = argument("Run folder, or a checkpoint of one.", metavar="CKPT_OR_RUN")
-    epochs: int | None = option(None, "Extend (or shorten) the run to so many epochs in all.", minimum=1)
+    COMMON = ("epochs", "patience", "out", "data", "device")
+    EXAMPLES = (
+        "tlkit resume runs/flowers",
+        "tlkit resume runs/flowers --epochs 90",
+        "tlkit resume epoch_0003.pt --out runs/flowers-again",
+    )
+
+    checkpoint: str = argument("Run folder, or a checkpoint of one", metavar="CKPT_OR_RUN")
+    epochs: int | None = option(
+        None, "Epochs in all; extends or shortens the run", group="Common", shown="as before", minimum=1
+    )
     patience: int | None = option(
-        None, "Stop after so many epochs without a better --metric. Default: as before.", minimum=1
+        None, "Early stopping: epochs without improvement", group="Common", shown="as before", minimum=1
     )
-    out: str | None = option(None, "Go on in a new run folder, leaving the old one as it is.", metavar="DIR")
-    data: str | None = option(None, "Where the images are now, if they have moved.", metavar="DIR")
-    weights: str | None = option(None, "Where the backbone's weights file is now, if it has moved.", metavar="FILE")
-    device: str | None = option(None, "auto, cpu, cuda or cuda:N, or several with --parallel. Default: as before.")
+    out: str | None = option(
+        None, "Continue in a new run folder; the old one stays", group="Common", shown="the same", metavar="DIR"
+    )
+    data: str | None = option(
+        None, "Folder of images, if it has moved", group="Common", shown="as before", metavar="DIR"
+    )
+    weights: str | None = option(
+        None, "Backbone weights, if the file has moved", group="Model", shown="as before", metavar="FILE"
+    )
+    device: str | None = option(
+        None, "Device; with --parallel several", group="Common", shown="as before", metavar="auto|cpu|cuda|NAME"
+    )
     engine: Literal["torch", "onnxruntime"] | None = option(
-        None, "What runs the network from here on. Default: as before, so that no bit differs."
+        None, "Library that runs the network", group="Speed and memory", shown="as before"
     )
-    parallel: Parallel | None = option(None, "none, or several devices: data or model. Default: as before.")
-    stages: int | None = option(None, "Stages of --parallel model. Default: as before.", minimum=2)
+    parallel: Parallel | None = option(
+        None, "Share each batch (data) or the layers (model)", group="Several devices", shown="as before"
+    )
+    stages: int | None = option(
+        None, "Stages of --parallel model", group="Several devices", shown="as before", minimum=2
+    )
     split_at: str | None = option(
-        None, "Modules that stages of --parallel model begin with. Default: as before.", metavar="NAMES"
+        None, "Modules that start the later stages", group="Several devices", shown="as before", metavar="NAME,NAME"
     )
-    workers: int | None = option(None, "Processes that decode images. Default: as before.", minimum=0)
-    processes: int | None = option(None, f"{PROCESSES} Default: as before.", minimum=1)
+    workers: int | None = option(
+        None, "Processes that decode images", group="Speed and memory", shown="as before", minimum=0
+    )
+    processes: int | None = option(
+        None, "Processes on this machine", group="Several devices", shown="as before", minimum=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

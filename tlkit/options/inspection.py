@@ -1,4 +1,4 @@
-"""The options of commands that look and change nothing; and of cache, which only clears what can be made again."""
+"""Options of check, backbones, summary, cache and doctor."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from tlkit.options.models import ModelOptions
 class CheckOptions(DataOptions, Options):
     """tlkit check"""
 
-    format: Literal["text", "json"] = option("text", "For people, or for programs.")
-    quick: bool = option(False, "Look at the header and the end of each image only, instead of decoding it.")
+    COMMON = ("val", "quick", "format")
+    EXAMPLES = (
+        "tlkit check photos",
+        "tlkit check photos --quick",
+        "tlkit check photos --format json | jq .bad",
+    )
+
+    format: Literal["text", "json"] = option("text", "Output format", group="Common")
+    quick: bool = option(False, "Check only the start and end of each file; do not decode", group="Common")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -26,26 +33,40 @@ class CheckOptions(DataOptions, Options):
 class BackbonesOptions(Options):
     """tlkit backbones"""
 
-    pattern: str | None = argument("Part of a name, with * and ? as in a shell.", default=None)
-    sizes: bool = option(False, "Also parameters and input size (builds each model: slow for many).")
+    COMMON = ("sizes",)
+    EXAMPLES = ("tlkit backbones", "tlkit backbones resnet", "tlkit backbones 'convnext_t*' --sizes")
+
+    pattern: str | None = argument("Part of a name; * and ? match as in a shell", default=None)
+    sizes: bool = option(False, "Add parameters and input size; builds each model, so slow", group="Common")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryOptions(ModelOptions, Options):
     """tlkit summary"""
 
-    model: str = argument("Backbone name, or a run folder, checkpoint, model.pt or export.", metavar="NAME_OR_MODEL")
-    depth: int = option(2, "How deep modules are listed.", minimum=1)
-    image_size: int | None = option(None, "Side of the square input in pixels, for a NAME.", minimum=16, maximum=4096)
+    COMMON = ("depth", "image_size")
+    EXAMPLES = ("tlkit summary resnet50", "tlkit summary runs/flowers --depth 3")
+
+    model: str = argument("Backbone name, run folder, checkpoint, model.pt or export", metavar="NAME_OR_MODEL")
+    depth: int = option(2, "Levels of modules to list", group="Common", minimum=1)
+    image_size: int | None = option(
+        None, "Side of the square input in pixels", group="Common", shown="its own",
+        minimum=16, maximum=4096,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheOptions(Options):
     """tlkit cache"""
 
-    clear: bool = option(False, "Remove all that is kept; it is computed again when it is needed.")
+    COMMON = ("clear",)
+    EXAMPLES = ("tlkit cache", "tlkit cache --clear")
+
+    clear: bool = option(False, "Delete all cached features; runs compute them again", group="Common")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions(Options):
     """tlkit doctor"""
+
+    EXAMPLES = ("tlkit doctor", "tlkit doctor > report.txt")

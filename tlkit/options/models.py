@@ -1,4 +1,4 @@
-"""Models and weights from files."""
+"""Shared options: files of weights and models."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from tlkit.options.declare import option
 
 @dataclass(frozen=True, kw_only=True)
 class TrustOptions:
-    """What every command takes that reads weights or models."""
+    """Options of every command that reads weights or models."""
 
     trust_pickle: str | None = option(
-        None,
-        "Run the code in this one file of weights, or model: only if you trust whoever made it.",
-        metavar="FILE",
+        None, "Allow this one file to run code when it is opened", group="Model", shown="none", metavar="FILE",
         stored=False,
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(TrustOptions):
-    """What every command takes that opens a MODEL."""
+    """Options of every command that opens a MODEL."""
 
     weights: str | None = option(
-        None, "The backbone's weights file, if MODEL is a checkpoint and the file has moved.", metavar="FILE"
+        None, "Backbone weights, if the file has moved", group="Model", shown="the recorded path", metavar="FILE"
     )

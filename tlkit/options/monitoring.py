@@ -1,14 +1,14 @@
-"""The options by which a run is watched."""
+"""Options of --log and of the report command."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from tlkit.errors import UsageError
-from tlkit.options.declare import Options, argument, option
+from tlkit.options.declare import Options, argument, did_you_mean, option
 
 LOGS = ("tensorboard", "wandb")
-"""What --log knows; as in output/monitoring.py, which options do not import."""
+"""The tools of --log; monitoring/monitor.py has the same list, which options do not import."""
 
 
 NOWHERE = "none"
@@ -16,30 +16,29 @@ NOWHERE = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class MonitoringOptions:
-    """Where a run is logged beside history.jsonl."""
+    """Tools that a run is logged to, besides history.jsonl."""
 
     log: list[str] | None = option(
-        None,
-        "Also log the run to tensorboard or wandb; may be given for each. Needs tlkit[tensorboard] or tlkit[wandb]. "
-        "none: a run that was logged goes on without.",
-        metavar="NAME",
-    )
+        None, "Also log to this tool; may be repeated", group="Checkpoints and logging", shown="none",
+        metavar="tensorboard|wandb|none",
+    )  # fmt: skip
 
     def check_monitoring_options(self) -> None:
-        """Raises UsageError for a tool that is not known."""
+        """Raises UsageError for an unknown tool."""
         for name in self.log or ():
-            if name not in (*LOGS, NOWHERE):
-                raise UsageError("--log", f"{name!r} is not known; expected {', '.join((*LOGS, NOWHERE))}")
+            if name not in (known := (*LOGS, NOWHERE)):
+                problem = f"{name!r} is not a valid value; expected {', '.join(known)}"
+                raise UsageError("--log", problem, did_you_mean("--log", name, known))
         if self.log is not None and NOWHERE in self.log and self.sinks():
-            raise UsageError(f"--log {NOWHERE}", f"does not go with --log {self.sinks()[0]}")
+            raise UsageError(f"--log {NOWHERE}", f"cannot be combined with --log {self.sinks()[0]}")
 
     def sinks(self) -> list[str]:
-        """Where the run is logged."""
+        """The tools that the run is logged to."""
         return sinks_of(self.log)
 
 
 def sinks_of(log: list[str] | None) -> list[str]:
-    """Those that a --log, perhaps of a run from elsewhere, names."""
+    """The known tools in --log, which may come from another version."""
     return [name for name in log or () if name in LOGS]
 
 
@@ -47,8 +46,13 @@ def sinks_of(log: list[str] | None) -> list[str]:
 class ReportOptions(Options):
     """tlkit report"""
 
-    run: str = argument("Run folder.")
+    COMMON = ("output", "data")
+    EXAMPLES = ("tlkit report runs/flowers", "tlkit report runs/flowers --output flowers.html")
+
+    run: str = argument("Run folder")
     output: str | None = option(
-        None, "File to write. Default: report.html in the run folder.", short="-o", metavar="FILE"
+        None, "File to write", group="Common", shown="report.html in the run folder", short="-o", metavar="FILE"
     )
-    data: str | None = option(None, "Where the images are now, if they have moved.", metavar="DIR")
+    data: str | None = option(
+        None, "Folder of images, if it has moved", group="Common", shown="the recorded path", metavar="DIR"
+    )

@@ -1,4 +1,4 @@
-"""Which network is trained, and what of it."""
+"""Shared options: the backbone, its weights and the new head."""
 
 from __future__ import annotations
 
@@ -13,36 +13,26 @@ DEFAULT_BACKBONE = "timm/vit_small_patch14_dinov2.lvd142m"
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """A backbone, its weights, and the head to put on."""
+    """A backbone, its weights, and the new head."""
 
-    backbone: str = option(
-        DEFAULT_BACKBONE,
-        "Pretrained model: timm/NAME, torchvision/NAME, or a bare NAME looked up in that order "
-        "(see `tlkit backbones`).",
-        metavar="NAME",
-    )
+    backbone: str = option(DEFAULT_BACKBONE, "Backbone (see tlkit backbones)", group="Model", metavar="NAME")
     weights: str = option(
-        "pretrained",
-        "pretrained (downloaded), none (random), or a .safetensors or .pth file.",
+        "pretrained", "Backbone weights: downloaded, random, or a file", group="Model",
         metavar="pretrained|none|FILE",
-    )
+    )  # fmt: skip
     head: Literal["linear", "mlp", "stack"] = option(
-        "linear",
-        "New classifier: linear or mlp in place of the backbone's own; stack: a linear layer on its "
-        "pretrained class outputs.",
+        "linear", "New classifier; stack: on top of the pretrained class outputs", group="Model"
     )
-    hidden: int | None = option(None, "Width of --head mlp. Default: 512.", minimum=1)
+    hidden: int | None = option(None, "Width of --head mlp", group="Model", shown="512", minimum=1)
     unfreeze: str | None = option(
-        None,
-        "Modules of the backbone to train too: names or prefixes with commas between, or all.",
-        metavar="NAMES",
+        None, "Backbone modules to train too, e.g. layer4, or all", group="Model", shown="none", metavar="NAME,NAME"
     )
     image_size: int | None = option(
-        None, "Side of the square input in pixels. Default: the backbone's own.", minimum=16, maximum=4096
+        None, "Side of the square input in pixels", group="Model", shown="the backbone's", minimum=16, maximum=4096
     )
 
     def check_network_options(self) -> None:
-        """Raises UsageError for values that make no sense together."""
+        """Raises UsageError for invalid combinations."""
         if self.hidden is not None and self.head != "mlp":
             raise UsageError("--hidden", f"needs --head mlp, but --head is {self.head}")
         if self.head == "stack" and self.weights == "none":

@@ -1,4 +1,4 @@
-"""The options of predict and evaluate, which run a model over images."""
+"""Options of predict and evaluate."""
 
 from __future__ import annotations
 
@@ -13,51 +13,53 @@ from tlkit.options.models import ModelOptions
 from tlkit.options.ranks import PROCESSES, RankOptions, check_ranks
 
 STANDARD_OUTPUT = (None, "-", "/dev/stdout")
-"""What predict's --output may call it."""
+"""Values of predict's --output that mean standard output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
     """tlkit predict"""
 
-    model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
-    paths: list[str] | None = argument(
-        "Images, folders of images, or - for a list of paths on standard input.", default=None, metavar="[PATH]..."
+    COMMON = ("format", "output", "top_k", "batch_size", "device")
+    EXAMPLES = (
+        "tlkit predict runs/flowers photo.jpg",
+        "tlkit predict runs/flowers photos --format csv --output predictions.csv",
+        "find photos -name '*.jpg' -print0 | tlkit predict runs/flowers -0 -",
+        "tlkit predict runs/flowers photos --format jsonl --top-k 3",
     )
-    null: bool = option(False, "Paths on standard input end with a NUL byte, not a newline.", short="-0")
-    crlf: bool = option(False, "They end as lines of Windows do; a byte order mark before the first is left out.")
-    format: Literal["tsv", "csv", "jsonl"] = option("tsv", "How records are written.")
+
+    model: str = argument("Run folder, checkpoint, model.pt or export (safetensors, timm, onnx, .pt2)")
+    paths: list[str] | None = argument(
+        "Images, folders, or - for a list of paths on standard input", default=None, metavar="[PATH]..."
+    )
+    null: bool = option(
+        False, "Paths on standard input end with NUL, as from find -print0", group="Input and output", short="-0"
+    )
+    crlf: bool = option(False, "Lines on standard input end with CRLF", group="Input and output")
+    format: Literal["tsv", "csv", "jsonl"] = option("tsv", "Output format", group="Common")
     output: str | None = option(
-        None,
-        "File for the records, there only when all are written. Default: standard output.",
-        short="-o",
-        metavar="FILE",
+        None, "File to write, when all is done", group="Common", shown="standard output", short="-o", metavar="FILE"
     )
     resume_from: int = option(
-        0,
-        "Leave out the first N inputs; the others keep their numbers. Lines are inputs in jsonl alone.",
-        minimum=0,
-        metavar="N",
+        0, "Skip the first N inputs; count lines only with --format jsonl", group="Input and output", minimum=0
     )
-    summary: bool = option(False, "End standard error with the counts of inputs and failures, as a line of JSON.")
+    summary: bool = option(False, "End with counts of inputs and failures on standard error", group="Input and output")
     top_k: int | None = option(
-        None, "Labels for each image, best first; adds a rank column. Default: the best only.", minimum=1
+        None, "Labels per image, best first, with a rank column", group="Common", shown="the best", minimum=1
     )
-    batch_size: int = option(32, "Images that pass the model together at most.", minimum=1)
-    allow_truncated: bool = option(
-        False, "Label images that are cut short by what is there of them; jsonl marks them as degraded."
-    )
+    batch_size: int = option(32, "Images per forward pass", group="Common", minimum=1)
+    allow_truncated: bool = option(False, "Label truncated images from the part that exists", group="Data checks")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.device_spec()
         if self.null and self.crlf:
-            raise UsageError("--crlf", "is for lists of lines, but --null reads names that end with a NUL byte")
+            raise UsageError("--crlf", "reads lines, but --null reads paths that end with NUL; use one of them")
         if self.resume_from and self.output not in STANDARD_OUTPUT:
             raise UsageError(
                 f"--resume-from {self.resume_from}",
-                f"does not go with --output {self.output}, which would replace the records of the inputs left out",
-                "Append by >> to what is there.",
+                f"cannot be combined with --output {self.output}, which would replace the earlier records",
+                f"Append instead: tlkit predict ... --resume-from {self.resume_from} >> {self.output}",
             )
 
 
@@ -65,17 +67,24 @@ class PredictOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
 class EvaluateOptions(ImageOptions, DeviceOptions, RankOptions, ModelOptions, Options):
     """tlkit evaluate"""
 
-    model: str = argument("Run folder, checkpoint, model.pt, or an export to safetensors, timm, onnx or torch_export.")
-    data: str = argument("Folder of class folders; its test (or val) folder is used where it has one.")
-    split: Literal["auto", "train", "val", "test", "all"] = option(
-        "auto",
-        "Which images: the part of the run's own split, or a folder of that name. "
-        "auto: test, else what the run was validated on, else val, else all.",
+    COMMON = ("split", "format", "batch_size", "device")
+    EXAMPLES = (
+        "tlkit evaluate runs/flowers photos",
+        "tlkit evaluate runs/flowers photos --split test",
+        "tlkit evaluate runs/flowers photos --format json | jq .accuracy",
     )
-    format: Literal["text", "json"] = option("text", "For people, or for programs.")
-    batch_size: int = option(32, "Images that pass the model together.", minimum=1)
-    skip_bad: bool = option(False, "Go on without images that cannot be read; ends with exit status 3.")
-    processes: int = option(1, PROCESSES, minimum=1)
+
+    model: str = argument("Run folder, checkpoint, model.pt or export (safetensors, timm, onnx, .pt2)")
+    data: str = argument("Folder of class folders, or of train, val and test folders")
+    split: Literal["auto", "train", "val", "test", "all"] = option(
+        "auto", "Images to evaluate; auto: test, else validation, else all", group="Common"
+    )
+    format: Literal["text", "json"] = option("text", "Output format", group="Common")
+    batch_size: int = option(32, "Images per forward pass", group="Common", minimum=1)
+    skip_bad: bool = option(
+        False, "Skip images that cannot be read; exit with status 3 at the end", group="Data checks"
+    )
+    processes: int = option(1, PROCESSES, group="Several devices", minimum=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

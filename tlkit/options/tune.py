@@ -1,4 +1,4 @@
-"""The options of tlkit tune: those of finetune, which all trials share, and how the search is done."""
+"""Options of tune: those of finetune, which all trials share, and those of the search."""
 
 from __future__ import annotations
 
@@ -22,28 +22,26 @@ DEFAULT_GRACE = 5
 
 NOT_TRIED = (
     *(field.name for field in dataclasses.fields(DataOptions) if field.name != "seed"),
-    "out", "metric", "keep", "save_every", "device", "engine", "parallel", "stages", "split_at", "processes",
-    "max_restarts", "rank_timeout", "rendezvous_timeout", "sync_batchnorm", "log", "cache_limit", "trust_pickle",
-    "deterministic", "debug",
+    "out", "metric", "keep_checkpoints", "save_every", "device", "engine", "parallel", "stages", "split_at",
+    "processes", "max_restarts", "rank_timeout", "rendezvous_timeout", "sync_batchnorm", "log", "cache_limit",
+    "trust_pickle", "deterministic", "debug",
 )  # fmt: skip
-"""Options of finetune that shape no model, or without which trials could not be compared."""
+"""Options of finetune that do not change the model, or would make trials incomparable."""
 
 
 OF_ONE_RUN = {
     **dict.fromkeys(
         ("processes", "max_restarts", "rank_timeout", "rendezvous_timeout"),
-        "is for one run; here trials run beside each other",
+        "applies to one run; tune runs trials in parallel instead",
     ),
-    **dict.fromkeys(
-        ("parallel", "stages", "split_at"), "is for one run; here each trial has one device, or a share of it"
-    ),
-    "log": "is for one run; a search has results.jsonl, and each trial its history.jsonl",
+    **dict.fromkeys(("parallel", "stages", "split_at"), "applies to one run; each trial of tune has one device"),
+    "log": "applies to one run; tune writes results.jsonl, and a history.jsonl per trial",
 }
-"""Options of finetune that a search does not take, and why."""
+"""Options of finetune that tune refuses, and why."""
 
 
 CHANGED_ON_RESUMING = ("samples", "cpus_per_trial", "gpus_per_trial", "time_budget", "ray_address")
-"""What a search that goes on may be given anew: how much, and on what."""
+"""Options that a resumed search may change: its size and its resources."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,69 +50,54 @@ class TuneOptions(FinetuneOptions):
 
     HIDDEN: ClassVar[frozenset[str]] = frozenset(OF_ONE_RUN)
 
+    COMMON = ("try_", "samples", "backbone", "epochs", "metric", "out", "device", "resume")
+    EXAMPLES = (
+        "tlkit tune photos --samples 50",
+        "tlkit tune photos --try learning_rate=loguniform:1e-4:1e-1 --try optimizer=choice:adamw,sgd",
+        "tlkit tune photos --try backbone=grid:resnet18,convnext_tiny --folds 5",
+        "tlkit resume runs/photos-tune",
+    )
+
     data: str = argument(
-        "Folder of images: DATA/<class>/..., or DATA/train/<class>/... with DATA/val/<class>/...",
+        "Folder of images: DATA/CLASS/..., or DATA/train/CLASS/... and DATA/val/CLASS/...",
         default="",
         metavar="DATA",
     )
-    out: str | None = option(
-        None, "Folder of the search. Default: runs/<data>-tune, numbered when taken.", metavar="DIR"
-    )
+    out: str | None = option(None, "Folder of the search", group="Common", shown="runs/<data>-tune", metavar="DIR")
     try_: list[str] | None = option(
-        None,
-        "An option of finetune and the values it may have: uniform:LOW:HIGH, loguniform:LOW:HIGH, randint:LOW:HIGH, "
-        "power-of-two:LOW:HIGH, choice:A,B,C, or grid:A,B,C, of which every one is tried. May be repeated. "
-        "Default: learning rate, weight decay, label smoothing and batch size.",
+        None, "Option and values to try; may be repeated", group="Common", shown="4 options; docs/tune.md",
         metavar="NAME=KIND:VALUES",
-    )
+    )  # fmt: skip
     space: str | None = option(
-        None, "The same from a TOML file: learning_rate = { loguniform = [1e-4, 1e-1] }", metavar="FILE"
+        None, "TOML file of options and values to try", group="Search", shown="none", metavar="FILE"
     )
     samples: int | None = option(
-        None, "Trials; with options on a grid, trials for each combination of those. Default: 20.", minimum=1
+        None, "Trials; with grids, trials per combination", group="Search", shown="20", minimum=1
     )
     search: Literal["auto", "random", "grid", "bayesian"] = option(
-        "auto",
-        "How values are chosen. grid: every combination; bayesian: by Optuna, from the results so far. "
-        "auto: grid where every option has one, else random.",
+        "auto", "How to choose values; auto: grid if all are grids, else random", group="Search"
     )
     scheduler: Literal["auto", "asha", "none"] = option(
-        "auto", "asha: stop trials early that fall behind others at the same epoch. auto: asha, but none on a grid."
+        "auto", "Early stopping of weak trials; auto: asha, but none on a grid", group="Search"
     )
-    grace_period: int | None = option(
-        None, "Epochs that --scheduler asha gives every trial. Default: 5, or all where there are fewer.", minimum=1
-    )
-    reduction_factor: int = option(
-        3,
-        "Where --scheduler asha decides, one in so many trials goes on, and for so many times the epochs.",
-        minimum=2,
-    )
+    grace_period: int | None = option(None, "Epochs before asha may stop a trial", group="Search", shown="5", minimum=1)
+    reduction_factor: int = option(3, "One in N trials continues past each stop of asha", group="Search", minimum=2)
     folds: int | None = option(
-        None,
-        "Also train each trial on so many divisions of all images, each image in validation once: "
-        "the mean accuracy decides, and its standard error is told.",
-        minimum=2,
+        None, "Cross-validate: mean accuracy and standard error", group="Search", shown="off", minimum=2
     )
-    cpus_per_trial: int | None = option(None, "Cores that each trial takes. Default: 1.", minimum=1)
+    cpus_per_trial: int | None = option(None, "CPU cores per trial", group="Search", shown="1", minimum=1)
     gpus_per_trial: float | None = option(
-        None,
-        "GPUs, or share of one, that each trial takes. Default: an equal share where there are some; on a cluster 1.",
-        minimum=0,
+        None, "GPUs per trial, or a share of one", group="Search", shown="equal shares; 1 on a cluster", minimum=0
     )
     time_budget: float | None = option(
-        None,
-        "Stop the search after so many seconds of trials, which begin when all features are there; resume goes on.",
-        minimum=1,
-        metavar="SECONDS",
-    )
+        None, "Stop after N seconds of trials; resume continues", group="Search", shown="off", minimum=1,
+        metavar="N",
+    )  # fmt: skip
     ray_address: str | None = option(
-        None,
-        "Use the Ray cluster with this head node, from one of its machines. none: this machine, where the "
-        "search was begun on one.",
-        metavar="HOST:PORT",
+        None, "Ray cluster as HOST:PORT; none: this machine", group="Search", shown="none", metavar="none|NAME"
     )
     resume: str | None = option(
-        None, "Finish what is missing of this search; as tlkit resume, and --samples may be more.", metavar="DIR",
+        None, "Finish this search; --samples may be larger", group="Common", shown="none", metavar="DIR",
         stored=False,
     )  # fmt: skip
 

@@ -98,7 +98,7 @@ def train_run(
         environment = present_environment(built.devices.first, options.engine, world.size)
         write_down_images(run, images.dataset, model, environment)
         origin = Origin(options.to_portable_dict(), environment, description, split_digest(images.dataset))
-        checkpointer = Checkpointer(run, origin, options.metric, options.keep, options.save_every)
+        checkpointer = Checkpointer(run, origin, options.metric, options.keep_checkpoints, options.save_every)
         monitor.log(state.history)
         train_to_the_end(run, options, images, state, checkpointer, built.devices, signals, monitor, policy)
         best = take_best(run, classifier, images, state)

@@ -1,0 +1,126 @@
+"""The text of `tlkit COMMAND --help`: arguments, options in groups, examples."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import textwrap
+from typing import Any, get_origin, get_type_hints
+
+from tlkit.options.declare import GROUPS, Options, choices_of, flag_of, kinds_of
+
+WIDTH = 80
+
+
+COLUMN = 26
+"""Where the descriptions start."""
+
+
+GLUE = "\N{NO-BREAK SPACE}"
+"""Keeps the words of a note on one line."""
+
+
+Row = tuple[str, str]
+"""What is typed, and what it does."""
+
+
+def help_text(usage: str, summary: str, groups: dict[str, list[Row]], examples: tuple[str, ...] = ()) -> str:
+    """A page of help, at most WIDTH columns wide apart from examples."""
+    parts = [f"Usage: {usage}", textwrap.fill(summary, WIDTH)]
+    parts += [f"{title}:\n" + "\n".join(map(row_text, rows)) for title, rows in groups.items()]
+    if examples:
+        parts.append("Examples:\n" + "\n".join(f"  {line}" for line in examples))
+    return "\n\n".join(parts)
+
+
+def row_text(row: Row) -> str:
+    """One option: its name in the first column, its description in the second or below."""
+    name, description = row
+    margin = " " * COLUMN
+    text = textwrap.fill(
+        description, WIDTH, initial_indent=margin, subsequent_indent=margin, break_on_hyphens=False,
+        break_long_words=False,
+    ).replace(GLUE, " ")  # fmt: skip
+    return f"  {name}\n{text}" if len(name) > COLUMN - 4 else f"  {name}".ljust(COLUMN) + text.lstrip()
+
+
+def usage_of(command: str, kind: type[Options]) -> str:
+    """tlkit predict [OPTIONS] MODEL [PATH]..."""
+    words = []
+    for field in dataclasses.fields(kind):
+        if field.metadata.get("positional"):
+            name = argument_name(field)
+            words.append(name if field.default is dataclasses.MISSING or "[" in name else f"[{name}]")
+    return " ".join([f"tlkit {command} [OPTIONS]", *words])
+
+
+def groups_of(kind: type[Options]) -> dict[str, list[Row]]:
+    """A command's arguments, and its options by group: those of COMMON first, then its own, then inherited ones."""
+    hints = get_type_hints(kind)
+    groups: dict[str, list[Row]] = {"Arguments": [], **{group: [] for group in GROUPS}}
+    for field in ordered_fields(kind):
+        if field.metadata.get("positional"):
+            groups["Arguments"].append((argument_name(field), describe(field)))
+        elif field.name not in kind.HIDDEN:
+            group = "Common" if field.name in kind.COMMON else field.metadata["group"]
+            groups[group].append((name_of(field, hints[field.name]), describe(field)))
+    groups["Other"].append(("-h, --help", "Show this help and exit"))
+    return {title: rows for title, rows in groups.items() if rows}
+
+
+def ordered_fields(kind: type[Options]) -> list[dataclasses.Field[Any]]:
+    """The fields in the order of --help."""
+    own = [name for parent in kind.__mro__ for name in inspect.get_annotations(parent)]
+    order = {name: place for place, name in reversed([*enumerate((*kind.COMMON, *own))])}
+    return sorted(dataclasses.fields(kind), key=lambda field: order[field.name])
+
+
+def argument_name(field: dataclasses.Field[Any]) -> str:
+    """A positional argument as it is written in the usage."""
+    return str(field.metadata["metavar"] or field.name.upper())
+
+
+def name_of(field: dataclasses.Field[Any], hint: Any) -> str:
+    """An option with its short form and the kind of its value: -o, --output FILE"""
+    short = field.metadata["short"]
+    names = f"{short}, {flag_of(field.name)}" if short else flag_of(field.name)
+    return " ".join(filter(None, (names, metavar_of(field, hint))))
+
+
+def metavar_of(field: dataclasses.Field[Any], hint: Any) -> str:
+    """What stands for an option's value: N, FLOAT, FILE, DIR, NAME or literal words; nothing for a switch."""
+    if field.metadata["metavar"]:
+        return str(field.metadata["metavar"])
+    words = {int: "N", float: "FLOAT", str: "NAME"}
+    plain = [words[kind] for kind in kinds_of(hint) if get_origin(kind) is None and kind in words]
+    return "|".join((*plain, *choices_of(hint)))
+
+
+def describe(field: dataclasses.Field[Any]) -> str:
+    """What an option sets, its default and its range."""
+    notes = filter(None, (default_text(field), range_text(field)))
+    note = f"[{'; '.join(notes)}]".replace(" ", GLUE)
+    return f"{field.metadata['help']} {note}".removesuffix(" []")
+
+
+def default_text(field: dataclasses.Field[Any]) -> str:
+    """default: 16; nothing for switches, which are off, and for arguments."""
+    shown = field.metadata.get("shown")
+    if shown is None and not field.metadata.get("positional") and not isinstance(field.default, bool):
+        shown = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+    return f"default: {shown}" if shown else ""
+
+
+def range_text(field: dataclasses.Field[Any]) -> str:
+    """at least 1; 0 to 1; nothing where only negative numbers are excluded"""
+    smallest, largest = field.metadata.get("min"), field.metadata.get("max")
+    if largest is not None and largest <= 4096:
+        return f"{smallest:g} to {largest:g}"
+    return f"at least {smallest:g}" if smallest else ""
+
+
+def completions_of(field: dataclasses.Field[Any], hint: Any) -> list[str]:
+    """Literal values of an option, for the shell to complete."""
+    literals = re.findall(r"\b[a-z]\w*", field.metadata.get("metavar") or "")
+    return [*dict.fromkeys((*choices_of(hint), *literals))]
