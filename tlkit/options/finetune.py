@@ -86,9 +86,7 @@ class FinetuneOptions(
     views: int | None = option(
         None, "Augmented views computed per image, used in turn", group="Training", shown="8", minimum=1
     )
-    metric: MetricName = option(
-        "accuracy", "Metric that selects the best epoch", group="Training"
-    )
+    metric: MetricName = option("accuracy", "Metric that selects the best epoch", group="Training")
     patience: int | None = option(
         None, "Early stopping: epochs without a better --metric", group="Training", shown="off", minimum=1
     )
