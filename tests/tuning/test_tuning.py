@@ -1,4 +1,4 @@
-"""A search's book-keeping without Ray: what is tried next, what became of it, and what is still to be done."""
+"""The state of a search without Ray: which trial is next, how trials end, and what a resumed search still has to do."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from tlkit.commands.tune import from_anywhere, write_space
+from tlkit.commands.tune import with_absolute_paths, write_space
 from tlkit.data.folder import Dataset, Sample, folds_of
 from tlkit.errors import DataError, OutputError, StorageError, UsageError
 from tlkit.interruption import Interruption
@@ -27,20 +28,23 @@ from tlkit.options import TuneOptions
 from tlkit.runs.train_loop import train_to_the_end
 from tlkit.training.metrics import METRICS
 from tlkit.tuning import reaper
-from tlkit.tuning.cluster import as_in_trials
+from tlkit.tuning.cluster import with_trial_device
 from tlkit.tuning.folder import SearchFolder, new_search_folder
-from tlkit.tuning.leaderboard import Display, leaderboard
-from tlkit.tuning.prepare import Network, Prepared, network_key, vectors_key
-from tlkit.tuning.ray_tune import ErrorKeepingSearch
+from tlkit.tuning.leaderboard import leaderboard
+from tlkit.tuning.prepare import Network, Prepared, features_key, network_key
 from tlkit.tuning.results import Table, Trial, mean_and_error
 from tlkit.tuning.samplers import OptunaSampler, SeededSampler
-from tlkit.tuning.start import read_options, remember
-from tlkit.tuning.state import OngoingSearch, missing, take_ended
-from tlkit.tuning.trial import TrialReporter, attempt, run_trial
+from tlkit.tuning.start import read_options, write_options
+from tlkit.tuning.state import OngoingSearch, missing, record_ended
+from tlkit.tuning.trial import TrialReporter, outcome_of_trial, run_trial
 
 
 def tune(*tries: str, **options: Any) -> TuneOptions:
     return TuneOptions(data="photos", try_=list(tries), **options)
+
+
+def send_nothing(report: Mapping[str, Any]) -> None:
+    """In the place of Ray's report."""
 
 
 def epoch(number: int, accuracy: float, loss: float = 0.5) -> dict[str, Any]:
@@ -56,10 +60,8 @@ def folder(tmp_path: Path) -> SearchFolder:
 
 def ongoing(folder: SearchFolder, options: TuneOptions, reports: tuple[int, ...] = (2, 6)) -> OngoingSearch:
     table = Table.read(folder, options.metric)
-    points = SeededSampler(options.tried, options.method, options.seed)
-    return OngoingSearch(
-        folder, options, table, points, Prepared(), list(reports), 100, Display(table, options.trials())
-    )
+    sampler = SeededSampler(options.tried, options.method, options.seed)
+    return OngoingSearch(options, table, sampler, Prepared(), list(reports), 100)
 
 
 def write_run(search: OngoingSearch, number: int, accuracies: list[float], state: str = "running") -> None:
@@ -113,7 +115,7 @@ def test_a_trial_is_written_down_before_it_begins_and_goes_on_with_what_it_had(f
     assert first is not None and second is not None
     search.stop(2)
     write_run(search, 2, [0.5, 0.75])
-    search.conclude(2, {"seconds": 1.5, "node": "n"}, None)
+    search.conclude(2, {"seconds": 1.5, "node": "n"})
 
     later = ongoing(folder, options)
     assert later.waiting == [1, 3]
@@ -152,11 +154,11 @@ def test_how_trials_end(folder: SearchFolder) -> None:
     for number in (1, 2, 3, 4):
         search.next_assignment()
         write_run(search, number, [0.5, 0.25 * number, 0.1])
-    search.conclude(1, {"ended": True}, None)
+    search.conclude(1, {"ended": True})
     search.stop(2)
-    search.conclude(2, {}, None)
-    search.conclude(3, {"ended": True, "error": "no such module"}, None)
-    search.conclude(4, {}, None)  # the time was up
+    search.conclude(2, {})
+    search.conclude(3, {"ended": True, "error": "no such module"})
+    search.conclude(4, {})  # --time-budget was over
     rows = Table.read(folder, "accuracy").rows
     assert {n: row.state for n, row in rows.items()} == {1: "finished", 2: "stopped", 3: "failed", 4: "running"}
     assert (rows[1].figures["accuracy"], rows[1].epoch, rows[1].epochs) == (0.5, 1, 3)
@@ -171,13 +173,15 @@ def test_what_ended_unseen_is_not_trained_again(folder: SearchFolder) -> None:
     for number, epochs in ((1, 3), (2, 2), (3, 1)):
         search.next_assignment()
         write_run(search, number, [0.5] * epochs, "finished" if number < 3 else "running")
-    take_ended(folder, search.table, options, 100)
+    record_ended(search.table, options, 100)
     assert {n: row.state for n, row in search.table.rows.items()} == {1: "finished", 2: "stopped", 3: "running"}
 
 
 def test_a_trial_that_is_over_is_not_asked_whether_to_stop(folder: SearchFolder) -> None:
     search = ongoing(folder, tune("epochs=grid:6,7", scheduler="asha"), reports=(2, 6))
-    asked = [assignment.reports for assignment in (search.next_assignment(), search.next_assignment()) if assignment]
+    asked = [
+        assignment.report_epochs for assignment in (search.next_assignment(), search.next_assignment()) if assignment
+    ]
     assert asked == [[2], [2, 6]]
 
 
@@ -185,7 +189,7 @@ def test_the_scheduler_is_told_what_was_reported_before(folder: SearchFolder) ->
     search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
     search.next_assignment()
     write_run(search, 1, [0.2, 0.4, 0.3, 0.3, 0.3, 0.6, 0.9])
-    assert search.past_reports() == {1: [{"epoch": 2, "merit": 0.4}, {"epoch": 6, "merit": 0.6}]}
+    assert search.past_reports() == {1: [{"epoch": 2, "objective": 0.4}, {"epoch": 6, "objective": 0.6}]}
 
 
 def test_the_epoch_at_which_a_trial_goes_on_is_reported_by_itself(
@@ -196,9 +200,9 @@ def test_the_epoch_at_which_a_trial_goes_on_is_reported_by_itself(
     assignment = search.next_assignment()
     assert assignment is not None
     write_run(search, 1, [0.2] * 6)
-    assert search.past_reports() == {1: [{"epoch": 2, "merit": 0.2}]}
+    assert search.past_reports() == {1: [{"epoch": 2, "objective": 0.2}]}
     search.stop(1)
-    search.conclude(1, {}, None)
+    search.conclude(1, {})
     assert [report["epoch"] for report in search.past_reports()[1]] == [2, 6]
 
     monkeypatch.setattr("tlkit.runs.train_loop.run_loop", lambda *arguments: trained.append(1))
@@ -223,7 +227,7 @@ def test_of_trials_that_ended_unseen_those_that_were_stopped_lack_no_folds(folde
     for number, epochs in ((1, 3), (2, 2)):
         search.next_assignment()
         write_run(search, number, [0.5] * epochs, "finished")
-    take_ended(folder, search.table, options, 100)
+    record_ended(search.table, options, 100)
     assert {n: row.state for n, row in search.table.rows.items()} == {1: "running", 2: "stopped"}
 
 
@@ -300,12 +304,12 @@ def test_what_shapes_vectors_is_seen_once() -> None:
     options = tune("learning_rate=uniform:0:1")
     same = [options.trial({"learning_rate": 0.1}), options.trial({"learning_rate": 0.2, "seed": 3})]
     other = options.trial({"learning_rate": 0.1, "augment": "light"})
-    assert len(set(map(vectors_key, same))) == 1
-    assert vectors_key(other) not in map(vectors_key, same)
+    assert len(set(map(features_key, same))) == 1
+    assert features_key(other) not in map(features_key, same)
     assert network_key(other) == network_key(same[0])
     heads = [options.trial({"head": "mlp", "hidden": width}) for width in (64, 128)]
-    assert set(map(vectors_key, heads)) == {vectors_key(same[0])}
-    assert vectors_key(options.trial({"head": "stack"})) != vectors_key(same[0])
+    assert set(map(features_key, heads)) == {features_key(same[0])}
+    assert features_key(options.trial({"head": "stack"})) != features_key(same[0])
 
 
 def test_folds_hold_each_image_in_validation_once() -> None:
@@ -329,13 +333,13 @@ def test_the_keeper_ends_what_a_killed_search_leaves_behind_and_nothing_else(tmp
         f"keeping = subprocess.Popen([sys.executable, '-I', '-S', {reaper.__file__!r}, marker, folder],"
         " stdin=subprocess.PIPE, start_new_session=True)\n"
         "shell = 'sleep 300 & sleep 300'\n"
-        f"subprocess.Popen(['sh', '-c', shell], env={{**os.environ, {reaper.VARIABLE!r}: marker}},"
+        f"subprocess.Popen(['sh', '-c', shell], env={{**os.environ, {reaper.MARKER_VARIABLE!r}: marker}},"
         " start_new_session=True)\n"
         "print(keeping.pid, flush=True)\n"
         "time.sleep(300)\n"
     )
     marker = f"test-{os.getpid()}"
-    bystander = subprocess.Popen(["sleep", "300"], env={**os.environ, reaper.VARIABLE: f"{marker}0"})
+    bystander = subprocess.Popen(["sleep", "300"], env={**os.environ, reaper.MARKER_VARIABLE: f"{marker}0"})
     search = subprocess.Popen([sys.executable, "-c", code, marker, str(scratch)], stdout=subprocess.PIPE)
     assert search.stdout is not None
     keeping = int(search.stdout.readline())
@@ -371,24 +375,24 @@ def test_parameters_of_a_head_that_was_not_built_are_counted(head: str, hidden: 
 
 def test_trials_without_a_gpu_are_prepared_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    settled = as_in_trials(tune("learning_rate=uniform:0:1"), 0.0)
+    settled = with_trial_device(tune("learning_rate=uniform:0:1"), 0.0)
     assert (settled.device, settled.precision) == ("cpu", "fp32")
-    assert as_in_trials(tune("precision=grid:fp32,bf16"), 0.0).precision == "auto"
-    with pytest.raises(UsageError, match="--device cuda: is not what a trial gets"):
-        as_in_trials(tune("learning_rate=uniform:0:1", device="cuda"), 0.0)
+    assert with_trial_device(tune("precision=grid:fp32,bf16"), 0.0).precision == "auto"
+    with pytest.raises(UsageError, match="--device cuda: does not go with --gpus-per-trial 0"):
+        with_trial_device(tune("learning_rate=uniform:0:1", device="cuda"), 0.0)
 
 
 def test_features_that_trials_look_up_must_be_computable_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UsageError, match="--gpus-per-trial 1: needs a GPU on this machine too"):
-        as_in_trials(tune("learning_rate=uniform:0:1"), 1.0)
-    assert as_in_trials(tune("learning_rate=uniform:0:1", no_cache=True), 1.0).device == "auto"
+        with_trial_device(tune("learning_rate=uniform:0:1"), 1.0)
+    assert with_trial_device(tune("learning_rate=uniform:0:1", no_cache=True), 1.0).device == "auto"
 
 
 def test_trials_are_told_what_was_decided_once(folder: SearchFolder) -> None:
     options = tune("learning_rate=uniform:0:1", cpus_per_trial=3)
     search = ongoing(folder, options)
-    search.prepared.engines[vectors_key(options.trial({}))] = "onnxruntime"
+    search.prepared.backends[features_key(options.trial({}))] = "onnxruntime"
     first = search.next_assignment()
     assert first is not None and (first.options["engine"], first.options["workers"]) == ("onnxruntime", 3)
 
@@ -399,8 +403,8 @@ def test_a_search_means_the_same_from_any_folder(folder: SearchFolder, monkeypat
     with pytest.raises(UsageError, match="--weights: is given"):
         tune("weights=choice:a.pth,none", weights="w.pth")
     write_space(folder, options)
-    resolved = from_anywhere(options, folder)
-    remember(folder, options, resolved)
+    resolved = with_absolute_paths(options, folder)
+    write_options(folder, options, resolved)
     assert (resolved.weights, resolved.trust_pickle) == (os.path.abspath("w.pth"), os.path.abspath("w.pth"))
     monkeypatch.chdir("/")
     assert read_options(folder, {}) == dataclasses.replace(resolved, trust_pickle=None)
@@ -409,7 +413,7 @@ def test_a_search_means_the_same_from_any_folder(folder: SearchFolder, monkeypat
 def test_fewer_trials_than_there_are_is_told_in_trials(folder: SearchFolder) -> None:
     options = tune("learning_rate=uniform:0:1", "backbone=grid:a,b")
     write_space(folder, options)
-    remember(folder, options, from_anywhere(options, folder))
+    write_options(folder, options, with_absolute_paths(options, folder))
     assert read_options(folder, {"samples": 21}).trials() == 42
     with pytest.raises(UsageError, match="--samples 10: makes 20 trials, fewer than the 40 that the search has"):
         read_options(folder, {"samples": 10})
@@ -424,12 +428,12 @@ def test_a_trial_that_goes_on_trusts_the_file_that_it_trusted(
     write_run(search, 1, [0.5])
     Path(assignment.run, "options.json").write_text("{}")
     trusted: list[str | None] = []
-    monkeypatch.setattr("tlkit.tuning.trial.dataset_of", lambda options: None)
+    monkeypatch.setattr("tlkit.tuning.trial.read_dataset", lambda options: None)
     monkeypatch.setattr(
-        "tlkit.runs.resume.continue_in_place",
+        "tlkit.tuning.trial.continue_in_place",
         lambda run, options, *rest: trusted.append(options.trust_pickle),
     )
-    run_trial(assignment, TrialReporter(assignment, None))
+    run_trial(assignment, TrialReporter(assignment, send_nothing))
     assert trusted == ["/w.pth"]
 
 
@@ -438,22 +442,23 @@ def test_what_failed_for_a_passing_reason_is_tried_again(folder: SearchFolder) -
     search = ongoing(folder, options)
     first = search.next_assignment()
     search.next_assignment()
-    search.conclude(1, {"ended": True, "error": "no space left on device", "passing": True}, None)
-    search.conclude(2, {"ended": True, "error": "no such module", "passing": False}, None)
+    search.conclude(1, {"ended": True, "error": "no space left on device", "is_transient": True})
+    search.conclude(2, {"ended": True, "error": "no such module", "is_transient": False})
     assert search.table.count("failed") == 2
     later = ongoing(folder, options)
     assert later.waiting == [1] and first is not None
     again = later.next_assignment()
     assert again is not None and again.point == first.point
     row = Table.read(folder, "accuracy").rows[1]
-    assert (row.state, row.error, row.passing) == ("running", None, False)
+    assert (row.state, row.error, row.is_transient) == ("running", None, False)
 
 
 @pytest.mark.parametrize(
-    ("error", "passing"), [(OSError(errno.ENOSPC, "full"), True), (MemoryError(), True), (DataError("a", "bad"), False)]
+    ("error", "is_transient"),
+    [(OSError(errno.ENOSPC, "full"), True), (MemoryError(), True), (DataError("a", "bad"), False)],
 )
 def test_a_trial_tells_whether_its_error_may_pass(
-    error: Exception, passing: bool, folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
+    error: Exception, is_transient: bool, folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assignment = ongoing(folder, tune("learning_rate=uniform:0:1")).next_assignment()
     assert assignment is not None
@@ -462,7 +467,7 @@ def test_a_trial_tells_whether_its_error_may_pass(
         raise error
 
     monkeypatch.setattr("tlkit.tuning.trial.run_trial", fail)
-    assert attempt(assignment, TrialReporter(assignment, None))["passing"] is passing
+    assert outcome_of_trial(assignment, TrialReporter(assignment, send_nothing))["is_transient"] is is_transient
 
 
 def test_what_goes_wrong_in_the_search_is_raised_as_it_was(
@@ -470,23 +475,23 @@ def test_what_goes_wrong_in_the_search_is_raised_as_it_was(
 ) -> None:
     """Ray, which calls it, raises an error of its own that has the text of ours, and may ask again before."""
     search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
-    asked = ErrorKeepingSearch(search)
-    asked.next_assignment()
+    search.next_assignment()
     full = StorageError(folder.results_lines, "cannot be written: no space left on device")
 
     def no_room(trial: Trial) -> None:
         raise full
 
     monkeypatch.setattr(search.table, "put", no_room)
-    with pytest.raises(StorageError) as raised, asked.raising_its_own():
+    with pytest.raises(StorageError) as raised, search.raising_first_error():
         try:
-            asked.conclude(1, {"ended": True}, None)
+            search.conclude(1, {"ended": True})
         except StorageError as error:
             with pytest.raises(KeyError):
-                asked.conclude(9, {"ended": True}, None)
+                search.conclude(9, {"ended": True})
             raise RuntimeError(f"Traceback ... {error}") from None
     assert raised.value is full
-    with pytest.raises(RuntimeError, match="Ray's own"), ErrorKeepingSearch(search).raising_its_own():
+    other = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
+    with pytest.raises(RuntimeError, match="Ray's own"), other.raising_first_error():
         raise RuntimeError("Ray's own")
 
 

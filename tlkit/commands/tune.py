@@ -1,4 +1,4 @@
-"""tlkit tune: the options of finetune that suit a folder best, searched for."""
+"""tlkit tune: search the options of finetune that suit a folder best."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from tlkit.options import TuneOptions
 from tlkit.options.space import absolute, as_toml
 from tlkit.options.tune import CHANGED_ON_RESUMING
 from tlkit.tuning.folder import SearchFolder, new_search_folder
-from tlkit.tuning.start import look_at_data, remember, require_possible, resume_search
+from tlkit.tuning.start import read_dataset, require_feasible, resume_search, write_options
 
 
 def tune(options: TuneOptions) -> int:
-    """Search. Prints the path of the best trial's run folder; returns the exit status."""
+    """Run or resume a search. Prints the path of the best trial's run folder; returns the exit status."""
     require_single_process("tune")
     if options.resume is not None:
-        given = {name: getattr(options, name) for name in CHANGED_ON_RESUMING}
-        return resume_search(SearchFolder(options.resume), given, options.trust_pickle)
+        changes = {name: getattr(options, name) for name in CHANGED_ON_RESUMING}
+        return resume_search(SearchFolder(options.resume), changes, options.trust_pickle)
     require_folder(options.data)
-    require_possible(options)
+    require_feasible(options)
     with new_search_folder(options.out, default_folder(options)) as search, interruption.handled("stopping") as signals:
-        dataset = look_at_data(options)
+        dataset = read_dataset(options)
         write_space(search, options)
-        resolved = from_anywhere(options, search)
-        remember(search, options, resolved)
+        resolved = with_absolute_paths(options, search)
+        write_options(search, options, resolved)
         from tlkit.tuning.run import run_search
 
         return run_search(search, resolved, dataset, signals)
@@ -39,8 +39,8 @@ def default_folder(options: TuneOptions) -> str:
     return os.path.join("runs", f"{os.path.basename(os.path.abspath(options.data))}-tune")
 
 
-def from_anywhere(options: TuneOptions, search: SearchFolder) -> TuneOptions:
-    """The options with paths that mean the same from any folder; what is tried, the search's own file says."""
+def with_absolute_paths(options: TuneOptions, search: SearchFolder) -> TuneOptions:
+    """The options with absolute paths, for resuming from any folder; the space is read from the search's own file."""
     is_folder = options.val is not None and isinstance(options.validation(), str)
     return dataclasses.replace(
         options,
@@ -54,6 +54,6 @@ def from_anywhere(options: TuneOptions, search: SearchFolder) -> TuneOptions:
 
 
 def write_space(search: SearchFolder, options: TuneOptions) -> None:
-    """Keep what --try and --space say, or what is tried without them."""
+    """Write the search space of --try and --space, or the default one, as TOML."""
     content = as_toml(options.written).encode()
     write_atomically(search.space_file, lambda file: file.write(content))

@@ -55,7 +55,7 @@ class Metric:
     headline: bool = False
     is_share: bool = True
 
-    def merit(self, value: float) -> float:
+    def objective(self, value: float) -> float:
         """The value with its sign chosen so that larger is better."""
         return value if self.larger_is_better else -value
 
@@ -125,9 +125,9 @@ def validation_figures(row: Mapping[str, float]) -> dict[str, float]:
     return {name: row[history_key(name)] for name in METRICS if history_key(name) in row}
 
 
-def merit_of(row: Mapping[str, float], name: str) -> float:
+def objective_of(row: Mapping[str, float], name: str) -> float:
     """The value of a validation metric in a row of history, larger being better."""
-    return METRICS[name].merit(float(row[history_key(name)]))
+    return METRICS[name].objective(float(row[history_key(name)]))
 
 
 def better(name: str, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
@@ -139,5 +139,5 @@ def better(name: str, new: Mapping[str, float], old: Mapping[str, float] | None)
         return False
     if old is None:
         return True
-    merit = METRICS[name].merit
-    return (merit(new[name]), -new["loss"]) > (merit(old[name]), -old["loss"])
+    objective = METRICS[name].objective
+    return (objective(new[name]), -new["loss"]) > (objective(old[name]), -old["loss"])

@@ -1,4 +1,4 @@
-"""Ray for the time of a search: started on this machine, or found on a cluster; quiet, and gone afterwards."""
+"""Start Ray on this machine for one search, or connect to a cluster; the resources of each trial."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tlkit.distributed.env import environment
+from tlkit.distributed.env import environment, silence
 from tlkit.errors import ResourceError, UnavailableError, UsageError, first_line
 from tlkit.interruption import HANDLED
 from tlkit.options import TuneOptions
 from tlkit.options.tune import cores
-from tlkit.terminal import STANDARD_ERROR, count
+from tlkit.terminal import count
 from tlkit.tuning import reaper
 
-REACHED_WITHIN = 5.0
-"""Seconds for a cluster's head node to answer."""
+CONNECT_SECONDS = 5.0
+"""Seconds to wait for the head node of a cluster."""
 
 
-LONGEST_SOCKET_FOLDER = 40
-"""Ray makes sockets below its temporary folder, whose names the system limits to 107 bytes."""
+LONGEST_TEMP_FOLDER = 16
+"""Characters. Ray creates sockets below the temporary folder, and Linux limits their paths to 107 bytes."""
 
 
-QUIET = {
+RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -47,46 +47,44 @@ QUIET = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
-"""Nobody is told of the search but its user, no state of Ray's is kept, and trials work in our folders."""
+"""Turn off Ray's telemetry, messages and state files, and keep the working directory of trials."""
 
 
 def require_ray() -> None:
-    """Raises UnavailableError."""
+    """Raises UnavailableError if Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
-        raise UnavailableError("tlkit tune", "needs ray, which is not installed; get it by: pip install 'tlkit[tune]'")
+        raise UnavailableError("ray", "is not installed", "Install it with: pip install 'tlkit[tune]'")
 
 
-def require_answer(address: str) -> None:
-    """Raises UsageError for what is no address, UnavailableError for one where nobody answers."""
+def require_reachable(address: str) -> None:
+    """Raises UsageError for a malformed address, UnavailableError if nothing listens there."""
     subject = f"--ray-address {address}"
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isdigit() and int(port) < 1 << 16) or "/" in host:
-        raise UsageError(subject, "is no address; expected HOST:PORT of the head node, as in 10.0.0.5:6379")
+        raise UsageError(subject, "is not an address; expected HOST:PORT of the head node, such as 10.0.0.5:6379")
     try:
-        socket.create_connection((host, int(port)), timeout=REACHED_WITHIN).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        reason = error.strerror or "no answer"
-        raise UnavailableError(subject, f"cannot be reached: {reason}", "Is it the head node's, and up?") from error
+        problem = f"cannot be reached: {error.strerror or 'no reply'}"
+        hint = f"Start the head node with: ray start --head --port={port}"
+        raise UnavailableError(subject, problem, hint) from error
 
 
 @contextlib.contextmanager
-def connected(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
-    """Ray, connected: to the cluster at an address, or to one of this machine alone, which ends with the block."""
-    with environment(QUIET), contextlib.ExitStack() as stack:
-        if address is None:
-            how: dict[str, Any] = stack.enter_context(own_cluster(cpus, gpus))
-        else:
-            how = {"address": address}
+def ray_session(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
+    """The module `ray`, connected to the cluster at an address, or to a local one that ends with the block."""
+    with environment(RAY_SETTINGS), contextlib.ExitStack() as stack:
+        arguments = stack.enter_context(local_ray(cpus, gpus)) if address is None else {"address": address}
         import ray
 
         stack.callback(ray.shutdown)
         handlers = {number: signal.getsignal(number) for number in HANDLED}
         try:
-            with silent_libraries():
-                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **how)
+            with silence():  # Ray's C++ code prints what it also raises
+                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **arguments)
         except Exception as error:
-            raise not_connected(address, error) from error
-        finally:  # it puts its own in their places
+            raise connection_error(address, error) from error
+        finally:  # ray.init installs its own signal handlers
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         for name in ("ray", "ray.tune", "ray.train", "ray.air"):
@@ -94,122 +92,112 @@ def connected(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
         yield ray
 
 
-@contextlib.contextmanager
-def silent_libraries() -> Iterator[None]:
-    """Inside, nothing reaches standard error: Ray's own C++ repeats there what it raises in the end."""
-    kept = os.dup(STANDARD_ERROR)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, STANDARD_ERROR)
-        yield
-    finally:
-        os.dup2(kept, STANDARD_ERROR)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def not_connected(address: str | None, error: Exception) -> Exception:
-    """Why Ray cannot be had, for people."""
+def connection_error(address: str | None, error: Exception) -> Exception:
+    """The error to raise when ray.init fails."""
     if address is None:
-        return ResourceError("Ray", f"cannot be started: {first_line(error)}")
-    problem = f"answers, but lets nobody in with this token, or without one ({first_line(error)})"
+        return ResourceError("Ray", f"could not be started: {first_line(error)}")
+    problem = f"refused the connection; the token is wrong or missing ({first_line(error)})"
     hint = (
-        "Give the command on a machine of the cluster, with RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE set as "
-        "they were for `ray start`."
+        "Run tlkit on a machine of the cluster, with the same RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE in the "
+        "environment as for `ray start`."
     )
     return UnavailableError(f"--ray-address {address}", problem, hint)
 
 
 @contextlib.contextmanager
-def own_cluster(cpus: int, gpus: int) -> Iterator[dict[str, Any]]:
-    """What starts Ray on this machine, in a folder of its own; when the block ends all of it is gone, by whatever
-    this process ends.
+def local_ray(cpus: int, gpus: int) -> Iterator[Mapping[str, Any]]:
+    """Arguments of ray.init for a Ray of its own on this machine, in a temporary folder.
 
-    It answers to a secret that lives in the memory of its processes alone.
+    When the block or this process ends, even by SIGKILL, the reaper kills Ray's processes and removes the folder.
+    Connections need a token that is only in the memory of these processes.
     """
     marker = f"{os.getpid()}-{secrets.token_hex(8)}"
-    room = tempfile.gettempdir() if len(tempfile.gettempdir()) < LONGEST_SOCKET_FOLDER - 20 else "/tmp"
-    folder = tempfile.mkdtemp(prefix="tlkit-ray-", dir=room)
-    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), reaper.VARIABLE: marker}
+    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < LONGEST_TEMP_FOLDER else "/tmp"
+    folder = tempfile.mkdtemp(prefix="tlkit-ray-", dir=parent)
+    variables = {
+        "RAY_TMPDIR": folder,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        reaper.MARKER_VARIABLE: marker,
+    }
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", reaper.__file__, marker, folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the search, which then ends
+        start_new_session=True,  # Ctrl-C must not end the reaper before the search
     )
     try:
-        with environment(secret, without=("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")):
+        with environment(variables, without=("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")):
             yield {
                 "address": "local",
                 "num_cpus": cpus,
                 "num_gpus": gpus,
                 "include_dashboard": False,
                 "object_store_memory": 100 << 20,
-                "_temp_dir": folder,
             }
     finally:
         assert process.stdin is not None
         process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(reaper.LONGEST)
+            process.wait(reaper.KILL_SECONDS)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def as_in_trials(options: TuneOptions, gpu: float) -> TuneOptions:
-    """The options with the device and precision of the trials, which each would choose by what it gets: so vectors are
-    computed beforehand as they will be looked up.
+def with_trial_device(options: TuneOptions, gpu: float) -> TuneOptions:
+    """The options with the device and precision that a trial will choose, given its share of a GPU.
 
-    Raises UsageError if they cannot be computed here.
+    Both are part of the cache key of features, which are computed before the trials. Raises UsageError if this machine
+    cannot compute them.
     """
     import torch
 
     from tlkit.devices.select import choose_precision
 
     if gpu == 0 and options.device == "cuda":
-        raise UsageError("--device cuda", "is not what a trial gets by --gpus-per-trial 0")
+        raise UsageError("--device cuda", "does not go with --gpus-per-trial 0")
     device = "cpu" if gpu == 0 else options.device
-    is_here = device == "cpu" or torch.cuda.is_available()
-    if not is_here and not all(options.trial(point).feeds_images() for point in options.tried.corners()):
-        problem = "needs a GPU on this machine too, as it computes the features for all"
-        raise UsageError(f"--gpus-per-trial {gpu:g}", problem, "Use a machine that has one, or --gpus-per-trial 0.")
+    is_available = device == "cpu" or torch.cuda.is_available()
+    if not is_available and not all(options.trial(point).feeds_images() for point in options.tried.corners()):
+        problem = "needs a GPU on this machine too, to compute the features of all trials"
+        raise UsageError(f"--gpus-per-trial {gpu:g}", problem, "Use a machine with a GPU, or --gpus-per-trial 0.")
     changes = {"device": device}
-    if is_here and "precision" not in options.tried.dimensions:
+    if is_available and "precision" not in options.tried.dimensions:
         changes["precision"] = choose_precision(options.precision, torch.device("cpu" if device == "cpu" else "cuda"))
     return dataclasses.replace(options, **changes)  # type: ignore[arg-type]
 
 
-def choose_gpus(options: TuneOptions) -> int:
-    """The GPUs that trials may use here. Raises UsageError for a share of what is not here."""
+def usable_gpus(options: TuneOptions) -> int:
+    """The GPUs of this machine that trials may use. Raises UsageError if a trial needs more."""
     import torch
 
     found = 0 if options.device == "cpu" or options.gpus_per_trial == 0 else torch.cuda.device_count()
     if options.cluster is None and (options.gpus_per_trial or 0) > found:
-        raise UsageError(
-            f"--gpus-per-trial {options.gpus_per_trial:g}", f"is more than the {found} GPUs that there are"
-        )
+        problem = f"is more than the {count(found, 'GPU')} of this machine"
+        raise UsageError(f"--gpus-per-trial {options.gpus_per_trial:g}", problem)
     return found
 
 
 def gpu_share(options: TuneOptions, gpus: int, cpus: int) -> float:
-    """What of a GPU each trial takes: what was asked for, or an equal share of those here."""
+    """GPUs per trial: --gpus-per-trial, or an equal share of this machine's for trials of so many CPU cores."""
     if options.gpus_per_trial is not None:
         return options.gpus_per_trial
     return min(1.0, gpus / max(cores() // cpus, 1)) if options.cluster is None else float(gpus > 0)
 
 
-def require_resources(ray: Any, options: TuneOptions, resources: dict[str, float]) -> None:
-    """Raises UsageError unless some machine of a cluster has what a trial asks for."""
+def require_resources(ray: Any, resources: Mapping[str, float]) -> None:
+    """Raises UsageError unless one machine of the cluster has the resources of a trial."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for name, flag, ray_name in (("cpu", "--cpus-per-trial", "CPU"), ("gpu", "--gpus-per-trial", "GPU")):
         most = max((node.get(ray_name, 0.0) for node in nodes), default=0.0)
         if resources[name] > most:
-            raise UsageError(f"{flag} {resources[name]:g}", f"is more than any machine of the cluster has, {most:g}")
+            problem = f"is more than any machine of the cluster has; the largest has {most:g}"
+            raise UsageError(f"{flag} {resources[name]:g}", problem)
 
 
-def where(ray: Any, options: TuneOptions) -> str:
-    """What the trials run on, for people."""
+def describe_cluster(ray: Any, options: TuneOptions) -> str:
+    """8 cores of this machine"""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     total = int(sum(node["Resources"].get("CPU", 0) for node in nodes))
-    place = "this machine" if options.cluster is None else f"{count(len(nodes), 'node')} of {options.cluster}"
-    return f"{count(total, 'core')} of {place}"
+    machines = "this machine" if options.cluster is None else f"{count(len(nodes), 'node')} of {options.cluster}"
+    return f"{count(total, 'core')} of {machines}"

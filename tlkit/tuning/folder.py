@@ -1,9 +1,10 @@
-"""What lies where in the folder of a search, and how one is claimed. Loads neither torch nor Ray."""
+"""The files of a search folder, and creating one. Loads neither torch nor Ray."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,23 +18,23 @@ from tlkit.files.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class SearchFolder:
-    """A search on disk; the properties say what lies where."""
+    """A search on disk: the path of each file."""
 
     path: str
 
     @property
     def search_file(self) -> str:
-        """The options of the search: what makes a folder one."""
+        """The options of the search; a folder with this file is a search."""
         return os.path.join(self.path, "search.json")
 
     @property
     def space_file(self) -> str:
-        """What is tried, as --space takes it."""
+        """The search space, in the format of --space."""
         return os.path.join(self.path, "space.toml")
 
     @property
     def results_lines(self) -> str:
-        """A line for each trial that was begun."""
+        """One line per started trial."""
         return os.path.join(self.path, "results.jsonl")
 
     @property
@@ -42,37 +43,42 @@ class SearchFolder:
 
     @property
     def trials(self) -> str:
-        """The folder of the trials' run folders."""
+        """The folder with the trials' run folders."""
         return os.path.join(self.path, "trials")
 
     @property
     def scratch(self) -> str:
-        """Where Ray keeps what it wants to while a search lasts."""
+        """Ray's files, removed at the end of the search."""
         return os.path.join(self.path, ".ray")
 
     @property
     def own(self) -> RunFolder:
-        """Lock and status, which a search has as any run has."""
+        """Lock and status.json, which a search has like a run."""
         return RunFolder(self.path)
+
+    @property
+    def resume_command(self) -> str:
+        """The shell command that resumes the search."""
+        return f"tlkit resume {shlex.quote(self.path)}"
 
     def trial(self, number: int) -> RunFolder:
         """The run folder of a trial."""
         return RunFolder(os.path.join(self.trials, f"{number:04d}"))
 
     def exists(self) -> bool:
-        """Whether there is a search here."""
+        """Whether this folder is a search."""
         return os.path.isfile(self.search_file)
 
     def read(self) -> dict[str, Any]:
-        """The options of the search, as resolved. Raises MissingInputError or DataError."""
+        """The resolved options. Raises MissingInputError or DataError."""
         options = read_whole_json(self.search_file, "given", "resolved")["resolved"]
         if not isinstance(options, dict):
-            raise DataError(self.search_file, "is not whole: resolved holds no options")
+            raise DataError(self.search_file, "is damaged: 'resolved' is not a JSON object")
         return options
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold this search for one process. Raises OutputError if another holds it."""
+        """Hold the lock of the search. Raises OutputError if another process holds it."""
         with self.own.locked():
             self.own.remove_leftovers()
             remove(self.scratch)
@@ -84,10 +90,10 @@ class SearchFolder:
 
 @contextlib.contextmanager
 def new_search_folder(out: str | None, default: str) -> Iterator[SearchFolder]:
-    """Claim a folder for a new search and hold its lock.
+    """Create the folder of a new search and hold its lock.
 
-    out: the folder asked for, or None for `default`, numbered when taken. If the search fails before it has written
-    its options, nothing of the folder is left. Raises OutputError as new_run_folder does.
+    out: the folder; None for `default`, with a number if that exists. The folder is removed if the search fails before
+    search.json is written. Raises OutputError as new_run_folder does.
     """
     if out is not None:
         require_unused(SearchFolder(out))
@@ -104,17 +110,19 @@ def new_search_folder(out: str | None, default: str) -> Iterator[SearchFolder]:
                     remove(search.space_file)
                     os.rmdir(search.trials)
                     os.unlink(search.own.lock_file)
-                    for made in created:
-                        os.rmdir(made)
+                    for path in created:
+                        os.rmdir(path)
 
 
 def require_unused(search: SearchFolder) -> None:
-    """Raises OutputError for a folder that holds a search, or a run."""
+    """Raises OutputError for a folder that contains a search or a run."""
     if search.exists():
-        hint = f"Go on with `tlkit resume {search.path}`, or choose another --out."
-        raise OutputError(search.path, "holds a search already", hint)
+        hint = f"Resume it with: {search.resume_command}\nOr choose another --out."
+        raise OutputError(search.path, "already contains a search", hint)
     if os.path.exists(search.own.options_file):
-        raise OutputError(search.path, "holds a run; expected a new or empty folder", "Choose another --out.")
+        raise OutputError(
+            search.path, "already contains a run; expected a new or empty folder", "Choose another --out."
+        )
 
 
 def make_folder(path: str) -> None:

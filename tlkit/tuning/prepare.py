@@ -1,4 +1,4 @@
-"""What is done once before the trials: each backbone sees every image, and is measured."""
+"""Before the trials: compute the features of each backbone once, and measure its speed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -23,19 +22,19 @@ from tlkit.runs.setup import build, resolve
 from tlkit.terminal import compact, log_status
 
 MEASURED_SECONDS = 0.5
-"""How long a backbone is measured."""
+"""Seconds to measure a backbone."""
 
 
 Key = tuple[object, ...]
-"""What of a trial's options decides something, by their values."""
+"""Values of those options of a trial on which something depends."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A backbone, measured.
+    """A backbone and its speed.
 
-    images_per_second: through it alone, pixels in memory. width: of what it gives to a head. bias: whether a linear
-    head has one.
+    images_per_second: of the backbone, pixels in memory. parameters: of the backbone. width: of its features.
+    bias: whether a linear head on it has one.
     """
 
     images_per_second: float
@@ -45,7 +44,7 @@ class Network:
     classes: int
 
     def parameters_with(self, head: str, hidden: int | None) -> int:
-        """Of backbone and head together."""
+        """Parameters of backbone and head."""
         if head != "mlp":
             return self.parameters + (self.width + self.bias) * self.classes
         layer = hidden or DEFAULT_HIDDEN
@@ -54,32 +53,34 @@ class Network:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known before the trials. engines: what computed vectors, and so must look them up."""
+    """Backbones by `network_key`; the backend that computed features, by `features_key`.
+
+    A trial must use the same backend, because it is part of the cache key of features.
+    """
 
     networks: dict[Key, Network] = field(default_factory=dict)
-    engines: dict[Key, Backend] = field(default_factory=dict)
+    backends: dict[Key, Backend] = field(default_factory=dict)
 
-    def facts_of(self, options: FinetuneOptions) -> dict[str, Any]:
-        """A trial's images_per_second and parameters, if they are known."""
+    def speed_and_size(self, options: FinetuneOptions) -> tuple[float | None, int | None]:
+        """Images per second and parameters of a trial's network; None if unknown."""
         network = self.networks.get(network_key(options))
         if network is None:
-            return {}
-        parameters = network.parameters_with(options.head, options.hidden)
-        return {"images_per_second": network.images_per_second, "parameters": parameters}
+            return None, None
+        return network.images_per_second, network.parameters_with(options.head, options.hidden)
 
-    def engine_of(self, options: FinetuneOptions) -> str:
-        """What computes a trial's features; as the options say where none has been computed."""
-        return self.engines.get(vectors_key(options), options.engine)
+    def backend(self, options: FinetuneOptions) -> str:
+        """The --engine of a trial: the backend that computed its features, else as given."""
+        return self.backends.get(features_key(options), options.engine)
 
 
-def vectors_key(options: FinetuneOptions) -> Key:
-    """What of a trial's options decides the vectors that it needs."""
+def features_key(options: FinetuneOptions) -> Key:
+    """The options of a trial on which its features depend."""
     views = (options.augment, options.view_count(), options.seed) if options.augment != "none" else ()
     return (network_key(options), options.feeds_images(), *views)
 
 
 def network_key(options: FinetuneOptions) -> Key:
-    """What of a trial's options decides the network that sees the images; of a head, only whether it is put on top."""
+    """The options of a trial on which its backbone depends, and whether the head keeps the backbone's hidden layers."""
     seed = options.seed if options.weights == "none" else None
     is_stacked = options.head == "stack"
     return (options.backbone, options.weights, options.image_size, is_stacked, options.precision, seed)
@@ -88,56 +89,55 @@ def network_key(options: FinetuneOptions) -> Key:
 def prepare(
     trials: Iterable[FinetuneOptions], speeds: Mapping[Key, float], dataset: Dataset, signals: Interruption
 ) -> Prepared:
-    """Have each backbone of the trials see every image once, its vectors kept in the store; measure it unless its
-    speed is known.
+    """Compute and cache the features of every backbone, and measure those whose speed is not in `speeds`.
 
-    A backbone that cannot be had is told; its trials will fail, each with the reason, and no other.
+    A backbone that fails is a warning here; each of its trials will fail with the reason. Raises Interrupted.
     """
     prepared = Prepared()
     done: set[Key] = set()
     for options in trials:
         signals.raise_if_requested()
-        if vectors_key(options) in done:
+        if features_key(options) in done:
             continue
-        done.add(vectors_key(options))
+        done.add(features_key(options))
         try:
-            network, engine = see_all(options, speeds.get(network_key(options)), dataset, signals)
+            network, backend = compute_features(options, speeds.get(network_key(options)), dataset, signals)
         except TlkitError as error:
             log_status("warning", f"{options.backbone}: {error}")
         else:
             prepared.networks[network_key(options)] = network
-            prepared.engines[vectors_key(options)] = engine
+            prepared.backends[features_key(options)] = backend
     return prepared
 
 
-def see_all(
+def compute_features(
     options: FinetuneOptions, speed: float | None, dataset: Dataset, signals: Interruption
 ) -> tuple[Network, Backend]:
-    """The one pass of one backbone, by what it was computed, and its measure. speed: if that is known."""
+    """Cache the features of all images. Returns the backbone and the backend. speed: images per second if known."""
     built = build(resolve(options), dataset, None, SINGLE_PROCESS, dataset.root)
     resolved, classifier, description = built.options, built.classifier, built.description
     size = f"{description.preprocessing.image_size[1]}x{description.preprocessing.image_size[0]} px"
     parameters = classifier.backbone.own_parameters()
     log_status("backbone", f"{resolved.backbone} at {size}, {compact(parameters)} parameters")
-    preparation = BatchBuilder(resolved, dataset, classifier, description, built.devices, True, signals, SINGLE_PROCESS)
-    with closing(preparation):
-        engine = preparation.engine
+    builder = BatchBuilder(resolved, dataset, classifier, description, built.devices, True, signals, SINGLE_PROCESS)
+    with closing(builder):
+        backend = builder.engine
         if not resolved.feeds_images():
-            preparation.batches()
+            builder.batches()
         if speed is None:
             extractor = FeatureExtractor(classifier.backbone, description.preprocessing, built.devices.first)
-            speed = images_per_second(extractor, preparation.passing)
+            speed = images_per_second(extractor, builder.passing)
     bias = options.head == "stack" or classifier.backbone.has_bias()
-    return Network(speed, parameters, len(classifier.head.mean), bias, len(dataset.classes)), engine
+    return Network(speed, parameters, len(classifier.head.mean), bias, len(dataset.classes)), backend
 
 
-def images_per_second(extractor: FeatureExtractor, batch: int) -> float:
-    """How quickly pixels become vectors, in the batches of the pass."""
+def images_per_second(extractor: FeatureExtractor, batch_size: int) -> float:
+    """Measure the speed of a backbone with random pixels, after one batch as warm-up."""
     height, width = extractor.preprocessing.image_size
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3), np.uint8)
-    extractor(pixels).sum().item()  # what is made once is made now
+    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, height, width, 3), np.uint8)
+    extractor(pixels).sum().item()
     images, began = 0, time.perf_counter()
     while images == 0 or time.perf_counter() - began < MEASURED_SECONDS:
         extractor(pixels).sum().item()
-        images += batch
+        images += batch_size
     return images / (time.perf_counter() - began)

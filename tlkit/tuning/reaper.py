@@ -1,9 +1,9 @@
-"""A process that outlives a search and stops what that started, however it ended. Needs nothing but Python itself.
+"""Process that kills what a search has started, after the search has ended in any way. Needs only the standard library.
 
-    python keeper.py MARKER FOLDER < PIPE
+    python reaper.py MARKER FOLDER < PIPE
 
-It waits until the other end of the pipe is closed, which the end of a process does, by whatever it ends. Then it kills
-every process whose environment holds TLKIT_SEARCH=MARKER, by its id, and removes Ray's temporary folder.
+It waits until the other end of the pipe is closed, which the kernel does when the search's process ends. Then it kills
+every process with TLKIT_SEARCH=MARKER in its environment and removes Ray's temporary folder.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ import signal
 import sys
 import time
 
-VARIABLE = "TLKIT_SEARCH"
+MARKER_VARIABLE = "TLKIT_SEARCH"
 
 
-LONGEST = 30.0
-"""Seconds within which all must be gone; a process that cannot be killed is in the hands of the system."""
+KILL_SECONDS = 30.0
+"""Seconds to try; a process in an uninterruptible system call may survive."""
 
 
 def wait_and_kill(marker: str, folder: str) -> None:
-    """Wait for the end of the search, and clean up after it."""
+    """Wait for the end of the search, kill its processes and remove its folder."""
     while os.read(0, 1):
         pass
-    stop_all(marker)
+    kill_all(marker)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def stop_all(marker: str) -> None:
-    """Kill all that carry the marker, and what they start meanwhile."""
-    ends_at = time.monotonic() + LONGEST
+def kill_all(marker: str) -> None:
+    """Kill the processes with the marker, also those they start meanwhile."""
+    ends_at = time.monotonic() + KILL_SECONDS
     while (found := processes_with_marker(marker)) and time.monotonic() < ends_at:
-        for number in found:
+        for pid in found:
             with contextlib.suppress(OSError):
-                os.kill(number, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
 
 
 def processes_with_marker(marker: str) -> list[int]:
-    """The processes that were started with the marker, by their ids; those that have ended are not among them."""
-    sought = f"{VARIABLE}={marker}".encode()
+    """The ids of running processes that have the marker in their environment."""
+    sought = f"{MARKER_VARIABLE}={marker}".encode()
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) != os.getpid():

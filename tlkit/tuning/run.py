@@ -1,8 +1,9 @@
-"""The course of a search: features, trials, and the best of them made ready to ship."""
+"""Run a search: compute features, run the trials, write the model of the best one."""
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,106 +21,80 @@ from tlkit.options.tune import cores
 from tlkit.reports.gather import report
 from tlkit.runs.checkpoints import read_checkpoint
 from tlkit.terminal import count, log_status, write_stdout
-from tlkit.tuning.cluster import as_in_trials, choose_gpus, connected, gpu_share, require_resources, where
+from tlkit.tuning import cluster
 from tlkit.tuning.folder import SearchFolder
 from tlkit.tuning.leaderboard import Display
 from tlkit.tuning.prepare import Key, network_key, prepare
 from tlkit.tuning.results import ENDED, Table
-from tlkit.tuning.samplers import Points, SeededSampler, points_of
-from tlkit.tuning.state import OngoingSearch, missing, take_ended
+from tlkit.tuning.samplers import Sampler, SeededSampler, make_sampler
+from tlkit.tuning.state import OngoingSearch, missing, record_ended
 
 
 def run_search(search: SearchFolder, options: TuneOptions, dataset: Dataset, signals: Interruption) -> int:
-    """Try what has not been tried. Prints the path of the best trial's run folder; returns the exit status."""
+    """Run the missing trials. Prints the path of the best trial's run folder; returns the exit status."""
     table = Table.read(search, options.metric)
     with recorded_in_status(search, table, options.trials()):
-        require_backbones(options)
-        take_ended(search, table, options, len(dataset.val))
-        waiting = missing(table, options.trials())
-        log_status(
-            "search", f"{count(options.trials(), 'trial')}, {options.method}: {', '.join(options.tried.dimensions)}"
-        )
-        if waiting:
-            run_trials(search, options, table, dataset, signals)
-        return conclude(search, options, table)
+        for name in {options.trial(point).backbone for point in options.tried.corners()}:
+            find_backbone(name)  # raises UsageError for an unknown name
+        record_ended(table, options, len(dataset.val))
+        tried = ", ".join(options.tried.dimensions)
+        log_status("search", f"{count(options.trials(), 'trial')}, {options.method}: {tried}")
+        if missing(table, options.trials()):
+            run_trials(table, options, dataset, signals)
+        return conclude(table, options)
 
 
-def run_trials(
-    search: SearchFolder, options: TuneOptions, table: Table, dataset: Dataset, signals: Interruption
-) -> None:
+def run_trials(table: Table, options: TuneOptions, dataset: Dataset, signals: Interruption) -> None:
     """Train the trials that have not ended. Raises Interrupted."""
-    points = points_of(options.tried, options.method, options.seed, len(table.rows))
+    sampler = make_sampler(options.tried, options.method, options.seed, len(table.rows))
     for row in table.rows.values():
         if row.has_ended():
-            points.tell(row, row.value(options.metric))
-    gpus, cpus = choose_gpus(options), options.cpus_per_trial or 1
-    resources = {"cpu": float(cpus), "gpu": gpu_share(options, gpus, cpus)}
-    options = as_in_trials(options, resources["gpu"])
-    coming = list(coming_trials(options, table, points))
-    display = Display(table, options.trials())
-    with connected(options.cluster, cores(), gpus) as ray:
-        from tlkit.tuning import ray_tune
+            sampler.tell(row, row.objective(options.metric))
+    gpus, cpus = cluster.usable_gpus(options), options.cpus_per_trial or 1
+    resources = {"cpu": float(cpus), "gpu": cluster.gpu_share(options, gpus, cpus)}
+    options = cluster.with_trial_device(options, resources["gpu"])
+    planned = list(planned_trials(options, table, sampler))
+    longest = max(trial.planned_epochs() for trial in planned)
+    with cluster.ray_session(options.cluster, cores(), gpus) as ray:
+        from tlkit.tuning.ray_tune import decision_epochs, make_scheduler, run_by_ray
 
-        require_resources(ray, options, resources)
-        log_status("Ray", where(ray, options))
-        prepared = prepare(coming, known_speeds(options, table), dataset, signals)
-        longest = max(trial.planned_epochs() for trial in coming)
-        grace = options.grace(longest)
-        halts = ray_tune.halts(longest, grace, options.reduction_factor) if options.stops else []
-        ongoing = OngoingSearch(search, options, table, points, prepared, halts, len(dataset.val), display)
-        ended = {number for number, row in table.rows.items() if row.has_ended()}
-        scheduler = (
-            ray_tune.asha(ongoing, ended, longest=longest, grace=grace, reduction=options.reduction_factor)
-            if options.stops
-            else ray_tune.no_scheduler()
-        )
-        with signals.deferred("stopping the trials; they go on where they are when the search is resumed"):
-            ray_tune.run_by_ray(
-                ongoing,
-                signals,
-                display.redraw,
-                trials=len(ongoing.waiting),
-                scheduler=scheduler,
-                resources=resources,
-                scratch=search.scratch,
-                seconds=options.time_budget,
-            )
-    display.clear()
+        cluster.require_resources(ray, resources)
+        log_status("Ray", cluster.describe_cluster(ray, options))
+        prepared = prepare(planned, known_speeds(options, table), dataset, signals)
+        decisions = decision_epochs(longest, options.grace(longest), options.reduction_factor) if options.stops else []
+        ongoing = OngoingSearch(options, table, sampler, prepared, decisions, len(dataset.val))
+        with signals.deferred("stopping the trials; they continue when the search is resumed"):
+            run_by_ray(ongoing, make_scheduler(ongoing, longest), signals, resources)
+    ongoing.display.clear()
 
 
 def known_speeds(options: TuneOptions, table: Table) -> dict[Key, float]:
-    """What was measured before the search was stopped."""
+    """Images per second of the backbones that were measured before the search was stopped."""
     rows = table.rows.values()
     return {network_key(options.trial(r.options)): r.images_per_second for r in rows if r.images_per_second is not None}
 
 
-def coming_trials(options: TuneOptions, table: Table, points: Points) -> Iterator[FinetuneOptions]:
-    """The trials that will be trained, or where that is not known beforehand, those at the corners of the space."""
-    if not isinstance(points, SeededSampler):
+def planned_trials(options: TuneOptions, table: Table, sampler: Sampler) -> Iterator[FinetuneOptions]:
+    """The trials that will run; for a sampler that decides later, the corners of the space."""
+    if not isinstance(sampler, SeededSampler):
         yield from (options.trial(point) for point in options.tried.corners())
         return
     for number in missing(table, options.trials()):
         row = table.rows.get(number)
-        yield options.trial(row.options if row else points.point(number))
-
-
-def require_backbones(options: TuneOptions) -> None:
-    """Raises UsageError for a backbone that nobody knows, before any is loaded."""
-    for name in {options.trial(point).backbone for point in options.tried.corners()}:
-        find_backbone(name)
+        yield options.trial(row.options if row else sampler.point(number))
 
 
 @contextmanager
 def recorded_in_status(search: SearchFolder, table: Table, trials: int) -> Iterator[None]:
-    """Keep in status.json how the search stands, and how it ended; whichever way it ends, the tables are whole."""
+    """Record the state of the search in status.json, and write complete tables however the block ends."""
 
-    def record(state: str, **facts: Any) -> None:
+    def record(state: str, **fields: Any) -> None:
         done: dict[str, Any] = {"trials": trials, "ended": table.count(*ENDED), "failed": table.count("failed")}
         with suppress(TlkitError):
             if table.rows:
                 table.write_lines()
                 table.write_csv()
-            search.own.write_status(state, **facts, **done)
+            search.own.write_status(state, **fields, **done)
 
     record("running")
     try:
@@ -130,46 +105,45 @@ def recorded_in_status(search: SearchFolder, table: Table, trials: int) -> Itera
         raise
     except Interrupted as interrupted:
         record("interrupted", exit_code=128 + interrupted.number)
-        log_status("stopped", f"go on with: tlkit resume {search.path}")
+        log_status("stopped", f"resume with: {search.resume_command}")
         raise
     left = trials - table.count(*ENDED)
     status = SOME_INPUTS_FAILED if table.count("failed") else DONE
     record("interrupted" if left else "finished", exit_code=status)
 
 
-def conclude(search: SearchFolder, options: TuneOptions, table: Table) -> int:
-    """Show the table, and make the best trial a model. Returns the exit status."""
+def conclude(table: Table, options: TuneOptions) -> int:
+    """Print the table and write the best trial's model. Returns the exit status."""
+    search = table.search
     Display(table, options.trials()).conclude()
     failed = [row for row in table.ranked() if row.state == "failed"]
+    transient = sum(row.is_transient for row in failed)
     best = table.best()
     if best is None:
         if failed:
-            hint = f"Try once more: tlkit resume {search.path}" if any(row.passing for row in failed) else ""
-            raise DataError(search.path, f"every trial failed; the first: {failed[0].error}", hint)
-        raise UnavailableError(search.path, "no trial ended within --time-budget", f"tlkit resume {search.path}")
-    left = options.trials() - table.count(*ENDED)
-    again = sum(row.passing for row in failed)
-    if again:
-        log_status(
-            "again",
-            f"{count(again, 'trial')} failed for a reason that may pass; try once more: tlkit resume {search.path}",
-        )
-    if left:
-        log_status("stopped", f"by --time-budget, {count(left, 'trial')} left; go on with: tlkit resume {search.path}")
+            hint = f"Retry with: {search.resume_command}" if transient else ""
+            raise DataError(search.path, f"all trials failed; the first with: {failed[0].error}", hint)
+        hint = f"Continue with: {search.resume_command}"
+        raise UnavailableError(search.path, "no trial ended within --time-budget", hint)
+    if transient:
+        reason = "failed for a reason that may be temporary"
+        log_status("retry", f"{count(transient, 'trial')} {reason}; retry with: {search.resume_command}")
+    if left := options.trials() - table.count(*ENDED):
+        problem = f"--time-budget is over, {count(left, 'trial')} left"
+        log_status("stopped", f"{problem}; continue with: {search.resume_command}")
     run = search.trial(best.trial)
-    ship(run, options)
+    write_best_model(run, options)
     for row in failed[:3]:
         log_status("failed", f"trial {row.trial} ({described(row.options)}): {row.error}")
     log_status("best", f"trial {best.trial}: {described(best.options)}")
     log_status("results", f"{search.results_table}, {search.results_lines}")
-    log_status("next", f"tlkit predict {run.path} IMAGE...")
+    log_status("next", f"tlkit predict {shlex.quote(run.path)} IMAGE...")
     write_stdout(os.fsencode(f"{run.path}\n"))
     return SOME_INPUTS_FAILED if failed else DONE
 
 
-def ship(run: RunFolder, options: TuneOptions) -> None:
-    """Write the best trial's model and report: of the others, the checkpoint of their best epoch says as much, and
-    `tlkit report` shows any of them."""
+def write_best_model(run: RunFolder, options: TuneOptions) -> None:
+    """Write model and report of the best trial. Other trials keep their checkpoint; `tlkit report` works on any."""
     report(run)
     if not os.path.exists(run.model_file):
         model = open_model(run.best_checkpoint, None, options.trust_pickle)

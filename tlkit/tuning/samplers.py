@@ -1,28 +1,30 @@
-"""The point of each trial: derived from its number, or, in a Bayesian search, learnt from those before."""
+"""Samplers: the option values of each trial."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 from tlkit.errors import UnavailableError
-from tlkit.options.dimensions import Choice, Integer, LogUniform
+from tlkit.options.dimensions import Choice, Dimension, Integer, LogUniform
 from tlkit.options.space import Point, Space
 from tlkit.tuning.results import Trial
 
 
-class Points(Protocol):
-    """Where points come from."""
+class Sampler(Protocol):
+    """Chooses the values of trials, which are numbered from 1."""
 
     def point(self, number: int) -> Point:
-        """Of a trial that begins, numbered from 1."""
+        """The values of a new trial."""
 
     def tell(self, trial: Trial, value: float | None) -> None:
-        """What became of a trial; None if it failed. Larger is better."""
+        """Report a finished trial. value: larger is better; None if the trial failed."""
 
 
 class SeededSampler:
-    """Every combination of what is on a grid, with each sample of the rest. A function of seed and number alone, so a
-    search that goes on needs no memory of them."""
+    """Random search, grid search, or a grid with random samples at each of its points.
+
+    A point depends only on the seed and the trial's number, so a resumed search needs no stored state.
+    """
 
     def __init__(self, space: Space, method: str, seed: int) -> None:
         self.space = space
@@ -37,19 +39,18 @@ class SeededSampler:
         return {name: values[name] for name in self.space.dimensions}
 
     def tell(self, trial: Trial, value: float | None) -> None:
-        pass
+        """Do nothing: points do not depend on results."""
 
 
 class OptunaSampler:
-    """Optuna's: a tree-structured Parzen estimator over the trials so far."""
+    """Bayesian search: Optuna's tree-structured Parzen estimator."""
 
     def __init__(self, space: Space, seed: int, known: int) -> None:
-        """known: trials that were begun before, which will be told; with them the seed is another, so that a search
-        that goes on does not begin with the same points again."""
+        """known: number of trials started before; it changes the seed, so a resumed search draws new points."""
         optuna = import_optuna()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.distributions = {name: distribution(optuna, found) for name, found in space.dimensions.items()}
-        self.values = {n: found.values for n, found in space.dimensions.items() if isinstance(found, Choice)}
+        self.choices = {n: found.values for n, found in space.dimensions.items() if isinstance(found, Choice)}
         self.optuna = optuna
         sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + known) % 2**32, constant_liar=True)
         self.study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -58,7 +59,7 @@ class OptunaSampler:
     def point(self, number: int) -> Point:
         self.asked[number] = self.study.ask(self.distributions)
         found = self.asked[number].params
-        return {n: self.values[n][found[n]] if n in self.values else found[n] for n in self.distributions}
+        return {n: self.choices[n][found[n]] if n in self.choices else found[n] for n in self.distributions}
 
     def tell(self, trial: Trial, value: float | None) -> None:
         asked = self.asked.pop(trial.trial, None)
@@ -66,7 +67,7 @@ class OptunaSampler:
         if value is None:
             if asked is not None:
                 self.study.tell(asked, state=states.FAIL)
-        elif trial.state == "stopped":  # behind all that were not, whatever it had reached
+        elif trial.state == "stopped":  # pruned trials rank below complete ones
             if asked is not None:
                 asked.report(value, trial.epochs)
                 self.study.tell(asked, state=states.PRUNED)
@@ -78,13 +79,13 @@ class OptunaSampler:
             self.add(trial, state=states.COMPLETE, value=value)
 
     def add(self, trial: Trial, **outcome: Any) -> None:
-        """Tell of a trial that was not asked for here."""
-        params = {n: self.values[n].index(v) if n in self.values else v for n, v in trial.options.items()}
+        """Add a trial of an earlier process to the study."""
+        params = {n: self.choices[n].index(v) if n in self.choices else v for n, v in trial.options.items()}
         self.study.add_trial(self.optuna.trial.create_trial(params=params, distributions=self.distributions, **outcome))
 
 
-def distribution(optuna: Any, dimension: Any) -> Any:
-    """A dimension as Optuna has it; of choices their places, as its own values may be plain scalars only."""
+def distribution(optuna: Any, dimension: Dimension) -> Any:
+    """A dimension as an Optuna distribution; a choice by index, because Optuna stores only plain scalars."""
     kinds = optuna.distributions
     if isinstance(dimension, Choice):
         return kinds.CategoricalDistribution(range(len(dimension.values)))
@@ -94,16 +95,15 @@ def distribution(optuna: Any, dimension: Any) -> Any:
 
 
 def import_optuna() -> Any:
-    """Raises UnavailableError."""
+    """Raises UnavailableError if Optuna is not installed."""
     try:
         import optuna
     except ImportError as error:
-        raise UnavailableError(
-            "--search bayesian", "needs optuna, which is not installed; get it by: pip install 'tlkit[tune]'"
-        ) from error
+        problem, hint = "needs optuna, which is not installed", "Install it with: pip install 'tlkit[tune]'"
+        raise UnavailableError("--search bayesian", problem, hint) from error
     return optuna
 
 
-def points_of(space: Space, method: str, seed: int, known: int) -> Points:
-    """known: trials that were begun before."""
+def make_sampler(space: Space, method: str, seed: int, known: int) -> Sampler:
+    """known: number of trials started before."""
     return OptunaSampler(space, seed, known) if method == "bayesian" else SeededSampler(space, method, seed)

@@ -1,4 +1,4 @@
-"""Check a search before it starts, or resume one."""
+"""Check a search before it starts, or resume one. Loads neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from tlkit.errors import DataError, MissingInputError, UsageError
 from tlkit.files.atomic import write_json_atomically
 from tlkit.files.inputs import require_weights_file
 from tlkit.options import TuneOptions
-from tlkit.options.declare import flag_of
 from tlkit.options.tune import cores
 from tlkit.terminal import count
-from tlkit.tuning.cluster import require_answer, require_ray
+from tlkit.tuning.cluster import require_ray, require_reachable
 from tlkit.tuning.folder import SearchFolder
 
 
 def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle: str | None = None) -> int:
-    """Finish what is missing of a search. Prints and returns as `tune` does."""
+    """Run the trials of a search that are missing. Prints and returns as `tune` does."""
     require_single_process("tune")
     if not search.exists():
         raise MissingInputError(search.path, "is not the folder of a search: it has no search.json")
@@ -33,21 +32,21 @@ def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle
     with search.locked(), interruption.handled("stopping") as signals:
         trusted = os.path.abspath(trust_pickle) if trust_pickle is not None else None
         options = read_options(search, {**changes, "trust_pickle": trusted})
-        require_possible(options)
-        remember(search, options, options)
-        dataset = look_at_data(options)
+        require_feasible(options)
+        write_options(search, options, options)
+        dataset = read_dataset(options)
         from tlkit.tuning.run import run_search
 
         return run_search(search, options, dataset, signals)
 
 
 def read_options(search: SearchFolder, changes: Mapping[str, Any]) -> TuneOptions:
-    """The options of a search, with those that are changed now. Raises DataError, or UsageError for the changes."""
+    """The stored options of a search with changes. Raises DataError, or UsageError for the changes."""
     stored = search.read()
     try:
-        before = TuneOptions.from_dict({**stored, "space": search.space_file})  # wherever the folder is now
+        before = TuneOptions.from_dict({**stored, "space": search.space_file})  # the folder may have been moved
     except UsageError as error:
-        raise DataError(search.search_file, f"holds options that no search has: {error}") from error
+        raise DataError(search.search_file, f"holds options that a search cannot have: {error}") from error
     options = dataclasses.replace(before, **{name: value for name, value in changes.items() if value is not None})
     if options.trials() < before.trials():
         problem = f"makes {count(options.trials(), 'trial')}, fewer than the {before.trials()} that the search has"
@@ -55,21 +54,20 @@ def read_options(search: SearchFolder, changes: Mapping[str, Any]) -> TuneOption
     return options
 
 
-def require_possible(options: TuneOptions) -> None:
-    """Raises for what cannot be had, as far as it shows before Ray starts."""
+def require_feasible(options: TuneOptions) -> None:
+    """Raises if Ray, a weights file, the cluster or the CPU cores are missing."""
     require_ray()
     for point in options.tried.corners():
         require_weights_file(options.trial(point).weights)
     if options.cluster is not None:
-        require_answer(options.cluster)
+        require_reachable(options.cluster)
     elif (options.cpus_per_trial or 1) > cores():
-        raise UsageError(
-            f"{flag_of('cpus_per_trial')} {options.cpus_per_trial}", f"is more than the {cores()} cores that there are"
-        )
+        problem = f"is more than the {count(cores(), 'core')} that this process may use"
+        raise UsageError(f"--cpus-per-trial {options.cpus_per_trial}", problem)
 
 
-def look_at_data(options: TuneOptions) -> Dataset:
-    """The images, looked at before any long work."""
+def read_dataset(options: TuneOptions) -> Dataset:
+    """Find and check the images before any long computation."""
     dataset = find_dataset(options)
     log_dataset(dataset)
     require_devices(options.device_spec())
@@ -78,15 +76,14 @@ def look_at_data(options: TuneOptions) -> Dataset:
 
 
 def require_folds(options: TuneOptions, dataset: Dataset) -> None:
-    """Raises UsageError for a class that has fewer images than there are folds."""
-    images = [sample.label for sample in dataset.train + dataset.val]
+    """Raises UsageError for a class with fewer images than folds."""
+    labels = [sample.label for sample in dataset.train + dataset.val]
     for label, name in enumerate(dataset.classes):
-        if options.folds is not None and images.count(label) < options.folds:
-            raise UsageError(
-                f"--folds {options.folds}", f"is more than class {name!r} has images, {images.count(label)}"
-            )
+        if options.folds is not None and labels.count(label) < options.folds:
+            problem = f"is more than the {count(labels.count(label), 'image')} of class {name!r}"
+            raise UsageError(f"--folds {options.folds}", problem)
 
 
-def remember(search: SearchFolder, given: TuneOptions, resolved: TuneOptions) -> None:
-    """Make a folder a search that can be resumed."""
+def write_options(search: SearchFolder, given: TuneOptions, resolved: TuneOptions) -> None:
+    """Write search.json, which makes a folder a search that can be resumed."""
     write_json_atomically(search.search_file, {"given": given.to_dict(), "resolved": resolved.to_dict()})

@@ -1,159 +1,214 @@
-"""The trials of a search from the first to the last: what is tried next, and what became of each."""
+"""The state of a search: which trial is next, and how each trial ended."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, TypeVar
 
 from tlkit.errors import TlkitError
 from tlkit.features.cache import cache_folder
-from tlkit.files.inputs import open_input
-from tlkit.files.json_file import read_whole_json
+from tlkit.files.json_file import read_json_lines, read_whole_json
 from tlkit.files.run_folder import RunFolder
 from tlkit.options import FinetuneOptions, TuneOptions
 from tlkit.training.loop import is_over
-from tlkit.training.metrics import better, merit_of, validation_figures
+from tlkit.training.metrics import better, objective_of, validation_figures
 from tlkit.tuning.folder import SearchFolder
 from tlkit.tuning.leaderboard import Display
 from tlkit.tuning.prepare import Prepared
-from tlkit.tuning.results import Table, Trial, mean_and_error, with_figures
-from tlkit.tuning.samplers import Points
-from tlkit.tuning.trial import Assignment
+from tlkit.tuning.results import Table, Trial, mean_and_error, standard_error
+from tlkit.tuning.samplers import Sampler
+from tlkit.tuning.trial import EPOCH, OBJECTIVE, Assignment
+
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
+def keeps_error(method: Method) -> Method:
+    """Decorator of methods that Ray calls: keep the first exception, because Ray turns it into text and continues."""
+
+    @wraps(method)
+    def wrapper(search: OngoingSearch, *arguments: Any) -> Any:
+        try:
+            return method(search, *arguments)
+        except Exception as error:
+            search.first_error = search.first_error or error
+            raise
+
+    return wrapper  # type: ignore[return-value]
+
+
+@dataclass
 class OngoingSearch:
-    """What is tried next, and what became of it: on disk before Ray hears of it, or when Ray reports it.
+    """A search while it runs. A trial is written to disk before it is given to Ray, and updated when Ray reports.
 
-    Trials that were begun before come first, each in the folder and with the point that it had.
+    decision_epochs: epochs after which the scheduler decides whether a trial stops. waiting: trials still to run; those
+    started before come first, with their run folder and point.
     """
 
-    def __init__(
-        self,
-        folder: SearchFolder,
-        options: TuneOptions,
-        table: Table,
-        points: Points,
-        prepared: Prepared,
-        reports: list[int],
-        validation_images: int,
-        display: Display,
-    ) -> None:
-        """reports: the epochs after which the scheduler decides."""
-        self.folder = folder
-        self.options = options
-        self.table = table
-        self.points = points
-        self.prepared = prepared
-        self.reports = reports
-        self.validation_images = validation_images
-        self.display = display
-        self.halted: set[int] = set()
-        self.waiting = missing(table, options.trials())
+    options: TuneOptions
+    table: Table
+    sampler: Sampler
+    prepared: Prepared
+    decision_epochs: Sequence[int]
+    validation_images: int
+    stopped: set[int] = field(default_factory=set, init=False)
+    first_error: Exception | None = field(default=None, init=False)
 
+    def __post_init__(self) -> None:
+        self.waiting = missing(self.table, self.options.trials())
+        self.display = Display(self.table, self.options.trials())
+
+    @property
+    def folder(self) -> SearchFolder:
+        return self.table.search
+
+    @keeps_error
     def next_assignment(self) -> Assignment | None:
-        """The next trial, written down before it begins; None if there is no other."""
+        """The next trial; None if there is no other."""
         if not self.waiting:
             return None
         number = self.waiting.pop(0)
         known = self.table.rows.get(number)
-        point = known.options if known else self.points.point(number)
+        point = known.options if known else self.sampler.point(number)
         options = self.options.trial(point)
-        reports = [epoch for epoch in self.reports if epoch < options.planned_epochs()]
         run = self.folder.trial(number)
+        speed, parameters = self.prepared.speed_and_size(options)
         row = known or Trial(number, point, path=os.path.relpath(run.path, self.folder.path))
-        begun = dataclasses.replace(row, state="running", error=None, passing=False)
-        self.table.put(dataclasses.replace(begun, **self.prepared.facts_of(options)))
-        return Assignment(number, point, run.path, self.shared_by(options), reports, self.options.folds, cache_folder())
+        row = dataclasses.replace(row, state="running", error=None, is_transient=False)
+        if speed is not None:
+            row = dataclasses.replace(row, images_per_second=speed, parameters=parameters)
+        self.table.put(row)
+        return Assignment(
+            number=number,
+            point=point,
+            run=run.path,
+            options=self.shared_options(options),
+            report_epochs=[epoch for epoch in self.decision_epochs if epoch < options.planned_epochs()],
+            folds=self.options.folds,
+            cache=cache_folder(),
+        )
 
-    def shared_by(self, trial: FinetuneOptions) -> dict[str, Any]:
-        """What a trial does not change, with what is decided for it: as many processes decode as it has cores."""
+    def shared_options(self, trial: FinetuneOptions) -> dict[str, Any]:
+        """The options that all trials share, with the backend of the features and one worker per core of the trial."""
         workers = (self.options.cpus_per_trial or 1) if trial.workers is None else trial.workers
-        return {**self.options.shared(), "engine": self.prepared.engine_of(trial), "workers": workers}
+        return {**self.options.shared(), "engine": self.prepared.backend(trial), "workers": workers}
 
     def past_reports(self) -> dict[int, list[dict[str, Any]]]:
-        """What trials reported before, by their numbers; without the epoch at which one goes on, as it reports that
-        again."""
+        """What each trial reported before the search was resumed, without the epoch at which it continues: it will
+        report that one again."""
         return {number: self.reports_of(row) for number, row in self.table.rows.items()}
 
     def reports_of(self, row: Trial) -> list[dict[str, Any]]:
-        """What the scheduler is to know of a trial of before."""
+        """The reports that the scheduler needs of an earlier trial."""
         metric = self.options.metric
         history = [*best_so_far(self.folder.trial(row.trial), metric)]
-        known = history if row.has_ended() else history[:-1]
-        return [{"epoch": epoch, "merit": merit_of(best, metric)} for epoch, best in known if epoch in self.reports]
+        reported = history if row.has_ended() else history[:-1]
+        return [
+            {EPOCH: epoch, OBJECTIVE: objective_of(best, metric)}
+            for epoch, best in reported
+            if epoch in self.decision_epochs
+        ]
 
     def stop(self, number: int) -> None:
-        """The scheduler has seen enough of a trial."""
-        self.halted.add(number)
+        """Note that the scheduler stops a trial."""
+        self.stopped.add(number)
 
-    def record_result(self, number: int, figures: Mapping[str, Any]) -> None:
-        """A trial is at an epoch; that is shown, and not kept."""
-        if "figures" in figures:
-            now = dataclasses.replace(self.table.rows[number], epochs=figures["epoch"], figures=figures["figures"])
-            self.table.rows[number] = now
+    @keeps_error
+    def record_report(self, number: int, report: Mapping[str, Any]) -> None:
+        """Show the epoch of a running trial; nothing is written to disk."""
+        if "figures" in report:
+            row = dataclasses.replace(self.table.rows[number], epochs=report[EPOCH], figures=report["figures"])
+            self.table.rows[number] = row
 
-    def conclude(self, number: int, figures: Mapping[str, Any], error: str | None) -> None:
-        """A trial is over; what came out is read from its run folder."""
-        error = error or figures.get("error")
-        state = "failed" if error else "finished" if figures.get("ended") else "stopped"
-        if state == "stopped" and number not in self.halted:
-            return  # the time was up: it goes on when the search does
+    @keeps_error
+    def conclude(self, number: int, report: Mapping[str, Any]) -> None:
+        """Record the end of a trial from its last report and its run folder."""
+        error = report.get("error")
+        state = "failed" if error else "finished" if report.get("ended") else "stopped"
+        if state == "stopped" and number not in self.stopped:
+            return  # ended by --time-budget: it continues when the search is resumed
         row = dataclasses.replace(
-            figures_of(self.table.rows[number], self.folder.trial(number), self.validation_images),
+            with_figures(self.table.rows[number], self.folder.trial(number), self.validation_images),
             state=state,
             error=error,
-            passing=bool(figures.get("passing")),
-            seconds=figures.get("seconds"),
-            node=figures.get("node"),
+            is_transient=bool(report.get("is_transient")),
+            seconds=report.get("seconds"),
+            node=report.get("node"),
         )
-        if folds := figures.get("fold_accuracies"):
-            mean, spread = mean_and_error(folds)
-            row = dataclasses.replace(row, fold_accuracies=folds, mean_accuracy=mean, standard_error=spread)
+        if folds := report.get("fold_accuracies"):
+            mean, error_of_mean = mean_and_error(folds)
+            row = dataclasses.replace(row, fold_accuracies=folds, mean_accuracy=mean, standard_error=error_of_mean)
         self.table.put(row)
-        self.points.tell(row, row.value(self.table.metric))
-        self.display.ended(row)
+        self.sampler.tell(row, row.objective(self.table.metric))
+        self.display.trial_ended(row)
+
+    def raise_if_failed(self) -> None:
+        """Raises the first error of a method that Ray called."""
+        if self.first_error is not None:
+            raise self.first_error
+
+    @contextmanager
+    def raising_first_error(self) -> Iterator[None]:
+        """At the end of the block raise the first error, in place of the exception that Ray made of it."""
+        try:
+            yield
+        except Exception:
+            self.raise_if_failed()
+            raise
+        self.raise_if_failed()
 
 
 def missing(table: Table, trials: int) -> list[int]:
-    """The trials that have not ended: those that were begun, then those that were not."""
-    begun = [number for number, row in sorted(table.rows.items()) if not row.has_ended()]
-    return begun + [number for number in range(1, trials + 1) if number not in table.rows]
+    """The trials that have not ended: first those already started."""
+    started = [number for number, row in sorted(table.rows.items()) if not row.has_ended()]
+    return started + [number for number in range(1, trials + 1) if number not in table.rows]
 
 
-def take_ended(folder: SearchFolder, table: Table, options: TuneOptions, validation_images: int) -> None:
-    """Count trials as ended whose runs did end while nobody was left to write it down; of those that were not stopped
-    early, folds may be missing."""
-    for number, row in list(table.rows.items()):
-        run = folder.trial(number)
+def record_ended(table: Table, options: TuneOptions, validation_images: int) -> None:
+    """Record trials whose run has finished although the search was killed before it could record them.
+
+    With --folds, a trial that trained all its epochs runs again, because its folds may be missing.
+    """
+    for row in list(table.rows.values()):
+        run = table.search.trial(row.trial)
         if row.has_ended() or not run.has_status("finished"):
             continue
-        row = figures_of(row, run, validation_images)
         trial = options.trial(row.options)
         history = [best for _, best in best_so_far(run, options.metric)]
         over = is_over(len(history), history[-1] if history else None, trial.planned_epochs(), trial.patience)
         if not over or options.folds is None:
+            row = with_figures(row, run, validation_images)
             state = "finished" if over else "stopped"
-            table.put(dataclasses.replace(row, state=state, error=None, passing=False))
+            table.put(dataclasses.replace(row, state=state, error=None, is_transient=False))
 
 
-def figures_of(row: Trial, run: RunFolder, validation_images: int) -> Trial:
-    """A trial with the figures of its run, as far as that got."""
+def with_figures(row: Trial, run: RunFolder, validation_images: int) -> Trial:
+    """The trial with the figures of its run's best epoch, if it has one."""
     try:
         status = read_whole_json(run.status_file, "best", "epoch")
     except TlkitError:
         return row
-    return with_figures(row, status["best"], status["epoch"], validation_images)
+    if status["best"] is None:
+        return row
+    figures = validation_figures(status["best"])
+    return dataclasses.replace(
+        row,
+        figures=figures,
+        standard_error=standard_error(figures["accuracy"], validation_images),
+        epoch=status["best"]["epoch"],
+        epochs=status["epoch"],
+    )
 
 
 def best_so_far(run: RunFolder, metric: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """For each epoch that a run has done, the best one until then."""
+    """For each epoch in the history of a run: its number, and the row of the best epoch up to it."""
     try:
-        with open_input(run.history_file) as file:
-            rows = [json.loads(line) for line in file]
-    except (TlkitError, ValueError):
+        rows = read_json_lines(run.history_file, "epoch")
+    except TlkitError:
         return
     best: dict[str, Any] | None = None
     for row in rows:

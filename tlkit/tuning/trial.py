@@ -1,4 +1,4 @@
-"""One trial, in a process of Ray's: an ordinary run in its own folder, which reports at epochs that are asked for."""
+"""One trial, in a process of Ray's: an ordinary run in its own folder that reports some of its epochs to the search."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -20,53 +20,63 @@ from tlkit.errors import OutputError, ResourceError, StorageError, UnavailableEr
 from tlkit.features.memory_cache import VectorMemory, share_of_memory
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
-from tlkit.options import FinetuneOptions
+from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.options.data import DataOptions
 from tlkit.options.space import Point
 from tlkit.runs.batches import BatchBuilder
+from tlkit.runs.policy import RunPolicy
+from tlkit.runs.resume import continue_in_place
 from tlkit.runs.setup import build, resolve
+from tlkit.runs.train import start_run
 from tlkit.runs.train_loop import no_op, run_loop
-from tlkit.training.metrics import merit_of, validation_figures
+from tlkit.training.loop import StopTraining
+from tlkit.training.metrics import objective_of, validation_figures
+from tlkit.training.state import TrainingState
+
+EPOCH, OBJECTIVE = "epoch", "objective"
+"""Keys of a report: the epoch, and the metric of the best epoch so far (larger is better)."""
+
 
 SAVE_SECONDS = 5.0
-"""What of a trial a kill costs at most, beside the epoch that it is in."""
+"""Seconds between checkpoints: a killed trial loses at most these, and the current epoch."""
 
 
-PASSING = (ResourceError, StorageError, OutputError, UnavailableError)
-"""Errors of the machine and not of what is tried: memory, a disk, a device."""
+TRANSIENT = (ResourceError, StorageError, OutputError, UnavailableError)
+"""Errors of the machine (memory, disk, device) and not of the options that are tried."""
 
 
 LOCK_SECONDS = 60.0
-"""A process of a search that was killed may hold its run a moment longer."""
+"""Seconds to wait for a run's lock: a process of a killed search may still hold it."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a process is to train: plain values, as they travel between machines.
+    """What a process is to train, as plain values that can be sent to another machine.
 
-    options: those that all trials share, resolved. reports: the epochs after which the search decides whether it goes
-    on. cache: the folder of vectors.
+    point: the options that the trial changes. options: those that all trials share. report_epochs: epochs after which
+    the scheduler decides whether the trial stops. cache: the cache folder of features.
     """
 
     number: int
     point: Point
     run: str
     options: dict[str, Any]
-    reports: list[int]
+    report_epochs: list[int]
     folds: int | None
     cache: str
 
     def to_config(self) -> dict[str, Any]:
-        """As Ray carries it: one text, of which it makes nothing."""
+        """The configuration of Ray's trial: one JSON text, which Ray does not interpret."""
         return {"assignment": json.dumps(dataclasses.asdict(self))}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Assignment:
+        """The inverse of to_config."""
         return cls(**json.loads(config["assignment"]))
 
 
 def train_trial(config: Mapping[str, Any]) -> None:
-    """What Ray calls. It is told the figures of the best epoch so far; in the end, or in an error, that too."""
+    """The function that Ray runs. Reports the best epoch so far, and at the end the outcome or the error."""
     from ray import get_runtime_context, tune
 
     assignment = Assignment.from_config(config)
@@ -78,89 +88,77 @@ def train_trial(config: Mapping[str, Any]) -> None:
         tune.report({**figures, "node": node, "seconds": round(time.monotonic() - began, 3)})
 
     reporter = TrialReporter(assignment, report)
-    outcome = attempt(assignment, reporter)
+    outcome = outcome_of_trial(assignment, reporter)
     if reporter.stopping is not None:
         raise reporter.stopping
-    report({**reporter.figures, **outcome, "ended": True})
+    report({**reporter.report, **outcome, "ended": True})
 
 
-def attempt(assignment: Assignment, reporter: TrialReporter) -> dict[str, Any]:
-    """As carry_out; an error is the search's to record, and no other trial's business."""
+def outcome_of_trial(assignment: Assignment, reporter: TrialReporter) -> dict[str, Any]:
+    """Run a trial and return its last report, or its error: a failed trial does not end the search."""
     try:
         return run_trial(assignment, reporter)
     except Exception as error:
         known = to_tlkit_error(error)
-        return {"error": str(known), "passing": isinstance(known, PASSING)}
+        return {"error": str(known), "is_transient": isinstance(known, TRANSIENT)}
 
 
 class TrialReporter:
-    """Reports epochs to the search, which answers by a SystemExit when it has seen enough of this trial."""
+    """Reports epochs to Ray, which raises SystemExit to stop the trial."""
 
-    def __init__(self, assignment: Assignment, report: Any) -> None:
-        self.reports = frozenset(assignment.reports)
+    def __init__(self, assignment: Assignment, send: Callable[[Mapping[str, Any]], None]) -> None:
+        self.report_epochs = frozenset(assignment.report_epochs)
         self.metric = assignment.options["metric"]
-        self.report = report
-        self.figures: dict[str, Any] = {"epoch": 0}
+        self.send = send
+        self.report: dict[str, Any] = {EPOCH: 0}
         self.stopping: SystemExit | None = None
         self.saved_at = time.monotonic()
 
-    def saves(self, state: Any) -> bool:
-        """A checkpoint where the search may stop the trial, and every few seconds: each costs as much as an epoch."""
-        if state.epoch not in self.reports and time.monotonic() - self.saved_at < SAVE_SECONDS:
+    def should_save(self, state: TrainingState) -> bool:
+        """Whether an epoch gets a checkpoint: those that are reported, and one every few seconds."""
+        if state.epoch not in self.report_epochs and time.monotonic() - self.saved_at < SAVE_SECONDS:
             return False
         self.saved_at = time.monotonic()
         return True
 
-    def after_epoch(self, state: Any) -> None:
-        """Report an epoch. Raises StopTraining when the search stops the trial."""
-        from tlkit.training.loop import StopTraining
-
+    def after_epoch(self, state: TrainingState) -> None:
+        """Report an epoch. Raises StopTraining when the scheduler stops the trial."""
         best = state.best or state.history[-1]
-        self.figures = {
-            "epoch": state.epoch,
-            "merit": merit_of(best, self.metric),
+        self.report = {
+            EPOCH: state.epoch,
+            OBJECTIVE: objective_of(best, self.metric),
             "figures": validation_figures(best),
         }
-        if state.epoch in self.reports:
+        if state.epoch in self.report_epochs:
             try:
-                self.report(self.figures)
+                self.send(self.report)
             except SystemExit as stopping:
                 self.stopping = stopping
                 raise StopTraining from stopping
 
 
 def run_trial(assignment: Assignment, reporter: TrialReporter) -> dict[str, Any]:
-    """Train from the start, or from where the trial was stopped with its search. Returns what the search is told."""
-    from tlkit.distributed.world import SINGLE_PROCESS
-    from tlkit.interruption import Interruption
-    from tlkit.options import FinetuneOptions, ResumeOptions
-    from tlkit.runs.policy import RunPolicy
-    from tlkit.runs.resume import continue_in_place
-    from tlkit.runs.train import start_run
-
-    run, signals, policy = (
-        RunFolder(assignment.run),
-        Interruption(),
-        RunPolicy(reporter.saves, reporter.after_epoch, exports_model=False, memory=vectors),
-    )
+    """Train, from the newest checkpoint if there is one. Returns the accuracies of the folds, if there are folds."""
+    run, signals = RunFolder(assignment.run), Interruption()
+    policy = RunPolicy(reporter.should_save, reporter.after_epoch, exports_model=False, memory=cached_features)
     options = FinetuneOptions(**{**assignment.options, **assignment.point})
     with locked_when_free(run):
         run.make_checkpoints_folder()
         run.remove_leftovers()
-        dataset = dataset_of(options)
+        dataset = read_dataset(options)
         if os.path.exists(run.options_file):
-            again = ResumeOptions(checkpoint=run.path, trust_pickle=options.trust_pickle)
-            continue_in_place(run, again, signals, SINGLE_PROCESS, policy)
+            resume_options = ResumeOptions(checkpoint=run.path, trust_pickle=options.trust_pickle)
+            continue_in_place(run, resume_options, signals, SINGLE_PROCESS, policy)
         else:
             start_run(run, options, dataset, signals, SINGLE_PROCESS, policy)
         if assignment.folds is None or reporter.stopping is not None:
             return {}
-        return {"fold_accuracies": cross_validate(options, dataset, assignment.folds, signals, vectors)}
+        return {"fold_accuracies": cross_validate(options, dataset, assignment.folds, signals)}
 
 
 @contextlib.contextmanager
 def locked_when_free(run: RunFolder) -> Iterator[None]:
-    """Hold a run as soon as nobody else does. Raises OutputError after LOCK_SECONDS."""
+    """Hold the lock of a run. Raises OutputError if another process still holds it after LOCK_SECONDS."""
     ends_at = time.monotonic() + LOCK_SECONDS
     os.makedirs(run.path, exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -175,18 +173,16 @@ def locked_when_free(run: RunFolder) -> Iterator[None]:
         yield
 
 
-def cross_validate(
-    options: FinetuneOptions, dataset: Dataset, folds: int, signals: Interruption, memory: VectorMemory
-) -> list[float]:
-    """The accuracy of each fold: of a head trained on all others, at its best epoch, as a run's own is."""
+def cross_validate(options: FinetuneOptions, dataset: Dataset, folds: int, signals: Interruption) -> list[float]:
+    """For each fold, the accuracy of a head that is trained on the other folds, at its best epoch."""
     resolved = resolve(options)
-    return [accuracy_on(resolved, fold, signals, memory) for fold in folds_of(dataset, folds, options.seed)]
+    return [accuracy_on(resolved, fold, signals) for fold in folds_of(dataset, folds, options.seed)]
 
 
-def accuracy_on(options: FinetuneOptions, dataset: Dataset, signals: Interruption, memory: VectorMemory) -> float:
-    """The validation accuracy of a head trained as the options say; nothing of it is kept."""
+def accuracy_on(options: FinetuneOptions, dataset: Dataset, signals: Interruption) -> float:
+    """Train a head without saving anything; returns its validation accuracy."""
     built = build(options, dataset, None, SINGLE_PROCESS, dataset.root)
-    preparation = BatchBuilder(
+    builder = BatchBuilder(
         built.options,
         dataset,
         built.classifier,
@@ -195,25 +191,25 @@ def accuracy_on(options: FinetuneOptions, dataset: Dataset, signals: Interruptio
         True,
         signals,
         SINGLE_PROCESS,
-        memory,
+        cached_features,
     )
-    with closing(preparation):
-        images = preparation.batches()
+    with closing(builder):
+        images = builder.batches()
     run_loop(built.options, images, built.state, built.devices.first, no_op, no_op, no_op)
     assert built.state.best is not None
     return validation_figures(built.state.best)["accuracy"]
 
 
-vectors = VectorMemory(share_of_memory())
+cached_features = VectorMemory(share_of_memory())
 
 
-datasets: dict[tuple[object, ...], Dataset] = {}
+cached_datasets: dict[tuple[object, ...], Dataset] = {}
 
 
-def dataset_of(options: FinetuneOptions) -> Dataset:
-    """The images that a trial is to train on, looked at once. Raises as `find_dataset` and `check_images` do."""
+def read_dataset(options: FinetuneOptions) -> Dataset:
+    """The images of a trial, checked once per process. Raises as `find_dataset` and `check_images` do."""
     key = tuple(getattr(options, field.name) for field in dataclasses.fields(DataOptions))
-    if key not in datasets:
-        datasets.clear()
-        datasets[key] = check_images(options, find_dataset(options))
-    return datasets[key]
+    if key not in cached_datasets:
+        cached_datasets.clear()
+        cached_datasets[key] = check_images(options, find_dataset(options))
+    return cached_datasets[key]
