@@ -32,7 +32,7 @@ from tlkit.features.extract import EXTRACTION_BATCH, Extraction
 from tlkit.features.extractor import FeatureExtractor, feature_statistics
 from tlkit.features.store import NoStore
 from tlkit.model.build import assemble
-from tlkit.model.head import Head
+from tlkit.model.head import HEADS, Head, HeadShape
 from tlkit.options import FinetuneOptions
 from tlkit.runs.batches import labels_of
 from tlkit.training.loop import Recipe, train
@@ -84,7 +84,7 @@ def accuracy_of_defaults(vectors: Vectors) -> float:
     train_vectors, train_labels, val_vectors, val_labels = vectors
     options = FinetuneOptions(data="")
     classes = int(max(train_labels.max(), val_labels.max())) + 1
-    head = Head(train_vectors.shape[1], classes, None, False)
+    head = Head(HEADS["linear"], HeadShape(train_vectors.shape[1], classes))
     statistics = feature_statistics([train_vectors])
     assert statistics is not None
     head.set_standardization(*statistics)

@@ -13,7 +13,7 @@ from common import in_turn, spread, table
 from torch import nn
 
 from tlkit.data.batches import VectorBatches
-from tlkit.model.head import Head
+from tlkit.model.head import HEADS, Head, HeadShape
 from tlkit.options import FinetuneOptions
 from tlkit.runs.train_loop import few_threads
 from tlkit.training.loop import Recipe, train
@@ -55,7 +55,7 @@ def seconds(options: argparse.Namespace, batch_size: int) -> float:
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, CLASSES, (options.vectors,), generator=generator)
     vectors = torch.randn(options.vectors, options.features, generator=generator)
-    module = OnlyHead(Head(options.features, CLASSES, None, False))
+    module = OnlyHead(Head(HEADS["linear"], HeadShape(options.features, CLASSES)))
     state = TrainingState(module, build_optimizer(module.head, nn.Module(), "adamw", defaults.weight_decay))
     recipe = Recipe(
         epochs=options.epochs,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbones import build_network, find_backbone, preprocessing_of
 from tlkit.model.classifier import Classifier, build_classifier, build_plain_network
-from tlkit.model.head import Head
+from tlkit.model.head import HEADS, Head, HeadShape
 from tlkit.model.weights import load_tensors
 
 CLASSES = 7
@@ -150,7 +150,7 @@ def assert_equal_states(found: dict[str, Tensor], expected: dict[str, Tensor]) -
 
 @torch.no_grad()
 def test_standardisation_folds_into_the_head_and_leaves_constant_features_unscaled() -> None:
-    head = Head(4, 3, None, positions=False)
+    head = Head(HEADS["linear"], HeadShape(4, 3))
     nn.init.normal_(head.layers.weight)  # type: ignore[arg-type]
     features = torch.randn(50, 4) * torch.tensor([1.0, 100.0, 0.01, 0.0]) + torch.tensor([0.0, 1e4, 1.0, 5.0])
     head.set_standardization(features.double().mean(0), features.double().std(0))
@@ -162,7 +162,7 @@ def test_standardisation_folds_into_the_head_and_leaves_constant_features_unscal
 
 
 def test_a_layer_without_bias_is_scaled_but_not_shifted() -> None:
-    head = Head(4, 3, None, positions=False, bias=False)
+    head = Head(HEADS["linear"], HeadShape(4, 3, bias=False))
     head.set_standardization(torch.ones(4), torch.full((4,), 2.0))
     assert torch.equal(head.mean, torch.zeros(4))
     assert not torch.equal(head.std, torch.ones(4))
@@ -171,7 +171,7 @@ def test_a_layer_without_bias_is_scaled_but_not_shifted() -> None:
 
 @torch.no_grad()
 def test_positions_are_classified_one_by_one_and_their_positive_parts_averaged() -> None:
-    head = Head(2, 1, None, positions=True)
+    head = Head(HEADS["linear"], HeadShape(2, 1, positions=True))
     head.layers.weight.copy_(torch.tensor([[1.0, 0.0]]))  # type: ignore[operator, union-attr]
     head.layers.bias.zero_()  # type: ignore[operator, union-attr]
     assert head(torch.tensor([[[3.0, 0.0], [-1.0, 0.0]]])).tolist() == [[1.5]]

@@ -19,6 +19,7 @@ from tlkit.files.safetensors_file import content_with_checksum, read_safetensors
 from tlkit.files.seal import write_checksummed_archive
 from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, with_config
 from tlkit.files.trusted import unpickle
+from tlkit.model.head import HEADS
 
 
 class StateDict:
@@ -143,7 +144,7 @@ def crop_share(model: Exportable) -> float:
 def plain_model(model: Exportable) -> str:
     """Python that builds the network without tlkit."""
     classes = len(model.classes)
-    if model.head == "stack":
+    if HEADS[model.head].on_class_outputs:
         classes = model.description["backbone"]["classes"]
     if model.source == "timm":
         size = model.description["backbone"]["image_size"]
@@ -152,9 +153,4 @@ def plain_model(model: Exportable) -> str:
     else:
         no_auxiliary = ", aux_logits=False" if model.name in ("googlenet", "inception_v3") else ""
         plain = f"torchvision.models.get_model({model.name!r}, num_classes={classes}{no_auxiliary})"
-    around = {
-        "linear": "{}",
-        "mlp": "{} with its classifier replaced by Sequential(Linear, GELU, Linear)",
-        "stack": f"torch.nn.Sequential({{}}, torch.nn.Linear({classes}, {len(model.classes)}))",
-    }
-    return around[model.head].format(plain)
+    return HEADS[model.head].python.format(network=plain, inputs=classes, classes=len(model.classes))

@@ -29,6 +29,7 @@ from tlkit.features.graphs import find_graph, has_graph, keep_graph
 from tlkit.features.store import count_held, feature_key
 from tlkit.files.description import metadata_of
 from tlkit.model.files import FromPixels, ModelDescription
+from tlkit.model.head import HEADS
 from tlkit.model.onnx_session import import_runtime, start_session
 from tlkit.model.optimize import close
 from tlkit.options import FinetuneOptions
@@ -177,7 +178,7 @@ class Engines:
         backbone = self.torch_pass.backbone
         return {
             "backbone": str(self.description.backbone),
-            "features": "class outputs" if self.options.head == "stack" else "what enters the classifier",
+            "features": "class outputs" if HEADS[self.options.head].on_class_outputs else "what enters the classifier",
             "weights": self.description.weights,
             "weights_sha256": self.description.sha256,
             "preprocessing": self.torch_pass.preprocessing.to_dict(),

@@ -22,8 +22,9 @@ from tlkit.model.backbones import (
     preprocessing_of,
     pretrained_classes,
 )
-from tlkit.model.classifier import DEFAULT_HIDDEN, Classifier, build_classifier
+from tlkit.model.classifier import Classifier, build_classifier
 from tlkit.model.files import ModelDescription
+from tlkit.model.head import HEADS
 from tlkit.model.weights import adapted, load_weights, read_weights_file, weights_sha256
 from tlkit.options import FinetuneOptions
 from tlkit.options.network import is_weights_file
@@ -42,7 +43,8 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
     torch.manual_seed(options.seed)
     network = build_network(backbone, outputs, image_size)
     layers = classifier_layers(backbone, network, outputs)
-    head_names = () if options.head == "stack" else (*layers.output_layers, *layers.auxiliary)
+    kind = HEADS[options.head]
+    head_names = () if kind.on_class_outputs else (*layers.output_layers, *layers.auxiliary)
     if options.weights == "pretrained":
         load_weights(network, backbone, download_weights(backbone, network), str(backbone), head_names)
     elif state is not None:
@@ -59,9 +61,9 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
         weights=os.path.basename(options.weights),
         sha256=weights_sha256(network, head_names),
         image_size=image_size,
-        backbone_classes=outputs if options.head == "stack" else None,
+        backbone_classes=outputs if kind.on_class_outputs else None,
         head=options.head,
-        hidden=(options.hidden or DEFAULT_HIDDEN) if options.head == "mlp" else None,
+        hidden=kind.hidden(options.hidden),
         trainable=classifier.trainable_parameters(),
         classes=classes,
         preprocessing=preprocessing,
@@ -77,7 +79,7 @@ def outputs_of(
     classes: int,
 ) -> int:
     """Class outputs to build the network with: the data set's, or under a stacked head those of its weights."""
-    if options.head != "stack":
+    if not HEADS[options.head].on_class_outputs:
         return classes
     published = pretrained_classes(backbone)
     if state is None:
@@ -87,7 +89,7 @@ def outputs_of(
     if outputs not in state:
         state = adapted(network, backbone, state)
     if outputs not in state:
-        raise MismatchError(options.weights, f"has no class outputs ({outputs}), which --head stack needs")
+        raise MismatchError(options.weights, f"has no class outputs ({outputs}), which --head {options.head} needs")
     return state[outputs].shape[0]
 
 

@@ -18,6 +18,7 @@ from tlkit.files.artifact import as_content_of, write_artifact
 from tlkit.files.description import class_names, text
 from tlkit.model.backbones import BackboneName, is_known
 from tlkit.model.classifier import build_plain_network
+from tlkit.model.head import HEADS
 from tlkit.model.weights import list_differences, load_tensors, tensors
 
 MODEL_FORMAT, CHECKPOINT_FORMAT = "tlkit-model", "tlkit-checkpoint"
@@ -81,9 +82,6 @@ class ModelDescription:
             classes=class_names(values["classes"]),
             preprocessing=Preprocessing.from_dict(values["preprocessing"]),
         )
-
-
-HEADS = ("linear", "mlp", "stack")
 
 
 def one_of(value: str, known: Collection[str]) -> str:

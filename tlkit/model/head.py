@@ -1,12 +1,66 @@
-"""The new classifier on features."""
+"""The heads in one table: the layers of each, their parameter count, and how they go back into the plain network.
+
+To add a head: a row of HEADS, and its name in `tlkit/options/network.py`.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from tlkit.model.backbones import ClassifierLayers
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """The sizes of a head. positions: whether features are [B, P, D]. bias: whether its first layer has one.
+
+    hidden: the width of its hidden layer, if it has one.
+    """
+
+    features: int
+    classes: int
+    hidden: int | None = None
+    positions: bool = False
+    bias: bool = True
+
+    @property
+    def width(self) -> int:
+        """The width of the hidden layer of a head that has one."""
+        assert self.hidden is not None
+        return self.hidden
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """A row of HEADS.
+
+    layers: the module that trains, features [B, D] -> logits [B, C]. parameters: their number. fold: the layers as they
+    act on features that are not standardized. put: the folded layers as the classifier of a plain network.
+    python: how code without tlkit builds the network, from {network}, {inputs} and {classes}.
+    on_class_outputs: it goes on top of the backbone's pretrained class outputs, otherwise in place of its classifier.
+    default_hidden: of --hidden, for a head that has a hidden layer. fits_any: also classifiers of several layers or
+    positions. same_structure: the plain network is the one that its library builds.
+    """
+
+    layers: Callable[[HeadShape], nn.Module]
+    parameters: Callable[[HeadShape], int]
+    fold: Callable[[nn.Module, Tensor, Tensor], nn.Module]
+    put: Callable[[nn.Module, nn.Module, ClassifierLayers], None]
+    python: str
+    on_class_outputs: bool = False
+    default_hidden: int | None = None
+    fits_any: bool = False
+    same_structure: bool = False
+
+    def hidden(self, wanted: int | None) -> int | None:
+        """The width of the hidden layer: --hidden or the default; None for a head without one."""
+        return None if self.default_hidden is None else wanted or self.default_hidden
 
 
 class Head(nn.Module):
@@ -19,59 +73,119 @@ class Head(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, features: int, classes: int, hidden: int | None, positions: bool, bias: bool = True) -> None:
-        """hidden: width of an MLP; None for a linear head, which has a bias if the classifier it becomes has one."""
+    def __init__(self, kind: HeadKind, shape: HeadShape) -> None:
         super().__init__()
-        self.positions = positions
-        self.layers: nn.Module
-        if hidden is None:
-            self.layers = nn.Linear(features, classes, bias=bias)
-            # Zero is where regularised linear regression starts. A unit bias keeps the ReLU over positions alive.
-            nn.init.zeros_(self.layers.weight)
-            if bias:
-                nn.init.constant_(self.layers.bias, 1.0 if positions else 0.0)
-        else:
-            self.layers = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, classes))
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("std", torch.ones(features))
+        self.kind, self.shape = kind, shape
+        self.layers = kind.layers(shape)
+        self.register_buffer("mean", torch.zeros(shape.features))
+        self.register_buffer("std", torch.ones(shape.features))
 
     def set_standardization(self, mean: Tensor, std: Tensor) -> None:
-        """mean, std [D] of the training features. A feature that never varies is left unscaled.
+        """mean, std [D] of the training features. A constant feature is not scaled.
 
-        Rows come out with a length of 8 on average whatever D is, so that a learning rate means the same for 64
-        features as for 2048. Without a bias that could take up a mean, the mean stays.
+        Standardized features have length 8 on average for any D, so that a learning rate means the same for 64
+        features as for 2048. A head without a bias cannot absorb the mean, so the mean is not subtracted.
         """
         constant = std <= 1e-6 * mean.abs().clamp_min(1e-6)
-        if self._first().bias is not None:
+        if self.shape.bias:
             self.mean.copy_(mean)
         self.std.copy_(torch.where(constant, torch.ones_like(std), std) * math.sqrt(len(std) / 64))
 
     def classes(self) -> int:
-        """How many classes it tells apart, C."""
-        last = self.layers[-1] if isinstance(self.layers, nn.Sequential) else self.layers
-        assert isinstance(last, nn.Linear)
-        return last.out_features
+        """The number of classes, C."""
+        return self.shape.classes
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, D] or [B, P, D] -> logits [B, C]"""
         logits: Tensor = self.layers((features.float() - self.mean) / self.std)
-        if not self.positions:
+        if not self.shape.positions:
             return logits
         return logits.relu().mean(dim=1) if logits.ndim == 3 else logits.relu()
 
     def folded(self) -> nn.Module:
-        """The layers as they act on features that are not standardized; computed in float64."""
-        folded = copy.deepcopy(self)
-        first = folded._first()
-        weight = first.weight.detach().double() / self.std.double()
-        first.weight = nn.Parameter(weight.float())
-        if first.bias is not None:
-            bias = first.bias.detach().double() - weight @ self.mean.double()
-            first.bias = nn.Parameter(bias.float())
-        return folded.layers
+        """A copy of the layers that acts on features that are not standardized."""
+        return self.kind.fold(copy.deepcopy(self.layers), self.mean, self.std)
 
-    def _first(self) -> nn.Linear:
-        """The layer that the features enter."""
-        first = self.layers[0] if isinstance(self.layers, nn.Sequential) else self.layers
-        assert isinstance(first, nn.Linear)
-        return first
+
+def linear_layers(shape: HeadShape) -> nn.Module:
+    """A linear layer that starts at zero, where regularized linear regression starts."""
+    linear = nn.Linear(shape.features, shape.classes, bias=shape.bias)
+    nn.init.zeros_(linear.weight)
+    if shape.bias:  # a bias of one keeps the ReLU over positions alive
+        nn.init.constant_(linear.bias, 1.0 if shape.positions else 0.0)
+    return linear
+
+
+def linear_parameters(shape: HeadShape) -> int:
+    return (shape.features + shape.bias) * shape.classes
+
+
+def mlp_layers(shape: HeadShape) -> nn.Module:
+    return nn.Sequential(nn.Linear(shape.features, shape.width), nn.GELU(), nn.Linear(shape.width, shape.classes))
+
+
+def mlp_parameters(shape: HeadShape) -> int:
+    return (shape.features + 1) * shape.width + (shape.width + 1) * shape.classes
+
+
+def fold_into_first_linear(layers: nn.Module, mean: Tensor, std: Tensor) -> nn.Module:
+    """Fold the standardization into the layer that the features enter; computed in float64."""
+    first = layers[0] if isinstance(layers, nn.Sequential) else layers
+    assert isinstance(first, nn.Linear)
+    weight = first.weight.detach().double() / std.double()
+    first.weight = nn.Parameter(weight.float())
+    if first.bias is not None:
+        first.bias = nn.Parameter((first.bias.detach().double() - weight @ mean.double()).float())
+    return layers
+
+
+def share_among_leaves(network: nn.Module, layers: nn.Module, where: ClassifierLayers) -> None:
+    """Give each output layer its part of a linear layer. Their outputs are averaged, so each part is scaled up."""
+    assert isinstance(layers, nn.Linear)
+    start, bias = 0, layers.bias
+    for name in where.output_layers:
+        leaf = network.get_submodule(name)
+        assert isinstance(leaf, (nn.Linear, nn.Conv2d))
+        width = leaf.weight.shape[1]
+        weight = layers.weight.detach()[:, start : start + width] * len(where.output_layers)
+        leaf.weight = nn.Parameter(weight.reshape(leaf.weight.shape).clone())
+        if bias is not None:
+            leaf.bias = nn.Parameter(bias.detach().clone())
+        start += width
+
+
+def replace_classifier(network: nn.Module, layers: nn.Module, where: ClassifierLayers) -> None:
+    """Put layers in the place of the only output layer."""
+    (name,) = where.output_layers
+    flatten = [nn.Flatten(1)] if isinstance(network.get_submodule(name), nn.Conv2d) else []
+    network.set_submodule(name, nn.Sequential(*flatten, *(layers if isinstance(layers, nn.Sequential) else [layers])))
+
+
+HEADS: dict[str, HeadKind] = {
+    "linear": HeadKind(
+        linear_layers,
+        linear_parameters,
+        fold_into_first_linear,
+        share_among_leaves,
+        "{network}",
+        fits_any=True,
+        same_structure=True,
+    ),
+    "mlp": HeadKind(
+        mlp_layers,
+        mlp_parameters,
+        fold_into_first_linear,
+        replace_classifier,
+        "{network} with its classifier replaced by Sequential(Linear, GELU, Linear)",
+        default_hidden=512,
+    ),
+    "stack": HeadKind(
+        linear_layers,
+        linear_parameters,
+        fold_into_first_linear,
+        share_among_leaves,
+        "torch.nn.Sequential({network}, torch.nn.Linear({inputs}, {classes}))",
+        on_class_outputs=True,
+    ),
+}
+"""By the name that --head and model files have."""

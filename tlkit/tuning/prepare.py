@@ -15,7 +15,7 @@ from tlkit.errors import TlkitError
 from tlkit.features.backend import Backend
 from tlkit.features.extractor import FeatureExtractor
 from tlkit.interruption import Interruption
-from tlkit.model.classifier import DEFAULT_HIDDEN
+from tlkit.model.head import HEADS, HeadShape
 from tlkit.options import FinetuneOptions
 from tlkit.runs.batches import BatchBuilder
 from tlkit.runs.setup import build, resolve
@@ -45,10 +45,9 @@ class Network:
 
     def parameters_with(self, head: str, hidden: int | None) -> int:
         """Parameters of backbone and head."""
-        if head != "mlp":
-            return self.parameters + (self.width + self.bias) * self.classes
-        layer = hidden or DEFAULT_HIDDEN
-        return self.parameters + (self.width + 1) * layer + (layer + 1) * self.classes
+        kind = HEADS[head]
+        shape = HeadShape(self.width, self.classes, kind.hidden(hidden), bias=self.bias)
+        return self.parameters + kind.parameters(shape)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def features_key(options: FinetuneOptions) -> Key:
 def network_key(options: FinetuneOptions) -> Key:
     """The options of a trial on which its backbone depends, and whether the head keeps the backbone's hidden layers."""
     seed = options.seed if options.weights == "none" else None
-    is_stacked = options.head == "stack"
+    is_stacked = HEADS[options.head].on_class_outputs
     return (options.backbone, options.weights, options.image_size, is_stacked, options.precision, seed)
 
 
@@ -127,7 +126,7 @@ def compute_features(
         if speed is None:
             extractor = FeatureExtractor(classifier.backbone, description.preprocessing, built.devices.first)
             speed = images_per_second(extractor, builder.passing)
-    bias = options.head == "stack" or classifier.backbone.has_bias()
+    bias = HEADS[options.head].on_class_outputs or classifier.backbone.has_bias()
     return Network(speed, parameters, len(classifier.head.mean), bias, len(dataset.classes)), backend
 
 
