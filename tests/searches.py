@@ -1,11 +1,11 @@
-"""Searches killed at random instants and resumed, passes counted, and a search on two nodes. Slow, so not of every day.
+"""Slow proofs of tlkit tune: searches killed at random times and resumed, features counted, and a search on two nodes.
 
     python tests/searches.py [--kills 5] [--seed 0] [--only kills|passes|nodes]
 
-kills: a search is killed with -9, and resumed until it ends: every trial must have ended once, with the result that a
-search that was never killed has, and no process that it started may be left. passes: how often a backbone saw an image
-in a search of 50 trials over two backbones. nodes: a head and a worker, on which trials are counted.
-Prints what was found; exits non-zero unless all is as it should be.
+kills: kill a search with SIGKILL and resume it. Every trial must end once, with the same result as without a kill, and
+no process of the search may be left. passes: count the images that backbones compute in a search of 50 trials over two
+backbones. nodes: run a search on a head and a worker node, and count the trials of each.
+Prints the results; exits with a non-zero status unless all proofs succeed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ ROOT = Path(__file__).parent.parent
 SAMPLE = [ROOT / "sample_data" / "textures", "--weights", ROOT / "sample_data" / "backbone.safetensors"]
 BACKBONE = ["--backbone", "timm/test_byobnet"]
 WRITTEN_FOR_THE_BEST = ("model.pt", "report.html")
-"""At the end of a search, whenever that trial ended."""
+"""Files that are written at the end of the search, not of the trial."""
 
 GONE_WITHIN = 60.0
-"""Seconds after a kill within which nothing of the search may be left."""
+"""Seconds after a kill within which all processes of the search must end."""
 
 COUNTER = """
 import importlib.abc, importlib.util, os, sys
@@ -60,7 +60,7 @@ class Counting(importlib.abc.MetaPathFinder):
 
 sys.meta_path.insert(0, Counting())
 """
-"""Put on every process's path as sitecustomize: writes down each batch that a backbone sees, and who showed it."""
+"""sitecustomize of every process: records each batch that a backbone computes, and the calling function."""
 
 
 def tune(folder: Path, *arguments: object) -> list[str]:
@@ -79,18 +79,18 @@ def rows_of(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def results_of(folder: Path) -> dict[int, tuple[Any, ...]]:
-    """What must not depend on any kill."""
+    """The results that must be the same with and without a kill."""
     names = ("state", "options", "accuracy", "macro_f1", "loss", "epoch", "epochs", "error")
     return {number: tuple(row[name] for name in names) for number, row in rows_of(folder).items()}
 
 
 def history_of(folder: Path, row: dict[str, Any]) -> list[int]:
-    """The epochs that a trial's run has written down."""
+    """The epochs in the history of a trial's run."""
     return [json.loads(line)["epoch"] for line in (folder / row["path"] / "history.jsonl").read_text().splitlines()]
 
 
 def left_behind(marker: str) -> list[str]:
-    """The command lines of processes whose environment holds something that begins so."""
+    """The command lines of processes with a variable in their environment that starts with the marker."""
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
@@ -100,7 +100,7 @@ def left_behind(marker: str) -> list[str]:
 
 
 def kills(work: Path, times: int, seed: int) -> bool:
-    """Kill and resume; compare with a search that was never killed."""
+    """Kill and resume searches; compare each with one that was not killed."""
     generator = random.Random(seed)
     arguments = ["--samples", 6, "--epochs", 150, "--scheduler", "none"]
     began = time.monotonic()
@@ -141,15 +141,15 @@ def kills(work: Path, times: int, seed: int) -> bool:
         good += not faults
         print(
             f"killed after {waits:5.1f} s of {lasts:.1f}, {len(ended)} of 6 trials ended; "
-            f"nothing left after {gone} s; {', '.join(faults) or 'as it should be'}",
+            f"nothing left after {gone} s; {', '.join(faults) or 'correct'}",
             flush=True,
         )
-    print(f"kills: {good} of {times} searches ended as one that was never killed", flush=True)
+    print(f"kills: {good} of {times} searches ended like the one that was not killed", flush=True)
     return good == times
 
 
 def stamps_of(run: Path) -> dict[str, int]:
-    """When each file of a run was written; the model is written at the end for the best."""
+    """Modification times of the files of a run, without those that are written at the end of the search."""
     return {
         str(file): file.stat().st_mtime_ns
         for file in run.rglob("*")
@@ -158,7 +158,7 @@ def stamps_of(run: Path) -> dict[str, int]:
 
 
 def seconds_until_gone(marker: str) -> float | None:
-    """How long something of a killed search was left; None if it stays."""
+    """Seconds until all processes of a killed search have ended; None if some remain."""
     began = time.monotonic()
     while time.monotonic() - began < GONE_WITHIN:
         if not left_behind(marker):
@@ -169,7 +169,7 @@ def seconds_until_gone(marker: str) -> float | None:
 
 
 def passes(work: Path) -> bool:
-    """Count what backbones see during 50 trials over two of them."""
+    """Count the images that backbones compute during 50 trials over two of them."""
     (work / "first").mkdir()
     (work / "first" / "sitecustomize.py").write_text(COUNTER)
     file = work / "passes"
@@ -192,7 +192,7 @@ def passes(work: Path) -> bool:
 
 
 def nodes(work: Path) -> bool:
-    """A search on a cluster of a head and a worker node, each of one core."""
+    """Run a search on a cluster of a head and a worker node with one core each."""
     token = work / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
@@ -230,7 +230,7 @@ def nodes(work: Path) -> bool:
 
 @contextlib.contextmanager
 def started(command: Sequence[object], env: dict[str, str]) -> Iterator[None]:
-    """A node of Ray's for the time of the block, ended by its id."""
+    """A Ray node that runs during the block."""
     process = subprocess.Popen([*map(str, command)], env=env, start_new_session=True, stdout=subprocess.DEVNULL)
     try:
         yield

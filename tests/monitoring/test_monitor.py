@@ -91,9 +91,7 @@ def test_a_logged_epoch_is_not_logged_again(logged: int, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("epoch", [0, 3])
-def test_a_sink_that_fails_is_dropped_with_one_warning_and_no_other_with_it(
-    epoch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_sink_is_dropped_with_one_warning(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     failing, other = FakeSink(fails_at=epoch), FakeSink()
     lines = log_run(monkeypatch, failing, other)
     assert [label for label, _ in lines] == ["warning"]
@@ -144,7 +142,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         assert raised.value.hint == f"Install it with: pip install 'tlkit[{name}]'"
 
 
-def test_a_run_whose_tool_is_missing_is_refused_at_once_or_goes_on_without(
+def test_a_run_whose_tool_is_missing_is_refused_or_resumed_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "options.json").write_text(json.dumps({"given": {}, "resolved": {"log": ["wandb"]}}))

@@ -88,7 +88,7 @@ def test_each_backbone_on_a_grid_is_tried_with_the_same_samples() -> None:
     assert rates[::2] == rates[1::2] and len(set(rates)) == 3
 
 
-def test_optuna_learns_from_trials_of_before_and_does_not_begin_with_the_same_points() -> None:
+def test_optuna_learns_from_earlier_trials_and_draws_new_points() -> None:
     pytest.importorskip("optuna")
     space = tune("learning_rate=uniform:0:1", "unfreeze=choice:default,layer4", "epochs=randint:3:9").tried
     fresh = OptunaSampler(space, 0, 0)
@@ -108,7 +108,7 @@ def test_optuna_learns_from_trials_of_before_and_does_not_begin_with_the_same_po
     assert all(3 <= point["epochs"] <= 9 and point["unfreeze"] in (None, "layer4") for point in begun)
 
 
-def test_a_trial_is_written_down_before_it_begins_and_goes_on_with_what_it_had(folder: SearchFolder) -> None:
+def test_a_trial_is_on_disk_before_it_starts_and_resumes_with_its_point(folder: SearchFolder) -> None:
     options = tune("learning_rate=uniform:0:1", samples=3)
     search = ongoing(folder, options)
     first, second = search.next_assignment(), search.next_assignment()
@@ -167,7 +167,7 @@ def test_how_trials_end(folder: SearchFolder) -> None:
     assert missing(search.table, 4) == [4]
 
 
-def test_what_ended_unseen_is_not_trained_again(folder: SearchFolder) -> None:
+def test_a_run_that_ended_after_the_search_was_killed_is_not_trained_again(folder: SearchFolder) -> None:
     options = tune("learning_rate=uniform:0:1", samples=3, epochs=3)
     search = ongoing(folder, options)
     for number, epochs in ((1, 3), (2, 2), (3, 1)):
@@ -177,7 +177,7 @@ def test_what_ended_unseen_is_not_trained_again(folder: SearchFolder) -> None:
     assert {n: row.state for n, row in search.table.rows.items()} == {1: "finished", 2: "stopped", 3: "running"}
 
 
-def test_a_trial_that_is_over_is_not_asked_whether_to_stop(folder: SearchFolder) -> None:
+def test_the_last_epoch_of_a_trial_is_not_a_decision_epoch(folder: SearchFolder) -> None:
     search = ongoing(folder, tune("epochs=grid:6,7", scheduler="asha"), reports=(2, 6))
     asked = [
         assignment.report_epochs for assignment in (search.next_assignment(), search.next_assignment()) if assignment
@@ -185,17 +185,15 @@ def test_a_trial_that_is_over_is_not_asked_whether_to_stop(folder: SearchFolder)
     assert asked == [[2], [2, 6]]
 
 
-def test_the_scheduler_is_told_what_was_reported_before(folder: SearchFolder) -> None:
+def test_the_scheduler_gets_the_reports_of_before_the_resume(folder: SearchFolder) -> None:
     search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
     search.next_assignment()
     write_run(search, 1, [0.2, 0.4, 0.3, 0.3, 0.3, 0.6, 0.9])
     assert search.past_reports() == {1: [{"epoch": 2, "objective": 0.4}, {"epoch": 6, "objective": 0.6}]}
 
 
-def test_the_epoch_at_which_a_trial_goes_on_is_reported_by_itself(
-    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So that what the scheduler said of it, which may be lost, is said again before another epoch."""
+def test_a_resumed_trial_reports_its_current_epoch_again(folder: SearchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decision of the scheduler may be lost, so it is asked again before the next epoch."""
     search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
     assignment = search.next_assignment()
     assert assignment is not None
@@ -221,7 +219,7 @@ def test_the_epoch_at_which_a_trial_goes_on_is_reported_by_itself(
     assert [figures["epoch"] for figures in told] == [6] and trained == [1]
 
 
-def test_of_trials_that_ended_unseen_those_that_were_stopped_lack_no_folds(folder: SearchFolder) -> None:
+def test_a_trial_stopped_before_the_kill_needs_no_folds(folder: SearchFolder) -> None:
     options = tune("learning_rate=uniform:0:1", samples=2, epochs=3, folds=2)
     search = ongoing(folder, options)
     for number, epochs in ((1, 3), (2, 2)):
@@ -244,7 +242,7 @@ def test_the_best_comes_first_and_failures_last(folder: SearchFolder) -> None:
     assert [line.split()[0] for line in leaderboard(table, 2)] == ["trial", "3", "1", "and"]
 
 
-def test_the_mean_over_folds_decides_where_there_are_some(folder: SearchFolder) -> None:
+def test_the_mean_over_folds_ranks_before_one_split(folder: SearchFolder) -> None:
     table = Table(folder, "accuracy")
     table.rows[1] = Trial(1, {}, "finished", figures={"accuracy": 0.9, "macro_f1": 0.9, "loss": 0.3}, mean_accuracy=0.7)
     table.rows[2] = Trial(
@@ -260,7 +258,7 @@ def test_the_mean_over_folds_decides_where_there_are_some(folder: SearchFolder) 
     assert mean == pytest.approx(0.7) and error == pytest.approx(0.2 / 3**0.5)
 
 
-def test_results_are_written_for_programs_and_for_spreadsheets(folder: SearchFolder) -> None:
+def test_results_are_written_as_json_lines_and_csv(folder: SearchFolder) -> None:
     table = Table(folder, "accuracy")
     table.put(Trial(1, {"unfreeze": "layer4,fc"}, "failed", error="line\nbreak"))
     table.put(Trial(2, {"unfreeze": None}, "finished", figures={"accuracy": 0.5, "macro_f1": 0.5, "loss": 0.1}))
@@ -276,6 +274,15 @@ def test_results_are_written_for_programs_and_for_spreadsheets(folder: SearchFol
     assert Table.read(folder, "accuracy").rows == table.rows
 
 
+def test_results_of_older_versions_open(folder: SearchFolder) -> None:
+    row = {"trial": 1, "options": {"epochs": 3}, "state": "failed", "error": "no space left", "passing": True}
+    Path(folder.results_lines).write_text(json.dumps(row) + "\n")
+    table = Table.read(folder, "accuracy")
+    assert table.rows[1].is_transient and missing(table, 1) == [1]
+    table.put(table.rows[1])
+    assert json.loads(Path(folder.results_lines).read_text())["passing"] is True
+
+
 def test_a_damaged_table_is_refused(folder: SearchFolder) -> None:
     Table(folder, "accuracy").put(Trial(1, {}))
     with open(folder.results_lines, "a") as file:
@@ -284,7 +291,7 @@ def test_a_damaged_table_is_refused(folder: SearchFolder) -> None:
         Table.read(folder, "accuracy")
 
 
-def test_a_folder_that_another_search_or_run_has_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_a_search_or_a_run_is_refused(tmp_path: Path) -> None:
     for name in ("search.json", "options.json"):
         taken = tmp_path / name.partition(".")[0]
         taken.mkdir()
@@ -294,13 +301,13 @@ def test_a_folder_that_another_search_or_run_has_is_refused(tmp_path: Path) -> N
         assert [entry.name for entry in taken.iterdir()] == [name]
 
 
-def test_nothing_is_left_of_a_search_that_did_not_begin(tmp_path: Path) -> None:
+def test_a_search_that_fails_before_it_starts_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError), new_search_folder(str(tmp_path / "a" / "b"), "unused"):
         raise DataError("photos", "no image")
     assert not (tmp_path / "a").exists()
 
 
-def test_what_shapes_vectors_is_seen_once() -> None:
+def test_trials_with_the_same_features_share_a_key() -> None:
     options = tune("learning_rate=uniform:0:1")
     same = [options.trial({"learning_rate": 0.1}), options.trial({"learning_rate": 0.2, "seed": 3})]
     other = options.trial({"learning_rate": 0.1, "augment": "light"})
@@ -323,33 +330,33 @@ def test_folds_hold_each_image_in_validation_once() -> None:
     assert [set(fold.val) for fold in swapped] == [set(fold.val) for fold in folds]
 
 
-def test_the_keeper_ends_what_a_killed_search_leaves_behind_and_nothing_else(tmp_path: Path) -> None:
+def test_the_reaper_kills_the_processes_of_a_killed_search_only(tmp_path: Path) -> None:
     """A search that starts a process, which starts another, and is killed."""
     scratch = tmp_path / "ray"
     scratch.mkdir()
     code = (
         "import os, subprocess, sys, time\n"
         "marker, folder = sys.argv[1:]\n"
-        f"keeping = subprocess.Popen([sys.executable, '-I', '-S', {reaper.__file__!r}, marker, folder],"
+        f"reaping = subprocess.Popen([sys.executable, '-I', '-S', {reaper.__file__!r}, marker, folder],"
         " stdin=subprocess.PIPE, start_new_session=True)\n"
         "shell = 'sleep 300 & sleep 300'\n"
         f"subprocess.Popen(['sh', '-c', shell], env={{**os.environ, {reaper.MARKER_VARIABLE!r}: marker}},"
         " start_new_session=True)\n"
-        "print(keeping.pid, flush=True)\n"
+        "print(reaping.pid, flush=True)\n"
         "time.sleep(300)\n"
     )
     marker = f"test-{os.getpid()}"
     bystander = subprocess.Popen(["sleep", "300"], env={**os.environ, reaper.MARKER_VARIABLE: f"{marker}0"})
     search = subprocess.Popen([sys.executable, "-c", code, marker, str(scratch)], stdout=subprocess.PIPE)
     assert search.stdout is not None
-    keeping = int(search.stdout.readline())
+    reaping = int(search.stdout.readline())
     try:
         wait_until(lambda: len(reaper.processes_with_marker(marker)) == 3)
         os.kill(search.pid, signal.SIGKILL)
         search.wait()
         wait_until(lambda: not reaper.processes_with_marker(marker))
         wait_until(lambda: not scratch.exists())
-        wait_until(lambda: not Path(f"/proc/{keeping}/exe").exists())
+        wait_until(lambda: not Path(f"/proc/{reaping}/exe").exists())
         assert bystander.poll() is None
     finally:
         bystander.kill()
@@ -389,7 +396,7 @@ def test_features_that_trials_look_up_must_be_computable_here(monkeypatch: pytes
     assert with_trial_device(tune("learning_rate=uniform:0:1", no_cache=True), 1.0).device == "auto"
 
 
-def test_trials_are_told_what_was_decided_once(folder: SearchFolder) -> None:
+def test_trials_use_the_backend_of_the_features(folder: SearchFolder) -> None:
     options = tune("learning_rate=uniform:0:1", cpus_per_trial=3)
     search = ongoing(folder, options)
     search.prepared.backends[features_key(options.trial({}))] = "onnxruntime"
@@ -397,7 +404,7 @@ def test_trials_are_told_what_was_decided_once(folder: SearchFolder) -> None:
     assert first is not None and (first.options["engine"], first.options["workers"]) == ("onnxruntime", 3)
 
 
-def test_a_search_means_the_same_from_any_folder(folder: SearchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_can_be_resumed_from_any_folder(folder: SearchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.path)
     options = TuneOptions(data="photos", weights="w.pth", trust_pickle="w.pth", try_=["weight_decay=uniform:0:1"])
     with pytest.raises(UsageError, match="--weights: is given"):
@@ -410,7 +417,7 @@ def test_a_search_means_the_same_from_any_folder(folder: SearchFolder, monkeypat
     assert read_options(folder, {}) == dataclasses.replace(resolved, trust_pickle=None)
 
 
-def test_fewer_trials_than_there_are_is_told_in_trials(folder: SearchFolder) -> None:
+def test_fewer_samples_than_before_are_refused(folder: SearchFolder) -> None:
     options = tune("learning_rate=uniform:0:1", "backbone=grid:a,b")
     write_space(folder, options)
     write_options(folder, options, with_absolute_paths(options, folder))
@@ -419,9 +426,7 @@ def test_fewer_trials_than_there_are_is_told_in_trials(folder: SearchFolder) -> 
         read_options(folder, {"samples": 10})
 
 
-def test_a_trial_that_goes_on_trusts_the_file_that_it_trusted(
-    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_resumed_trial_trusts_the_same_file(folder: SearchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     search = ongoing(folder, tune("learning_rate=uniform:0:1", trust_pickle="/w.pth"))
     assignment = search.next_assignment()
     assert assignment is not None
@@ -437,7 +442,7 @@ def test_a_trial_that_goes_on_trusts_the_file_that_it_trusted(
     assert trusted == ["/w.pth"]
 
 
-def test_what_failed_for_a_passing_reason_is_tried_again(folder: SearchFolder) -> None:
+def test_a_transient_failure_is_retried(folder: SearchFolder) -> None:
     options = tune("learning_rate=uniform:0:1", samples=2)
     search = ongoing(folder, options)
     first = search.next_assignment()
@@ -457,7 +462,7 @@ def test_what_failed_for_a_passing_reason_is_tried_again(folder: SearchFolder) -
     ("error", "is_transient"),
     [(OSError(errno.ENOSPC, "full"), True), (MemoryError(), True), (DataError("a", "bad"), False)],
 )
-def test_a_trial_tells_whether_its_error_may_pass(
+def test_a_failed_trial_reports_whether_its_error_is_transient(
     error: Exception, is_transient: bool, folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assignment = ongoing(folder, tune("learning_rate=uniform:0:1")).next_assignment()
@@ -470,10 +475,8 @@ def test_a_trial_tells_whether_its_error_may_pass(
     assert outcome_of_trial(assignment, TrialReporter(assignment, send_nothing))["is_transient"] is is_transient
 
 
-def test_what_goes_wrong_in_the_search_is_raised_as_it_was(
-    folder: SearchFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray, which calls it, raises an error of its own that has the text of ours, and may ask again before."""
+def test_an_error_in_the_search_is_raised_unchanged(folder: SearchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises an error of its own with the text of ours, and may call the search again before that."""
     search = ongoing(folder, tune("learning_rate=uniform:0:1", samples=2))
     search.next_assignment()
     full = StorageError(folder.results_lines, "cannot be written: no space left on device")
@@ -495,7 +498,7 @@ def test_what_goes_wrong_in_the_search_is_raised_as_it_was(
         raise RuntimeError("Ray's own")
 
 
-def test_names_that_are_not_utf8_can_stand_in_the_tables(folder: SearchFolder) -> None:
+def test_names_that_are_not_utf8_are_written_to_the_tables(folder: SearchFolder) -> None:
     table = Table(folder, "accuracy")
     table.put(Trial(1, {}, "failed", error="caf\udce9.jpg: is damaged"))
     table.write_csv()

@@ -17,10 +17,8 @@ from tlkit.errors import UnavailableError, first_line
 Row = Mapping[str, Any]
 """An epoch as in history.jsonl."""
 
-
 CLOSE_TIMEOUT = 60.0
 """Seconds that a finished run waits for its tools."""
-
 
 NOT_FIGURES = ("epoch", "step")
 """Numbers of a row that are positions and not values to plot."""

@@ -57,14 +57,11 @@ def run_summary(data: ReportData) -> RunSummary:
 
 INK, PAPER, RIGHT, WRONG = (28, 36, 48), (255, 255, 255), (36, 87, 214), (194, 53, 43)
 
-
 MATRIX_SIDE = 900
 """Pixels of a large confusion matrix."""
 
-
 NAMED_CELL, COUNTED_CELL = 11, 24
 """Pixels of a cell from which on classes are named, and counts are written."""
-
 
 GAP, LINE = 12, 20
 

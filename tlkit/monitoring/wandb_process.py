@@ -21,7 +21,6 @@ from urllib.request import getproxies
 
 INIT_SECONDS = 20.0
 
-
 UPLOAD_SECONDS = 45.0
 
 

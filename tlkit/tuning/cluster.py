@@ -28,10 +28,8 @@ from tlkit.tuning import reaper
 CONNECT_SECONDS = 5.0
 """Seconds to wait for the head node of a cluster."""
 
-
 LONGEST_TEMP_FOLDER = 16
 """Characters. Ray creates sockets below the temporary folder, and Linux limits their paths to 107 bytes."""
-
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",

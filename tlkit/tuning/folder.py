@@ -6,7 +6,6 @@ import contextlib
 import os
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from tlkit.errors import DataError, OutputError
@@ -16,50 +15,19 @@ from tlkit.files.run_claim import create_folder, create_numbered_folder
 from tlkit.files.run_folder import RunFolder
 
 
-@dataclass(frozen=True)
 class SearchFolder:
-    """A search on disk: the path of each file."""
+    """A search on disk: its files."""
 
-    path: str
-
-    @property
-    def search_file(self) -> str:
-        """The options of the search; a folder with this file is a search."""
-        return os.path.join(self.path, "search.json")
-
-    @property
-    def space_file(self) -> str:
-        """The search space, in the format of --space."""
-        return os.path.join(self.path, "space.toml")
-
-    @property
-    def results_lines(self) -> str:
-        """One line per started trial."""
-        return os.path.join(self.path, "results.jsonl")
-
-    @property
-    def results_table(self) -> str:
-        return os.path.join(self.path, "results.csv")
-
-    @property
-    def trials(self) -> str:
-        """The folder with the trials' run folders."""
-        return os.path.join(self.path, "trials")
-
-    @property
-    def scratch(self) -> str:
-        """Ray's files, removed at the end of the search."""
-        return os.path.join(self.path, ".ray")
-
-    @property
-    def own(self) -> RunFolder:
-        """Lock and status.json, which a search has like a run."""
-        return RunFolder(self.path)
-
-    @property
-    def resume_command(self) -> str:
-        """The shell command that resumes the search."""
-        return f"tlkit resume {shlex.quote(self.path)}"
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.search_file = os.path.join(path, "search.json")  # the options; a folder with this file is a search
+        self.space_file = os.path.join(path, "space.toml")  # the search space, in the format of --space
+        self.results_lines = os.path.join(path, "results.jsonl")  # one line per started trial
+        self.results_table = os.path.join(path, "results.csv")
+        self.trials = os.path.join(path, "trials")  # the run folders of the trials
+        self.scratch = os.path.join(path, ".ray")  # Ray's files, removed at the end of the search
+        self.own = RunFolder(path)  # lock and status.json, which a search has like a run
+        self.resume_command = f"tlkit resume {shlex.quote(path)}"
 
     def trial(self, number: int) -> RunFolder:
         """The run folder of a trial."""
@@ -102,7 +70,7 @@ def new_search_folder(out: str | None, default: str) -> Iterator[SearchFolder]:
     with search.locked():
         require_unused(search)
         try:
-            make_folder(search.trials)
+            make_trials_folder(search)
             yield search
         finally:
             if not search.exists():
@@ -125,9 +93,9 @@ def require_unused(search: SearchFolder) -> None:
         )
 
 
-def make_folder(path: str) -> None:
+def make_trials_folder(search: SearchFolder) -> None:
     """Raises OutputError or StorageError."""
     try:
-        os.makedirs(path, exist_ok=True)
+        os.makedirs(search.trials, exist_ok=True)
     except OSError as error:
-        raise storage_error(path, error) from error
+        raise storage_error(search.trials, error) from error

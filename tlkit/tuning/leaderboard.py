@@ -1,4 +1,4 @@
-"""The table of trials on the terminal: redrawn while the search runs, printed once at its end."""
+"""The table of trials for the terminal, and the progress of a search."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import time
 from collections.abc import Mapping
 
 from tlkit.options.space import described, shown
-from tlkit.terminal import STANDARD_ERROR, compact, escape_control_chars, log_status, print_error, write_lines
+from tlkit.terminal import STANDARD_ERROR, compact, escape_control_chars, log_status, write_lines
 from tlkit.training.metrics import METRICS, Metric, metrics_text, shown_metrics
 from tlkit.tuning.results import Table, Trial
 
 MAX_ROWS = 20
 """Rows of a leaderboard; results.csv has all."""
-
 
 REDRAW_SECONDS = 0.5
 
@@ -29,7 +28,8 @@ def leaderboard(table: Table, most: int = MAX_ROWS) -> list[str]:
     has_speed = any(row.images_per_second is not None for row in rows)
     tried = list(rows[0].options)
     metrics = shown_metrics(table.metric)
-    heading = ["trial", *tried, *with_error([metric.label for metric in metrics.values()], "±"), "epochs"]
+    labels = [metric.label for metric in metrics.values()]
+    heading = ["trial", *tried, labels[0], "±", *labels[1:], "epochs"]  # ±: standard error of the first, accuracy
     heading += ["images/s", "parameters"] if has_speed else []
     lines = [heading, *(cells(row, tried, metrics, has_speed) for row in rows[:most])]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -38,15 +38,10 @@ def leaderboard(table: Table, most: int = MAX_ROWS) -> list[str]:
     return text + ([f"and {hidden} more"] if hidden > 0 else [])
 
 
-def with_error(cells: list[str], error: str) -> list[str]:
-    """Cells of metrics with the standard error after the first, which is accuracy."""
-    return [cells[0], error, *cells[1:]]
-
-
 def cells(row: Trial, tried: list[str], metrics: Mapping[str, Metric], has_speed: bool) -> list[str]:
     """A trial as the cells of a line."""
     texts = [metric.text(displayed_figures(row).get(name)) for name, metric in metrics.items()]
-    figures = with_error(texts, METRICS["accuracy"].text(row.standard_error))
+    figures = [texts[0], METRICS["accuracy"].text(row.standard_error), *texts[1:]]
     if row.state == "failed":
         figures = ["failed", *[""] * len(metrics)]
     epochs = f"{row.epochs}{ {'running': ' ...', 'stopped': ' stopped'}.get(row.state, '') }"
@@ -99,11 +94,6 @@ class Display:
         if self.height:
             self.draw([], shutil.get_terminal_size().columns)
             self.height = 0
-
-    def conclude(self) -> None:
-        """Print the final table."""
-        self.clear()
-        print_error(*leaderboard(self.table))
 
     def progress(self) -> str:
         """7/50, 2 running, 1 failed"""

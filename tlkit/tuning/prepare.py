@@ -24,7 +24,6 @@ from tlkit.terminal import compact, log_status
 MEASURED_SECONDS = 0.5
 """Seconds to measure a backbone."""
 
-
 Key = tuple[object, ...]
 """Values of those options of a trial on which something depends."""
 

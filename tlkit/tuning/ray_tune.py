@@ -43,9 +43,6 @@ class AssignmentSearcher(Searcher):
         with open(checkpoint_path, "wb"):
             pass
 
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError
-
 
 class ResumableAsha(AsyncHyperBandScheduler):
     """ASHA that also knows the reports of before the search was resumed."""

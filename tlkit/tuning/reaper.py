@@ -17,7 +17,6 @@ import time
 
 MARKER_VARIABLE = "TLKIT_SEARCH"
 
-
 KILL_SECONDS = 30.0
 """Seconds to try; a process in an uninterruptible system call may survive."""
 

@@ -21,7 +21,6 @@ from tlkit.tuning.folder import SearchFolder
 ENDED = ("finished", "stopped", "failed")
 """States of a trial that is not trained again. The other state is "running", also of a search that was stopped."""
 
-
 STORED_AS = {"is_transient": "passing"}
 """Fields of Trial with another name in files."""
 

@@ -20,10 +20,10 @@ from tlkit.options.space import described
 from tlkit.options.tune import cores
 from tlkit.reports.gather import report
 from tlkit.runs.checkpoints import read_checkpoint
-from tlkit.terminal import count, log_status, write_stdout
+from tlkit.terminal import count, log_status, print_error, write_stdout
 from tlkit.tuning import cluster
 from tlkit.tuning.folder import SearchFolder
-from tlkit.tuning.leaderboard import Display
+from tlkit.tuning.leaderboard import leaderboard
 from tlkit.tuning.prepare import Key, network_key, prepare
 from tlkit.tuning.results import ENDED, Table
 from tlkit.tuning.samplers import Sampler, SeededSampler, make_sampler
@@ -115,7 +115,7 @@ def recorded_in_status(search: SearchFolder, table: Table, trials: int) -> Itera
 def conclude(table: Table, options: TuneOptions) -> int:
     """Print the table and write the best trial's model. Returns the exit status."""
     search = table.search
-    Display(table, options.trials()).conclude()
+    print_error(*leaderboard(table))
     failed = [row for row in table.ranked() if row.state == "failed"]
     transient = sum(row.is_transient for row in failed)
     best = table.best()

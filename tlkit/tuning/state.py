@@ -100,18 +100,13 @@ class OngoingSearch:
     def past_reports(self) -> dict[int, list[dict[str, Any]]]:
         """What each trial reported before the search was resumed, without the epoch at which it continues: it will
         report that one again."""
-        return {number: self.reports_of(row) for number, row in self.table.rows.items()}
-
-    def reports_of(self, row: Trial) -> list[dict[str, Any]]:
-        """The reports that the scheduler needs of an earlier trial."""
-        metric = self.options.metric
-        history = [*best_so_far(self.folder.trial(row.trial), metric)]
-        reported = history if row.has_ended() else history[:-1]
-        return [
-            {EPOCH: epoch, OBJECTIVE: objective_of(best, metric)}
-            for epoch, best in reported
-            if epoch in self.decision_epochs
-        ]
+        metric, reports = self.options.metric, {}
+        for number, row in self.table.rows.items():
+            history = [*best_so_far(self.folder.trial(number), metric)]
+            reported = history if row.has_ended() else history[:-1]
+            decisions = [(epoch, best) for epoch, best in reported if epoch in self.decision_epochs]
+            reports[number] = [{EPOCH: epoch, OBJECTIVE: objective_of(best, metric)} for epoch, best in decisions]
+        return reports
 
     def stop(self, number: int) -> None:
         """Note that the scheduler stops a trial."""

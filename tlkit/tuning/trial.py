@@ -36,14 +36,11 @@ from tlkit.training.state import TrainingState
 EPOCH, OBJECTIVE = "epoch", "objective"
 """Keys of a report: the epoch, and the metric of the best epoch so far (larger is better)."""
 
-
 SAVE_SECONDS = 5.0
 """Seconds between checkpoints: a killed trial loses at most these, and the current epoch."""
 
-
 TRANSIENT = (ResourceError, StorageError, OutputError, UnavailableError)
 """Errors of the machine (memory, disk, device) and not of the options that are tried."""
-
 
 LOCK_SECONDS = 60.0
 """Seconds to wait for a run's lock: a process of a killed search may still hold it."""
@@ -201,7 +198,6 @@ def accuracy_on(options: FinetuneOptions, dataset: Dataset, signals: Interruptio
 
 
 cached_features = VectorMemory(share_of_memory())
-
 
 cached_datasets: dict[tuple[object, ...], Dataset] = {}
 
