@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from tlkit.files.checksum import DIGITS, sha256_of, write_checksummed_archive
 from tlkit.files.onnx_file import SEAL_BYTES, checksum_of
 from tlkit.files.safetensors_file import BLANK, FIELD
-from tlkit.files.seal import DIGITS, sha256_of, write_checksummed_archive
 
 Mutate = Callable[[bytes, random.Random], bytes]
 

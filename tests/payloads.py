@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tlkit.files.seal import write_checksummed_archive
+from tlkit.files.checksum import write_checksummed_archive
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".onnx", ".pt2")
 

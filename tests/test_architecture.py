@@ -67,7 +67,7 @@ WITHOUT_TORCH = [
     "tlkit.distributed.launch", "tlkit.distributed.world", "tlkit.errors", "tlkit.features.graphs",
     "tlkit.features.store", "tlkit.files.archive", "tlkit.files.atomic", "tlkit.files.description",
     "tlkit.files.inputs", "tlkit.files.json_file", "tlkit.files.onnx_file", "tlkit.files.pickles",
-    "tlkit.files.run_claim", "tlkit.files.run_folder", "tlkit.files.seal", "tlkit.inference.inputs",
+    "tlkit.files.new_run", "tlkit.files.run_folder", "tlkit.files.checksum", "tlkit.inference.inputs",
     "tlkit.inference.onnx_handover", "tlkit.inference.onnx_predictor", "tlkit.inference.onnx_prepare",
     "tlkit.inference.open", "tlkit.inference.predictor", "tlkit.inference.stream", "tlkit.inference.writers",
     "tlkit.interruption", "tlkit.monitoring.run", "tlkit.options", "tlkit.options.declare", "tlkit.options.space",

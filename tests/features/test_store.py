@@ -18,8 +18,8 @@ from tlkit.features.cache import clear, graph_file, list_spaces, make_room, stor
 from tlkit.features.graphs import find_graph, has_graph, keep_graph
 from tlkit.features.segments import Lookup, Segment
 from tlkit.features.store import FeatureStore, NoStore, count_held, feature_key, open_store
+from tlkit.files.checksum import DIGITS
 from tlkit.files.description import metadata_of
-from tlkit.files.seal import DIGITS
 
 SPACE = {"backbone": "timm/test_resnet", "precision": "fp32"}
 LIMIT = 10**9

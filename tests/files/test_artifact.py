@@ -15,7 +15,7 @@ import torch
 from tests.payloads import Canary
 from tlkit.errors import DataError, MismatchError, MissingInputError, UnsafeError
 from tlkit.files.artifact import digest, load_safely, read_artifact, write_artifact
-from tlkit.files.seal import write_checksummed_archive
+from tlkit.files.checksum import write_checksummed_archive
 
 KIND = "tlkit-test"
 
@@ -81,7 +81,7 @@ def test_what_says_that_tlkit_wrote_it_must_have_its_seal(artifact: Path) -> Non
         with zipfile.ZipFile(artifact, "a") as archive:
             archive.comment = comment
         for read in (load_safely, lambda path: read_artifact(path, KIND)):
-            with pytest.raises(DataError, match="seal"):
+            with pytest.raises(DataError, match="checksum"):
                 read(str(artifact))
 
 

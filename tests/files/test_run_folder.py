@@ -16,9 +16,9 @@ from typing import IO
 import pytest
 
 from tlkit.errors import DataError, MissingInputError, OutputError, StorageError
-from tlkit.files import atomic, run_claim
+from tlkit.files import atomic, new_run
 from tlkit.files.atomic import OutputFile, link_atomically, replaced_when_whole, write_atomically, writing
-from tlkit.files.run_claim import create_run_folder
+from tlkit.files.new_run import create_run_folder
 from tlkit.files.run_folder import RunFolder
 
 
@@ -115,7 +115,7 @@ def test_a_lock_holds_across_processes_and_goes_with_them(tmp_path: Path) -> Non
 
 def test_who_is_refused_takes_nothing_from_who_holds_it(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code = f"from tlkit.files.run_claim import create_run_folder\nwith create_run_folder({str(out)!r}, ''): print('in')"
+    code = f"from tlkit.files.new_run import create_run_folder\nwith create_run_folder({str(out)!r}, ''): print('in')"
     with create_run_folder(str(out), "unused"):
         for _ in range(2):
             refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -283,7 +283,7 @@ def test_a_lock_that_cannot_be_had_is_not_in_use(tmp_path: Path, monkeypatch: py
 
 def test_each_new_folder_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
-    monkeypatch.setattr(run_claim, "sync", synced.append)
+    monkeypatch.setattr(new_run, "sync", synced.append)
     with create_run_folder(str(tmp_path / "a" / "b" / "c"), "unused"):
         assert {str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a" / "b")} <= set(synced)
 
@@ -298,7 +298,7 @@ def test_a_claim_given_up_leaves_no_checkpoint_either(tmp_path: Path) -> None:
 def test_checkpoints_without_options_are_nobodys_to_write_over(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "last.pt").write_text("somebody's work")
-    with pytest.raises(OutputError, match="holds checkpoints"), create_run_folder(str(tmp_path / "run"), "unused"):
+    with pytest.raises(OutputError, match="contains checkpoints"), create_run_folder(str(tmp_path / "run"), "unused"):
         pass
     assert (tmp_path / "run" / "checkpoints" / "last.pt").read_text() == "somebody's work"
 
@@ -332,7 +332,7 @@ def test_files_that_are_not_whole_are_told(tmp_path: Path) -> None:
         Path(run.options_file).write_text(text)
         Path(run.split_file).write_text(text)
         for read in (run.read_options, run.read_split):
-            with pytest.raises(DataError, match=r"JSON|not whole"):
+            with pytest.raises(DataError, match=r"JSON|incomplete"):
                 read()
 
 

@@ -24,10 +24,10 @@ from tests.memory import peak_growth
 from tests.payloads import saved, zipped
 from tlkit.features.segments import INDEX
 from tlkit.files.artifact import read_artifact, write_artifact
+from tlkit.files.checksum import Hashing, write_checksummed_archive
 from tlkit.files.description import metadata_of
 from tlkit.files.onnx_file import checksum_of, read_onnx
 from tlkit.files.safetensors_file import content_with_checksum
-from tlkit.files.seal import Hashing, write_checksummed_archive
 
 HUGE = 10**12
 MEGABYTE = 1_000_000

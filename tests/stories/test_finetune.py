@@ -292,7 +292,7 @@ def test_a_run_folder_in_use_and_outputs_that_cannot_be(
         assert tlkit(*finetune_arguments(images, finished_run)).status == 73
         assert tlkit("resume", finished_run).status == 73
     taken = tlkit(*finetune_arguments(images, finished_run))
-    assert taken.status == 73 and "holds a run already" in taken.err
+    assert taken.status == 73 and "already contains a run" in taken.err
     assert before == digest([f.read_bytes().hex() for f in sorted(finished_run.rglob("*")) if f.is_file()])
     (tmp_path / "file").write_text("mine")
     assert tlkit(*finetune_arguments(images, tmp_path / "file")).status == 73

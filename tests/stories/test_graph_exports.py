@@ -25,7 +25,7 @@ from tlkit.cli import run
 from tlkit.data.normalize import normalize
 from tlkit.export import graphs
 from tlkit.export.exporter import Exportable
-from tlkit.files.seal import write_checksummed_archive
+from tlkit.files.checksum import write_checksummed_archive
 from tlkit.model.backbones import BackboneName, build_network, classifier_layers, preprocessing_of
 from tlkit.model.files import LoadedModel, ModelDescription, write_model
 from tlkit.model.open import open_model
@@ -284,7 +284,7 @@ def test_a_description_that_was_changed_is_noticed(exported: Path, images: Path,
     changed = {"tlkit.json": description.replace(b'"blue"', b'"Blue"')}
     unsealed = rewritten(exported / "model.pt2", tmp_path / "a.pt2", changed, seal=False)
     result = tlkit("predict", unsealed, images)
-    assert result.status == 65 and "seal" in result.err
+    assert result.status == 65 and "checksum" in result.err
     newer = {"tlkit.json": description.replace(b'"version": 1', b'"version": 2')}
     assert tlkit("predict", rewritten(exported / "model.pt2", tmp_path / "b.pt2", newer), images).status == 78
 

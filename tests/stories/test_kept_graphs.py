@@ -99,7 +99,7 @@ def test_a_graph_stands_for_no_other_file(
     content[len(content) // 2] ^= 1  # it still ends with the seal by which the graph is found
     (tmp_path / "model.pt").write_bytes(content)
     result = tlkit("predict", tmp_path / "model.pt", images)
-    assert (result.status, result.out) == (65, "") and "does not match its seal" in result.err
+    assert (result.status, result.out) == (65, "") and "its checksum does not match" in result.err
     (tmp_path / "cut.pt").write_bytes(content[:-1])
     assert tlkit("predict", tmp_path / "cut.pt", images).status == 65
 

@@ -14,7 +14,7 @@ from tlkit.distributed.failures import write_note
 from tlkit.distributed.join import joined
 from tlkit.distributed.launch import is_for_ranks, launch
 from tlkit.files.inputs import require_weights_file
-from tlkit.files.run_claim import create_run_folder, default_run_folder
+from tlkit.files.new_run import create_run_folder, default_run_folder
 from tlkit.monitoring.monitor import require_installed
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.runs.consistency import require_same_options

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from tlkit import __version__
 from tlkit.errors import OutputError, UnavailableError, UsageError, first_line, is_memory
 from tlkit.export.exporter import Exportable
+from tlkit.files.checksum import write_checksummed_archive
 from tlkit.files.onnx_file import checksum_of, read_onnx
 from tlkit.files.pt2_file import DESCRIPTION_FILE, describe, read_pt2
-from tlkit.files.seal import write_checksummed_archive
 from tlkit.files.trusted import load_program
 from tlkit.versions import is_refused, require_floor
 from tlkit.versions import version as installed_version
@@ -30,7 +30,7 @@ PIXELS, LOGITS, FEATURES = "pixels", "logits", "features"
 
 
 class Onnx:
-    """One file for onnxruntime and others, with its description and seal in the metadata."""
+    """One file for onnxruntime and others, with its description and checksum in the metadata."""
 
     def write(self, model: Exportable, path: str) -> None:
         require_extra("--format onnx")
@@ -71,7 +71,7 @@ class TorchExport:
                 node.meta.pop("stack_trace", None)  # where on this machine each line of code lies
         extra = {DESCRIPTION_FILE: describe({**model.description, "tlkit_version": __version__})}
         with quiet(), open(path, "wb") as file:
-            write_checksummed_archive(file, lambda sealed: torch.export.save(program, sealed, extra_files=extra))
+            write_checksummed_archive(file, lambda stream: torch.export.save(program, stream, extra_files=extra))
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         own, found = model.network.state_dict(), read_pt2(path)["model_state_dict"]

@@ -14,9 +14,9 @@ from tlkit.errors import OutputError, UsageError
 from tlkit.export.exporter import Exportable, Exporter
 from tlkit.export.graphs import Onnx, TorchExport
 from tlkit.files.artifact import load_safely
+from tlkit.files.checksum import write_checksummed_archive
 from tlkit.files.description import DESCRIPTION_KEY
 from tlkit.files.safetensors_file import content_with_checksum, read_safetensors
-from tlkit.files.seal import write_checksummed_archive
 from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, with_config
 from tlkit.files.trusted import unpickle
 from tlkit.model.head import HEADS
@@ -27,7 +27,7 @@ class StateDict:
 
     def write(self, model: Exportable, path: str) -> None:
         with open(path, "wb") as file:
-            write_checksummed_archive(file, lambda sealed: torch.save(model.state(), sealed))
+            write_checksummed_archive(file, lambda stream: torch.save(model.state(), stream))
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         return model.from_pixels(with_state(model.rebuild(), load_safely(path)))
@@ -67,7 +67,7 @@ class FullModel:
         setattr(network, DESCRIPTION_KEY, model.metadata())
         try:
             with open(path, "wb") as file:
-                write_checksummed_archive(file, lambda sealed: torch.save(network, sealed))
+                write_checksummed_archive(file, lambda stream: torch.save(network, stream))
         except (AttributeError, TypeError) as error:
             raise UsageError("--format full", f"{model.source}/{model.name} cannot be pickled: {error}") from error
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlkit.files.seal import DIGITS, Hashing, sha256_with
+from tlkit.files.checksum import DIGITS, Hashing, sha256_with
 
 Vector = NDArray[np.float32]
 

@@ -3,9 +3,9 @@
 Files:
     atomic.py            write a file so that readers see the old content or the new, never a part
     run_folder.py        the files of a run folder, and its lock
-    run_claim.py         create a run folder, and remove it if the run never starts
+    new_run.py           create a run folder, and remove it if the run never starts
     inputs.py            open a file named by the user; regular files only
-    seal.py              the SHA-256 checksum inside a file
+    checksum.py          the SHA-256 checksum inside a file
     artifact.py          checkpoints and model.pt: tensors and plain values in one checked file
     archive.py           check a zip archive (.pt, .pt2) before opening it
     pickles.py           list what a pickle would import, without unpickling it

@@ -1,7 +1,7 @@
-"""A dict of tensors and plain values as one sealed file; and torch files of anybody's, opened as data.
+"""Read and write dicts of tensors as .pt files with a checksum, and open untrusted torch files as data.
 
-Nothing from outside is unpickled as code: files open with torch.load(weights_only=True) and an empty allow-list, and
-there is no fallback. A file that the user names by --trust-pickle is opened by trusted.py.
+Nothing is unpickled as code: files open with torch.load(weights_only=True) and an empty allow-list, without fallback.
+A file named with --trust-pickle is opened by trusted.py.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ import torch
 from tlkit.errors import DataError, TlkitError, first_line, is_memory
 from tlkit.files.archive import check_archive, is_archive
 from tlkit.files.atomic import write_atomically
+from tlkit.files.checksum import write_checksummed_archive
 from tlkit.files.description import VERSION, newer
 from tlkit.files.inputs import open_input, size_of
 from tlkit.files.pickles import refuse_code
-from tlkit.files.seal import write_checksummed_archive
 from tlkit.files.trusted import is_trusted, unpickle
 
 OURS = "tlkit-"
-"""What every format of ours begins with."""
+"""Prefix of every tlkit format."""
 
 
 @dataclass(frozen=True)
 class TorchFile:
-    """What a file holds, tensors on the CPU. sealed: whether tlkit wrote it, and it is as it was written."""
+    """Content of a file, tensors on the CPU. has_valid_checksum: whether it has a valid tlkit checksum."""
 
     path: str
     content: Any
-    sealed: bool
+    has_valid_checksum: bool
 
 
 def write_artifact(path: str, kind: str, content: Mapping[str, Any]) -> None:
-    """Commit content (tensors and plain types only) as a file of the given kind, such as "tlkit-checkpoint".
+    """Write content (tensors and plain types only) as a file of the given kind, such as "tlkit-checkpoint".
 
-    Its checksum is that of the content, whatever file holds it; the file itself has a seal.
+    `checksum` in the content is independent of the file; the file has another checksum of all its bytes.
     """
     artifact = {"format": kind, "version": VERSION, **content}
     artifact["checksum"] = digest(artifact)
-    write_atomically(path, lambda file: write_checksummed_archive(file, lambda sealed: torch.save(artifact, sealed)))
+    write_atomically(path, lambda file: write_checksummed_archive(file, lambda stream: torch.save(artifact, stream)))
 
 
 def read_artifact(path: str, *kinds: str) -> dict[str, Any]:
-    """Open a file that write_artifact wrote, tensors on the CPU.
+    """Open a file written by write_artifact, tensors on the CPU.
 
     Raises MissingInputError, DataError (not such a file, or damaged), UnsafeError (it holds code) or
     MismatchError (written by a newer tlkit).
@@ -58,19 +58,19 @@ def read_artifact(path: str, *kinds: str) -> dict[str, Any]:
 
 
 def artifact_in(file: TorchFile, *kinds: str) -> dict[str, Any]:
-    """What write_artifact was given, format and version included. Raises DataError or MismatchError."""
+    """The content given to write_artifact, plus format and version. Raises DataError or MismatchError."""
     content = checked(file.path, file.content, *kinds)
     content.pop("checksum", None)
     return content
 
 
 def checked(path: str, content: Any, *kinds: str) -> dict[str, Any]:
-    """Content of one of these kinds, in a version that is known. Raises DataError or MismatchError."""
+    """Require one of these kinds and a known version. Raises DataError or MismatchError."""
     found = content.get("format") if isinstance(content, dict) else None
     if not isinstance(found, str):
-        raise DataError(path, f"is a torch file that tlkit did not write; expected {' or '.join(kinds)}")
+        raise DataError(path, f"is a torch file, but not written by tlkit; expected {' or '.join(kinds)}")
     if found not in kinds:
-        raise DataError(path, f"is a file of format {found[:80]!r}; expected {' or '.join(kinds)}")
+        raise DataError(path, f"has format {found[:80]!r}; expected {' or '.join(kinds)}")
     version = content.get("version")
     if type(version) is not int:
         raise DataError(path, "is damaged: it has no version")
@@ -80,69 +80,69 @@ def checked(path: str, content: Any, *kinds: str) -> dict[str, Any]:
 
 
 def load_safely(path: str, trusted: str | None = None) -> Any:
-    """What a torch file of anybody's holds, tensors on the CPU. trusted: the file that may run code, if any.
+    """Content of an untrusted torch file, tensors on the CPU. trusted: the file that may run code, if any.
 
-    Raises MissingInputError (no such file, or unreadable), UnsafeError (it needs code) or DataError (no torch
-    file, or damaged).
+    Raises MissingInputError (missing or unreadable), UnsafeError (it contains code) or DataError (not a torch file,
+    or damaged).
     """
     return open_torch_file(path, trusted).content
 
 
 def open_torch_file(path: str, trusted: str | None = None) -> TorchFile:
-    """load_safely, and whether the file is sealed."""
+    """Like load_safely, and whether the file has a valid checksum."""
     with open_input(path) as file:
         archive = is_archive(file)
-        sealed = archive and check_archive(path, file)
+        has_valid_checksum = archive and check_archive(path, file)
         if is_trusted(path, trusted):
-            return TorchFile(path, unpickle(path, trusted), sealed)
+            return TorchFile(path, unpickle(path, trusted), has_valid_checksum)
         refuse_code(path, file, archive)
         content = load_plain(path, file)
         require_held(path, content, size_of(file))
-        if not sealed and isinstance(content, dict) and str(content.get("format"))[: len(OURS)] == OURS:
+        if not has_valid_checksum and isinstance(content, dict) and str(content.get("format"))[: len(OURS)] == OURS:
             raise without_checksum(path)
-        return TorchFile(path, content, sealed)
+        return TorchFile(path, content, has_valid_checksum)
 
 
 def without_checksum(path: str) -> DataError:
-    """The refusal of a file that says that tlkit wrote it, and is not as tlkit wrote it."""
-    return DataError(path, "is damaged, or was changed since tlkit wrote it: it has no seal")
+    """The error for a tlkit file without a checksum."""
+    return DataError(path, "is damaged, or was changed since tlkit wrote it: its checksum is missing")
 
 
 def load_plain(path: str, file: BinaryIO) -> Any:
-    """What a torch file holds, if that is tensors and plain values. Raises DataError."""
+    """Load tensors and plain values. Raises DataError."""
     file.seek(0)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on the pickle protocol of files that are refused anyway
+            warnings.simplefilter("ignore")  # about the pickle protocol of files that are refused anyway
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files, none of them documented
+    except Exception as error:  # torch raises many undocumented exceptions for damaged files
         if is_memory(error) and asked_for(error) <= size_of(file):
             raise
         raise DataError(path, f"is not a torch file, or is damaged ({first_line(error)[:120]})") from None
 
 
 def asked_for(error: Exception) -> int:
-    """The bytes that torch wanted for one tensor and did not get; 0 if it does not say."""
-    told = re.search(r"tried to allocate (\d+) bytes", str(error))
-    return int(told[1]) if told else 0
+    """The bytes that torch failed to allocate for one tensor; 0 if unknown."""
+    found = re.search(r"tried to allocate (\d+) bytes", str(error))
+    return int(found[1]) if found else 0
 
 
 def require_held(path: str, content: Any, size: int) -> None:
-    """Raises DataError unless all of the content lies in the file's `size` bytes.
+    """Raises DataError unless the content fits into the file's `size` bytes.
 
-    A file of a few bytes can name a tensor of terabytes, all of them the same number, or a list of lists that doubles
-    with each level, and whoever copied or printed it would never end.
+    A file of a few bytes can describe an expanded tensor of terabytes, or nested lists that double with each level;
+    copying or printing them would never end.
     """
     try:
         if count_values(content, {}) <= size:
             return
     except (ValueError, RecursionError):
         pass
-    raise DataError(path, "claims to hold more than it does")
+    raise DataError(path, "declares more content than it has bytes")
 
 
 def count_values(value: Any, counted: dict[int, int]) -> int:
-    """How many values are in nested containers; ValueError if one contains itself, or a tensor is no plain array."""
+    """Count values in nested containers. Raises ValueError if one contains itself or a tensor is not a plain array."""
     if isinstance(value, torch.Tensor):
         if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
             raise ValueError("not an array")
@@ -162,7 +162,7 @@ def count_values(value: Any, counted: dict[int, int]) -> int:
 
 @contextmanager
 def as_content_of(path: str, what: str) -> Iterator[None]:
-    """Inside, what a file holds is used: where that is not as it should be, it is the file that is at fault."""
+    """Turn errors of using the content of a file into DataError about that file."""
     try:
         yield
     except TlkitError:
@@ -176,9 +176,9 @@ def as_content_of(path: str, what: str) -> Iterator[None]:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of nested dicts, lists, plain values and tensors: types, shapes and bytes, independent of the file.
+    """SHA-256 of nested dicts, lists, plain values and tensors (types, shapes, bytes), independent of the file.
 
-    Raises TypeError for anything else, so that nothing but plain types is ever written.
+    Raises TypeError for anything else, so that only plain types are ever written.
     """
     sha256 = hashlib.sha256()
     _feed(sha256, value)

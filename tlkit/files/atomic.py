@@ -1,4 +1,4 @@
-"""The one way any file is committed: readers see the old content or the new, also after a crash."""
+"""Atomic writes: readers see the old content or the new, never a part, also after a crash."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TEMPORARY_SUFFIX = ".tlkit-tmp"
 
 
 Measure = Callable[[], int | None]
-"""The bytes that a file needs, asked for when the disk is full; None if it cannot be told."""
+"""Returns the bytes that a file needs, for the error message when the disk is full; None if unknown."""
 
 
 def unknown() -> None:
-    """A Measure that cannot tell."""
+    """A Measure for an unknown size."""
 
 
 @contextlib.contextmanager
 def writing(path: str, measure: Measure = unknown) -> Iterator[None]:
-    """Inside, what is to become `path` is written: what the system refuses is told in our words.
+    """Turn errors of the operating system while writing `path` into tlkit errors.
 
     Raises OutputError if the file cannot be created, StorageError if the disk is full or failing.
     """
@@ -45,18 +45,18 @@ def writing(path: str, measure: Measure = unknown) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: str, measure: Measure = unknown, follow: bool = True) -> Iterator[str]:
-    """Give a name beside `path`; what lies there when the block ends well takes the place of `path` in one step.
+    """Yield a temporary path beside `path`; when the block succeeds, its content replaces `path` atomically.
 
-    Renamed, and the folder synced; until then, or if the block fails, what was there stays. follow: what a symbolic
-    link leads to is replaced, not the link. Raises as `writing` does, but lets through what the block raises.
+    By rename, then fsync of the folder. If the block fails, `path` is unchanged. follow: replace the target of a
+    symbolic link instead of the link. Raises like `writing`; exceptions of the block pass through.
     """
     target = os.path.realpath(path) if follow else os.path.abspath(path)
     if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
-        raise OutputError(path, "is a pipe or device, and is not replaced")
+        raise OutputError(path, "is a pipe or device; expected a regular file or a new name")
     folder, name = os.path.split(target)
     aside = os.path.join(folder, f".{name[:40]}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
-        remove(aside)  # of a process that had this number and was killed
+        remove(aside)  # of a killed process with the same id
         yield aside
         with writing(path, measure):
             put_in_place(aside, target)
@@ -66,10 +66,9 @@ def replacing(path: str, measure: Measure = unknown, follow: bool = True) -> Ite
 
 
 def write_atomically(path: str, write: Callable[[IO[bytes]], object]) -> None:
-    """Commit one file: readers see the old content or the new, never a part, also after a crash.
+    """Write one file: readers see the old content or the new, never a part, also after a crash.
 
-    write: is called once more, to count, if the disk is full. An existing file keeps its mode.
-    Raises as `writing` does.
+    write: called again to count bytes if the disk is full. An existing file keeps its mode. Raises like `writing`.
     """
     measure = partial(size_of, write)
     with replacing(path, measure) as aside, writing(path, measure):
@@ -81,16 +80,16 @@ def write_atomically(path: str, write: Callable[[IO[bytes]], object]) -> None:
             except Exception as error:
                 if raw.failure in (None, error):
                     raise
-                raise raw.failure from error  # torch hides why a write failed
+                raise raw.failure from error  # torch hides the reason of a failed write
             keep_mode(path, aside)
             os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
 def replaced_when_whole(path: str) -> Iterator[str]:
-    """Give a name beside `path` for a file or folder, which takes its place when the block ends well.
+    """Yield a temporary path for a file or folder that replaces `path` when the block succeeds.
 
-    What was there stays until then. Raises as `replacing` does: what the block writes, it writes inside `writing`.
+    Raises like `replacing`; the block writes inside `writing`.
     """
     with replacing(path) as aside:
         yield aside
@@ -104,7 +103,7 @@ def replaced_when_whole(path: str) -> Iterator[str]:
 
 
 def link_atomically(source: str, target: str) -> None:
-    """Make target another name of the file source, replacing what target was, be it a link, in one step."""
+    """Make target a hard link to source, replacing target (also a symbolic link) atomically."""
     with replacing(target, follow=False) as aside, writing(target):
         try:
             os.link(source, aside)
@@ -116,13 +115,13 @@ def link_atomically(source: str, target: str) -> None:
 
 
 def write_json_atomically(path: str, value: object) -> None:
-    """Commit a JSON document that people can read."""
+    """Write an indented JSON document atomically."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 class WatchedFile(io.FileIO):
-    """A file that remembers why a write to it failed."""
+    """A file that remembers the error of a failed write."""
 
     failure: OSError | None = None
 
@@ -135,7 +134,7 @@ class WatchedFile(io.FileIO):
 
 
 class OutputFile(io.FileIO):
-    """A file that will take the place of `path`; raises as `writing` does."""
+    """The temporary file for `path`; raises like `writing`."""
 
     def __init__(self, aside: str, path: str) -> None:
         self.path = path
@@ -148,7 +147,7 @@ class OutputFile(io.FileIO):
 
 
 class Counter(io.RawIOBase):
-    """Counts what is written to it."""
+    """Counts the bytes written to it."""
 
     size = 0
 
@@ -162,29 +161,29 @@ class Counter(io.RawIOBase):
 
 
 def size_of(write: Callable[[IO[bytes]], object]) -> int | None:
-    """The bytes that `write` writes; None if it cannot be told."""
+    """The number of bytes that `write` writes; None if it fails."""
     counter = Counter()
     try:
         write(counter)  # type: ignore[arg-type]
-    except Exception:  # the full disk is the news, whatever else is wrong
+    except Exception:  # the full disk is the error to report, not this one
         return None
     return counter.size
 
 
 def keep_mode(path: str, aside: str) -> None:
-    """Give what will replace an existing file that file's mode."""
+    """Copy the mode of an existing file to its replacement."""
     with contextlib.suppress(FileNotFoundError):
         os.chmod(aside, stat.S_IMODE(os.stat(path).st_mode))
 
 
 def put_in_place(aside: str, target: str) -> None:
-    """Rename to target. A folder in the place of a folder changes places with it, and the old one is left aside."""
+    """Rename to target. Two folders are exchanged, and the old one ends up at `aside`."""
     if not (os.path.isdir(target) and os.path.isdir(aside)):
         os.replace(aside, target)
         return
     try:
         exchange(aside, target)
-    except OSError:  # a file system that has no such step: for a moment there is neither
+    except OSError:  # the file system cannot exchange: for a moment neither exists
         old = f"{aside}.old{TEMPORARY_SUFFIX}"
         os.rename(target, old)
         try:
@@ -196,7 +195,7 @@ def put_in_place(aside: str, target: str) -> None:
 
 
 def exchange(one: str, other: str) -> None:
-    """Let two files or folders change places in one step. Raises OSError where that cannot be had."""
+    """Exchange two files or folders atomically. Raises OSError if the file system cannot."""
     here, exchanging = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
@@ -207,8 +206,8 @@ def exchange(one: str, other: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a file or folder that may not be there, as far as it can be."""
-    with contextlib.suppress(OSError):  # which rmtree raises for all that it is told to ignore
+    """Remove a file or folder if it exists; ignore errors."""
+    with contextlib.suppress(OSError):  # rmtree raises some errors despite ignore_errors
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -216,19 +215,19 @@ def remove(path: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Make what a file holds, or renames inside a folder, last through a power cut."""
+    """fsync a file, or a folder after renames in it, so that the change survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system cannot sync folders
             raise
     finally:
         os.close(descriptor)
 
 
 def system_error(error: BaseException, folder: str) -> OSError | None:
-    """The operating system's refusal to write that an exception is, comes from, or hides; None for any other."""
+    """The OSError that an exception is, was caused by, or hides in its text; None if there is none."""
     if isinstance(error, TlkitError):
         return None
     if isinstance(error, OSError):
@@ -238,33 +237,33 @@ def system_error(error: BaseException, folder: str) -> OSError | None:
         if isinstance(earlier, OSError) and earlier.errno in FAILING:
             return earlier
         earlier = earlier.__cause__ or earlier.__context__
-    told = re.search(r"\(os error (\d+)\)", str(error))  # as safetensors does
-    if told:
-        return OSError(int(told[1]), os.strerror(int(told[1])))
-    if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):  # torch names no reason
+    found = re.search(r"\(os error (\d+)\)", str(error))  # as safetensors reports it
+    if found:
+        return OSError(int(found[1]), os.strerror(int(found[1])))
+    if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):  # torch gives no reason
         number = errno.ENOSPC if (bytes_free(folder) or 0) < 1 << 20 else errno.EIO
         return OSError(number, os.strerror(number))
     return None
 
 
 def storage_error(path: str, error: OSError, measure: Measure = unknown) -> TlkitError:
-    """An operating system's refusal to write, in our words and with our exit code."""
+    """The tlkit error for an OSError while writing."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno not in FAILING:
         return OutputError(path, f"cannot be created: {reason}")
     room = describe_room(measure(), bytes_free(os.path.dirname(os.path.realpath(path)))) if error.errno in FULL else ""
-    return StorageError(path, f"cannot be written: {reason}{room}", "Nothing that was there before is lost.")
+    return StorageError(path, f"cannot be written: {reason}{room}", "Existing files are unchanged.")
 
 
 def describe_room(needed: int | None, free: int | None) -> str:
-    """What a file needs and what there is, as far as it is known."""
+    """Text about needed and free bytes, as far as known."""
     facts = [f"{needed:,} bytes needed"] if needed is not None else []
     facts += [f"{free:,} bytes free"] if free is not None else []
     return f" ({', '.join(facts)})" if facts else ""
 
 
 def bytes_free(folder: str) -> int | None:
-    """Room on the disk of a folder; None if it cannot be told."""
+    """Free bytes on the disk of a folder; None if unknown."""
     try:
         return shutil.disk_usage(folder).free
     except OSError:

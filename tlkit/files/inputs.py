@@ -1,4 +1,4 @@
-"""A file that somebody names, opened for reading: regular files only, and every refusal in our words."""
+"""Open user-supplied files for reading: regular files only, with tlkit errors."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from tlkit.options.network import is_weights_file
 
 
 def require_weights_file(weights: str) -> None:
-    """Raises MissingInputError for a file of weights that is not there."""
+    """Raises MissingInputError if a weights file does not exist."""
     if is_weights_file(weights) and not os.path.exists(weights):
-        raise MissingInputError(weights, "no such file; expected pretrained, none, or a file of weights")
+        raise MissingInputError(weights, "no such file; expected pretrained, none, or a weights file")
 
 
 @contextmanager
 def open_input(path: str) -> Iterator[BinaryIO]:
-    """Open a file.
+    """Open a regular file for reading.
 
-    Raises MissingInputError (not there, or not to be opened) or DataError (a folder, pipe or device; or a disk that
-    fails while the block reads it).
+    Raises MissingInputError (missing, or no permission) or DataError (a folder, pipe or device, or a read error
+    inside the block).
     """
     try:
-        # A pipe that nobody writes to would keep a plain open waiting for ever.
+        # Opening a pipe without a writer would block for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise MissingInputError(path, "no such file") from None
     except OSError as error:
         raise MissingInputError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
-    except ValueError:  # a NUL byte, or what the file system cannot spell
-        raise MissingInputError(path, "is no name of a file") from None
+    except ValueError:  # a NUL byte, or characters that the file system cannot encode
+        raise MissingInputError(path, "is not a valid file name") from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
@@ -48,5 +48,5 @@ def open_input(path: str) -> Iterator[BinaryIO]:
 
 
 def size_of(file: BinaryIO) -> int:
-    """How many bytes an open file has."""
+    """Size of an open file in bytes."""
     return os.fstat(file.fileno()).st_size

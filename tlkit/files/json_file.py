@@ -1,4 +1,4 @@
-"""JSON documents of run folders and exports, read back. Loads no torch."""
+"""Read JSON and JSON lines; encode paths and labels as JSON fields. Loads no torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_whole_json(path: str, *keys: str) -> dict[str, Any]:
     value = read_json(path)
     missing = [key for key in keys if key not in value] if isinstance(value, dict) else list(keys)
     if missing:
-        raise DataError(path, f"is not whole: it has no {', '.join(missing)}")
+        raise DataError(path, f"is incomplete: it has no {', '.join(missing)}")
     return dict(value)
 
 
@@ -45,8 +45,8 @@ def read_json_lines(path: str, *keys: str) -> list[dict[str, Any]]:
 
 
 def path_fields(path: str) -> dict[str, str]:
-    """The path as JSON can say it: text, or base64 of its bytes."""
-    return fields_of("path", os.fsencode(path))  # the locale may have another idea of file names than UTF-8
+    """A path as a JSON field: `path` as text, or `path_bytes` as base64 if it is not UTF-8."""
+    return fields_of("path", os.fsencode(path))  # file names are bytes; the locale may not be UTF-8
 
 
 def path_of(fields: Mapping[str, str]) -> str:
@@ -55,7 +55,7 @@ def path_of(fields: Mapping[str, str]) -> str:
 
 
 def label_fields(label: str, name: str = "label") -> dict[str, str]:
-    """The name of a class likewise: it was the name of a folder."""
+    """A class name as a JSON field, like path_fields (class names are folder names)."""
     return fields_of(name, label.encode("utf-8", "surrogateescape"))
 
 
@@ -66,7 +66,7 @@ def label_of(fields: Mapping[str, str], name: str = "label") -> str:
 
 
 def fields_of(name: str, content: bytes) -> dict[str, str]:
-    """A field of that name with a text in UTF-8; of other bytes, a field NAME_bytes."""
+    """Field NAME with UTF-8 text, or NAME_bytes with base64 for other bytes."""
     try:
         return {name: content.decode()}
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""An .onnx file of ours as bytes: what it says about itself, its seal, and a refusal of files that lead elsewhere.
+"""Read .onnx files written by tlkit: description, checksum, and refusal of external data.
 
-ONNX is one protobuf message. Its fields can be walked without any library, so a file is judged before a runtime, which
-would follow references to other files, gets to see it. Loads neither torch nor onnx.
+ONNX is one protobuf message. Its fields are parsed here without any library, so that a file is checked before a
+runtime, which would follow references to other files, opens it. Loads neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlkit.errors import DataError, TlkitError, UnsafeError
+from tlkit.files.checksum import CHECKSUM_KEY, sha256_of
 from tlkit.files.description import DESCRIPTION_KEY, parse_description
 from tlkit.files.inputs import open_input
-from tlkit.files.seal import CHECKSUM_KEY, sha256_of
 
 METADATA, KEY, VALUE = 14, 1, 2
 
@@ -34,34 +34,34 @@ PARTS: Mapping[str, Mapping[int, str]] = {
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Tensor": {},
 }
-"""The messages through which tensors are reached, and their fields that lead on (a test compares with onnx's own)."""
+"""Messages that can contain tensors, and their fields to follow (a test compares with the onnx package)."""
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A file that is whole and ours. description: plain JSON types."""
+    """A verified file written by tlkit. description: plain JSON types."""
 
     content: bytes
     description: Mapping[str, Any]
 
 
 def checksum_of(content: bytes | memoryview) -> bytes:
-    """The SHA-256 of a file as one more entry of its metadata, the last, to be put at its end: it stays valid ONNX."""
+    """The SHA-256 of a file as a metadata entry to append to it: the file stays valid ONNX."""
     entry = field(KEY, CHECKSUM_KEY.encode()) + field(VALUE, sha256_of(content))
     return field(METADATA, entry)
 
 
 def field(number: int, content: bytes) -> bytes:
-    """A short protobuf field that holds bytes."""
+    """A short protobuf field with bytes."""
     assert len(content) < 128
     return bytes([number << 3 | LENGTH, len(content)]) + content
 
 
-SEAL_BYTES = len(checksum_of(b""))
+CHECKSUM_BYTES = len(checksum_of(b""))
 
 
 def read_onnx(path: str) -> OnnxFile:
-    """Open a file that export wrote.
+    """Open a file written by tlkit export.
 
     Raises MissingInputError, DataError (not ours, or damaged), UnsafeError (weights in other files) or MismatchError
     (written by a newer tlkit).
@@ -69,56 +69,56 @@ def read_onnx(path: str) -> OnnxFile:
     with open_input(path) as file:
         content = file.read()
     try:
-        metadata, leads_elsewhere = inspect(content)
+        metadata, has_external_data = inspect(content)
     except ValueError:
-        raise no_onnx(path, content[:512]) from None
-    if leads_elsewhere:
+        raise not_onnx_error(path, content[:512]) from None
+    if has_external_data:
         raise UnsafeError(
             path,
-            "refused: it asks for weights from another file",
-            "Ask for a file that holds all of its weights, as tlkit exports it.",
+            "refused: it references weights in another file",
+            "Use a file that contains all of its weights, such as one exported by tlkit.",
         )
     if CHECKSUM_KEY not in metadata or DESCRIPTION_KEY not in metadata:
-        raise DataError(path, "does not describe itself, or is cut short; expected an ONNX file that tlkit exported")
-    if content[-SEAL_BYTES:] != checksum_of(memoryview(content)[:-SEAL_BYTES]):
-        raise DataError(path, "is damaged, or was changed since tlkit wrote it: it does not match its seal")
+        raise DataError(path, "has no description, or is truncated; expected an ONNX file exported by tlkit")
+    if content[-CHECKSUM_BYTES:] != checksum_of(memoryview(content)[:-CHECKSUM_BYTES]):
+        raise DataError(path, "is damaged, or was changed since tlkit wrote it: its checksum does not match")
     return OnnxFile(content, parse_description(path, metadata))
 
 
-def no_onnx(path: str, head: bytes) -> TlkitError:
-    """Why a file that begins so is refused."""
-    from tlkit.files.pickles import is_torch_like, unsafe  # what an ONNX file need not wait for
+def not_onnx_error(path: str, head: bytes) -> TlkitError:
+    """The error for a file with these first bytes."""
+    from tlkit.files.pickles import is_torch_like, unsafe  # not needed for valid files
 
     if is_torch_like(head):
-        return unsafe(path, "it is a torch file or a pickle under another name")
+        return unsafe(path, "it is a torch file or a pickle with another suffix")
     return DataError(path, "is not an ONNX file, or is damaged")
 
 
 def inspect(content: bytes) -> tuple[dict[str, str], bool]:
-    """The metadata of a model, and whether any of its tensors lies in another file, which a runtime would read.
+    """The metadata of a model, and whether any tensor is stored in another file, which a runtime would read.
 
-    Raises ValueError for what is no ONNX.
+    Raises ValueError if it is not ONNX.
     """
     metadata: dict[str, str] = {}
-    leads_elsewhere = False
+    has_external_data = False
     waiting = [("Model", 0, len(content))]
     while waiting:
         kind, start, end = waiting.pop()
         for number, wire, value, stop in fields(content, start, end):
             if kind == "Tensor" and number == DATA_LOCATION:
-                leads_elsewhere |= wire != VARINT or value != 0
+                has_external_data |= wire != VARINT or value != 0
             elif wire == LENGTH and number in PARTS[kind]:
                 waiting.append((PARTS[kind][number], value, stop))
             elif wire == LENGTH and kind == "Model" and number == METADATA:
                 entry = {n: content[a:b].decode() for n, w, a, b in fields(content, value, stop) if w == LENGTH}
                 metadata[entry.get(KEY, "")] = entry.get(VALUE, "")
-    return metadata, leads_elsewhere
+    return metadata, has_external_data
 
 
 def fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """The fields of a message: (number, wire type, start, end), or for a VARINT (number, wire type, value, end).
 
-    Raises ValueError for bytes that are no message.
+    Raises ValueError for invalid bytes.
     """
     at = start
     while at < end:
@@ -142,7 +142,7 @@ def fields(content: bytes, start: int, end: int) -> Iterator[tuple[int, int, int
 
 
 def varint(content: bytes, at: int, end: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends. Raises ValueError."""
+    """Decode a varint (seven bits per byte). Returns value and end. Raises ValueError."""
     value = 0
     for place, byte in enumerate(content[at : min(at + 10, end)]):
         value |= (byte & 127) << 7 * place

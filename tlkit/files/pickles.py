@@ -1,7 +1,7 @@
-"""What a pickle would import and call, seen without opening it. Loads no torch.
+"""Find code in pickles without unpickling them. Loads no torch.
 
-torch.load(weights_only=True) refuses code too. This looks first, so that what is refused is named, and so that what
-torch lets pass and tensors do not need (a bytearray of any size, say) is refused as well.
+torch.load(weights_only=True) refuses code too. This check runs first, to name the code in the error, and to refuse
+types that torch allows but tensors do not need (such as a bytearray of any size).
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ HARMLESS = (
     r"|torch\.(storage\.)?[A-Z]\w*Storage|torch\.serialization\._get_layout"
     r"|torch\.(u?int|float|bfloat|complex|half|double|bool|long|short|char|byte)\w*"
 )
-"""What tensors and plain values name, as a regular expression. Everything else counts as code."""
+"""Names that tensors and plain values use, as a regular expression. Everything else counts as code."""
 
 
 NAME = r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*"
 
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-"""The first of the five pickles that a torch file began with before it was an archive."""
+"""The first of the five pickles at the start of a torch file in the legacy (non-zip) format."""
 
 
 LEGACY_PICKLES = 5
 
 
 LONGEST = 5_000_000
-"""Operations in a pickle that are looked at: some seconds."""
+"""Largest number of pickle operations to inspect (a few seconds)."""
 
 
 IN_A_TORCHSCRIPT_ARCHIVE = "constants.pkl"
 
 
 def refuse_code(path: str, file: BinaryIO, archive: bool) -> None:
-    """Raises UnsafeError if opening a torch file would run code. Passes over what cannot be read.
+    """Raises UnsafeError if opening a torch file would run code. Ignores unreadable parts.
 
-    archive: whether it is a zip archive, and one that can be read.
+    archive: whether it is a readable zip archive.
     """
     reason = next(code_in_archive(file) if archive else code_in_stream(file), None)
     if reason is not None:
@@ -55,16 +55,16 @@ def refuse_code(path: str, file: BinaryIO, archive: bool) -> None:
 
 
 def unsafe(path: str, why: str) -> UnsafeError:
-    """A refusal that says how to go on."""
+    """The error for a file with code, with advice."""
     return UnsafeError(
         path,
         f"refused: {why}",
-        f"Ask for a state_dict or safetensors file. Or, if you trust whoever made it: --trust-pickle {path}",
+        f"Use a state_dict or safetensors file instead. If you trust its author, add --trust-pickle {path}",
     )
 
 
 def code_in_archive(file: BinaryIO) -> Iterator[str]:
-    """Why opening an archive would run code."""
+    """Yield reasons why opening an archive would run code."""
     with zipfile.ZipFile(file) as archive:
         for entry in archive.namelist():
             if entry.endswith(f"/{IN_A_TORCHSCRIPT_ARCHIVE}"):
@@ -74,7 +74,7 @@ def code_in_archive(file: BinaryIO) -> Iterator[str]:
 
 
 def code_in_stream(file: BinaryIO) -> Iterator[str]:
-    """Why opening a bare pickle, or a torch file of before there were archives, would run code."""
+    """Yield reasons why opening a bare pickle or a legacy torch file would run code."""
     file.seek(0)
     if is_tar(file.read(tarfile.BLOCKSIZE)):
         yield "it is a tar archive of pickles"
@@ -89,7 +89,7 @@ def code_in_stream(file: BinaryIO) -> Iterator[str]:
 
 
 def code_in(pickled: bytes | BinaryIO) -> Iterator[str]:
-    """What in one pickle is code, up to its end or to where it is no pickle any more."""
+    """Yield the code in one pickle, up to its end or to the first byte that is not part of a pickle."""
     try:
         for number, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
             if operation.name in ("GLOBAL", "INST"):
@@ -97,18 +97,18 @@ def code_in(pickled: bytes | BinaryIO) -> Iterator[str]:
                     return  # text that begins like a pickle
                 name = str(argument).replace(" ", ".")
                 if not re.fullmatch(HARMLESS, name):
-                    yield f"it names {name[:80]}"
+                    yield f"it imports {name[:80]}"
             elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-                yield "it puts names together"
+                yield "it builds import names dynamically"
             elif number > LONGEST:
-                yield "it is a pickle without end"
+                yield "it has too many operations"
                 return
-    except Exception:  # pickletools raises whatever it stumbles over
+    except Exception:  # pickletools raises many kinds of exceptions
         return
 
 
 def first_number(file: BinaryIO) -> object:
-    """The number that the first pickle of a torch file is; None for anything else."""
+    """The number in the first pickle of a legacy torch file; None for anything else."""
     try:
         for operation, argument, _ in pickletools.genops(file):
             if operation.name.startswith("LONG"):
@@ -121,7 +121,7 @@ def first_number(file: BinaryIO) -> object:
 
 
 def is_pickle(file: BinaryIO) -> bool:
-    """Whether a file begins with a whole pickle of a binary protocol."""
+    """Whether a file starts with a complete pickle of a binary protocol."""
     file.seek(0)
     try:
         operations = [operation.name for operation, _, _ in itertools.islice(pickletools.genops(file), LONGEST)]
@@ -131,11 +131,11 @@ def is_pickle(file: BinaryIO) -> bool:
 
 
 def is_torch_like(head: bytes) -> bool:
-    """Whether a file that begins so is a torch file or a pickle, whatever its name says."""
+    """Whether a file with these first bytes is a torch file or a pickle, regardless of its name."""
     is_binary_pickle = head[:1] == pickle.PROTO and head[1:2] <= bytes([pickle.HIGHEST_PROTOCOL])
     return head[:4] == b"PK\x03\x04" or is_tar(head) or is_binary_pickle or next(code_in(head), None) is not None
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a file that begins so is a tar archive."""
+    """Whether a file with these first bytes is a tar archive."""
     return head[257:262] == b"ustar"

@@ -1,7 +1,7 @@
-"""A .pt2 file of ours (torch.export): its weights and description, read without running anything that it holds.
+"""Read weights and description of .pt2 files (torch.export) written by tlkit, without running their code.
 
-torch.export.load unpickles parts of a file, evaluates expressions in it, and calls any function of torch that its graph
-names. So only plain numbers are taken from the archive, and the network is built from the description.
+torch.export.load unpickles parts of a file, evaluates expressions in it, and calls any torch function that its graph
+names. So only tensor bytes are read from the archive, and the network is built from the description.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ FORMAT = "tlkit-exported-program"
 
 
 DESCRIPTION_FILE = "tlkit.json"
-"""Among the archive's extra files."""
+"""Name of the description among the archive's extra files."""
 
 
 PROGRAM_FILE = "archive_format"
-"""In every archive of torch.export."""
+"""A file in every archive of torch.export."""
 
 
 DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64,
     6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
-"""By the numbers of torch.export's schema (a test compares)."""
+"""dtype by its number in the schema of torch.export (a test compares)."""
 
 
 def describe(description: Mapping[str, Any]) -> str:
-    """The text of the description file."""
+    """The content of the description file."""
     return json.dumps({"format": FORMAT, "version": VERSION, **description})
 
 
@@ -58,15 +58,15 @@ def is_program(file: BinaryIO) -> bool:
 
 
 def read_pt2(path: str, prefix: str = "network.") -> dict[str, Any]:
-    """The description of a file that export wrote, with its tensors as model_state_dict.
+    """Read the description of a file written by tlkit export, with its tensors as model_state_dict.
 
-    prefix: before the names of the tensors in the file. Raises MissingInputError, DataError (not ours, or damaged),
+    prefix: of the tensor names in the file. Raises MissingInputError, DataError (not ours, or damaged),
     UnsafeError (tensors that are pickled) or MismatchError (written by a newer tlkit).
     """
     with open_input(path) as file:
         if not is_archive(file):
             raise DataError(path, "is not a torch.export file, or is damaged")
-        sealed = check_archive(path, file)
+        has_valid_checksum = check_archive(path, file)
         try:
             with zipfile.ZipFile(file) as archive:
                 content = read_archive(path, archive, prefix)
@@ -75,23 +75,23 @@ def read_pt2(path: str, prefix: str = "network.") -> dict[str, Any]:
                 raise
             raise DataError(path, f"is not a torch.export file, or is damaged ({first_line(error)[:120]})") from None
         except (LookupError, TypeError, AttributeError) as error:
-            problem = f"is damaged, or no torch.export file that tlkit wrote ({type(error).__name__}: {error})"
+            problem = f"is damaged, or not a torch.export file written by tlkit ({type(error).__name__}: {error})"
             raise DataError(path, problem[:200]) from None
-    if not sealed:
+    if not has_valid_checksum:
         raise without_checksum(path)
     return checked(path, content, FORMAT)
 
 
 def read_archive(path: str, archive: zipfile.ZipFile, prefix: str) -> dict[str, Any]:
-    """The description and tensors of an archive. Raises UnsafeError for pickled ones, anything for strange ones."""
+    """Description and tensors of an archive. Raises UnsafeError for pickled tensors, other errors for invalid ones."""
     names = archive.namelist()
     root = next((name.partition("/")[0] for name in names if name.endswith(f"/extra/{DESCRIPTION_FILE}")), None)
     if root is None:
-        raise DataError(path, "does not describe itself; expected a torch.export file that tlkit exported")
+        raise DataError(path, "has no description; expected a torch.export file exported by tlkit")
     content: dict[str, Any] = json.loads(archive.read(f"{root}/extra/{DESCRIPTION_FILE}"))
     entries = json.loads(archive.read(f"{root}/data/weights/model_weights_config.json"))["config"]
 
-    @cache  # however many tensors name it
+    @cache  # several tensors can share it
     def read(name: str) -> bytearray:
         return bytearray(archive.read(f"{root}/data/weights/{name}"))
 
@@ -102,9 +102,9 @@ def read_archive(path: str, archive: zipfile.ZipFile, prefix: str) -> dict[str, 
 
 
 def read_tensor(path: str, read: Callable[[str], bytearray], entry: Mapping[str, Any]) -> Tensor:
-    """A tensor from the bytes that `read` gives for a name.
+    """Build a tensor from the bytes that `read` returns for its file name.
 
-    Raises UnsafeError if it is pickled, ValueError if it claims more than its bytes.
+    Raises UnsafeError if it is pickled, ValueError if it declares more than its bytes.
     """
     if entry["use_pickle"]:
         raise unsafe(path, "opening its weights would run code")

@@ -1,4 +1,4 @@
-"""What lies where in a run folder, and its lock."""
+"""Paths, JSON files and lock of a run folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EPOCH_FILE = re.compile(r"epoch_(\d+)_.*\.pt")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run on disk; the properties say what lies where."""
+    """A run on disk; the properties are the paths of its files."""
 
     path: str
 
@@ -48,12 +48,12 @@ class RunFolder:
 
     @property
     def about_file(self) -> str:
-        """What the run found when it began: data, warnings, model, versions."""
+        """Dataset, warnings, model and versions at the start."""
         return os.path.join(self.path, "about.json")
 
     @property
     def validation_file(self) -> str:
-        """What the best epoch answered on each validation image."""
+        """The best epoch's prediction for each validation image."""
         return os.path.join(self.path, "validation.jsonl")
 
     @property
@@ -74,7 +74,7 @@ class RunFolder:
 
     @property
     def previous_checkpoint(self) -> str:
-        """What `last` was before it was moved inside an epoch."""
+        """The `last` checkpoint before the newest one was saved in mid-epoch."""
         return os.path.join(self.checkpoints, "previous.pt")
 
     @property
@@ -87,7 +87,7 @@ class RunFolder:
 
     @classmethod
     def containing(cls, path: str) -> Self | None:
-        """The run folder that path is, or lies in; None if it lies in none."""
+        """The run folder at `path` or above it; None if there is none."""
         folder = os.path.abspath(path)
         for _ in range(3):
             if os.path.isfile(os.path.join(folder, "options.json")):
@@ -100,7 +100,7 @@ class RunFolder:
         return os.path.join(self.checkpoints, f"epoch_{epoch:04d}_loss_{loss:.4f}_{metric}_{value:.4f}.pt")
 
     def epoch_checkpoints(self) -> dict[str, int]:
-        """The checkpoint files of whole epochs, each with its epoch, oldest first."""
+        """Checkpoint file -> epoch, for checkpoints of finished epochs, oldest first."""
         found = map(EPOCH_FILE.fullmatch, os.listdir(self.checkpoints))
         epochs = {match.string: int(match[1]) for match in found if match}
         return {os.path.join(self.checkpoints, name): epochs[name] for name in sorted(epochs, key=lambda n: epochs[n])}
@@ -112,42 +112,44 @@ class RunFolder:
         return sorted(files, key=lambda file: file != self.last_checkpoint)
 
     def read_options(self) -> dict[str, dict[str, Any]]:
-        """Every option as given and as resolved. Raises MissingInputError or DataError."""
+        """Read options.json: `given` and `resolved` options. Raises MissingInputError or DataError."""
         options = read_whole_json(self.options_file, "given", "resolved")
         for name in ("given", "resolved"):
             if not isinstance(options[name], dict):
-                raise DataError(self.options_file, f"is not whole: {name} holds no options")
+                raise DataError(self.options_file, f"is incomplete: {name} contains no options")
         return options
 
     def read_split(self) -> dict[str, Any]:
-        """Classes, and which file is in train and in val. Raises MissingInputError or DataError."""
+        """Read split.json: classes and the files of train and val. Raises MissingInputError or DataError."""
         split = read_whole_json(self.split_file, "classes", "train", "val")
         classes = split["classes"]
         if not is_list_of_names(classes) or not classes:
-            raise DataError(self.split_file, "is not whole: classes holds no list of names")
+            raise DataError(self.split_file, "is incomplete: classes is not a list of names")
         for part in ("train", "val"):
             files = split[part]
             if not isinstance(files, dict) or not all(map(is_list_of_names, files.values())):
-                raise DataError(self.split_file, f"is not whole: {part} holds no lists of files")
+                raise DataError(self.split_file, f"is incomplete: {part} does not contain lists of files")
             strange = sorted(files.keys() - set(classes))
             if strange:
-                raise DataError(self.split_file, f"has files in {part} of {strange[0]!r}, which is none of its classes")
+                raise DataError(
+                    self.split_file, f"has files in {part} for {strange[0]!r}, which is not one of its classes"
+                )
         return split
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """One line for each epoch. A file that says so already is left alone."""
+        """Write one line per epoch, unless the file already has this content."""
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
         if read_or_empty(self.history_file) != text:
             write_atomically(self.history_file, lambda file: file.write(text))
 
-    def write_status(self, state: str, exit_code: int | None = None, error: str | None = None, **facts: Any) -> None:
-        """What scripts poll: state (running, interrupted, failed, finished) and facts about it."""
+    def write_status(self, state: str, exit_code: int | None = None, error: str | None = None, **values: Any) -> None:
+        """Write status.json for scripts: state (running, interrupted, failed, finished) and related values."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        status = {"state": state, "exit_code": exit_code, "error": error, **facts, "time": stamp}
+        status = {"state": state, "exit_code": exit_code, "error": error, **values, "time": stamp}
         write_json_atomically(self.status_file, status)
 
     def has_status(self, state: str) -> bool:
-        """Whether status.json is whole and says this."""
+        """Whether status.json is valid and has this state."""
         try:
             return bool(read_whole_json(self.status_file, "state")["state"] == state)
         except TlkitError:
@@ -155,7 +157,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold this run for one process. The lock goes with the process, however that ends.
+        """Lock this run for one process. The kernel releases the lock when the process ends.
 
         Raises OutputError if another process holds it or it cannot be written.
         """
@@ -166,7 +168,7 @@ class RunFolder:
             os.close(descriptor)
 
     def _acquire(self) -> int:
-        """The descriptor that holds the lock."""
+        """Acquire the lock and return its file descriptor."""
         while True:
             try:
                 descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -177,7 +179,9 @@ class RunFolder:
             except BlockingIOError as error:
                 os.close(descriptor)
                 raise OutputError(
-                    self.path, "is in use by another tlkit process", "Wait for it, or choose another --out."
+                    self.path,
+                    "is in use by another tlkit process",
+                    "Wait until it has finished, or choose another folder with --out DIR.",
                 ) from error
             except OSError as error:
                 os.close(descriptor)
@@ -185,7 +189,7 @@ class RunFolder:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(self.lock_file)):
                     return descriptor
-            os.close(descriptor)  # a process that gave up its claim removed the file between open and lock
+            os.close(descriptor)  # another process deleted the file between open and lock
 
     def make_checkpoints_folder(self) -> None:
         """Raises OutputError or StorageError."""
@@ -195,7 +199,7 @@ class RunFolder:
             raise storage_error(self.checkpoints, error) from error
 
     def remove_leftovers(self) -> None:
-        """Remove temporary files of processes that were killed. Call under the lock."""
+        """Remove temporary files of killed processes. Call while holding the lock."""
         for folder in (self.path, self.checkpoints):
             for name in os.listdir(folder) if os.path.isdir(folder) else ():
                 if name.endswith(TEMPORARY_SUFFIX):
@@ -203,7 +207,7 @@ class RunFolder:
 
 
 def read_or_empty(path: str) -> bytes:
-    """The content of a file; nothing if it is not there, or cannot be read."""
+    """The content of a file; empty if it cannot be read."""
     try:
         with open_input(path) as file:
             return file.read()

@@ -1,7 +1,7 @@
-"""A .safetensors file: its tensors, what it says about itself, and its seal.
+"""Read and write .safetensors files with metadata and a checksum.
 
-The file is a JSON header, its length before it, and then the bytes of the tensors. The seal is one entry of the
-header's metadata; what is hashed is the file with zeros in its place.
+A file is the length of a JSON header, the header, and the bytes of the tensors. The checksum is one entry of the
+header's metadata; it is computed with zeros in its place.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import BinaryIO
 from torch import Tensor
 
 from tlkit.errors import DataError, UnsafeError, first_line, is_memory
+from tlkit.files.checksum import CHECKSUM_KEY, DIGITS, sha256_of, sha256_with
 from tlkit.files.inputs import open_input, size_of
 from tlkit.files.pickles import is_torch_like, unsafe
-from tlkit.files.seal import CHECKSUM_KEY, DIGITS, sha256_of, sha256_with
 
 FIELD = f'"{CHECKSUM_KEY}":"'.encode()
-"""Before the digits. Inside of any other text in the header its quotes would be written in another way."""
+"""Text before the digits. It cannot occur inside another string of the header, where quotes are escaped."""
 
 
 BLANK = b"0" * DIGITS
@@ -28,20 +28,20 @@ LENGTH_BYTES = 8
 
 
 LARGEST_HEADER = 3_000_000
-"""Bytes. A thousand tensors and fifty thousand classes take two million. What reads it takes some twenty times that."""
+"""Bytes. 1,000 tensors and 50,000 classes need two million; parsing takes about twenty times that in memory."""
 
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """What a file holds. sealed: whether tlkit wrote it, and it is as it was written."""
+    """Content of a file. has_valid_checksum: whether it has a valid tlkit checksum."""
 
     state: dict[str, Tensor]
     metadata: Mapping[str, str]
-    sealed: bool
+    has_valid_checksum: bool
 
 
 def content_with_checksum(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """A file of these tensors, with its seal."""
+    """The bytes of a file with these tensors and its checksum."""
     from safetensors.torch import save
 
     content = bytearray(save(dict(state), {"format": "pt", **metadata, CHECKSUM_KEY: BLANK.decode()}))
@@ -51,8 +51,8 @@ def content_with_checksum(state: Mapping[str, Tensor], metadata: Mapping[str, st
 
 
 def is_safetensors(file: BinaryIO) -> bool:
-    """Whether a file begins as one: with a header, and before it a length that the file has. Some lengths look like a
-    pickle, so this is asked before anything else."""
+    """Whether a file starts with a plausible header length and a header. Check this before pickles: some header
+    lengths look like one."""
     file.seek(0)
     head = file.read(LENGTH_BYTES + 1)
     length = int.from_bytes(head[:LENGTH_BYTES], "little")
@@ -60,19 +60,19 @@ def is_safetensors(file: BinaryIO) -> bool:
 
 
 def read_safetensors(path: str) -> SafetensorsFile:
-    """Open a file of anybody's.
+    """Open an untrusted file.
 
-    Raises MissingInputError, DataError (no such file, or damaged; one of ours is checked byte for byte) or UnsafeError
-    (a pickle under another name).
+    Raises MissingInputError, DataError (not safetensors, or damaged; files of tlkit are verified byte for byte) or
+    UnsafeError (a pickle with another suffix).
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
-    sealed = check_header(path)
+    has_valid_checksum = check_header(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return SafetensorsFile(load_file(path), metadata, sealed)
+        return SafetensorsFile(load_file(path), metadata, has_valid_checksum)
     except (SafetensorError, OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
         if is_memory(error):
             raise
@@ -80,7 +80,7 @@ def read_safetensors(path: str) -> SafetensorsFile:
 
 
 def check_header(path: str) -> bool:
-    """Whether a file has a seal, which then is right. Raises what read_safetensors raises."""
+    """Whether a file has a checksum, which is then valid. Raises like read_safetensors."""
     with open_input(path) as file:
         head = file.read(LENGTH_BYTES)
         length = int.from_bytes(head, "little")
@@ -90,7 +90,7 @@ def check_header(path: str) -> bool:
                 raise as_pickle(path)
             raise DataError(path, "is not a safetensors file, or is damaged")
         if length > LARGEST_HEADER:
-            problem = f"has a header of {length:,} bytes; the largest that is read has {LARGEST_HEADER:,}"
+            problem = f"has a header of {length:,} bytes; expected at most {LARGEST_HEADER:,}"
             raise DataError(path, problem)
         header = file.read(length)
         found = header.find(FIELD)
@@ -99,10 +99,10 @@ def check_header(path: str) -> bool:
         start = LENGTH_BYTES + found + len(FIELD)
         digits = header[found + len(FIELD) :][:DIGITS]
         if sha256_with(file, start, start + DIGITS, BLANK) != digits:
-            raise DataError(path, "is damaged, or was changed since tlkit wrote it: it does not match its seal")
+            raise DataError(path, "is damaged, or was changed since tlkit wrote it: its checksum does not match")
         return True
 
 
 def as_pickle(path: str) -> UnsafeError:
-    """The refusal of a torch file under another name."""
-    return unsafe(path, "it is a torch file or a pickle under another name")
+    """The error for a torch file with the suffix .safetensors."""
+    return unsafe(path, "it is a torch file or a pickle with another suffix")

@@ -1,4 +1,4 @@
-"""A folder that export wrote for timm: the weights describe themselves, and vouch for the config.json beside them."""
+"""A folder exported for timm: model.safetensors holds the description and the checksum of config.json."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 
 from tlkit.errors import DataError
+from tlkit.files.checksum import sha256_of, sha256_with
 from tlkit.files.inputs import open_input
 from tlkit.files.safetensors_file import SafetensorsFile, read_safetensors
-from tlkit.files.seal import sha256_of, sha256_with
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -17,12 +17,12 @@ CONFIG_KEY = "tlkit_config_sha256"
 
 
 def with_config(metadata: Mapping[str, str], config: bytes) -> dict[str, str]:
-    """The metadata of weights that vouch for a config.json with this content."""
+    """Metadata of the weights with the checksum of this config.json."""
     return {**metadata, CONFIG_KEY: sha256_of(config).decode()}
 
 
 def read_timm_folder(folder: str) -> SafetensorsFile:
-    """The weights of a folder. tlkit takes nothing from its config.json, which may not have changed all the same.
+    """Read the weights of a folder. config.json is not used, but its checksum is verified.
 
     Raises MissingInputError, DataError or UnsafeError.
     """
@@ -30,6 +30,6 @@ def read_timm_folder(folder: str) -> SafetensorsFile:
     config = os.path.join(folder, CONFIG_FILE)
     with open_input(config) as file:
         digits = sha256_with(file, 0, 0, b"").decode()
-    if weights.sealed and digits != weights.metadata.get(CONFIG_KEY):
+    if weights.has_valid_checksum and digits != weights.metadata.get(CONFIG_KEY):
         raise DataError(config, "is damaged, or was changed since tlkit wrote it")
     return weights

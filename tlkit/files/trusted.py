@@ -1,4 +1,4 @@
-"""The one place where code from a file is run: only for the very file that the user has named for it."""
+"""The only place that runs code from a file, and only for the file named with --trust-pickle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tlkit.files.pickles import unsafe
 
 
 def is_trusted(path: str, trusted: str | None) -> bool:
-    """Whether this is the file that --trust-pickle names."""
+    """Whether this is the file named with --trust-pickle."""
     try:
         return trusted is not None and os.path.samefile(path, trusted)
     except OSError:
@@ -20,25 +20,25 @@ def is_trusted(path: str, trusted: str | None) -> bool:
 
 
 def unpickle(path: str, trusted: str | None) -> Any:
-    """What a torch file holds, code and all, tensors on the CPU. Raises UnsafeError or DataError."""
+    """Unpickle a torch file including code, tensors on the CPU. Raises UnsafeError or DataError."""
     require_trust(path, trusted)
     try:
         with open(path, "rb") as file:
             return torch.load(file, map_location="cpu", weights_only=False)
-    except Exception as error:  # code that is run may raise anything
+    except Exception as error:  # the code in the file may raise anything
         if is_memory(error):
             raise
         raise DataError(path, f"cannot be unpickled ({type(error).__name__}: {first_line(error)[:120]})") from error
 
 
 def load_program(path: str, trusted: str | None) -> Any:
-    """A torch.export file: opening and running it can run any code. Raises UnsafeError."""
+    """Load a torch.export file, which can run any code. Raises UnsafeError."""
     require_trust(path, trusted)
-    with open(path, "rb") as file:  # by its name it would have to end with .pt2
+    with open(path, "rb") as file:  # given a path, torch requires the suffix .pt2
         return torch.export.load(file)
 
 
 def require_trust(path: str, trusted: str | None) -> None:
-    """Raises UnsafeError unless this is the file that is trusted."""
+    """Raises UnsafeError unless this is the trusted file."""
     if not is_trusted(path, trusted):
         raise unsafe(path, "opening it would run code")

@@ -18,10 +18,10 @@ from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import TlkitError
 from tlkit.features.cache import make_space, store_root
 from tlkit.features.graphs import find_graph, has_graph
+from tlkit.files.checksum import check_archive_checksum, checksum_in_archive
 from tlkit.files.inputs import open_input
 from tlkit.files.python_path import python_arguments
 from tlkit.files.run_folder import RunFolder
-from tlkit.files.seal import check_archive_checksum, checksum_in_archive
 from tlkit.inference.onnx_predictor import OnnxPredictor, open_graph
 from tlkit.inference.predictor import Logits, Predictor
 from tlkit.versions import version

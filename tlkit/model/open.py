@@ -11,6 +11,7 @@ from torch import nn
 
 from tlkit.errors import DataError, MismatchError, MissingInputError, UsageError
 from tlkit.files.artifact import artifact_in, as_content_of, open_torch_file, without_checksum
+from tlkit.files.checksum import sha256_with
 from tlkit.files.description import DESCRIPTION_KEY, class_names, parse_description
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_json
@@ -18,7 +19,6 @@ from tlkit.files.pickles import is_torch_like
 from tlkit.files.pt2_file import is_program, read_pt2
 from tlkit.files.run_folder import RunFolder
 from tlkit.files.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
-from tlkit.files.seal import sha256_with
 from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_timm_folder
 from tlkit.model.build import assemble, require_same_backbone, stored_options
 from tlkit.model.files import CHECKPOINT_FORMAT, MODEL_FORMAT, LoadedModel, load_described_model, require_units
@@ -76,7 +76,7 @@ def open_torch(path: str, weights: str | None, trusted: str | None) -> LoadedMod
         with as_content_of(path, "model"):
             metadata = dict(getattr(file.content, DESCRIPTION_KEY, {}))
             known = parse_description(path, metadata)
-        if not file.sealed:
+        if not file.has_valid_checksum:
             raise without_checksum(path)
         return load_described_model(path, known, file.content.state_dict())
     content = artifact_in(file, MODEL_FORMAT, CHECKPOINT_FORMAT)
@@ -105,7 +105,7 @@ def open_safetensors(path: str, weights: str | None, trusted: str | None) -> Loa
 def load_self_describing(path: str, file: SafetensorsFile) -> LoadedModel:
     """Open a file whose metadata describes the model."""
     known = parse_description(path, file.metadata)
-    if not file.sealed:
+    if not file.has_valid_checksum:
         raise without_checksum(path)
     return load_described_model(path, known, file.state)
 

@@ -18,7 +18,7 @@ from tlkit.distributed.world import World
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, TlkitError
 from tlkit.files.artifact import read_artifact
 from tlkit.files.atomic import link_atomically
-from tlkit.files.run_claim import create_run_folder, default_run_folder
+from tlkit.files.new_run import create_run_folder, default_run_folder
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
 from tlkit.model.build import stored_options

@@ -11,7 +11,7 @@ from typing import Any
 from tlkit.errors import DataError, OutputError
 from tlkit.files.atomic import remove, storage_error
 from tlkit.files.json_file import read_whole_json
-from tlkit.files.run_claim import create_folder, create_numbered_folder
+from tlkit.files.new_run import create_folder, create_numbered_folder
 from tlkit.files.run_folder import RunFolder
 
 

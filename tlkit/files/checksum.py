@@ -1,8 +1,8 @@
-"""The SHA-256 of a whole file, kept in the file itself: any flipped bit and any cut is noticed.
+"""Checksums embedded in files: SHA-256 of the whole file, so that every flipped bit and truncation is detected.
 
-A seal lies where its format has room for words that others pass over: in the comment of a zip archive, in the metadata
-of a safetensors or ONNX file. It is the hash of the file as it was before its seal was put in. It guards against
-damage, not against people: who changes a file can seal it again.
+The checksum is stored where other readers ignore it: in the comment of a zip archive, or in the metadata of a
+safetensors or ONNX file. It is the hash of the file without it. It protects against damage, not against attackers,
+who can recompute it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from tlkit.errors import DataError
 from tlkit.files.inputs import size_of
 
 DIGITS = 64
-"""Of a SHA-256, in hexadecimal."""
+"""Hexadecimal digits of a SHA-256."""
 
 
 CHECKSUM_KEY = "tlkit_sha256"
-"""Of the seal, where a file has metadata."""
+"""Key of the checksum in file metadata."""
 
 
 MARK = b"tlkit-sha256:"
-"""Before the seal, where a file has a comment."""
+"""Prefix of the checksum in a zip comment."""
 
 
 END_OF_ARCHIVE = b"PK\x05\x06"
 
 
 END_BYTES = 22
-"""What a zip archive ends with: a record of that size, whose last two bytes are the length of the comment after it."""
+"""Size of the end record of a zip archive; its last two bytes are the length of the comment that follows."""
 
 
 NO_COMMENT = b"\0\0"
@@ -40,7 +40,7 @@ BLOCK = 1 << 20
 
 
 def comment_of(digits: bytes) -> bytes:
-    """The end of a sealed archive: the length of its comment, and the comment."""
+    """Comment length and comment that end an archive with a checksum."""
     comment = MARK + digits
     return len(comment).to_bytes(2, "little") + comment
 
@@ -49,7 +49,7 @@ COMMENT_BYTES = len(comment_of(bytes(DIGITS)))
 
 
 class Hashing:
-    """A file to write to in one go, and the SHA-256 of what went through."""
+    """Writes through to a file and computes the SHA-256 of the content."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -63,8 +63,8 @@ class Hashing:
         self.file.flush()
 
 
-class Sealing(Hashing):
-    """As Hashing, for an archive: its last bytes are held back, for they are to be others."""
+class ArchiveHashing(Hashing):
+    """Like Hashing, for an archive: holds back the last bytes, the empty comment, to replace them."""
 
     held = b""
 
@@ -77,34 +77,34 @@ class Sealing(Hashing):
         self.held = tail[-len(NO_COMMENT) :]
         return view.nbytes
 
-    def seal(self) -> None:
-        """Write the comment in the place of the missing one."""
+    def write_checksum(self) -> None:
+        """Write the comment with the checksum instead of the empty one."""
         self.file.write(comment_of(self.sha256.hexdigest().encode()))
 
 
 def write_checksummed_archive(file: IO[bytes], write: Callable[[Any], object]) -> None:
-    """Let `write` write a zip archive without a comment, and seal it."""
-    sealing = Sealing(file)
-    write(sealing)
-    sealing.seal()
+    """Let `write` write a zip archive without a comment, and append the checksum as its comment."""
+    hashing = ArchiveHashing(file)
+    write(hashing)
+    hashing.write_checksum()
 
 
 def check_archive_checksum(path: str, file: BinaryIO) -> bool:
-    """Whether a zip archive has a seal, which then is right.
+    """Whether a zip archive has a checksum, which is then valid.
 
-    Raises DataError for a seal that does not match, or an archive that ends in any other way than torch's and ours do.
+    Raises DataError if the checksum does not match, or if the archive ends unlike those of torch and tlkit.
     """
     size = size_of(file)
     if ends_as_archive(file, size, NO_COMMENT):
         return False
     digits = sha256_with(file, size - COMMENT_BYTES, size, NO_COMMENT)
     if not ends_as_archive(file, size, comment_of(digits)):
-        raise DataError(path, "is damaged, cut short, or was changed since it was written: it does not match its seal")
+        raise DataError(path, "is damaged, truncated, or was changed since it was written: its checksum does not match")
     return True
 
 
 def checksum_in_archive(file: BinaryIO) -> str | None:
-    """The seal that a zip archive ends with, right or not; None if it has none."""
+    """The checksum at the end of a zip archive, not verified; None if it has none."""
     file.seek(max(0, size_of(file) - COMMENT_BYTES))
     end = file.read()
     digits = end[-DIGITS:]
@@ -112,7 +112,7 @@ def checksum_in_archive(file: BinaryIO) -> str | None:
 
 
 def ends_as_archive(file: BinaryIO, size: int, comment: bytes) -> bool:
-    """Whether the file ends with the last record of a zip archive and this comment, its length before it."""
+    """Whether the file ends with the end record of a zip archive and this comment (with its length)."""
     record = END_BYTES - len(NO_COMMENT)
     if size < record + len(comment):
         return False

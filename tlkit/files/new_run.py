@@ -1,4 +1,4 @@
-"""How a folder is claimed for a new run, and given up if nothing comes of it."""
+"""Create the folder of a new run, and remove it again if the run fails before it starts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def default_run_folder(options: FinetuneOptions) -> str:
 
 @contextlib.contextmanager
 def create_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
-    """Claim a folder for a new run and hold its lock.
+    """Create a folder for a new run and hold its lock.
 
-    out: the folder asked for, or None for `default`, numbered when taken. If the run fails before it has
-    written its options, nothing of the folder is left. Raises OutputError if it holds a run already, is in
-    use, is not empty, or cannot be created.
+    out: the folder of --out, or None for `default` with a number appended if it exists. If the run fails before
+    it writes its options, the folder is removed again. Raises OutputError if the folder already contains a run, is
+    in use, is not empty, or cannot be created.
     """
     folder, created = create_folder(out) if out is not None else create_numbered_folder(default)
     run = RunFolder(folder)
@@ -32,11 +32,11 @@ def create_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
         if os.path.exists(run.options_file):
             raise OutputError(
                 folder,
-                "holds a run already",
-                f"Go on with `tlkit resume {folder}`, or choose another --out.",
+                "already contains a run",
+                f"Resume it with: tlkit resume {folder}, or choose another folder with --out DIR.",
             )
         if run.checkpoint_files():
-            raise OutputError(folder, "holds checkpoints of another run", "Choose another --out.")
+            raise OutputError(folder, "contains checkpoints of another run", "Choose another folder with --out DIR.")
         try:
             run.make_checkpoints_folder()
             run.remove_leftovers()
@@ -47,9 +47,9 @@ def create_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
 
 
 def discard_empty_run(run: RunFolder, created: Sequence[str]) -> None:
-    """Remove what claiming made; anything that is not ours makes this stop quietly. Call under the lock."""
+    """Remove what create_run_folder made, and nothing else. Call while holding the lock."""
     with contextlib.suppress(OSError):
-        for file in run.checkpoint_files():  # there was none when the folder was claimed
+        for file in run.checkpoint_files():  # the folder had none when it was created
             os.unlink(file)
         os.rmdir(run.checkpoints)
         os.unlink(run.lock_file)
@@ -58,7 +58,7 @@ def discard_empty_run(run: RunFolder, created: Sequence[str]) -> None:
 
 
 def create_folder(folder: str) -> tuple[str, list[str]]:
-    """Create a folder, or accept one that is empty or ours. Returns it, and the folders that are new."""
+    """Create a folder, or accept an empty one or a run folder. Returns it and the newly created folders."""
     try:
         return folder, make_folder(folder)
     except FileExistsError:
@@ -71,14 +71,14 @@ def create_folder(folder: str) -> tuple[str, list[str]]:
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise OutputError(folder, f"cannot be read: {error.strerror}") from error
-    strangers = [name for name in names if name not in ours and not name.endswith(TEMPORARY_SUFFIX)]
-    if strangers and not os.path.exists(os.path.join(folder, "options.json")):
-        raise OutputError(folder, f"is not empty (it holds {strangers[0]}); expected a new or empty folder")
+    foreign = [name for name in names if name not in ours and not name.endswith(TEMPORARY_SUFFIX)]
+    if foreign and not os.path.exists(os.path.join(folder, "options.json")):
+        raise OutputError(folder, f"is not empty (it contains {foreign[0]}); expected a new or empty folder")
     return folder, []
 
 
 def create_numbered_folder(default: str) -> tuple[str, list[str]]:
-    """The first of default, default-2, default-3 ... that did not exist. Returns it, and the folders that are new."""
+    """Create the first of default, default-2, ... that does not exist. Returns it and the newly created folders."""
     number = 1
     while True:
         folder = default if number == 1 else f"{default}-{number}"
@@ -88,12 +88,12 @@ def create_numbered_folder(default: str) -> tuple[str, list[str]]:
             number += 1
         except OSError as error:
             raise OutputError(
-                folder, f"cannot be created: {error.strerror}", "Choose another place with --out."
+                folder, f"cannot be created: {error.strerror}", "Choose another folder with --out DIR."
             ) from error
 
 
 def make_folder(folder: str) -> list[str]:
-    """Create a folder and those above it that are missing, to last. Returns what was created, the deepest first."""
+    """Create a folder and missing parents, synced to disk. Returns the created folders, deepest first."""
     missing = [os.path.abspath(folder)]
     while not os.path.lexists(above := os.path.dirname(missing[-1])):
         missing.append(above)
