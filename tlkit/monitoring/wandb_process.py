@@ -29,7 +29,7 @@ def main() -> None:
     with os.fdopen(os.dup(1), "w", encoding="ascii") as output:
         os.dup2(2, 1)  # wandb prints to standard output
 
-        def reply(**fields: Any) -> None:
+        def reply(**fields: object) -> None:
             output.write(json.dumps(fields) + "\n")
             output.flush()
 

@@ -78,7 +78,7 @@ class WandbSink:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def send(self, **request: Any) -> None:
+    def send(self, **request: object) -> None:
         """Send a request. Raises WandbError if the process has ended."""
         assert self.process is not None and self.process.stdin is not None
         try:

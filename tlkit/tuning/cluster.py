@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from types import ModuleType
 from typing import Any
 
 from tlkit.distributed.env import environment, silence
@@ -69,7 +70,7 @@ def require_reachable(address: str) -> None:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, cpus: int, gpus: int) -> Iterator[Any]:
+def ray_session(address: str | None, cpus: int, gpus: int) -> Iterator[ModuleType]:
     """The module `ray`, connected to the cluster at an address, or to a local one that ends with the block."""
     with environment(RAY_SETTINGS), contextlib.ExitStack() as stack:
         arguments = stack.enter_context(local_ray(cpus, gpus)) if address is None else {"address": address}
@@ -183,7 +184,7 @@ def gpu_share(options: TuneOptions, gpus: int, cpus: int) -> float:
     return min(1.0, gpus / max(cores() // cpus, 1)) if options.cluster is None else float(gpus > 0)
 
 
-def require_resources(ray: Any, resources: Mapping[str, float]) -> None:
+def require_resources(ray: ModuleType, resources: Mapping[str, float]) -> None:
     """Raises UsageError unless one machine of the cluster has the resources of a trial."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for name, flag, ray_name in (("cpu", "--cpus-per-trial", "CPU"), ("gpu", "--gpus-per-trial", "GPU")):
@@ -193,7 +194,7 @@ def require_resources(ray: Any, resources: Mapping[str, float]) -> None:
             raise UsageError(f"{flag} {resources[name]:g}", problem)
 
 
-def describe_cluster(ray: Any, options: TuneOptions) -> str:
+def describe_cluster(ray: ModuleType, options: TuneOptions) -> str:
     """8 cores of this machine"""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     total = int(sum(node["Resources"].get("CPU", 0) for node in nodes))

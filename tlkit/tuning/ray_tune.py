@@ -13,12 +13,14 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial as RayTrial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from tlkit.interruption import Interruption
 from tlkit.tuning.state import OngoingSearch
-from tlkit.tuning.trial import EPOCH, OBJECTIVE, Assignment, train_trial
+from tlkit.tuning.trial import EPOCH, OBJECTIVE, Assignment, Report, train_trial
 
 RETRIES = 2
 """How often a trial is restarted after its process died, for example with its machine."""
@@ -35,7 +37,7 @@ class AssignmentSearcher(Searcher):
         assignment = self.search.next_assignment()
         return Searcher.FINISHED if assignment is None else assignment.to_config()
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Report | None = None, error: bool = False) -> None:
         """Do nothing: SearchCallback records the result."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -47,23 +49,32 @@ class AssignmentSearcher(Searcher):
 class ResumableAsha(AsyncHyperBandScheduler):
     """ASHA that also knows the reports of before the search was resumed."""
 
-    def __init__(self, search: OngoingSearch, **settings: Any) -> None:
-        super().__init__(time_attr=EPOCH, metric=OBJECTIVE, mode="max", stop_last_trials=False, **settings)
+    def __init__(self, search: OngoingSearch, longest: int) -> None:
+        """longest: epochs of the longest trial."""
+        options = search.options
+        super().__init__(
+            time_attr=EPOCH,
+            metric=OBJECTIVE,
+            mode="max",
+            max_t=longest,
+            grace_period=options.grace(longest),
+            reduction_factor=options.reduction_factor,
+            stop_last_trials=False,
+        )
         self.search = search
         self.past = search.past_reports()
-        controller: Any = None  # ASHA does not use it
         for number in [number for number, row in search.table.rows.items() if row.has_ended()]:
             stand_in: Any = SimpleNamespace(trial_id=f"past-{number}")
-            super().on_trial_add(controller, stand_in)
+            super().on_trial_add(None, stand_in)  # type: ignore[arg-type]
             for report in self.past.pop(number, []):
-                super().on_trial_result(controller, stand_in, report)
+                super().on_trial_result(None, stand_in, report)  # type: ignore[arg-type]
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+    def on_trial_add(self, tune_controller: TuneController, trial: RayTrial) -> None:
         super().on_trial_add(tune_controller, trial)
         for report in self.past.pop(trial_number(trial), []):
             super().on_trial_result(tune_controller, trial, report)
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: TuneController, trial: RayTrial, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == self.STOP:
             self.search.stop(trial_number(trial))
@@ -78,33 +89,33 @@ class SearchCallback(tune.Callback):
         self.signals = signals
         self.sigint_handler = signal.getsignal(signal.SIGINT)
 
-    def setup(self, *arguments: Any, **named: Any) -> None:
+    def setup(self, *arguments: object, **named: object) -> None:
         signal.signal(signal.SIGINT, self.sigint_handler)  # Ray has just installed its own
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_begin(self, iteration: int, trials: list[RayTrial], **info: object) -> None:
         self.search.raise_if_failed()
         self.signals.raise_if_requested()
         self.search.display.redraw()
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[RayTrial], trial: RayTrial, result: dict[str, Any], **info: object
     ) -> None:
         self.search.record_report(trial_number(trial), result)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: object) -> None:
         self.search.conclude(trial_number(trial), trial.last_result or {})
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[RayTrial], trial: RayTrial, **info: object) -> None:
         error = f"its process died {RETRIES + 1} times; last error: {last_error_line(trial)}"
         self.search.conclude(trial_number(trial), {"error": error, "is_transient": True})
 
 
-def trial_number(trial: Any) -> int:
+def trial_number(trial: RayTrial) -> int:
     """Our number of one of Ray's trials."""
     return Assignment.from_config(trial.config).number
 
 
-def last_error_line(trial: Any) -> str:
+def last_error_line(trial: RayTrial) -> str:
     """The last line that Ray wrote about a process that died or could not be started."""
     try:
         with open(trial.error_file, encoding="utf-8", errors="replace") as file:
@@ -113,7 +124,9 @@ def last_error_line(trial: Any) -> str:
         return "unknown"
 
 
-def run_by_ray(search: OngoingSearch, scheduler: Any, signals: Interruption, resources: Mapping[str, float]) -> None:
+def run_by_ray(
+    search: OngoingSearch, scheduler: TrialScheduler, signals: Interruption, resources: Mapping[str, float]
+) -> None:
     """Run all trials that are waiting. Raises Interrupted, and errors of the search."""
     tuner = tune.Tuner(
         tune.with_resources(train_trial, dict(resources)),
@@ -138,13 +151,9 @@ def run_by_ray(search: OngoingSearch, scheduler: Any, signals: Interruption, res
         tuner.fit()
 
 
-def make_scheduler(search: OngoingSearch, longest: int) -> Any:
+def make_scheduler(search: OngoingSearch, longest: int) -> TrialScheduler:
     """ASHA if the options ask for it, else a scheduler that stops nothing. longest: epochs of the longest trial."""
-    options = search.options
-    if not options.stops:
-        return FIFOScheduler()  # type: ignore[no-untyped-call]
-    grace, factor = options.grace(longest), options.reduction_factor
-    return ResumableAsha(search, max_t=longest, grace_period=grace, reduction_factor=factor)
+    return ResumableAsha(search, longest) if search.options.stops else FIFOScheduler()  # type: ignore[no-untyped-call]
 
 
 def decision_epochs(longest: int, grace: int, reduction_factor: int) -> list[int]:

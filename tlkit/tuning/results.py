@@ -70,7 +70,7 @@ class Trial:
 
     def to_dict(self) -> dict[str, Any]:
         """The row as in files: each metric is a field in the place of `figures`."""
-        values: dict[str, Any] = {}
+        values = {}
         for one in dataclasses.fields(self):
             if one.name == "figures":
                 values.update({name: self.figures.get(name) for name in METRICS})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, Protocol
 
 from tlkit.errors import UnavailableError
@@ -84,7 +85,7 @@ class OptunaSampler:
         self.study.add_trial(self.optuna.trial.create_trial(params=params, distributions=self.distributions, **outcome))
 
 
-def distribution(optuna: Any, dimension: Dimension) -> Any:
+def distribution(optuna: ModuleType, dimension: Dimension) -> Any:
     """A dimension as an Optuna distribution; a choice by index, because Optuna stores only plain scalars."""
     kinds = optuna.distributions
     if isinstance(dimension, Choice):
@@ -94,7 +95,7 @@ def distribution(optuna: Any, dimension: Dimension) -> Any:
     return kinds.FloatDistribution(dimension.low, dimension.high, log=isinstance(dimension, LogUniform))
 
 
-def import_optuna() -> Any:
+def import_optuna() -> ModuleType:
     """Raises UnavailableError if Optuna is not installed."""
     try:
         import optuna

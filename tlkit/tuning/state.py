@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -22,7 +22,7 @@ from tlkit.tuning.leaderboard import Display
 from tlkit.tuning.prepare import Prepared
 from tlkit.tuning.results import Table, Trial, mean_and_error, standard_error
 from tlkit.tuning.samplers import Sampler
-from tlkit.tuning.trial import EPOCH, OBJECTIVE, Assignment
+from tlkit.tuning.trial import EPOCH, OBJECTIVE, Assignment, Report
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -97,10 +97,10 @@ class OngoingSearch:
         workers = (self.options.cpus_per_trial or 1) if trial.workers is None else trial.workers
         return {**self.options.shared(), "engine": self.prepared.backend(trial), "workers": workers}
 
-    def past_reports(self) -> dict[int, list[dict[str, Any]]]:
+    def past_reports(self) -> dict[int, list[dict[str, float]]]:
         """What each trial reported before the search was resumed, without the epoch at which it continues: it will
         report that one again."""
-        metric, reports = self.options.metric, {}
+        metric, reports = self.options.metric, dict[int, list[dict[str, float]]]()
         for number, row in self.table.rows.items():
             history = [*best_so_far(self.folder.trial(number), metric)]
             reported = history if row.has_ended() else history[:-1]
@@ -113,14 +113,14 @@ class OngoingSearch:
         self.stopped.add(number)
 
     @keeps_error
-    def record_report(self, number: int, report: Mapping[str, Any]) -> None:
+    def record_report(self, number: int, report: Report) -> None:
         """Show the epoch of a running trial; nothing is written to disk."""
         if "figures" in report:
             row = dataclasses.replace(self.table.rows[number], epochs=report[EPOCH], figures=report["figures"])
             self.table.rows[number] = row
 
     @keeps_error
-    def conclude(self, number: int, report: Mapping[str, Any]) -> None:
+    def conclude(self, number: int, report: Report) -> None:
         """Record the end of a trial from its last report and its run folder."""
         error = report.get("error")
         state = "failed" if error else "finished" if report.get("ended") else "stopped"

@@ -36,6 +36,9 @@ from tlkit.training.state import TrainingState
 EPOCH, OBJECTIVE = "epoch", "objective"
 """Keys of a report: the epoch, and the metric of the best epoch so far (larger is better)."""
 
+Report = Mapping[str, Any]
+"""What a trial tells the search; the last report also holds the outcome or the error."""
+
 SAVE_SECONDS = 5.0
 """Seconds between checkpoints: a killed trial loses at most these, and the current epoch."""
 
@@ -62,17 +65,17 @@ class Assignment:
     folds: int | None
     cache: str
 
-    def to_config(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, str]:
         """The configuration of Ray's trial: one JSON text, which Ray does not interpret."""
         return {"assignment": json.dumps(dataclasses.asdict(self))}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Assignment:
+    def from_config(cls, config: Mapping[str, str]) -> Assignment:
         """The inverse of to_config."""
         return cls(**json.loads(config["assignment"]))
 
 
-def train_trial(config: Mapping[str, Any]) -> None:
+def train_trial(config: Mapping[str, str]) -> None:
     """The function that Ray runs. Reports the best epoch so far, and at the end the outcome or the error."""
     from ray import get_runtime_context, tune
 
@@ -81,7 +84,7 @@ def train_trial(config: Mapping[str, Any]) -> None:
     node = get_runtime_context().get_node_id()
     began = time.monotonic()
 
-    def report(figures: Mapping[str, Any]) -> None:
+    def report(figures: Report) -> None:
         tune.report({**figures, "node": node, "seconds": round(time.monotonic() - began, 3)})
 
     reporter = TrialReporter(assignment, report)
@@ -91,7 +94,7 @@ def train_trial(config: Mapping[str, Any]) -> None:
     report({**reporter.report, **outcome, "ended": True})
 
 
-def outcome_of_trial(assignment: Assignment, reporter: TrialReporter) -> dict[str, Any]:
+def outcome_of_trial(assignment: Assignment, reporter: TrialReporter) -> Report:
     """Run a trial and return its last report, or its error: a failed trial does not end the search."""
     try:
         return run_trial(assignment, reporter)
@@ -103,11 +106,11 @@ def outcome_of_trial(assignment: Assignment, reporter: TrialReporter) -> dict[st
 class TrialReporter:
     """Reports epochs to Ray, which raises SystemExit to stop the trial."""
 
-    def __init__(self, assignment: Assignment, send: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, assignment: Assignment, send: Callable[[Report], None]) -> None:
         self.report_epochs = frozenset(assignment.report_epochs)
         self.metric = assignment.options["metric"]
         self.send = send
-        self.report: dict[str, Any] = {EPOCH: 0}
+        self.report: Report = {EPOCH: 0}
         self.stopping: SystemExit | None = None
         self.saved_at = time.monotonic()
 
@@ -134,7 +137,7 @@ class TrialReporter:
                 raise StopTraining from stopping
 
 
-def run_trial(assignment: Assignment, reporter: TrialReporter) -> dict[str, Any]:
+def run_trial(assignment: Assignment, reporter: TrialReporter) -> Report:
     """Train, from the newest checkpoint if there is one. Returns the accuracies of the folds, if there are folds."""
     run, signals = RunFolder(assignment.run), Interruption()
     policy = RunPolicy(reporter.should_save, reporter.after_epoch, exports_model=False, memory=cached_features)
