@@ -11,8 +11,9 @@ from torch import nn
 
 from tests.training.test_loop import Model
 from tests.training.test_step import Scarce
+from tlkit.devices.kinds import DEVICES
 from tlkit.distributed.world import SINGLE_PROCESS, World
-from tlkit.runs.auto_batch_size import LARGEST, BatchSizeFinder, FakePeerWorld
+from tlkit.runs.auto_batch_size import BatchSizeFinder, FakePeerWorld
 from tlkit.training.batch_norm import LocalBatchNorm, SynchronizedBatchNorm
 
 
@@ -29,7 +30,7 @@ def test_ranks_together_try_no_more_than_one_process(
     network = Model()
     attempts = BatchSizeFinder(network, network, "sgd", False, (8, 8), torch.device("cpu"), Several(ranks))  # type: ignore[arg-type]
     assert attempts.find(images) == found
-    assert found <= max(LARGEST["cpu"], ranks)
+    assert found <= max(DEVICES["cpu"].largest_batch, ranks)
 
 
 class Head(nn.Linear):

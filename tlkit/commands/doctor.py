@@ -9,11 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from tlkit.devices.nvml import Gpu, driver_version, read_gpus
-from tlkit.devices.select import uuid_of
+from tlkit.devices.kinds import cuda_version, gpu_is_available, gpu_uuid, named_gpus
+from tlkit.devices.nvml import driver_version, read_gpus
 from tlkit.errors import DONE
 from tlkit.features.cache import LAYOUT, cache_folder, list_spaces, summarize
 from tlkit.options import DoctorOptions
+from tlkit.options.devices import GPU
 from tlkit.terminal import compact, write_stdout
 from tlkit.versions import FLOORS, is_refused
 
@@ -62,20 +63,15 @@ def devices() -> Iterator[tuple[str, str]]:
     known = {gpu.uuid: gpu for gpu in read_gpus()}
     driver = driver_version()
     if driver is not None:
-        yield "driver", f"{driver} of NVIDIA, torch is built for CUDA {torch.version.cuda or 'no version'}"
-    for index in range(torch.cuda.device_count()):
-        yield f"cuda:{index}", describe_gpu(index, known.pop(uuid_of(index), None))
-    if not torch.cuda.is_available():
-        yield "cuda", "no GPU that this torch can use"
+        yield "driver", f"{driver} of NVIDIA, torch is built for CUDA {cuda_version() or 'no version'}"
+    for index, name, product, free, total in named_gpus():
+        gpu = known.pop(gpu_uuid(index), None)
+        busy = f"{gpu.busy} % busy" if gpu else "how busy is not known: pip install 'tlkit[gpu]'"
+        yield name, f"{product}, {memory_use(total - free, total)}, {busy}"
+    if not gpu_is_available():
+        yield GPU, "no GPU that this torch can use"
     for gpu in known.values():
         yield "gpu", f"{gpu.name}, {memory_use(gpu.used, gpu.total)}, {gpu.busy} % busy; not for this process"
-
-
-def describe_gpu(index: int, gpu: Gpu | None) -> str:
-    """A GPU as torch and, if it can be asked, the driver know it."""
-    free, total = torch.cuda.mem_get_info(index)
-    busy = f"{gpu.busy} % busy" if gpu else "how busy is not known: pip install 'tlkit[gpu]'"
-    return f"{torch.cuda.get_device_name(index)}, {memory_use(total - free, total)}, {busy}"
 
 
 def memory_use(used: int, total: int) -> str:

@@ -1,4 +1,4 @@
-"""The most memory that tensors took on GPUs: since it was last asked for, and in a whole run."""
+"""Memory of devices: the peak of a run, and smaller parts after out of memory."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from tlkit.devices.kinds import kind_of, peak_memory, release_gpu_memory
 from tlkit.devices.select import Devices
 from tlkit.errors import first_line, is_memory
 from tlkit.terminal import compact, log_status
 
 
 class PeakMemory:
-    """Of each GPU that is worked on, in bytes; of a processor nothing is known."""
+    """The peak memory of each GPU in use, in bytes; a CPU has none."""
 
     def __init__(self, devices: Devices) -> None:
-        self.most = {device: 0 for device in devices.every if device.type == "cuda"}
+        self.most = {device: 0 for device in devices.every if kind_of(device).is_gpu}
 
     def since_asked(self) -> dict[torch.device, int]:
-        """The most since this was asked before, or since the process began."""
-        peaks = {device: torch.cuda.max_memory_allocated(device) for device in self.most}
+        """The peaks since the previous call, or since the process started."""
+        peaks = {device: peak_memory(device) for device in self.most}
         for device, peak in peaks.items():
             self.most[device] = max(self.most[device], peak)
-            torch.cuda.reset_peak_memory_stats(device)
         return peaks
 
     def say(self) -> None:
-        """The most in the whole run, for people."""
+        """Log the peaks of the whole run."""
         self.since_asked()
         if self.most:
             log_status(
@@ -40,7 +40,7 @@ class PeakMemory:
 
 @dataclass
 class OutOfMemoryGuard:
-    """Memory that is used up ends the block, not the program. text: what was said of it."""
+    """Out of memory ends the block, not the program. text: the message of the error."""
 
     found: bool = False
     text: str = "on another rank"
@@ -59,10 +59,9 @@ class OutOfMemoryGuard:
 
 
 def release_memory() -> None:
-    """Give what nothing uses any more back to the devices, in one piece."""
+    """Release unused memory to the devices."""
     gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()
+    release_gpu_memory()
 
 
 class ChunkedForward:

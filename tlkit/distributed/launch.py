@@ -19,6 +19,7 @@ from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import HANDLED, Interrupted
 from tlkit.options import RankOptions
 from tlkit.options.declare import Options
+from tlkit.options.devices import GPU
 from tlkit.terminal import count, log_status, output_for_processes, print_error
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def require_gpu_each(device: str, ranks: int) -> None:
     """Raises UnavailableError if ranks that compute on GPUs outnumber the GPUs."""
     import torch
 
-    gpus = torch.cuda.device_count()
-    if ranks > gpus and (device.startswith("cuda") or (device == "auto" and gpus)):
+    gpus = torch.get_device_module(GPU).device_count()
+    if ranks > gpus and (device.startswith(GPU) or (device == "auto" and gpus)):
         problem = f"{ranks} need a GPU each, but this machine has {count(gpus, 'GPU')}"
         raise UnavailableError("processes", problem, f"Start at most {gpus}, or use --device cpu.")
 

@@ -24,6 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 from tlkit.distributed.env import LAUNCHER, RankInfo, attempt, on_host, silence
 from tlkit.distributed.world import World
 from tlkit.errors import UnavailableError, UsageError, first_line
+from tlkit.options.devices import GPU
 
 CHUNK_BYTES = 64 << 20
 """Largest piece of rows that is sent to rank 0 at once."""
@@ -150,7 +151,7 @@ def join(here: RankInfo, timeout: float, rendezvous_timeout: float) -> ProcessGr
             world = ProcessGroupWorld(here, PrefixStore("tlkit", store))
             world.barrier(rendezvous_timeout)  # init_process_group would wait too, but block signals
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                f"cpu:gloo,{GPU}:nccl" if torch.get_device_module(GPU).is_available() else "gloo",
                 store=PrefixStore("group", store),
                 rank=here.rank,
                 world_size=here.size,

@@ -23,6 +23,7 @@ from tlkit.data.image_file import ImageError, file_digest, open_regular
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
+from tlkit.devices.kinds import DEVICES
 from tlkit.distributed.gather import gather_in_order, shard_indices
 from tlkit.distributed.world import World
 from tlkit.features.segments import KEY_BYTES
@@ -30,9 +31,7 @@ from tlkit.features.store import Store, feature_key
 from tlkit.files.atomic import storage_error
 from tlkit.terminal import progress
 
-EXTRACTION_BATCH = {"cpu": 16, "cuda": 64}
-"""Images that pass a frozen backbone together, by kind of device: more leave a processor's cache, fewer leave a GPU
-waiting for orders. Fixed: every run computes the same bits."""
+EXTRACTION_BATCH = {name: kind.extraction_batch for name, kind in DEVICES.items()}
 
 
 IN_MEMORY_BYTES = 2 << 30

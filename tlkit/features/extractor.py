@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tlkit.data.normalize import normalize
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.devices.kinds import kind_of
 from tlkit.devices.memory import ChunkedForward
 from tlkit.model.backbone import Backbone
 
@@ -45,7 +46,7 @@ class FeatureExtractor:
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 [B, H, W, 3] -> features [B, D] or [B, P, D], float32 on the device."""
         batch = torch.from_numpy(pixels)
-        return self.in_parts(batch.pin_memory() if self.device.type == "cuda" else batch)
+        return self.in_parts(kind_of(self.device).from_host(batch))
 
     def forward(self, batch: Tensor) -> Tensor:
         """Those that pass together."""

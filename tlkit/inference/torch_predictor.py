@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tlkit.data.decoders import Pixels
 from tlkit.data.normalize import normalize
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.devices.kinds import kind_of
 from tlkit.devices.memory import ChunkedForward
 from tlkit.devices.select import in_precision
 from tlkit.inference.predictor import Logits
@@ -60,7 +61,7 @@ class TorchPredictor:
         self.expect(self.seen)
         self.seen += len(pixels)
         batch = torch.from_numpy(pixels)
-        return self.in_parts(batch.pin_memory() if self.device.type == "cuda" else batch).cpu().numpy()
+        return self.in_parts(kind_of(self.device).from_host(batch)).cpu().numpy()
 
     def forward(self, batch: Tensor) -> Tensor:
         """Those that pass together, [B, C] in float32."""

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from tlkit.errors import DataError, ResourceError, UnavailableError, UsageError, first_line, is_memory
+from tlkit.options.devices import GPU
 
 ONLY_FATAL = 4
 """Log severity. Errors are raised as exceptions too, so onnxruntime's log lines add nothing."""
@@ -35,16 +36,16 @@ def start_session(runtime: Any, path: str, content: bytes, device: str, threads:
         session = runtime.InferenceSession(content, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no public base class
         raise failure(path, error) from error
-    if device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":
+    if device.startswith(GPU) and session.get_providers()[0] != "CUDAExecutionProvider":
         raise UnavailableError("--device", f"{device} is not available: onnxruntime cannot start it")
     return session
 
 
 def providers_of(device: str, available: list[str]) -> list[Any]:
     """onnxruntime's providers for a device, best first. Raises UsageError or UnavailableError."""
-    match = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device)
+    match = re.fullmatch(rf"auto|cpu|{GPU}(?::(\d+))?", device)
     if match is None:
-        raise UsageError("--device", f"{device!r} is not a device; expected auto, cpu, cuda or cuda:N")
+        raise UsageError("--device", f"{device!r} is not a device; expected auto, cpu, {GPU} or {GPU}:N")
     cpu = ["CPUExecutionProvider"]
     if device == "cpu" or (device == "auto" and "CUDAExecutionProvider" not in available):
         return cpu

@@ -11,6 +11,15 @@ from tlkit.options.declare import option
 Parallel = Literal["none", "data", "model"]
 
 
+GPU = "cuda"
+"""torch's name of a GPU, as --device takes it; see devices.kinds."""
+
+
+def names_one_gpu(device: str | None) -> bool:
+    """Whether --device names a single GPU, as cuda:1 does."""
+    return device is not None and device.startswith(f"{GPU}:")
+
+
 @dataclass(frozen=True)
 class DeviceSpec:
     """The requested devices. names: device names, or auto. split_at: the first modules of the later stages."""
@@ -75,7 +84,7 @@ def check_parallel(parallel: Parallel, names: tuple[str, ...], stages: int | Non
         raise UsageError(
             f"--parallel {parallel}",
             f"needs at least two devices, but --device is {listed}",
-            "List them with commas: --device cuda:0,cuda:1",
+            f"List them with commas: --device {GPU}:0,{GPU}:1",
         )
     if parallel == "data" and "cpu" in names:
         raise UsageError("--parallel data", f"runs on GPUs only, but --device is {listed}")

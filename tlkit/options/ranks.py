@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tlkit.errors import UsageError
 from tlkit.options.declare import option
+from tlkit.options.devices import names_one_gpu
 
 PROCESSES = "Processes on this machine; each uses one GPU"
 
@@ -35,7 +36,7 @@ class RestartOptions(RankOptions):
 
 def check_ranks(processes: int | None, device: str | None, parallel: str | None, max_restarts: int = 0) -> None:
     """Raises UsageError for invalid combinations. None: not given."""
-    if processes is not None and processes > 1 and device is not None and device.startswith("cuda:"):
+    if processes is not None and processes > 1 and names_one_gpu(device):
         raise UsageError(
             f"--device {device}", f"is one GPU, but --processes {processes} need one each; use --device cuda"
         )

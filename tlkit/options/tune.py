@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, get_type_hints
 from tlkit.errors import UsageError
 from tlkit.options.data import DataOptions
 from tlkit.options.declare import Options, argument, flag_of, option
+from tlkit.options.devices import names_one_gpu
 from tlkit.options.finetune import FinetuneOptions
 from tlkit.options.space import Point, Space, Written, described, read_written, space_of
 
@@ -196,7 +197,7 @@ class TuneOptions(FinetuneOptions):
             )
         if self.folds is not None and self.metric != "accuracy":
             raise UsageError(f"--metric {self.metric}", "does not go with --folds, whose mean accuracy decides")
-        if self.device.startswith("cuda:"):
+        if names_one_gpu(self.device):
             raise UsageError(f"--device {self.device}", "cannot be chosen here: Ray gives each trial its GPU; use cuda")
 
     def require_possible_trials(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from tlkit.devices.kinds import kind_of
 from tlkit.devices.memory import OutOfMemoryGuard, release_memory
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.model.classifier import Classifier
@@ -18,11 +19,6 @@ from tlkit.training.step import Stepper
 
 FIRST = 16
 """Images that are tried first; the default."""
-
-
-LARGEST = {"cpu": FIRST, "cuda": 256}
-"""By kind of device. A processor is no quicker with more images at a time, and its system lends memory that it does not
-have. On a GPU more images in a step are fewer steps, which at some point train worse."""
 
 
 class FakePeerWorld(World):
@@ -60,7 +56,7 @@ class BatchSizeFinder:
 
         Raises MemoryError if one image is too much.
         """
-        most = max(1, min(LARGEST[self.device.type], images) // self.world.size)
+        most = max(1, min(kind_of(self.device).largest_batch, images) // self.world.size)
         size = 1 << min(FIRST, most).bit_length() - 1
         if self.fits(size):
             while 2 * size <= most and self.fits(2 * size):
@@ -77,7 +73,7 @@ class BatchSizeFinder:
         """Whether every rank can train on so many images."""
         before = {key: tensor.to("cpu", copy=True) for key, tensor in self.classifier.trainable_state().items()}
         try:
-            with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            with torch.random.fork_rng(kind_of(self.device).random_devices(self.device)):
                 return self.step(size)
         finally:
             self.classifier.load_trainable_state(before)

@@ -10,6 +10,7 @@ from torch import nn
 
 from tlkit.data.batches import EpochSteps
 from tlkit.data.folder import Dataset
+from tlkit.devices.kinds import kind_of
 from tlkit.devices.memory import PeakMemory
 from tlkit.devices.select import Devices
 from tlkit.errors import TlkitError
@@ -141,11 +142,9 @@ def work_done(dataset: Dataset, seconds: float, device: torch.device, peaks: Pea
     and the percentage of the last moments in which it computed, where its driver can be asked."""
     images = len(dataset.train) + len(dataset.val)
     figures = {"images_per_second": round(images / max(seconds, 1e-3), 1)}
-    if device.type == "cuda":
+    if device in peaks.most:
         figures["gpu_memory"] = peaks.since_asked()[device]
-        with suppress(Exception):  # of a library that is missing, or a driver that does not answer
-            figures["gpu_use"] = torch.cuda.utilization(device)
-    return figures
+    return {**figures, **kind_of(device).measured_use(device)}
 
 
 def recipe_of(options: FinetuneOptions) -> Recipe:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from tlkit.devices.kinds import seed_gpus
 from tlkit.devices.memory import OutOfMemoryGuard, release_memory
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import LostRankError
@@ -169,5 +170,4 @@ def seed_dropout(seed: int, step: int) -> None:
     # default_generator costs microseconds where torch.manual_seed, which walks all CUDA devices, costs 200.
     mixed = (seed * 0x9E3779B97F4A7C15 + step) % 2**63
     torch.default_generator.manual_seed(mixed)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed_all(mixed)
+    seed_gpus(mixed)

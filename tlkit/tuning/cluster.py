@@ -22,6 +22,7 @@ from tlkit.distributed.env import environment, silence
 from tlkit.errors import ResourceError, UnavailableError, UsageError, first_line
 from tlkit.interruption import HANDLED
 from tlkit.options import TuneOptions
+from tlkit.options.devices import GPU
 from tlkit.options.tune import cores
 from tlkit.terminal import count
 from tlkit.tuning import reaper
@@ -151,26 +152,27 @@ def with_trial_device(options: TuneOptions, gpu: float) -> TuneOptions:
     """
     import torch
 
+    from tlkit.devices.kinds import gpu_is_available
     from tlkit.devices.select import choose_precision
 
-    if gpu == 0 and options.device == "cuda":
-        raise UsageError("--device cuda", "does not go with --gpus-per-trial 0")
+    if gpu == 0 and options.device == GPU:
+        raise UsageError(f"--device {GPU}", "does not go with --gpus-per-trial 0")
     device = "cpu" if gpu == 0 else options.device
-    is_available = device == "cpu" or torch.cuda.is_available()
+    is_available = device == "cpu" or gpu_is_available()
     if not is_available and not all(options.trial(point).feeds_images() for point in options.tried.corners()):
         problem = "needs a GPU on this machine too, to compute the features of all trials"
         raise UsageError(f"--gpus-per-trial {gpu:g}", problem, "Use a machine with a GPU, or --gpus-per-trial 0.")
     changes = {"device": device}
     if is_available and "precision" not in options.tried.dimensions:
-        changes["precision"] = choose_precision(options.precision, torch.device("cpu" if device == "cpu" else "cuda"))
+        changes["precision"] = choose_precision(options.precision, torch.device("cpu" if device == "cpu" else GPU))
     return dataclasses.replace(options, **changes)  # type: ignore[arg-type]
 
 
 def usable_gpus(options: TuneOptions) -> int:
     """The GPUs of this machine that trials may use. Raises UsageError if a trial needs more."""
-    import torch
+    from tlkit.devices.kinds import gpu_count
 
-    found = 0 if options.device == "cpu" or options.gpus_per_trial == 0 else torch.cuda.device_count()
+    found = 0 if options.device == "cpu" or options.gpus_per_trial == 0 else gpu_count()
     if options.cluster is None and (options.gpus_per_trial or 0) > found:
         problem = f"is more than the {count(found, 'GPU')} of this machine"
         raise UsageError(f"--gpus-per-trial {options.gpus_per_trial:g}", problem)
