@@ -1,4 +1,4 @@
-"""tlkit backbones: what can be loaded."""
+"""tlkit backbones: list the backbones that can be loaded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from tlkit.terminal import compact, count, log_status, write_stdout
 
 
 def backbones(options: BackbonesOptions) -> int:
-    """Print a name on each line, with --sizes also parameters and input size. Returns the exit status."""
+    """Print one name per line; with --sizes also parameters and input size. Returns the exit status."""
     found = list_backbones(options.pattern)
     if not found:
-        raise MissingInputError(f"{options.pattern}", "no backbone has a name like this")
+        raise MissingInputError(
+            f"{options.pattern}", "no backbone has this in its name", "`tlkit backbones` lists all."
+        )
     for backbone in found:
         write_stdout("\t".join([str(backbone), *(sizes(backbone) if options.sizes else [])]) + "\n")
     log_status("found", count(len(found), "backbone"))
@@ -22,7 +24,7 @@ def backbones(options: BackbonesOptions) -> int:
 
 
 def sizes(backbone: BackboneName) -> list[str]:
-    """Parameters of the backbone and its input size; a dash where it cannot be built."""
+    """Number of parameters and input size; dashes if the backbone cannot be built."""
     size = preferred_image_size(backbone)
     try:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""tlkit doctor: versions, devices, caches, and what is missing."""
+"""tlkit doctor: versions, devices and caches, for bug reports."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from tlkit.errors import DONE
 from tlkit.features.cache import LAYOUT, cache_folder, list_spaces, summarize
 from tlkit.options import DoctorOptions
 from tlkit.options.devices import GPU
-from tlkit.terminal import compact, write_stdout
+from tlkit.terminal import compact, count, write_stdout
 from tlkit.versions import FLOORS, is_refused
 
-NEEDED = ("tlkit", "torch", "torchvision", "timm", "pillow", "numpy", "safetensors", "typer", "tqdm")
-
+REQUIRED = ("tlkit", "torch", "torchvision", "timm", "pillow", "numpy", "safetensors", "typer", "tqdm")
 
 EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
@@ -28,28 +27,28 @@ EXTRAS = {
     "wandb": ("wandb",),
     "gpu": ("nvidia-ml-py",),
 }
-"""By the name in tlkit[NAME]."""
+"""Packages of each extra, tlkit[NAME]."""
 
 
 def doctor(options: DoctorOptions) -> int:
-    """Print a line for each thing that a report of a problem should name."""
+    """Print one line per library, device and cache. Returns the exit status."""
     for name, text in (*versions(), *devices(), *caches()):
         write_stdout(f"{name}\t{text}\n")
     return DONE
 
 
 def versions() -> Iterator[tuple[str, str]]:
-    """Python, and the libraries that tlkit stands on, or can use."""
+    """Python and the libraries that tlkit uses."""
     yield "python", f"{platform.python_version()} on {platform.platform()}"
-    for name in NEEDED:
-        yield name, state_of(name, "install tlkit again")
+    for name in REQUIRED:
+        yield name, state_of(name, "reinstall tlkit")
     for extra, names in EXTRAS.items():
         for name in names:
             yield name, state_of(name, f"pip install 'tlkit[{extra}]'")
 
 
 def state_of(package: str, remedy: str) -> str:
-    """A library's version, and what is wrong with it. remedy: for one that is missing."""
+    """The version of a package and its problem, if any. remedy: for a missing package."""
     try:
         found = version(package)
     except PackageNotFoundError:
@@ -58,20 +57,21 @@ def state_of(package: str, remedy: str) -> str:
 
 
 def devices() -> Iterator[tuple[str, str]]:
-    """What can compute, and how busy it is."""
+    """The CPU, the driver and the GPUs, with their use."""
     yield "cpu", f"{len(os.sched_getaffinity(0))} cores for this process, {torch.get_num_threads()} threads in torch"
     known = {gpu.uuid: gpu for gpu in read_gpus()}
     driver = driver_version()
     if driver is not None:
-        yield "driver", f"{driver} of NVIDIA, torch is built for CUDA {cuda_version() or 'no version'}"
+        cuda = cuda_version()
+        yield "driver", f"NVIDIA {driver}; torch was built for {f'CUDA {cuda}' if cuda else 'CPU only'}"
     for index, name, product, free, total in named_gpus():
         gpu = known.pop(gpu_uuid(index), None)
-        busy = f"{gpu.busy} % busy" if gpu else "how busy is not known: pip install 'tlkit[gpu]'"
+        busy = f"{gpu.busy} % busy" if gpu else "utilization unknown: pip install 'tlkit[gpu]'"
         yield name, f"{product}, {memory_use(total - free, total)}, {busy}"
     if not gpu_is_available():
-        yield GPU, "no GPU that this torch can use"
+        yield GPU, "not available to torch"
     for gpu in known.values():
-        yield "gpu", f"{gpu.name}, {memory_use(gpu.used, gpu.total)}, {gpu.busy} % busy; not for this process"
+        yield "gpu", f"{gpu.name}, {memory_use(gpu.used, gpu.total)}, {gpu.busy} % busy; not available to this process"
 
 
 def memory_use(used: int, total: int) -> str:
@@ -80,17 +80,17 @@ def memory_use(used: int, total: int) -> str:
 
 
 def caches() -> Iterator[tuple[str, str]]:
-    """What lies on disk between runs."""
+    """The feature cache and the download cache."""
     folder = cache_folder()
     spaces = [summarize(space) for space in list_spaces(os.path.join(folder, LAYOUT))]
     nearest = next(parent for parent in parents(folder) if os.path.exists(parent))
-    state = "" if os.access(nearest, os.W_OK) else ", not writable: vectors are not kept"
-    yield "features", f"{folder}, {compact(sum(s.size for s in spaces))}B in {len(spaces)} spaces{state}"
+    state = "" if os.access(nearest, os.W_OK) else ", not writable: features are not cached"
+    yield "features", f"{folder}, {compact(sum(s.size for s in spaces))}B in {count(len(spaces), 'feature set')}{state}"
     yield "weights", torch.hub.get_dir()
 
 
 def parents(path: str) -> Iterator[str]:
-    """A path, and the folders that it lies in, the nearest first."""
+    """A path and its parent folders, nearest first."""
     path = os.path.abspath(path)
     while True:
         yield path

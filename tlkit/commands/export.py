@@ -1,4 +1,4 @@
-"""tlkit export: the model in another format, read back and compared before the command says done."""
+"""tlkit export: write a model in another format, read it back, and compare."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tlkit.terminal import log_status, write_stdout
 
 
 def export(options: ExportOptions) -> int:
-    """Write, read back, compare. Prints the path; returns the exit status."""
+    """Write, read back, compare, print the path. Returns the exit status."""
     exporter = EXPORTERS[options.format]
     output = os.path.abspath(options.output or "")
     require_free(output, options)
@@ -25,23 +25,23 @@ def export(options: ExportOptions) -> int:
         with writing(output):
             exporter.write(exportable, aside)
         difference = compare(model, exporter.read(exportable, aside), output)
-    log_status("export", f"{options.format}, read back and compared: logits differ by {difference:.1g} at most")
+    log_status("export", f"{options.format}, verified: logits differ by at most {difference:.1g}")
     log_status("open", exporter.how_to_open(exportable, options.output or ""))
     write_stdout(os.fsencode(f"{options.output}\n"))
     return DONE
 
 
 def require_free(output: str, options: ExportOptions) -> None:
-    """Raises OutputError if something is there that must not be replaced, or the folder it goes to is not."""
+    """Raises OutputError if the output must not be replaced, or its folder does not exist or is read-only."""
     if os.path.lexists(output):
         if not options.overwrite:
-            raise OutputError(output, "exists already", "Choose another --output, or replace it by --overwrite.")
+            raise OutputError(output, "already exists", "Choose another --output, or add --overwrite to replace it.")
         if options.format == "timm" and not os.path.isdir(output):
-            raise OutputError(output, "is a file, and --format timm writes a folder")
+            raise OutputError(output, "is a file, but --format timm writes a folder")
         if os.path.isdir(output) and not (options.format == "timm" and is_exported_folder(output)):
-            raise OutputError(output, "is a folder that no export to timm made, and is not replaced")
+            raise OutputError(output, "is a folder other than an export with --format timm; it is not replaced")
         if is_of_a_run(output) or os.path.realpath(output) == os.path.realpath(options.model):
-            raise OutputError(output, "is a model or checkpoint of a run, and is not replaced")
+            raise OutputError(output, "is a model or checkpoint of a run; it is not replaced")
     folder = os.path.dirname(output)
     if not os.path.isdir(folder):
         raise OutputError(output, f"cannot be created: there is no folder {folder}")
@@ -50,7 +50,7 @@ def require_free(output: str, options: ExportOptions) -> None:
 
 
 def is_of_a_run(path: str) -> bool:
-    """Whether a path is a run's model, or one of its checkpoints."""
+    """Whether a path is the model or a checkpoint of a run."""
     run = RunFolder.containing(path)
     return run is not None and (
         os.path.realpath(path) == os.path.realpath(run.model_file)

@@ -1,4 +1,4 @@
-"""tlkit summary: layers, parameters frozen and trainable, multiply-adds."""
+"""tlkit summary: the layers of a model, their parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tlkit.terminal import compact, write_stdout
 
 @dataclass(frozen=True)
 class Row:
-    """A module and what is in it, its own modules included."""
+    """A module. parameters, multiply_adds: including its submodules."""
 
     name: str
     kind: str
@@ -34,7 +34,7 @@ class Row:
 
 
 def summary(options: SummaryOptions) -> int:
-    """Print a table of modules and the totals. Returns the exit status."""
+    """Print a table of modules and totals. Returns the exit status."""
     if os.path.exists(options.model):
         model = open_model(options.model, options.weights, options.trust_pickle)
         title, network = str(model.description.backbone), model.network
@@ -55,21 +55,21 @@ def summary(options: SummaryOptions) -> int:
         f"parameters     {total.parameters:,} ({compact(total.parameters)})",
         f"  frozen       {total.parameters - trained:,}",
         f"  trainable    {trained:,}",
-        f"multiply-adds  {compact(total.multiply_adds)} for one image",
+        f"multiply-adds  {compact(total.multiply_adds)} per image",
     ]
     write_stdout("\n".join(lines) + "\n")
     return DONE
 
 
 def head_parameters(backbone: BackboneName, network: nn.Module, classes: int) -> int:
-    """Parameters of the layers that a new head takes the place of."""
+    """Number of parameters of the layers that a new head replaces."""
     names = classifier_layers(backbone, network, classes).output_layers
     return sum(p.numel() for name in names for p in network.get_submodule(name).parameters())
 
 
 @torch.inference_mode()
 def rows_of(network: nn.Module, size: tuple[int, int], depth: int) -> list[Row]:
-    """The network and its modules down to a depth, in order, with the cost of one image."""
+    """The network and its modules down to a depth, with the cost of one image."""
     counter = FlopCounterMode(display=False)
     with counter:
         network.eval()(torch.zeros(1, 3, *size))
@@ -80,14 +80,13 @@ def rows_of(network: nn.Module, size: tuple[int, int], depth: int) -> list[Row]:
         if name and name.count(".") >= depth:
             continue
         counts = flops.get(f"{root}.{name}" if name else "Global", {})
-        # The counter counts multiplications and additions; a multiply-add is one of each.
-        cost = sum(counts.values()) // 2
-        rows.append(Row(name, type(module).__name__, sum(p.numel() for p in module.parameters()), cost))
+        multiply_adds = sum(counts.values()) // 2  # the counter counts both operations
+        rows.append(Row(name, type(module).__name__, sum(p.numel() for p in module.parameters()), multiply_adds))
     return rows
 
 
 def table(rows: list[Row]) -> list[str]:
-    """The rows as aligned text."""
+    """Lines of the table, aligned."""
     names = ["  " * row.name.count(".") + row.name.rpartition(".")[2] for row in rows]
     width = max([len(name) for name in names] + [6])
     kinds = max([len(row.kind) for row in rows] + [4])

@@ -1,4 +1,4 @@
-"""A model as exporters see it, and what an exporter is."""
+"""The interface of an export format, and the model as exporters see it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from tlkit.files.description import metadata_of
 class Exportable:
     """A model as exporters see it.
 
-    network: images [B, 3, H, W] -> logits [B, C]. rebuild: an empty network of the same structure. from_pixels: a
-    network with the arithmetic before it: uint8 [B, H, W, 3] -> logits [B, C]. description: plain JSON types; source,
-    name and head are also given on their own.
+    network: images [B, 3, H, W] -> logits [B, C]. rebuild: builds the same network with random weights. from_pixels:
+    puts the normalization before a network: uint8 [B, H, W, 3] -> logits [B, C]. description: JSON types.
     """
 
     network: nn.Module
@@ -31,11 +30,11 @@ class Exportable:
     image_size: tuple[int, int]
 
     def metadata(self) -> dict[str, str]:
-        """By which tlkit knows an exported file again."""
+        """The metadata by which tlkit opens an exported file again."""
         return metadata_of(self.description)
 
     def state(self) -> dict[str, Tensor]:
-        """The network's state dict, each tensor with memory of its own."""
+        """The network's state dict; tensors are contiguous and share no memory."""
         state = self.network.state_dict()
         for key, tensor in state.items():
             state[key] = tensor.contiguous().clone()
@@ -43,13 +42,13 @@ class Exportable:
 
 
 class Exporter(Protocol):
-    """A format."""
+    """An export format."""
 
     def write(self, model: Exportable, path: str) -> None:
-        """Write the file or folder. Raises UsageError for a model that the format cannot hold."""
+        """Write the file or folder. Raises UsageError if the format cannot hold the model."""
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
-        """What was written, as others would load it: uint8 [B, H, W, 3] -> logits [B, C]"""
+        """Load what was written as another program would: uint8 [B, H, W, 3] -> logits [B, C]"""
 
     def how_to_open(self, model: Exportable, path: str) -> str:
-        """A line of Python for people."""
+        """A line of Python that opens it without tlkit."""

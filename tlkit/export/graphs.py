@@ -1,4 +1,4 @@
-"""Exports that hold the computation itself, from pixels to logits: ONNX and torch.export."""
+"""Export the computation from pixels to logits: ONNX and torch.export."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tlkit.versions import is_refused, require_floor
 from tlkit.versions import version as installed_version
 
 LARGEST_ONNX = 2**31 - 2**24
-"""Bytes of weights. An ONNX file is one protobuf message, which ends at 2 GiB; the graph beside them takes a few MB."""
+"""Bytes of weights. An ONNX file is one protobuf message of at most 2 GiB; the graph itself takes a few MB."""
 
 
 PIXELS, LOGITS, FEATURES = "pixels", "logits", "features"
 
 
 class Onnx:
-    """One file for onnxruntime and others, with its description and checksum in the metadata."""
+    """One .onnx file, with the model's description in its metadata and a checksum."""
 
     def write(self, model: Exportable, path: str) -> None:
         require_extra("--format onnx")
         weights = weight_bytes(model.network)
         if weights > LARGEST_ONNX:
-            problem = f"holds 2 GB at most in one file, and this model's weights are {weights / 1e9:.1f} GB"
+            problem = f"holds at most 2 GB, but the weights of this model take {weights / 1e9:.1f} GB"
             raise UsageError("--format onnx", problem, "Use --format safetensors or torch_export.")
         with only_usage_errors("onnx", model):
             content = as_onnx(model.from_pixels(model.network), model.image_size, LOGITS, model.metadata())
@@ -58,7 +58,7 @@ class Onnx:
 
 
 class TorchExport:
-    """torch's own export: the graph and its weights, with the model's description beside them."""
+    """A .pt2 file of torch.export: the graph, its weights and the model's description."""
 
     def write(self, model: Exportable, path: str) -> None:
         with quiet(), only_usage_errors("torch_export", model):
@@ -68,7 +68,7 @@ class TorchExport:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
             for node in program.graph.nodes:
-                node.meta.pop("stack_trace", None)  # where on this machine each line of code lies
+                node.meta.pop("stack_trace", None)  # has file paths of this machine
         extra = {DESCRIPTION_FILE: describe({**model.description, "tlkit_version": __version__})}
         with quiet(), open(path, "wb") as file:
             write_checksummed_archive(file, lambda stream: torch.export.save(program, stream, extra_files=extra))
@@ -76,9 +76,9 @@ class TorchExport:
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
         own, found = model.network.state_dict(), read_pt2(path)["model_state_dict"]
         if found.keys() != own.keys() or not all(torch.equal(found[key], own[key]) for key in own):
-            raise OutputError(path, "reads back with other weights; this version of torch writes them in another way")
+            raise OutputError(path, "was read back with other weights; this version of torch stores them differently")
         with quiet():
-            program = load_program(path, trusted=path)  # which this very process has just written
+            program = load_program(path, trusted=path)  # this process has just written it
             network: Callable[[Tensor], Tensor] = program.module()
         return network
 
@@ -89,7 +89,7 @@ class TorchExport:
 
 
 def as_onnx(network: nn.Module, image_size: tuple[int, int], output: str, metadata: Mapping[str, str]) -> bytes:
-    """A network from pixels, uint8 [B, H, W, 3], to one output, as ONNX. Raises anything if it cannot be that."""
+    """Convert a network (uint8 [B, H, W, 3] -> output) to ONNX. Raises any exception if torch cannot."""
     from onnx_ir import to_proto
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
@@ -106,7 +106,7 @@ def as_onnx(network: nn.Module, image_size: tuple[int, int], output: str, metada
         )
         assert program is not None
         graph = program.model
-        ClearMetadataAndDocStringPass()(graph)  # where on this machine each line of code lies
+        ClearMetadataAndDocStringPass()(graph)  # has file paths of this machine
         graph.metadata_props.clear()
         graph.metadata_props.update(metadata)
         graph.metadata_props["tlkit_version"] = __version__
@@ -115,12 +115,12 @@ def as_onnx(network: nn.Module, image_size: tuple[int, int], output: str, metada
 
 
 def example(image_size: tuple[int, int]) -> Tensor:
-    """Two images: a batch of one would be taken for a size that never changes."""
+    """A batch of two images; torch would treat a batch size of one as constant."""
     return torch.zeros(2, *image_size, 3, dtype=torch.uint8)
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """How large the tensors of a network are together."""
+    """Total bytes of a network's tensors."""
     return sum(tensor.nbytes for tensor in network.state_dict().values())
 
 
@@ -128,29 +128,27 @@ EXTRA = ("onnx", "onnxruntime", "onnxscript")
 
 
 def has_extra() -> bool:
-    """Whether what writes and runs ONNX is installed, and safe. Imports none of it."""
+    """Whether tlkit[onnx] is installed in versions without known vulnerabilities. Imports none of it."""
     found = {name: installed_version(name) for name in EXTRA}
     return all(text is not None and not is_refused(name, text) for name, text in found.items())
 
 
 def require_extra(subject: str) -> None:
-    """Raises UnavailableError unless what writes and runs ONNX is installed. subject: what asks for it."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
+    """Raises UnavailableError unless tlkit[onnx] is installed. subject: the option that needs it."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import
     try:
         import onnx  # noqa: F401
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UnavailableError(
-            subject, f"needs {error.name}, which is not installed; get it by: pip install 'tlkit[onnx]'"
-        ) from error
+        raise UnavailableError(subject, f"needs {error.name}", "Install it: pip install 'tlkit[onnx]'") from error
     require_floor("onnx")
-    onnxruntime.set_default_logger_severity(4)  # nothing but fatal errors
+    onnxruntime.set_default_logger_severity(4)  # only fatal errors
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what libraries print, warn and log from people: what matters comes as an exception."""
+    """Suppress what libraries print, warn and log; they raise exceptions for what matters."""
     logged = logging.root.manager.disable
     try:
         logging.disable(logging.CRITICAL)
@@ -167,7 +165,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_usage_errors(name: str, model: Exportable) -> Iterator[None]:
-    """Exporters of torch raise anything for a network that they cannot follow; memory at its end stays what it is."""
+    """Turn any exception of torch's exporters into a UsageError, except out-of-memory errors."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A model handed to exporters, and what they wrote compared with it."""
+"""Compare an export with its model."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tlkit.model.files import LoadedModel
 from tlkit.model.optimize import is_convolutional
 
 TOLERANCE = 1e-4
-"""Of logits; where they are large, of the largest. Rounding stays far below."""
+"""Allowed difference of logits, times the largest logit if that is above 1. Rounding stays far below."""
 
 
 TIE = 1e-6
-"""Of the largest logit: two that are no further apart are equal but for rounding, and either may be first."""
+"""Logits this close, as a fraction of the largest, are tied: either class may be predicted."""
 
 
 BATCH_SIZES = (1, 7, 64)
-"""Of the images that are compared."""
+"""Batches of images to compare."""
 
 
 LARGEST_BESIDE = 256 << 20
@@ -35,7 +35,7 @@ def pays_as_graph(network: nn.Module) -> bool:
 
 
 def as_exportable(model: LoadedModel) -> Exportable:
-    """A model as exporters see it."""
+    """The model as exporters see it."""
     description = model.description
     return Exportable(
         network=model.network,
@@ -54,9 +54,9 @@ def as_exportable(model: LoadedModel) -> Exportable:
 def compare(
     model: LoadedModel, reread: Callable[[Tensor], Tensor], output: str, sizes: Sequence[int] = BATCH_SIZES
 ) -> float:
-    """The largest difference between the logits of both on random images.
+    """The largest difference of logits between a model and its export on random images.
 
-    Raises DataError if it is more than rounding, or if an image is another class.
+    Raises DataError if it exceeds rounding, or if the predicted classes differ.
     """
     largest = 0.0
     network = model.from_pixels(model.network)
@@ -68,9 +68,9 @@ def compare(
         scale = max(1.0, expected.abs().max().item())
         difference = (expected - found).abs().max().item()
         if not difference <= TOLERANCE * scale:
-            raise DataError(output, f"reads back with logits that differ by {difference:.3g}; do not use it")
+            raise DataError(output, f"was read back with logits that differ by {difference:.3g}; do not use it")
         chosen = expected.gather(1, found.argmax(dim=1, keepdim=True))  # [B, 1]
         if not (expected.amax(dim=1, keepdim=True) - chosen <= TIE * scale).all():
-            raise DataError(output, "reads back with another class for an image; do not use it")
+            raise DataError(output, "was read back with a different prediction for an image; do not use it")
         largest = max(largest, difference)
     return largest

@@ -1,4 +1,4 @@
-"""One export format each: write, load back, and how others open it."""
+"""The export formats that hold weights, and the table of all formats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tlkit.model.head import HEADS
 
 
 class StateDict:
-    """Tensors alone, named as timm or torchvision names them."""
+    """A torch file of tensors with the names that timm or torchvision uses."""
 
     def write(self, model: Exportable, path: str) -> None:
         with open(path, "wb") as file:
@@ -37,13 +37,13 @@ class StateDict:
 
 
 class Safetensors:
-    """Tensors, with the model's description in the file's metadata: tlkit predicts with it."""
+    """Tensors, with the model's description in the metadata. tlkit can open it."""
 
     def write(self, model: Exportable, path: str) -> None:
         if model.source == "torchvision" and model.name.startswith("mnasnet"):
             raise UsageError(
                 "--format safetensors",
-                f"cannot hold the version that {model.source}/{model.name} asks of a state dict",
+                f"cannot hold the state dict version that {model.source}/{model.name} needs",
                 "Use --format state_dict.",
             )
         with open(path, "wb") as file:
@@ -57,10 +57,7 @@ class Safetensors:
 
 
 class FullModel:
-    """The module itself, which says in an attribute what tlkit knows about it.
-
-    Loading it runs code, so it is for places that trust where it came from.
-    """
+    """The pickled module, with the model's description in an attribute. Loading it runs code."""
 
     def write(self, model: Exportable, path: str) -> None:
         network = copy.copy(model.network)
@@ -72,7 +69,7 @@ class FullModel:
             raise UsageError("--format full", f"{model.source}/{model.name} cannot be pickled: {error}") from error
 
     def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
-        network = unpickle(path, trusted=path)  # which this very process has just written
+        network = unpickle(path, trusted=path)  # this process has just written it
         assert isinstance(network, nn.Module)
         return model.from_pixels(network)
 
@@ -81,15 +78,12 @@ class FullModel:
 
 
 class TimmFolder:
-    """A folder for timm.create_model("local-dir:..."), with labels; also what the Hugging Face hub takes."""
+    """A folder for timm.create_model("local-dir:...") and the Hugging Face hub, with labels."""
 
     def write(self, model: Exportable, path: str) -> None:
         if model.source != "timm" or model.head != "linear":
-            raise UsageError(
-                "--format timm",
-                f"holds timm models with a linear head, not {model.source}/{model.name} with head {model.head}",
-                "Use --format safetensors.",
-            )
+            problem = f"needs a timm model with a linear head, not {model.source}/{model.name} with head {model.head}"
+            raise UsageError("--format timm", problem, "Use --format safetensors.")
         from timm.models import save_for_hf
 
         height, width = model.image_size
@@ -112,7 +106,7 @@ class TimmFolder:
         network = timm.create_model(f"local-dir:{path}", pretrained=True)
         labels: Any = network.pretrained_cfg
         if list(labels.get("label_names") or ()) != list(model.classes):
-            raise OutputError(path, "reads back without its labels")
+            raise OutputError(path, "was read back without its labels")
         return model.from_pixels(network)
 
     def how_to_open(self, model: Exportable, path: str) -> str:
@@ -130,19 +124,19 @@ EXPORTERS: dict[str, Exporter] = {
 
 
 def with_state(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Give a network all of its tensors, and no others."""
+    """Load a state dict; every key must match."""
     network.load_state_dict(state, strict=True)
     return network
 
 
 def crop_share(model: Exportable) -> float:
-    """timm's crop_pct: the share of the resized image that the crop keeps."""
+    """timm's crop_pct: crop size divided by resize size."""
     preprocessing = model.description["preprocessing"]
     return float(preprocessing["image_size"][0] / preprocessing["resize"][0])
 
 
 def plain_model(model: Exportable) -> str:
-    """Python that builds the network without tlkit."""
+    """Python code that builds the network without tlkit."""
     classes = len(model.classes)
     if HEADS[model.head].on_class_outputs:
         classes = model.description["backbone"]["classes"]
