@@ -79,7 +79,7 @@ def test_one_value_for_a_channel_is_refused_as_by_torch() -> None:
     def share(world: World) -> Tensor:
         batch_norm = SynchronizedBatchNorm(world)
         batch_norm.counts = world.rank == 0
-        with batch_norm, pytest.raises(DataError, match="one value for each channel"):
+        with batch_norm, pytest.raises(DataError, match="one value per channel"):
             nn.BatchNorm1d(3)(torch.ones(1, 3))
         batch_norm.counts = True
         with batch_norm:
