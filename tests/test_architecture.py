@@ -262,6 +262,17 @@ def test_the_model_package_imports_torchvision_and_timm_only_inside_functions() 
     assert result.stdout.strip() == "[]"
 
 
+def test_one_private_module_of_a_library_is_imported() -> None:
+    """torch's TorchDispatchMode, which has no public name; tests/model/pipeline/ notice if it changes."""
+    found = [
+        f"{module_of(path, PACKAGE)} imports {name}"
+        for path in FILES
+        for name in imported_modules(ast.parse(path.read_text()))
+        if any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+    ]
+    assert found == ["tlkit.model.pipeline.trace imports torch.utils._python_dispatch.TorchDispatchMode"]
+
+
 def test_nothing_is_unpickled_outside_the_one_gated_function() -> None:
     unsafe = (
         "weights_only=False", "pickle.load", "Unpickler", "torch.jit.load", "export.load(", "shell=True", " eval(",

@@ -8,7 +8,6 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from tlkit.devices.kinds import seed_gpus
 from tlkit.devices.memory import OutOfMemoryGuard, release_memory
@@ -23,6 +22,9 @@ MESSAGE = 1 << 23
 
 Passed = tuple[Tensor, Tensor]
 """Logits [b, C], and the part that b samples have in the mean loss of the batch."""
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+"""Layers whose running statistics change in the forward pass."""
 
 
 @dataclass
@@ -105,7 +107,7 @@ class Stepper:
     @cached_property
     def norm_buffers(self) -> list[Tensor]:
         """What a pass changes beside gradients: the statistics of norms that train."""
-        norms = (part for part in self.module.modules() if part.training and isinstance(part, _NormBase))
+        norms = (part for part in self.module.modules() if part.training and isinstance(part, NORMS))
         return [buffer for norm in norms for buffer in norm.buffers()]
 
     @cached_property

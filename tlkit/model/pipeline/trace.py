@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode  # no public name; torch<3 in pyproject.toml
 from torch.utils.weak import WeakIdKeyDictionary
 
 
