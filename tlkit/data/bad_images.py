@@ -13,8 +13,7 @@ from tlkit.data.image_file import ImageError
 from tlkit.data.scan import Repeats, find_repeats, scan_images
 from tlkit.errors import DataError, escape_name
 from tlkit.files.atomic import write_atomically
-from tlkit.files.inputs import open_input
-from tlkit.files.json_file import path_fields, path_of
+from tlkit.files.json_file import path_fields, path_of, read_json_lines
 from tlkit.files.run_folder import RunFolder
 from tlkit.options.data import DataOptions
 from tlkit.terminal import count, log_status
@@ -138,8 +137,7 @@ def read_skipped(run: RunFolder) -> tuple[ImageError, ...]:
     """The images that a run left out so far. Raises DataError, or another error if the list is damaged."""
     if not os.path.exists(run.skipped_file):
         return ()
-    with open_input(run.skipped_file) as file:
-        rows = [json.loads(line) for line in file]
+    rows = read_json_lines(run.skipped_file, "code", "message")
     return tuple(ImageError(path_of(row), row["code"], row["message"]) for row in rows)
 
 

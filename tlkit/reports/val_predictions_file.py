@@ -12,8 +12,7 @@ import numpy as np
 from tlkit.data.folder import Sample
 from tlkit.errors import DataError
 from tlkit.files.atomic import write_atomically
-from tlkit.files.inputs import open_input
-from tlkit.files.json_file import label_fields, label_of, path_fields, path_of
+from tlkit.files.json_file import label_fields, label_of, path_fields, path_of, read_json_lines
 from tlkit.files.run_folder import RunFolder
 from tlkit.training.evaluation import Predictions
 
@@ -57,8 +56,7 @@ def read_validation(run: RunFolder, classes: Sequence[str]) -> Validation | None
         return None
     number = {name: place for place, name in enumerate(classes)}
     try:
-        with open_input(run.validation_file) as file:
-            rows = [json.loads(line) for line in file]
+        rows = read_json_lines(run.validation_file)
         predictions = Predictions(
             np.array([number[label_of(row)] for row in rows], dtype=np.int64),
             np.array([number[label_of(row, "predicted")] for row in rows], dtype=np.int64),
@@ -66,5 +64,5 @@ def read_validation(run: RunFolder, classes: Sequence[str]) -> Validation | None
             np.array([row["loss"] for row in rows], dtype=np.float64),
         )
         return Validation(int(rows[0]["epoch"]), [path_of(row) for row in rows], predictions)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(run.validation_file, f"is damaged ({type(error).__name__})") from error
