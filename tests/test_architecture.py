@@ -62,7 +62,8 @@ ORDER = [*list(ALLOWED)[1:]]
 WITHOUT_TORCH = [
     "tlkit.cli", "tlkit.commands.check", "tlkit.commands.finetune", "tlkit.commands.predict", "tlkit.commands.report",
     "tlkit.commands.resume", "tlkit.commands.tune", "tlkit.data.bad_images", "tlkit.data.decoders",
-    "tlkit.data.duplicates", "tlkit.data.folder", "tlkit.data.listing", "tlkit.data.scan", "tlkit.devices.nvml",
+    "tlkit.data.duplicates", "tlkit.data.folder", "tlkit.data.listing", "tlkit.data.scan", "tlkit.data.sources",
+    "tlkit.devices.nvml",
     "tlkit.devices.request", "tlkit.distributed.env", "tlkit.distributed.failures", "tlkit.distributed.join",
     "tlkit.distributed.launch", "tlkit.distributed.world", "tlkit.errors", "tlkit.features.graphs",
     "tlkit.features.store", "tlkit.files.archive", "tlkit.files.atomic", "tlkit.files.description",

@@ -11,7 +11,8 @@ from tlkit.data.decode import ImageInfo
 from tlkit.data.duplicates import DuplicateFinder
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
-from tlkit.data.scan import find_dataset, find_repeats, scan_images
+from tlkit.data.scan import find_repeats, scan_images
+from tlkit.data.sources import find_dataset
 from tlkit.errors import DONE, DataError
 from tlkit.options import CheckOptions
 from tlkit.reports.check import REPORTS, Report

@@ -130,7 +130,7 @@ def load_readable(
 
     def load(number: int) -> Pixels | ImageError:
         try:
-            return decoder.load(samples[number].path, view).pixels
+            return decoder.load_sample(samples[number], view).pixels
         except ImageError as error:
             return error
 

@@ -6,8 +6,8 @@ import os
 
 from tlkit import interruption
 from tlkit.data.bad_images import check_images
-from tlkit.data.listing import require_folder
-from tlkit.data.scan import find_dataset, log_dataset
+from tlkit.data.scan import log_dataset
+from tlkit.data.sources import find_dataset, require_data
 from tlkit.devices.request import require_devices
 from tlkit.distributed.env import is_nonzero_rank
 from tlkit.distributed.failures import write_note
@@ -28,7 +28,7 @@ def finetune(options: FinetuneOptions) -> int:
     first does this, and the others follow.
     """
     require_installed(options.sinks())
-    require_folder(options.data)
+    require_data(options.data)
     require_weights_file(options.weights)
     if is_for_ranks(options.processes):
         return launch("finetune", options, options.device, options.processes, options.max_restarts)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 
 from tlkit import interruption
-from tlkit.data.listing import require_folder
+from tlkit.data.sources import require_data
 from tlkit.distributed.env import require_single_process
 from tlkit.files.atomic import write_atomically
 from tlkit.options import TuneOptions
@@ -22,7 +22,7 @@ def tune(options: TuneOptions) -> int:
     if options.resume is not None:
         changes = {name: getattr(options, name) for name in CHANGED_ON_RESUMING}
         return resume_search(SearchFolder(options.resume), changes, options.trust_pickle)
-    require_folder(options.data)
+    require_data(options.data)
     require_feasible(options)
     with new_search_folder(options.out, default_folder(options)) as search, interruption.handled("stopping") as signals:
         dataset = read_dataset(options)

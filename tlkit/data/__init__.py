@@ -2,6 +2,7 @@
 
 Files:
     folder.py           read a folder into samples and classes; split it into training and validation
+    sources.py          DATASET_SOURCES, the table of what DATA can name
     listing.py          list the image files of a folder
     formats.py          image formats and how to recognize them
     image_file.py       open an image file, or report why it cannot be used

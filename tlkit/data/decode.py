@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import math
 import struct
 import warnings
@@ -101,6 +102,11 @@ def decode_file(path: str, file: BinaryIO, accepted: Accepted, shortest_side: in
         file.seek(0)
         image = decode_whole(path, file, accepted, shortest_side)
     return Decoded(image.image, image.frames, degraded=True)
+
+
+def decode_bytes(name: str, content: bytes, accepted: Accepted, shortest_side: int | None = None) -> Decoded:
+    """As decode_file, of a file whose content is at hand. Raises ImageError."""
+    return decode_file(name, io.BytesIO(content), accepted, shortest_side)
 
 
 def decode_whole(path: str, file: BinaryIO, accepted: Accepted, shortest_side: int | None) -> Decoded:

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from tlkit.data.decode import Accepted, ImageInfo, check_file
 from tlkit.data.decoder_process import LENGTH, receive, receive_into
-from tlkit.data.image_file import ImageError, file_digest, open_regular
+from tlkit.data.folder import Sample
+from tlkit.data.image_file import ImageError, file_digest, open_bytes, open_regular
 from tlkit.data.view import View
 from tlkit.distributed.env import local_ranks
 from tlkit.errors import ResourceError
@@ -72,9 +73,23 @@ class Decoder(ABC):
     """What opens images. Threads may share it."""
 
     def load(self, path: str, view: View) -> Picture:
-        """A view of an image. Raises ImageError."""
+        """A view of an image file. Raises ImageError."""
         with open_regular(path) as file:
-            return self.load_file(path, file, view, file_digest(path, file) if view.is_random else b"")
+            return self.load_open(path, file, view)
+
+    def load_sample(self, sample: Sample, view: View) -> Picture:
+        """A view of a sample. Raises ImageError."""
+        with sample.open() as file:
+            return self.load_open(sample.path, file, view)
+
+    def load_bytes(self, name: str, content: bytes, view: View) -> Picture:
+        """A view of an image whose file content is at hand. Raises ImageError."""
+        with open_bytes(name, content) as file:
+            return self.load_open(name, file, view)
+
+    def load_open(self, path: str, file: BufferedReader, view: View) -> Picture:
+        """A view of an image that is open at its beginning. Raises ImageError."""
+        return self.load_file(path, file, view, file_digest(path, file) if view.is_random else b"")
 
     @abstractmethod
     def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> ImageInfo:

@@ -7,7 +7,7 @@ import zlib
 from io import BufferedReader
 
 from tlkit.data.folder import Sample
-from tlkit.data.image_file import ImageError, file_digest, open_regular
+from tlkit.data.image_file import ImageError, file_digest
 from tlkit.data.ordered_map import map_in_order
 
 END_BYTES = 4096
@@ -35,17 +35,17 @@ class DuplicateFinder:
         """Samples of the same bytes, by the SHA-256 of the few that are alike."""
         alike = [sample for samples in self._alike.values() for sample in samples]
         same: dict[bytes, list[Sample]] = {}
-        digests = map_in_order(digest_of, (sample.path for sample in alike), workers=workers, ahead=64)
+        digests = map_in_order(digest_of, alike, workers=workers, ahead=64)
         for sample, digest in zip(alike, digests, strict=True):
             if digest is not None:
                 same.setdefault(digest, []).append(sample)
         return [samples for samples in same.values() if len(samples) > 1]
 
 
-def digest_of(path: str) -> bytes | None:
+def digest_of(sample: Sample) -> bytes | None:
     """The SHA-256 of a file; None if it has gone meanwhile, of which those tell who need it."""
     try:
-        with open_regular(path) as file:
-            return file_digest(path, file)
+        with sample.open() as file:
+            return file_digest(sample.path, file)
     except ImageError:
         return None

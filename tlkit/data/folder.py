@@ -7,9 +7,10 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from typing import Any, NamedTuple, Self
 
-from tlkit.data.image_file import ImageError
+from tlkit.data.image_file import ImageError, open_regular
 from tlkit.data.listing import find_images, require_folder, subfolders
 from tlkit.errors import DataError, UsageError
 
@@ -27,10 +28,14 @@ LAYOUT = "expected DATA/<class>/image, or DATA/train/<class>/image with DATA/val
 
 
 class Sample(NamedTuple):
-    """An image file and the index of its class."""
+    """An image and the index of its class. path: its name in split.json and in messages."""
 
     path: str
     label: int
+
+    def open(self) -> BufferedReader:
+        """Open the image; the caller closes it. Other sources override this. Raises ImageError."""
+        return open_regular(self.path)
 
 
 @dataclass(frozen=True)

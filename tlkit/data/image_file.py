@@ -78,6 +78,18 @@ def open_regular(path: str) -> BufferedReader:
     raise ImageError(path, "empty_file", "the file is empty")
 
 
+def open_bytes(name: str, content: bytes) -> BufferedReader:
+    """An open file of these bytes, which other processes can read too. Raises ImageError."""
+    import tempfile  # not for decoder processes, which must start quickly
+
+    if not content:
+        raise ImageError(name, "empty_file", "the file is empty")
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.seek(0)
+        return os.fdopen(os.dup(file.fileno()), "rb")
+
+
 def file_digest(path: str, file: BufferedReader) -> bytes:
     """The SHA-256 of an open file, which is left at its beginning. Raises ImageError."""
     import hashlib  # not for decoder processes, which should be there at once

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from tlkit.data.decode import Accepted, ImageInfo
 from tlkit.data.decoders import open_decoder, worker_count
 from tlkit.data.duplicates import DuplicateFinder, quick_hash
-from tlkit.data.folder import Dataset, Sample, read_dataset
-from tlkit.data.image_file import ImageError, open_regular, reading
+from tlkit.data.folder import Dataset, Sample
+from tlkit.data.image_file import ImageError, reading
 from tlkit.data.ordered_map import map_in_order
 from tlkit.distributed.world import World
 from tlkit.options.data import DataOptions
@@ -31,17 +31,6 @@ def errors_of_all(
     found = world.all_gather_object([[number, e.code, e.message] for number, e in errors])
     wrong = sorted(entry for rank in found for entry in rank)
     return [ImageError(samples[number].path, code, message) for number, code, message in wrong]
-
-
-def find_dataset(options: DataOptions) -> Dataset:
-    """The images of the folder that the options name, divided. Raises DataError, MissingInputError or UsageError."""
-    return read_dataset(
-        options.data,
-        val=options.validation(),
-        seed=options.seed,
-        allow_one_class=options.allow_one_class,
-        drop_empty=options.drop_empty,
-    )
 
 
 def describe(dataset: Dataset) -> str:
@@ -84,7 +73,7 @@ def scan_images(
 
         def look_once(sample: Sample) -> ScanResult:
             try:
-                with open_regular(sample.path) as file:
+                with sample.open() as file:
                     with reading(sample.path):
                         alike = quick_hash(file)
                     return ScanResult(decoder.check_file(sample.path, file, accepted, thorough), alike)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tlkit.data.decoders import Pixels
 from tlkit.data.folder import Sample
-from tlkit.data.image_file import ImageError, file_digest, open_regular
+from tlkit.data.image_file import ImageError, file_digest
 from tlkit.data.view import View
 from tlkit.errors import UsageError, first_line, is_memory
 from tlkit.export.graphs import FEATURES, PIXELS, as_onnx, require_extra
@@ -204,6 +204,6 @@ def sampled_keys(passes: Passes, step: int) -> list[bytes]:
     keys: list[bytes] = []
     for samples, view in passes:
         for sample in samples[::step]:
-            with suppress(ImageError), open_regular(sample.path) as file:
+            with suppress(ImageError), sample.open() as file:
                 keys.append(feature_key(file_digest(sample.path, file), view.name))
     return keys

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tlkit.data.decoders import Decoder, Pixels
 from tlkit.data.folder import Sample
-from tlkit.data.image_file import ImageError, file_digest, open_regular
+from tlkit.data.image_file import ImageError, file_digest
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
@@ -128,7 +128,7 @@ class Extraction:
         places: list[int] = []
         waiting: list[tuple[bytes, Pixels]] = []
         loaded = map_in_order(
-            lambda number: self.load(samples[number].path, view),
+            lambda number: self.load(samples[number], view),
             numbers,
             workers=self.workers,
             ahead=2 * self.batch_size,
@@ -140,7 +140,7 @@ class Extraction:
                 self.known += 1
                 continue
             if isinstance(outcome, CacheHit):  # what the store had is damaged or gone
-                outcome = self.load(outcome.path, view, trusting=False)
+                outcome = self.load(samples[number], view, trusting=False)
             if isinstance(outcome, ImageError):
                 errors.append((number, outcome))
                 continue
@@ -153,15 +153,15 @@ class Extraction:
         if waiting:
             yield places, [key for key, _ in waiting], np.stack([pixels for _, pixels in waiting])
 
-    def load(self, path: str, view: View, trusting: bool = True) -> CacheHit | CacheMiss | ImageError:
+    def load(self, sample: Sample, view: View, trusting: bool = True) -> CacheHit | CacheMiss | ImageError:
         """Look an image up by its content, and decode it if its vector is not known."""
         try:
-            with open_regular(path) as file:
-                digest = file_digest(path, file)
+            with sample.open() as file:
+                digest = file_digest(sample.path, file)
                 key = feature_key(digest, view.name)
                 if trusting and key in self.store:
-                    return CacheHit(path, key)
-                return CacheMiss(key, self.decoder.load_file(path, file, view, digest).pixels)
+                    return CacheHit(sample.path, key)
+                return CacheMiss(key, self.decoder.load_file(sample.path, file, view, digest).pixels)
         except ImageError as error:
             return error
 

@@ -169,7 +169,7 @@ class BatchBuilder:
 
         def find_damage(number: int) -> ImageError | None:
             try:
-                self.decoder.load(samples[number].path, self.plain_view)
+                self.decoder.load_sample(samples[number], self.plain_view)
             except ImageError as error:
                 return error
             return None
@@ -245,7 +245,7 @@ class BatchBuilder:
     def load(self, sample: Sample, view: View) -> Pixels:
         """An image that was readable before; if it no longer is, training cannot go on. Raises DataError."""
         try:
-            return self.decoder.load(sample.path, view).pixels
+            return self.decoder.load_sample(sample, view).pixels
         except ImageError as error:
             raise DataError(sample.path, error.message, "It was readable when the run began.") from error
 

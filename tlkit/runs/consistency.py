@@ -7,7 +7,7 @@ from typing import Any
 
 from tlkit.data.duplicates import quick_hash
 from tlkit.data.folder import Sample
-from tlkit.data.image_file import ImageError, open_regular
+from tlkit.data.image_file import ImageError
 from tlkit.distributed.world import World
 from tlkit.errors import MismatchError
 from tlkit.options.declare import Options, flag_of
@@ -47,7 +47,7 @@ def require_same_files(root: str, samples: Sequence[Sample], world: World) -> No
     if world.place.nodes == 1:
         return
     looks = world.place.local_rank == 0
-    mine = [quick_hash_of(sample.path) for sample in samples] if looks else []
+    mine = [quick_hash_of(sample) for sample in samples] if looks else []
     first = world.broadcast_object(mine)
     pairs = zip(samples, mine, first, strict=True) if looks else ()
     others = [sample.path for sample, here, there in pairs if here != there]
@@ -60,10 +60,10 @@ def require_same_files(root: str, samples: Sequence[Sample], world: World) -> No
     raise_on_rank_zero(root, "holds other images on another machine", missing, "Copy them there again.", world)
 
 
-def quick_hash_of(path: str) -> int | None:
+def quick_hash_of(sample: Sample) -> int | None:
     """The same for the same files; None if there is none."""
     try:
-        with open_regular(path) as file:
+        with sample.open() as file:
             return quick_hash(file)
     except (ImageError, OSError):
         return None

@@ -11,7 +11,8 @@ from tlkit import interruption
 from tlkit.data.bad_images import check_images, read_skipped
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
-from tlkit.data.scan import find_dataset, log_dataset
+from tlkit.data.scan import log_dataset
+from tlkit.data.sources import find_dataset
 from tlkit.distributed.failures import write_note
 from tlkit.distributed.join import joined
 from tlkit.distributed.world import World

@@ -10,7 +10,8 @@ from typing import Any
 from tlkit import interruption
 from tlkit.data.bad_images import check_images
 from tlkit.data.folder import Dataset
-from tlkit.data.scan import find_dataset, log_dataset
+from tlkit.data.scan import log_dataset
+from tlkit.data.sources import find_dataset
 from tlkit.devices.request import require_devices
 from tlkit.distributed.env import require_single_process
 from tlkit.errors import DataError, MissingInputError, UsageError

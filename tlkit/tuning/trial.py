@@ -14,7 +14,7 @@ from typing import Any
 
 from tlkit.data.bad_images import check_images
 from tlkit.data.folder import Dataset, folds_of
-from tlkit.data.scan import find_dataset
+from tlkit.data.sources import find_dataset
 from tlkit.distributed.world import SINGLE_PROCESS
 from tlkit.errors import OutputError, ResourceError, StorageError, UnavailableError, to_tlkit_error
 from tlkit.features.memory_cache import VectorMemory, share_of_memory

@@ -1,0 +1,67 @@
+"""The sources of data sets in one table. A source reads a data set, and its samples know how to open themselves.
+
+To add a source (a CSV file, an archive): a class with the methods of DatasetSource, a subclass of Sample whose
+`open` returns the image's bytes as an open file, and a row of DATASET_SOURCES.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tlkit.data.folder import Dataset, read_dataset
+from tlkit.data.listing import require_folder
+from tlkit.options.data import DataOptions
+
+
+class DatasetSource(Protocol):
+    """A kind of data set that DATA can name."""
+
+    def accepts(self, data: str) -> bool:
+        """Whether this source reads DATA. The first source of the table that accepts it is taken."""
+
+    def require(self, data: str) -> None:
+        """Raises MissingInputError unless DATA exists and can be opened."""
+
+    def read(self, options: DataOptions) -> Dataset:
+        """Find the images, and divide them into training and validation.
+
+        Raises DataError, MissingInputError or UsageError.
+        """
+
+
+class ClassFolders:
+    """A folder with a folder of images for each class."""
+
+    def accepts(self, data: str) -> bool:
+        return True
+
+    def require(self, data: str) -> None:
+        require_folder(data)
+
+    def read(self, options: DataOptions) -> Dataset:
+        return read_dataset(
+            options.data,
+            val=options.validation(),
+            seed=options.seed,
+            allow_one_class=options.allow_one_class,
+            drop_empty=options.drop_empty,
+        )
+
+
+DATASET_SOURCES: dict[str, DatasetSource] = {"folders": ClassFolders()}
+"""In the order in which they are asked; the last one accepts everything."""
+
+
+def source_of(data: str) -> DatasetSource:
+    """The source that reads DATA."""
+    return next(source for source in DATASET_SOURCES.values() if source.accepts(data))
+
+
+def require_data(data: str) -> None:
+    """Raises MissingInputError unless DATA exists and can be opened."""
+    source_of(data).require(data)
+
+
+def find_dataset(options: DataOptions) -> Dataset:
+    """The data set that the options name. Raises DataError, MissingInputError or UsageError."""
+    return source_of(options.data).read(options)
