@@ -63,26 +63,24 @@ class OptunaSampler:
         return {n: self.choices[n][found[n]] if n in self.choices else found[n] for n in self.distributions}
 
     def tell(self, trial: Trial, value: float | None) -> None:
-        asked = self.asked.pop(trial.trial, None)
         states = self.optuna.trial.TrialState
-        if value is None:
-            if asked is not None:
-                self.study.tell(asked, state=states.FAIL)
-        elif trial.state == "stopped":  # pruned trials rank below complete ones
-            if asked is not None:
-                asked.report(value, trial.epochs)
-                self.study.tell(asked, state=states.PRUNED)
-            else:
-                self.add(trial, state=states.PRUNED, intermediate_values={trial.epochs: value})
+        state = states.PRUNED if trial.state == "stopped" else states.COMPLETE  # pruned trials rank below complete ones
+        asked = self.asked.pop(trial.trial, None)
+        if asked is None and value is not None:  # a trial of an earlier process
+            self.study.add_trial(
+                self.optuna.trial.create_trial(
+                    params={n: self.choices[n].index(v) if n in self.choices else v for n, v in trial.options.items()},
+                    distributions=self.distributions,
+                    state=state,
+                    value=value if state is states.COMPLETE else None,
+                    intermediate_values={trial.epochs: value},
+                )
+            )
+        elif asked is not None and value is None:
+            self.study.tell(asked, state=states.FAIL)
         elif asked is not None:
-            self.study.tell(asked, value)
-        else:
-            self.add(trial, state=states.COMPLETE, value=value)
-
-    def add(self, trial: Trial, **outcome: Any) -> None:
-        """Add a trial of an earlier process to the study."""
-        params = {n: self.choices[n].index(v) if n in self.choices else v for n, v in trial.options.items()}
-        self.study.add_trial(self.optuna.trial.create_trial(params=params, distributions=self.distributions, **outcome))
+            asked.report(value, trial.epochs)
+            self.study.tell(asked, value if state is states.COMPLETE else None, state=state)
 
 
 def distribution(optuna: ModuleType, dimension: Dimension) -> Any:
