@@ -121,10 +121,10 @@ def artifacts(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def finetune_arguments(data: Path, out: Path, *more: object) -> list[str]:
-    """finetune on the tiny backbone with random weights."""
+def finetune_arguments(data: Path, out: Path, *more: object, onnx: bool = False) -> list[str]:
+    """finetune on the tiny backbone with random weights. onnx: write model.onnx too; an export takes seconds."""
     options = ["--backbone", BACKBONE, "--weights", "none", "--out", out, "--epochs", 6, "--batch-size", 8, *more]
-    return [str(word) for word in ["finetune", data, *options]]
+    return [str(word) for word in ["finetune", data, *options, *([] if onnx else ["--no-onnx"])]]
 
 
 @pytest.fixture(autouse=True)

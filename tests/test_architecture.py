@@ -32,7 +32,10 @@ ALLOWED = {
         "monitoring", "features", "reports", "model", "training", "devices", "data", "distributed", "files", "options",
         "terminal", "versions", "interruption", "errors",
     },
-    "inference": {"features", "export", "model", "devices", "data", "files", "options", "versions", "errors"},
+    "inference": {
+        "features", "export", "model", "training", "devices", "data", "files", "options", "versions", "terminal",
+        "errors",
+    },
     "monitoring": {"reports", "files", "options", "terminal", "errors"},
     "features": {
         "export", "model", "devices", "data", "distributed", "files", "options", "versions", "terminal", "errors",
@@ -69,7 +72,7 @@ WITHOUT_TORCH = [
     "tlkit.features.store", "tlkit.files.archive", "tlkit.files.atomic", "tlkit.files.description",
     "tlkit.files.inputs", "tlkit.files.json_file", "tlkit.files.onnx_file", "tlkit.files.pickles",
     "tlkit.files.new_run", "tlkit.files.run_folder", "tlkit.files.checksum", "tlkit.inference.inputs",
-    "tlkit.inference.onnx_handover", "tlkit.inference.onnx_predictor", "tlkit.inference.onnx_prepare",
+    "tlkit.inference.onnx_predictor",
     "tlkit.inference.open", "tlkit.inference.predictor", "tlkit.inference.stream", "tlkit.inference.writers",
     "tlkit.interruption", "tlkit.monitoring.run", "tlkit.options", "tlkit.options.declare", "tlkit.options.space",
     "tlkit.options.tune", "tlkit.reports.val_predictions_file", "tlkit.runs.consistency", "tlkit.runs.reopen",

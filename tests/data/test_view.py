@@ -97,5 +97,5 @@ def test_a_view_comes_back_from_json(name: str) -> None:
 
 def test_views_are_told_apart_by_name() -> None:
     views = [View(PREPROCESSING, augment=a, seed=s, epoch=e) for a in AUGMENTATIONS for s in (0, 1) for e in (0, 1)]
-    assert len({view.name for view in views}) == 8
-    assert View(PREPROCESSING, seed=1, epoch=1).name == ""
+    assert len({view.cache_id for view in views}) == 8
+    assert View(PREPROCESSING, seed=1, epoch=1).cache_id == ""

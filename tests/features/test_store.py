@@ -14,10 +14,10 @@ import pytest
 
 from tlkit.errors import StorageError
 from tlkit.features import store as store_module
-from tlkit.features.cache import clear, graph_file, list_spaces, make_room, store_root, summarize
-from tlkit.features.graphs import find_graph, has_graph, keep_graph
+from tlkit.features.cache import cache_root, clear, graph_file, list_feature_sets, make_room, summarize
+from tlkit.features.graphs import find_graph, keep_graph
 from tlkit.features.segments import Lookup, Segment
-from tlkit.features.store import FeatureStore, NoStore, count_held, feature_key, open_store
+from tlkit.features.store import FeatureStore, NoStore, feature_key, open_store
 from tlkit.files.checksum import DIGITS
 from tlkit.files.description import metadata_of
 
@@ -224,7 +224,7 @@ def test_a_summary_counts_and_clearing_leaves_what_is_not_ours(tmp_path: Path) -
     fill(root, range(10))
     (tmp_path / "features-0").mkdir()
     (tmp_path / "mine.txt").write_text("mine")
-    (space,) = map(summarize, list_spaces(str(root)))
+    (space,) = map(summarize, list_feature_sets(str(root)))
     assert (space.vectors, space.description["backbone"]) == (10, "timm/test_resnet")
     assert space.size == segments(tmp_path)[0].stat().st_size
     assert clear(str(tmp_path)) >= space.size
@@ -243,51 +243,22 @@ def test_a_segment_of_other_types_is_damaged(tmp_path: Path) -> None:
         Segment.read(str(tmp_path / "odd"))
 
 
-def test_vectors_are_counted_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
-    root, keys = Path(store_root()), [*map(key, range(6))]
-    assert count_held(SPACE, keys) == 0 and not root.exists()
-    fill(root, range(2, 5))
-    assert count_held(SPACE, keys) == 3
-    (segment,) = root.rglob("*.segment")
-    segment.write_bytes(b"")
-    assert count_held(SPACE, keys) == 0 and segment.exists(), "who reads it will say that it is damaged"
-    monkeypatch.setenv("TLKIT_CACHE", str(segment))
-    assert count_held(SPACE, keys) == 0
-
-
 def test_a_graph_makes_room_and_goes_like_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
-    root = Path(store_root())
+    root = Path(cache_root())
     fill(root, range(4))
     (segment,) = root.rglob("*.segment")
     os.utime(segment, (1, 1))
     metadata = onnx_model(metadata_of(SPACE))
     keep_graph(SPACE, metadata, limit=9 * len(metadata))
-    assert not has_graph(SPACE) and segment.exists(), "it would take too much of what may be kept"
+    assert find_graph(SPACE) is None and segment.exists(), "it would take too large a part of the limit"
     keep_graph(SPACE, metadata, LIMIT)
     assert segment.exists()
     kept = find_graph(SPACE)
     assert kept is not None and kept.description == SPACE
     os.utime(graph_file(str(segment.parent)), (1, 1))
     assert find_graph(SPACE) and os.stat(graph_file(str(segment.parent))).st_mtime > 1, "it has just been used"
-    assert make_room(str(root), 0, keep=()) and not has_graph(SPACE)
-
-
-def test_a_graph_that_is_prepared_beside_other_work_takes_nobodys_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TLKIT_CACHE", str(tmp_path))
-    fill(Path(store_root()), range(4))
-    (segment,) = Path(store_root()).rglob("*.segment")
-    metadata = onnx_model(metadata_of(SPACE))
-    limit = 20 * len(metadata)
-    os.truncate(segment, limit)
-    keep_graph(SPACE, metadata, limit, displacing=False)
-    assert segment.exists() and not has_graph(SPACE)
-    os.truncate(segment, limit // 2)
-    keep_graph(SPACE, metadata, limit, displacing=False)
-    assert segment.exists() and has_graph(SPACE)
+    assert make_room(str(root), 0, keep=()) and find_graph(SPACE) is None
 
 
 def onnx_model(metadata: Mapping[str, str]) -> bytes:

@@ -12,7 +12,8 @@ import pytest
 from jsonschema import ValidationError
 
 from tests.stories.predicting import VALIDATOR
-from tlkit.inference.writers import WRITERS, Prediction
+from tlkit.inference.prediction import Prediction
+from tlkit.inference.writers import WRITERS
 from tlkit.options import PredictOptions
 
 NAMES = ["plain.jpg", "two words.jpg", "a,b.jpg", 'quote".jpg', "tab\t.jpg", "line\n.jpg", "back\\slash.jpg", "\r.jpg",

@@ -1,12 +1,14 @@
-"""torch or onnxruntime: a run takes what is sooner done, keeps to it, and every image still passes once."""
+"""torch or onnxruntime for features: a fixed rule chooses, a run keeps its engine, every image is computed once."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +17,9 @@ from torch import nn
 from tests.conftest import Run, finetune_arguments, write_image
 from tests.stories.test_features import counts, head, same_heads
 from tlkit.export import graphs as graphs_module
-from tlkit.export import verify
 from tlkit.features import backend, extract
-from tlkit.features.cache import LAYOUT, graph_file, list_spaces
-from tlkit.features.extractor import FeatureExtractor
+from tlkit.features.backend import FeatureJob, choose_backend
+from tlkit.features.cache import LAYOUT, graph_file, list_feature_sets
 
 EXPORTED: dict[str, bytes] = {}
 """What was exported in this test process, by what it says about itself: an export takes seconds."""
@@ -46,11 +47,10 @@ class Exports:
 
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> Exports:
-    """Exports are counted, and pay from some images on."""
+    """Exports are counted, and onnxruntime is for runs of 30 images and more."""
     counted = Exports()
     monkeypatch.setattr(backend, "as_onnx", counted)
-    monkeypatch.setattr(backend, "EXPORT_SECONDS", 1.0)
-    monkeypatch.setattr(FeatureExtractor, "seconds_an_image", lambda self: 1.0)
+    monkeypatch.setattr(backend, "FEWEST_IMAGES", 30)
     return counted
 
 
@@ -72,10 +72,10 @@ def engine(run: Path) -> str:
 
 
 def graphs(cache: Path) -> list[Path]:
-    return [path for space in list_spaces(str(cache / LAYOUT)) if (path := Path(graph_file(space))).exists()]
+    return [path for space in list_feature_sets(str(cache / LAYOUT)) if (path := Path(graph_file(space))).exists()]
 
 
-def test_a_run_that_is_long_enough_takes_onnxruntime_and_keeps_its_graph(
+def test_a_run_of_enough_images_takes_onnxruntime_and_keeps_its_graph(
     data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports
 ) -> None:
     def run(name: str, *more: object) -> tuple[int, int]:
@@ -95,27 +95,46 @@ def test_a_run_that_is_long_enough_takes_onnxruntime_and_keeps_its_graph(
     assert not same_heads(tmp_path / "third", tmp_path / "torch")
 
 
-def test_what_torch_knows_is_not_computed_anew(
+JOB = FeatureJob(images=500, device="cpu", precision="fp32", convolutional=True, weight_bytes=256 << 20)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, "onnxruntime"),
+        ({"images": 10**9, "weight_bytes": 1}, "onnxruntime"),
+        ({"images": 499}, "torch"),
+        ({"device": "cuda"}, "torch"),
+        ({"device": "cpu+cuda"}, "torch"),
+        ({"precision": "bf16"}, "torch"),
+        ({"convolutional": False}, "torch"),
+        ({"weight_bytes": (256 << 20) + 1}, "torch"),
+        ({"backbone_runs_once": False}, "torch"),
+        ({"processes": 2}, "torch"),
+    ],
+    ids=str,
+)
+def test_the_rule(change: dict[str, Any], expected: str) -> None:
+    assert choose_backend(dataclasses.replace(JOB, **change)) == expected
+
+
+def test_the_cache_does_not_change_the_choice(
     data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports
 ) -> None:
     assert tlkit(*finetune_arguments(data, tmp_path / "first", "--engine", "torch")).status == 0
-    for number in range(10):
-        write_image(data / "red" / f"new{number}.png", (200, 60, 50), 500 + number)
     again = tlkit(*finetune_arguments(data, tmp_path / "again"))
-    assert counts(again.err) == (10, 30) and engine(tmp_path / "again") == "torch" and exports.count == 0
-    for number in range(200):
-        write_image(data / "red" / f"more{number}.png", (200, 60, 50), 5000 + number)
-    more = tlkit(*finetune_arguments(data, tmp_path / "more"))
-    assert counts(more.err) == (240, 0) and engine(tmp_path / "more") == "onnxruntime"
+    assert counts(again.err) == (30, 0) and engine(tmp_path / "again") == "onnxruntime"
+    (data / "red" / "00.png").unlink()
+    fewer = tlkit(*finetune_arguments(data, tmp_path / "fewer"))
+    assert counts(fewer.err) == (0, 29) and engine(tmp_path / "fewer") == "torch"
 
 
 def test_views_count_as_images(
     data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "EXPORT_SECONDS", 60 * (1 - backend.SHARE))
+    monkeypatch.setattr(backend, "FEWEST_IMAGES", 30 + 2 * 24)
     few = tlkit(*finetune_arguments(data, tmp_path / "few", "--augment", "light", "--views", 1))
     assert few.status == 0 and engine(tmp_path / "few") == "torch"
-    shutil.rmtree(own_cache)
     many = tlkit(*finetune_arguments(data, tmp_path / "many", "--augment", "light", "--views", 2))
     assert counts(many.err) == (30 + 2 * 24, 0) and engine(tmp_path / "many") == "onnxruntime"
 
@@ -140,7 +159,7 @@ def test_a_run_keeps_to_its_engine(
     monkeypatch.setattr(extract.Extraction, "extract_batch", compute)
     (graph,) = graphs(own_cache)
     graph.unlink()
-    monkeypatch.setattr(backend, "EXPORT_SECONDS", 1e9)  # it would not pay now, but so the run began
+    monkeypatch.setattr(backend, "FEWEST_IMAGES", 10**9)  # a new run would take torch
     resumed = tlkit("resume", tmp_path / "cut")
     assert counts(resumed.err) == (18, 12) and engine(tmp_path / "cut") == "onnxruntime"
     assert same_heads(whole, tmp_path / "cut")
@@ -170,8 +189,8 @@ def test_a_backbone_that_cannot_be_exported_stays_with_torch(
     [
         (graphs_module, "installed_version", lambda package: None),
         (graphs_module, "installed_version", lambda package: "1.20.0" if package == "onnx" else "9"),
-        (verify, "LARGEST_BESIDE", 1000),
-        (verify, "is_convolutional", lambda network: False),
+        (backend, "LARGEST_WEIGHTS", 1000),
+        (backend, "is_convolutional", lambda network: False),
     ],
     ids=["nothing installed", "onnx unsafe", "large", "no convolutions"],
 )

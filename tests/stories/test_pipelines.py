@@ -216,7 +216,7 @@ def test_many_failures_are_told_in_few_lines(model: Path, ten_inputs: list[Path]
     result = predict(model, stdin=lines_of(*missing, *ten_inputs))
     told = result.stderr.decode().splitlines()
     assert told[:10] == [f"tlkit predict: {path}: no such file" for path in missing[:10]]
-    assert told[10] == "tlkit predict: not_found: more of these are only counted; --format jsonl names all"
+    assert told[10] == "tlkit predict: further not_found errors are counted, not listed; --format jsonl lists all"
     assert len(told) == 10 + 1 + 2 + 1
     assert told[-1] == "tlkit predict: inputs: 503 of 510 failed: not_found 501, empty_file 1, not_an_image 1"
 

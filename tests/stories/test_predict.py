@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ import torch
 
 from tests.conftest import Run, command, finetune_arguments, run_process
 from tests.stories.predicting import on_a_terminal, without_numbers_for
-from tlkit.commands.predict import Loaded, best_labels, predict_batch
-from tlkit.data.decoders import Picture, ThisProcess
+from tlkit.data.decoders import Picture, ThisProcess, open_decoder
 from tlkit.data.image_file import IMAGE_ERROR_CODES
 from tlkit.data.normalize import normalize
 from tlkit.data.view import View
 from tlkit.errors import DataError
+from tlkit.inference.open import open_predictor
+from tlkit.inference.prediction import Loaded, best_labels, predict_batch, predict_pixels
 from tlkit.model.open import open_model
+from tlkit.options.devices import DeviceSpec
 from tlkit.training import loop
 from tlkit.training.predictions import evaluate_logits
 
@@ -166,6 +169,18 @@ def test_a_model_that_gives_no_numbers_is_told_by_the_image() -> None:
     predictions, problem = predict_batch(Broken(), batch, 1)  # type: ignore[arg-type]
     assert [prediction.path for prediction in predictions] == ["0.jpg"]
     assert isinstance(problem, DataError) and "1.jpg: the model gives no finite numbers" in str(problem)
+
+
+def test_decoded_pixels_are_predicted_as_files_are(finished_run: Path, images: Path, tlkit: Run) -> None:
+    model = open_predictor(str(finished_run), None, DeviceSpec(("cpu",)), "fp32")
+    paths = sorted(images.rglob("*.png"))[:3]
+    with closing(open_decoder(0)) as decoder:
+        pixels = [decoder.load(str(path), View(model.preprocessing)).pixels for path in paths]
+    lines = tlkit("predict", finished_run, *paths, "--format", "jsonl", "--top-k", 2).out.splitlines()
+    expected = [json.loads(line)["top"] for line in lines]
+    for found, top in zip(predict_pixels(model, pixels, 2), expected, strict=True):
+        assert [label for label, _ in found] == [entry["label"] for entry in top]
+        assert [p for _, p in found] == pytest.approx([entry["probability"] for entry in top], abs=1e-5)
 
 
 def test_records_before_an_image_without_numbers_are_written(

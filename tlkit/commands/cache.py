@@ -6,7 +6,7 @@ import os
 import time
 
 from tlkit.errors import DONE, OutputError
-from tlkit.features.cache import LAYOUT, cache_folder, clear, list_spaces, summarize
+from tlkit.features.cache import LAYOUT, cache_folder, clear, list_feature_sets, summarize
 from tlkit.options import CacheOptions
 from tlkit.terminal import compact, count, log_status, write_stdout
 
@@ -21,7 +21,7 @@ def cache(options: CacheOptions) -> int:
             raise OutputError(folder, f"cannot be cleared: {error.strerror}") from error
         log_status("cleared", f"{compact(freed)}B of vectors and graphs in {folder}")
         return DONE
-    spaces = sorted(map(summarize, list_spaces(os.path.join(folder, LAYOUT))), key=lambda s: s.used, reverse=True)
+    spaces = sorted(map(summarize, list_feature_sets(os.path.join(folder, LAYOUT))), key=lambda s: s.used, reverse=True)
     log_status("cache", f"{folder}: {count(len(spaces), 'space')}, {compact(sum(s.size for s in spaces))}B")
     for space in spaces:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(space.used)) if space.used else "-"

@@ -12,7 +12,7 @@ import torch
 from tlkit.devices.kinds import cuda_version, gpu_is_available, gpu_uuid, named_gpus
 from tlkit.devices.nvml import driver_version, read_gpus
 from tlkit.errors import DONE
-from tlkit.features.cache import LAYOUT, cache_folder, list_spaces, summarize
+from tlkit.features.cache import LAYOUT, cache_folder, list_feature_sets, summarize
 from tlkit.options import DoctorOptions
 from tlkit.options.devices import GPU
 from tlkit.terminal import compact, count, write_stdout
@@ -82,7 +82,7 @@ def memory_use(used: int, total: int) -> str:
 def caches() -> Iterator[tuple[str, str]]:
     """The feature cache and the download cache."""
     folder = cache_folder()
-    spaces = [summarize(space) for space in list_spaces(os.path.join(folder, LAYOUT))]
+    spaces = [summarize(space) for space in list_feature_sets(os.path.join(folder, LAYOUT))]
     nearest = next(parent for parent in parents(folder) if os.path.exists(parent))
     state = "" if os.access(nearest, os.W_OK) else ", not writable: features are not cached"
     yield "features", f"{folder}, {compact(sum(s.size for s in spaces))}B in {count(len(spaces), 'feature set')}{state}"

@@ -45,14 +45,14 @@ def evaluate(options: EvaluateOptions) -> int:
         return launch("evaluate", options, options.device, options.processes)
     with joined(options) as world:
         require_same_options(options, world)
-        engine = options.engine if world.size == 1 or options.engine != "auto" else "torch"  # the same for all ranks
+        by_torch = options.engine == "auto" and not options.model.endswith(".onnx")
         model = open_predictor(
             options.model,
             options.weights,
             options.device_spec(),
             options.precision,
             options.trust_pickle,
-            engine,
+            "torch" if by_torch else options.engine,
             world.size,
         )
         samples, what = samples_of_all(options, model.classes, world)

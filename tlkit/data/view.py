@@ -30,8 +30,8 @@ class View:
     epoch: int = 0
 
     @property
-    def name(self) -> str:
-        """What tells this view's vectors from those of other views of the same images."""
+    def cache_id(self) -> str:
+        """Tells the features of this view from those of other views of the same image."""
         return f"{self.augment} {self.seed} {self.epoch}" if self.is_random else ""
 
     @property

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tlkit.errors import DataError
 from tlkit.export.exporter import Exportable
-from tlkit.export.graphs import has_extra, weight_bytes
 from tlkit.model.files import LoadedModel
-from tlkit.model.optimize import is_convolutional
 
 TOLERANCE = 1e-4
 """Allowed difference of logits, times the largest logit if that is above 1. Rounding stays far below."""
@@ -23,15 +21,6 @@ TIE = 1e-6
 
 BATCH_SIZES = (1, 7, 64)
 """Batches of images to compare."""
-
-
-LARGEST_BESIDE = 256 << 20
-"""Bytes of weights: several copies of them lie in memory while a network is exported, which nobody has asked for."""
-
-
-def pays_as_graph(network: nn.Module) -> bool:
-    """Whether onnxruntime is quicker with a network than torch, if it is installed, and preparing it harms nobody."""
-    return is_convolutional(network) and weight_bytes(network) <= LARGEST_BESIDE and has_extra()
 
 
 def as_exportable(model: LoadedModel) -> Exportable:

@@ -29,28 +29,28 @@ def cache_folder() -> str:
     return chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tlkit")
 
 
-def store_root() -> str:
+def cache_root() -> str:
     """The folder of all spaces."""
     return os.path.join(cache_folder(), LAYOUT)
 
 
-def space_folder(root: str, space: Mapping[str, Any]) -> str:
+def namespace_folder(root: str, space: Mapping[str, Any]) -> str:
     """Where the space lies that these values determine, plain JSON types."""
-    return os.path.join(root, hashlib.sha256(space_text(space).encode()).hexdigest()[:16])
+    return os.path.join(root, hashlib.sha256(namespace_text(space).encode()).hexdigest()[:16])
 
 
-def space_text(space: Mapping[str, Any]) -> str:
+def namespace_text(space: Mapping[str, Any]) -> str:
     """What a space says about itself."""
     return json.dumps(dict(space), indent=2, sort_keys=True)
 
 
-def make_space(root: str, space: Mapping[str, Any]) -> str:
+def make_namespace(root: str, space: Mapping[str, Any]) -> str:
     """The folder of a space, made if it is not there. Raises OSError or TlkitError."""
-    folder = space_folder(root, space)
+    folder = namespace_folder(root, space)
     os.makedirs(folder, exist_ok=True)
     description = os.path.join(folder, DESCRIPTION)
     if not os.path.exists(description):
-        write_atomically(description, lambda file: file.write(space_text(space).encode()))
+        write_atomically(description, lambda file: file.write(namespace_text(space).encode()))
     return folder
 
 
@@ -81,15 +81,10 @@ def make_room(root: str, limit: int, keep: Collection[str]) -> bool:
     return total <= limit
 
 
-def has_room(root: str, limit: int) -> bool:
-    """Whether all that is kept is within limit bytes as it is."""
-    return sum(size for _, size, _ in all_kept(root)) <= limit
-
-
 def all_kept(root: str) -> list[tuple[float, int, str]]:
     """All that takes room, without what killed processes left: when it was last used, its bytes, and where it is."""
     files: list[tuple[float, int, str]] = []
-    for space in list_spaces(root):
+    for space in list_feature_sets(root):
         remove_leftovers(space)
         for path in kept_files(space):
             with contextlib.suppress(FileNotFoundError):
@@ -107,7 +102,7 @@ def remove_leftovers(space: str) -> None:
                     os.unlink(entry.path)
 
 
-def list_spaces(root: str) -> list[str]:
+def list_feature_sets(root: str) -> list[str]:
     """The folders of all spaces below a store's root."""
     try:
         return sorted(entry.path for entry in os.scandir(root) if entry.is_dir())
@@ -116,7 +111,7 @@ def list_spaces(root: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class SpaceSummary:
+class FeatureSetSummary:
     """A space for people. used: seconds since the epoch when a run last read or wrote it."""
 
     folder: str
@@ -126,7 +121,7 @@ class SpaceSummary:
     used: float
 
 
-def summarize(folder: str) -> SpaceSummary:
+def summarize(folder: str) -> FeatureSetSummary:
     """What a space holds. What cannot be read counts for its size only."""
     vectors, size, used = 0, 0, 0.0
     for path in kept_files(folder):
@@ -139,7 +134,7 @@ def summarize(folder: str) -> SpaceSummary:
     description: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, DESCRIPTION), encoding="utf-8") as file:
         description = dict(json.load(file))
-    return SpaceSummary(folder, description, vectors, size, used)
+    return FeatureSetSummary(folder, description, vectors, size, used)
 
 
 def clear(root: str) -> int:

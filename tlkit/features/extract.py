@@ -158,7 +158,7 @@ class Extraction:
         try:
             with sample.open() as file:
                 digest = file_digest(sample.path, file)
-                key = feature_key(digest, view.name)
+                key = feature_key(digest, view.cache_id)
                 if trusting and key in self.store:
                     return CacheHit(sample.path, key)
                 return CacheMiss(key, self.decoder.load_file(sample.path, file, view, digest).pixels)

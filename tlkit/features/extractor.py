@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 
@@ -52,17 +51,6 @@ class FeatureExtractor:
         """Those that pass together."""
         features: Tensor = self.fast_network(normalize(batch.to(self.device, non_blocking=True), self.preprocessing))
         return features
-
-    def seconds_an_image(self) -> float:
-        """How long a pass takes here: the quickest of three, as other work only ever makes one longer."""
-        pixels = np.zeros((2, *self.preprocessing.image_size, 3), np.uint8)
-        self(pixels)  # the first also prepares
-        seconds = []
-        for _ in range(3):
-            began = time.perf_counter()
-            self(pixels)
-            seconds.append(time.perf_counter() - began)
-        return min(seconds) / len(pixels)
 
 
 def feature_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:

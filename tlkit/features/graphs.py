@@ -1,6 +1,6 @@
-"""Graphs for onnxruntime, kept in the feature store beside what they compute: to export one takes seconds.
+"""ONNX graphs of backbones, kept in the feature cache: exporting one takes seconds.
 
-A graph lies in the space of the vectors that it gives, or, if it gives labels, in one of its own. Loads no torch.
+A graph lies in the folder of the features that it computes. Loads no torch.
 """
 
 from __future__ import annotations
@@ -8,26 +8,20 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from tlkit.errors import TlkitError
-from tlkit.features.cache import graph_file, has_room, make_room, make_space, space_folder, store_root
+from tlkit.features.cache import cache_root, graph_file, make_namespace, make_room, namespace_folder
 from tlkit.files.atomic import write_atomically
 from tlkit.files.onnx_file import OnnxFile, checksum_of, read_onnx
 
 SHARE = 0.1
-"""Of all that may be kept, what one graph may take: vectors are worth more."""
+"""Largest part of the cache limit that one graph may take: features are worth more."""
 
 
-def has_graph(space: Mapping[str, Any]) -> bool:
-    """Whether a space has a graph, which may be damaged."""
-    return os.path.exists(graph_file(space_folder(store_root(), space)))
-
-
-def find_graph(space: Mapping[str, Any]) -> OnnxFile | None:
-    """The graph of a space, if it is there and whole."""
-    path = graph_file(space_folder(store_root(), space))
+def find_graph(namespace: Mapping[str, Any]) -> OnnxFile | None:
+    """The kept graph of a feature set. A damaged one is removed."""
+    path = graph_file(namespace_folder(cache_root(), namespace))
     try:
         file = read_onnx(path)
     except TlkitError:
@@ -35,18 +29,17 @@ def find_graph(space: Mapping[str, Any]) -> OnnxFile | None:
             os.unlink(path)
         return None
     with contextlib.suppress(OSError):
-        os.utime(path)  # what was used least recently goes first
+        os.utime(path)  # the least recently used file is removed first
     return file
 
 
-def keep_graph(space: Mapping[str, Any], content: bytes, limit: int, displacing: bool = True) -> None:
-    """Keep a graph, without its seal, if there is room for it. limit: bytes of all that is kept. displacing: whether
-    what was used least recently may go to make room.
+def keep_graph(namespace: Mapping[str, Any], content: bytes, limit: int) -> None:
+    """Keep a graph, given without its checksum. limit: bytes of the whole cache; least recently used files make room.
 
-    That it cannot be kept costs the next run some seconds, and is no trouble of this one's.
+    A graph that cannot be kept costs the next run some seconds and is no error.
     """
-    root, sealed = store_root(), content + checksum_of(content)
+    root, checked = cache_root(), content + checksum_of(content)
     with contextlib.suppress(OSError, TlkitError):
-        path, find_room = graph_file(make_space(root, space)), partial(make_room, keep=()) if displacing else has_room
-        if len(sealed) <= SHARE * limit and find_room(root, limit - len(sealed)):
-            write_atomically(path, lambda file: file.write(sealed))
+        path = graph_file(make_namespace(root, namespace))
+        if len(checked) <= SHARE * limit and make_room(root, limit - len(checked), keep=()):
+            write_atomically(path, lambda file: file.write(checked))

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tlkit.errors import TlkitError
-from tlkit.features.cache import make_room, make_space, space_folder, store_root
+from tlkit.features.cache import cache_root, make_namespace, make_room
 from tlkit.features.segments import KEY_BYTES, Lookup, OpenFile, Segment, Vector, checksum, segment_files
 from tlkit.files.atomic import write_atomically
 
@@ -93,7 +93,7 @@ class FeatureStore:
         Raises OSError or TlkitError if the folder cannot be made.
         """
         self.root = root
-        self.folder = make_space(root, space)
+        self.folder = make_namespace(root, space)
         self.limit = limit
         self.warn = warn
         self.keeps = True
@@ -220,18 +220,7 @@ class FeatureStore:
 def open_store(space: Mapping[str, Any], limit: int, warn: Callable[[str], None]) -> Store:
     """The store of a space, or one that keeps nothing if the cache folder cannot be used."""
     try:
-        return FeatureStore(store_root(), space, limit, warn)
+        return FeatureStore(cache_root(), space, limit, warn)
     except (OSError, TlkitError) as error:
         warn(f"vectors are not kept between runs: {error}")
         return NoStore()
-
-
-def count_held(space: Mapping[str, Any], keys: Sequence[bytes]) -> int:
-    """How many of these vectors the store has in a space. Makes and mends nothing."""
-    segments: list[Segment] = []
-    with contextlib.suppress(OSError):  # a folder that cannot be read is told by who opens the store
-        for path in segment_files(space_folder(store_root(), space)):
-            with contextlib.suppress(OSError, ValueError):
-                segments.append(Segment.read(path))
-    lookup = Lookup.over(segments)
-    return sum(lookup.find(key) is not None for key in keys)

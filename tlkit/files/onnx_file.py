@@ -15,6 +15,10 @@ from tlkit.files.checksum import CHECKSUM_KEY, sha256_of
 from tlkit.files.description import DESCRIPTION_KEY, parse_description
 from tlkit.files.inputs import open_input
 
+MODEL_CHECKSUM_KEY = "tlkit_model_sha256"
+"""Metadata entry of a run's model.onnx: the checksum of the model.pt that it was made from."""
+
+
 METADATA, KEY, VALUE = 14, 1, 2
 
 
@@ -39,10 +43,11 @@ PARTS: Mapping[str, Mapping[int, str]] = {
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A verified file written by tlkit. description: plain JSON types."""
+    """A verified file written by tlkit. description: plain JSON types. metadata: all entries."""
 
     content: bytes
     description: Mapping[str, Any]
+    metadata: Mapping[str, str]
 
 
 def checksum_of(content: bytes | memoryview) -> bytes:
@@ -82,7 +87,7 @@ def read_onnx(path: str) -> OnnxFile:
         raise DataError(path, "has no description, or is truncated; expected an ONNX file exported by tlkit")
     if content[-CHECKSUM_BYTES:] != checksum_of(memoryview(content)[:-CHECKSUM_BYTES]):
         raise DataError(path, "is damaged, or was changed since tlkit wrote it: its checksum does not match")
-    return OnnxFile(content, parse_description(path, metadata))
+    return OnnxFile(content, parse_description(path, metadata), metadata)
 
 
 def not_onnx_error(path: str, head: bytes) -> TlkitError:

@@ -65,6 +65,11 @@ class RunFolder:
         return os.path.join(self.path, "model.pt")
 
     @property
+    def onnx_file(self) -> str:
+        """The finished model for onnxruntime, made from model.pt."""
+        return os.path.join(self.path, "model.onnx")
+
+    @property
     def checkpoints(self) -> str:
         return os.path.join(self.path, "checkpoints")
 

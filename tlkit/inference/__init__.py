@@ -5,11 +5,11 @@ Files:
     predictor.py        the interface of a predictor
     torch_predictor.py  predictor that runs torch
     onnx_predictor.py   predictor that runs an .onnx file with onnxruntime, without torch
-    onnx_handover.py    switch from torch to onnxruntime in a long command
-    onnx_prepare.py     separate process that exports the model for that switch
     inputs.py           the paths to predict: arguments, folders, lists on stdin
     stream.py           load inputs in threads and yield batches in input order
-    writers.py          prediction formats: tsv, csv, jsonl (table WRITERS)
+    prediction.py       from decoded pixels to labels and probabilities
+    writers.py          prediction formats: tsv, csv, jsonl (table WRITERS), and where records go
+    failure_report.py   report and count inputs that failed
 
-May import: features, export, model, devices, data, files, options, versions, errors.
+May import: features, export, model, training, devices, data, files, options, terminal, versions, errors.
 """

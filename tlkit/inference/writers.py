@@ -1,14 +1,24 @@
-"""A prediction, and its writers: tsv, csv, jsonl. A record is whole lines of bytes; file names are kept as they are."""
+"""Prediction formats: tsv, csv, jsonl; and the output that records go to.
+
+A record is whole lines of bytes; file names are kept byte for byte.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+from tlkit.errors import OutputError
+from tlkit.files.atomic import OutputFile, replaced_when_whole
 from tlkit.files.json_file import label_fields, path_fields
+from tlkit.inference.prediction import Prediction
+from tlkit.options import STANDARD_OUTPUT
+from tlkit.terminal import write_stdout
 
 RECORD_VERSION = 1
 
@@ -17,23 +27,6 @@ to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 
 
 to_ascii_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What became of one input.
-
-    index: its place in the input. top: (label, probability), best first; empty for a failure.
-    error: (code, message) of a failure, else None. frames: of an animation, of which the first was labelled.
-    degraded: not all of the image could be read.
-    """
-
-    index: int
-    path: str
-    top: tuple[tuple[str, float], ...] = ()
-    error: tuple[str, str] | None = None
-    frames: int = 1
-    degraded: bool = False
 
 
 class Writer(Protocol):
@@ -114,3 +107,20 @@ def table_rows(prediction: Prediction, ranked: bool) -> list[list[str]]:
         [prediction.path, label, f"{probability:.6f}"] + [str(rank)] * ranked
         for rank, (label, probability) in enumerate(prediction.top, start=1)
     ]
+
+
+@contextmanager
+def open_output(path: str | None) -> Iterator[Callable[[bytes], object]]:
+    """A function that writes records: to stdout at once, or to a file that replaces the old one when all are written.
+
+    Raises OutputError or StorageError.
+    """
+    if path in STANDARD_OUTPUT:
+        yield write_stdout
+        return
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        problem = "is a folder, pipe or device; --output replaces a file"
+        raise OutputError(path or "--output", problem, "Use > to write to a pipe or device.")
+    with replaced_when_whole(path) as aside, io.BufferedWriter(OutputFile(aside, path)) as file:
+        yield file.write

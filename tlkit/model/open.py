@@ -21,9 +21,17 @@ from tlkit.files.run_folder import RunFolder
 from tlkit.files.safetensors_file import SafetensorsFile, is_safetensors, read_safetensors
 from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, read_timm_folder
 from tlkit.model.build import assemble, require_same_backbone, stored_options
-from tlkit.model.files import CHECKPOINT_FORMAT, MODEL_FORMAT, LoadedModel, load_described_model, require_units
+from tlkit.model.classifier import Classifier
+from tlkit.model.files import (
+    CHECKPOINT_FORMAT,
+    MODEL_FORMAT,
+    LoadedModel,
+    ModelDescription,
+    load_described_model,
+    require_units,
+)
 from tlkit.model.weights import tensors
-from tlkit.options import EXPORT_SUFFIXES
+from tlkit.options import EXPORT_SUFFIXES, FinetuneOptions
 
 
 def open_model(path: str, weights: str | None = None, trusted: str | None = None) -> LoadedModel:
@@ -124,8 +132,26 @@ OPENERS: dict[str, Callable[[str, str | None, str | None], LoadedModel]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """The classifier of a checkpoint. options: of its run."""
+
+    options: FinetuneOptions
+    classifier: Classifier
+    description: ModelDescription
+
+
 def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, trusted: str | None) -> LoadedModel:
     """Rebuild the model of a checkpoint: the backbone with its original weights, checked by hash, and its head."""
+    restored = restore_classifier(path, checkpoint, weights, trusted)
+    return LoadedModel(restored.classifier.to_plain_network(), restored.description)
+
+
+def restore_classifier(path: str, checkpoint: dict[str, Any], weights: str | None, trusted: str | None) -> Restored:
+    """The classifier of a checkpoint, with the options that it was trained with.
+
+    Raises DataError or MismatchError if the checkpoint does not fit what is built.
+    """
     run = RunFolder.containing(path)
     stored = run.read_options()["resolved"] if run else checkpoint.get("options")
     with as_content_of(path, "checkpoint"):
@@ -143,7 +169,7 @@ def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, 
         classifier.load_trainable_state(state)
     except MismatchError as error:
         raise MismatchError(path, error.problem, error.hint) from error
-    return LoadedModel(classifier.to_plain_network(), description)
+    return Restored(options, classifier, description)
 
 
 def model_sha256(path: str) -> str:

@@ -97,6 +97,7 @@ class FinetuneOptions(
         300.0, "Checkpoint at least every N seconds; 0: after each step", group="Checkpoints and logging",
         minimum=0, metavar="N",
     )  # fmt: skip
+    no_onnx: bool = option(False, "Do not write model.onnx beside model.pt", group="Checkpoints and logging")
     no_cache: bool = option(
         False, "Run the backbone in every epoch instead of caching its features", group="Speed and memory"
     )

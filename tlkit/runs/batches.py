@@ -79,7 +79,7 @@ class BatchBuilder:
     def batches_of_vectors(self) -> PreparedBatches:
         """Run the backbone once over every image, or view of it; the head then trains on the vectors."""
         options, bad = self.options, list[ImageError]()
-        space = self.engines.space(self.engine)
+        space = self.engines.cache_namespace(self.engine)
         with closing(open_store(space, options.cache_bytes(), partial(log_status, "warning"))) as store:
             extraction = self.extraction(store)
             if self.fresh or options.augment == "none":
@@ -112,8 +112,8 @@ class BatchBuilder:
             found = extraction.vectors(samples, view, label, bad)
             return found, len(bad) == before
 
-        space = json.dumps(self.engines.space(self.engine), sort_keys=True)
-        return self.memory.recall((space, view.name), [path for path, _ in samples], find)
+        space = json.dumps(self.engines.cache_namespace(self.engine), sort_keys=True)
+        return self.memory.recall((space, view.cache_id), [path for path, _ in samples], find)
 
     def augmented_vectors(self, extraction: Extraction, dataset: Dataset) -> list[Tensor]:
         """The vectors [N, ...] of each augmented view of the training images."""
@@ -198,7 +198,7 @@ class BatchBuilder:
     @cached_property
     def engine(self) -> Backend:
         """What computes the features of this run, from its start to its end."""
-        return self.engines.choose(self.passes(), self.world.size)
+        return self.engines.choose(self.image_count(), self.world.size)
 
     @cached_property
     def engines(self) -> Engines:
@@ -207,12 +207,10 @@ class BatchBuilder:
         )
         return Engines(self.options, self.description, torch_pass)
 
-    def passes(self) -> list[tuple[Sequence[Sample], View]]:
-        """Every image that is to pass the backbone once, and how it is seen."""
-        options, dataset = self.options, self.dataset
-        views = [] if options.augment == "none" else map(self.view, range(options.view_count()))
-        plain = [(samples, self.plain_view) for samples in (dataset.train, dataset.val)]
-        return [*plain, *((dataset.train, view) for view in views)]
+    def image_count(self) -> int:
+        """How many features the run needs: one for each image, and one for each augmented view of a training image."""
+        views = 0 if self.options.augment == "none" else self.options.view_count()
+        return len(self.dataset.val) + len(self.dataset.train) * (1 + views)
 
     @property
     def passing(self) -> int:

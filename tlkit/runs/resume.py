@@ -41,7 +41,7 @@ RESUME_OVERRIDES = (
 )  # fmt: skip
 
 
-SAFE_TO_CHANGE = (*RESUME_OVERRIDES, "val", "out", "keep_checkpoints", "save_every", "cache_limit", "debug")
+SAFE_TO_CHANGE = (*RESUME_OVERRIDES, "val", "out", "keep_checkpoints", "save_every", "cache_limit", "no_onnx", "debug")
 """Options that a run may go on with another value of. Any other decides what is trained, and how; what --val decides,
 the checkpoint knows image by image."""
 

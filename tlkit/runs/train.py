@@ -12,6 +12,7 @@ from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
 from tlkit.distributed.world import World
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError
+from tlkit.features.run_model import write_onnx_model
 from tlkit.files.atomic import write_json_atomically
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
@@ -104,6 +105,7 @@ def train_run(
         best = take_best(run, classifier, images, state)
         if policy.exports_model:
             write_model(run.model_file, LoadedModel(classifier.to_plain_network(), description), best)
+            write_onnx_model(run, options, classifier, description)
             report_and_close(run, monitor)
         status = finish(run, state, best, options.metric)
     if policy.exports_model:

@@ -10,11 +10,12 @@ from typing import Any
 
 from tlkit.data.folder import Dataset
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError, UnavailableError, to_tlkit_error
+from tlkit.features.run_model import write_onnx_model
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interrupted, Interruption
 from tlkit.model.backbones import find_backbone
-from tlkit.model.files import write_model
-from tlkit.model.open import open_model
+from tlkit.model.files import LoadedModel, write_model
+from tlkit.model.open import restore_classifier
 from tlkit.options import FinetuneOptions, TuneOptions
 from tlkit.options.space import described
 from tlkit.options.tune import cores
@@ -146,5 +147,9 @@ def write_best_model(run: RunFolder, options: TuneOptions) -> None:
     """Write model and report of the best trial. Other trials keep their checkpoint; `tlkit report` works on any."""
     report(run)
     if not os.path.exists(run.model_file):
-        model = open_model(run.best_checkpoint, None, options.trust_pickle)
-        write_model(run.model_file, model, read_checkpoint(run.best_checkpoint)["progress"]["best"])
+        checkpoint = read_checkpoint(run.best_checkpoint)
+        restored = restore_classifier(run.best_checkpoint, checkpoint, None, options.trust_pickle)
+        classifier, description = restored.classifier, restored.description
+        best = checkpoint["progress"]["best"]
+        write_model(run.model_file, LoadedModel(classifier.to_plain_network(), description), best)
+        write_onnx_model(run, restored.options, classifier, description)

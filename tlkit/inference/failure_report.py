@@ -1,0 +1,51 @@
+"""Report and count the inputs of predict that have no prediction."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+
+from tlkit.errors import escape_name
+from tlkit.inference.prediction import Prediction
+from tlkit.terminal import print_error
+
+MAX_REPORTED = 10
+"""Failures of one kind that are listed; further ones are counted."""
+
+
+class FailureReport:
+    """Counts inputs and failures. report_failures: list failures on stderr, because the records leave them out."""
+
+    def __init__(self, report_failures: bool) -> None:
+        self.report_failures = report_failures
+        self.inputs = 0
+        self.errors: Counter[str] = Counter()
+
+    def add(self, predictions: Iterable[Prediction]) -> None:
+        """Count some inputs and list their failures."""
+        for prediction in predictions:
+            self.inputs += 1
+            if prediction.error:
+                code, message = prediction.error
+                self.errors[code] += 1
+                if self.report_failures and self.errors[code] <= MAX_REPORTED + 1:
+                    self.report(prediction.path, code, message)
+
+    def report(self, path: str, code: str, message: str) -> None:
+        """List one failure; after the last that is listed, say that further ones are counted."""
+        if self.errors[code] <= MAX_REPORTED:
+            print_error(f"tlkit predict: {escape_name(path)}: {escape_name(message)}")
+        else:
+            further = f"further {code} errors are counted, not listed; --format jsonl lists all"
+            print_error(f"tlkit predict: {further}")
+
+    def conclude(self, summary: bool) -> None:
+        """Print the counts: as JSON if asked for, else as text if there were failures."""
+        failed = self.errors.total()
+        if summary:
+            counts = {"inputs": self.inputs, "ok": self.inputs - failed, "errors": dict(sorted(self.errors.items()))}
+            print_error(json.dumps({"event": "summary", **counts}, separators=(",", ":")))
+        elif failed:
+            kinds = ", ".join(f"{code} {number:,}" for code, number in self.errors.most_common())
+            print_error(f"tlkit predict: inputs: {failed:,} of {self.inputs:,} failed: {kinds}")
