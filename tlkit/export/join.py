@@ -30,7 +30,7 @@ def join_head(backbone: bytes, layers: nn.Module, positions: bool, metadata: Map
         head.append(layer)
     if positions:
         head.average_positions(len(model.graph.output[0].type.tensor_type.shape.dim))
-    head.finish(len(parts[-1].weight))
+    head.finish(len(parts[-1].get_parameter("weight")))
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {**metadata, "tlkit_version": version("tlkit")})
     content: bytes = model.SerializeToString()
