@@ -129,7 +129,7 @@ def test_evaluate_runs_model_pt(run_with_onnx: Path, images: Path, tlkit: Run, m
     [
         (lambda content: content[:-1], "is damaged"),
         (lambda content: content[:100], "is not an ONNX file"),
-        (lambda content: b"", "does not describe itself"),
+        (lambda content: b"", "has no description"),
         (lambda content: content[: len(content) // 2] + b"!" + content[len(content) // 2 + 1 :], "is damaged"),
     ],
     ids=["cut", "only its head", "empty", "one byte"],
