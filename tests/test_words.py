@@ -62,7 +62,7 @@ FILES = [
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "decisions" not in path.parts),
 ]
 
-LEFT = 1150
+LEFT = 442
 """Phrases that are still to be replaced; 0 when every room is done."""
 
 
@@ -103,4 +103,4 @@ def test_plain_sentences_pass(line: str) -> None:
 
 
 if __name__ == "__main__":
-    print("\n".join(line for line in riddles_in(FILES) if line.startswith(tuple(sys.argv[1:]))))
+    print("\n".join(line for line in riddles_in(FILES) if line.startswith(tuple(sys.argv[1:] or [""]))))

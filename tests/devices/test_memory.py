@@ -42,7 +42,7 @@ def test_nothing_is_divided_without_need() -> None:
 def test_who_wants_to_know_is_told_once() -> None:
     seen: list[int] = []
     function, sizes = scarce(2, seen), list[int]()
-    function.told = sizes.append
+    function.on_new_size = sizes.append
     function(torch.zeros(8, 1))
     function(torch.zeros(8, 1))
     assert sizes == [2]

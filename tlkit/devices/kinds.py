@@ -19,9 +19,9 @@ from tlkit.options.devices import GPU
 class DeviceKind:
     """A CPU, and what other kinds replace.
 
-    extraction_batch: images that pass a frozen backbone together; fixed, so that every run computes the same bits. More
-    leave a CPU's cache, fewer leave a GPU idle. largest_batch: the most that --batch-size auto tries. A
-    CPU is not faster with more images at a time; on a GPU more images in a step are fewer steps, which train worse.
+    extraction_batch: images that pass a frozen backbone together; fixed, so that features are bit-identical in every
+    run. Larger batches exceed a CPU's cache, smaller ones leave a GPU idle. largest_batch: for --batch-size auto.
+    A CPU gains nothing from larger batches; on a GPU they mean fewer steps, which train worse.
     """
 
     name = "cpu"
@@ -78,7 +78,7 @@ class Cuda(DeviceKind):
         return [device]
 
     def measured_use(self, device: torch.device) -> dict[str, float]:
-        with suppress(Exception):  # the library is missing, or the driver does not answer
+        with suppress(Exception):  # the library is missing, or the driver fails
             return {"gpu_use": torch.cuda.utilization(device)}
         return {}
 
@@ -125,7 +125,7 @@ def release_gpu_memory() -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that tensors took on a GPU since this was asked last; counting starts anew."""
+    """Peak bytes of tensors on a GPU since the previous call; resets the peak."""
     peak = torch.cuda.max_memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     return peak

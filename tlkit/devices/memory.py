@@ -65,27 +65,29 @@ def release_memory() -> None:
 
 
 class ChunkedForward:
-    """A function of rows, each by itself, in parts that fit: when memory is used up they are halved, now and later.
+    """Apply a row-wise function in chunks, which are halved for this and later calls whenever memory runs out.
 
-    told: called with their new size, once it is found.
+    on_new_size: called with the new chunk size.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], told: Callable[[int], object] = lambda size: None) -> None:
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], on_new_size: Callable[[int], object] = lambda size: None
+    ) -> None:
         self.function = function
-        self.told = told
+        self.on_new_size = on_new_size
         self.most: int | None = None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """[B, ...] -> [B, ...]. Raises MemoryError if one row is too much."""
+        """[B, ...] -> [B, ...]. Raises MemoryError if one row does not fit."""
         before = self.most
         while (found := self.attempt(rows)) is None:
             release_memory()
         if self.most is not None and self.most != before:
-            self.told(self.most)
+            self.on_new_size(self.most)
         return found
 
     def attempt(self, rows: Tensor) -> Tensor | None:
-        """What comes of all rows; None if memory was used up, after making the parts smaller."""
+        """The output for all rows; None if memory ran out, after halving the chunk size."""
         size = max(1, min(self.most or len(rows), len(rows)))
         shortage = OutOfMemoryGuard()
         with shortage:

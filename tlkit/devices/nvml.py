@@ -1,6 +1,6 @@
-"""What NVIDIA's driver says of the GPUs, through the library of the extra `gpu`. Loads no torch.
+"""GPUs as NVIDIA's driver reports them, read through NVML (extra `gpu`). Loads no torch.
 
-Nothing here raises: without the library, the driver or a GPU there is simply nothing to tell.
+Nothing here raises: without the library, the driver or a GPU the results are empty.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from typing import Any, TypeVar
 
 from tlkit.terminal import compact
 
-Answer = TypeVar("Answer")
-
+Value = TypeVar("Value")
 
 PAUSE = 1.0
-"""Seconds between two questions to the driver while a bar is drawn."""
+"""Seconds between two queries of the driver while a progress bar is drawn."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as it is now. uuid: as the driver names it, with GPU- before. used, total: bytes of its memory, by whatever
-    process. busy: percent of the last moments in which it computed."""
+    """The current state of a GPU. uuid: with the prefix GPU-. used, total: bytes of memory, of all processes. busy: its
+    utilization in percent."""
 
     uuid: str
     name: str
@@ -36,36 +35,36 @@ class Gpu:
 
 
 def read_gpus() -> list[Gpu]:
-    """The GPUs that the driver shows, in its order."""
-    return asked(list_gpus) or []
+    """All GPUs, in the driver's order."""
+    return queried(list_gpus) or []
 
 
 def driver_version() -> str | None:
-    """The version of NVIDIA's driver; None if there is none, or no way to ask it."""
-    return asked(lambda nvml: text(nvml.nvmlSystemGetDriverVersion()))
+    """The version of NVIDIA's driver; None if it cannot be queried."""
+    return queried(lambda nvml: text(nvml.nvmlSystemGetDriverVersion()))
 
 
-def asked(question: Callable[[Any], Answer]) -> Answer | None:
-    """The answer to a question to the driver, or None."""
+def queried(query: Callable[[Any], Value]) -> Value | None:
+    """The result of a query with pynvml; None if it fails."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
         try:
-            return question(pynvml)
+            return query(pynvml)
         finally:
             pynvml.nvmlShutdown()
-    except Exception:  # the library's own errors, and whatever a driver of another version comes to
+    except Exception:  # NVML's own errors, and any other of an unknown driver version
         return None
 
 
 def list_gpus(nvml: Any) -> list[Gpu]:
-    """All of them, asked through pynvml."""
+    """All GPUs, through pynvml."""
     return [describe(nvml, nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(nvml.nvmlDeviceGetCount())]
 
 
 def describe(nvml: Any, handle: Any) -> Gpu:
-    """One of them."""
+    """The GPU of a handle."""
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return Gpu(
         text(nvml.nvmlDeviceGetUUID(handle)),
@@ -77,12 +76,12 @@ def describe(nvml: Any, handle: Any) -> Gpu:
 
 
 def text(value: str | bytes) -> str:
-    """Older versions of the library answer in bytes."""
+    """Decode the bytes that older versions of the library return."""
     return value.decode() if isinstance(value, bytes) else value
 
 
 class GpuNote:
-    """What stands beside a progress bar: memory and use of some GPUs, asked for once in a while."""
+    """Memory and utilization of GPUs, for the end of a progress bar; queried at most once per PAUSE."""
 
     def __init__(self, uuids: Sequence[str]) -> None:
         self.uuids = uuids
@@ -90,10 +89,10 @@ class GpuNote:
         self.note = ""
 
     def __call__(self) -> str:
-        """12.1 of 80.0 GB, 93 %; empty if nothing is known."""
+        """12.1 of 80.0 GB, 93 %; empty if unknown."""
         if self.uuids and time.monotonic() - self.asked_at >= PAUSE:
             self.note = " | ".join(gpu.use() for gpu in read_gpus() if gpu.uuid in self.uuids)
             self.asked_at = time.monotonic()
             if not self.note:
-                self.uuids = ()  # nor will anything be known later
+                self.uuids = ()  # it will stay unknown
         return self.note

@@ -6,7 +6,7 @@ from tlkit.options.devices import DeviceSpec
 
 
 def require_devices(device_spec: DeviceSpec) -> None:
-    """What is not here should be heard of before any long work; only what is always here needs no question."""
+    """Raises UnavailableError or UsageError for missing devices. For the defaults it does not load torch."""
     if device_spec.names not in (("auto",), ("cpu",)) or device_spec.parallel != "none":
         from tlkit.devices.select import choose_devices
 

@@ -43,7 +43,7 @@ class HeadKind:
     layers: the module that trains, features [B, D] -> logits [B, C]. parameters: their number. fold: the layers as they
     act on features that are not standardized. put: the folded layers as the classifier of a plain network.
     python: how code without tlkit builds the network, from {network}, {inputs} and {classes}.
-    on_class_outputs: it goes on top of the backbone's pretrained class outputs, otherwise in place of its classifier.
+    on_class_outputs: its input is the backbone's pretrained class outputs; otherwise it replaces the classifier.
     default_hidden: of --hidden, for a head that has a hidden layer. fits_any: also classifiers of several layers or
     positions. same_structure: the plain network is the one that its library builds.
     """

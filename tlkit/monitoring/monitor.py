@@ -115,7 +115,7 @@ class Monitor:
             sink.submit(SinkThread.log_summary, summary)
 
     def close(self, seconds: float = CLOSE_TIMEOUT) -> None:
-        """Wait for pending writes, at most so many seconds. A second call does nothing."""
+        """Wait for pending writes, at most `seconds`. A second call does nothing."""
         deadline = time.monotonic() + seconds
         for sink in self.sinks:
             sink.finish()

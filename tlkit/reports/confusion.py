@@ -43,10 +43,10 @@ def as_table(names: Sequence[str], matrix: Matrix) -> Markup:
                 tag(
                     "td",
                     count or "·",
-                    class_=look(count, row, true == guess),
-                    title=cell_title(names, true, guess, count),
+                    class_=look(count, row, true == predicted),
+                    title=cell_title(names, true, predicted, count),
                 )
-                for guess, count in enumerate(row)
+                for predicted, count in enumerate(row)
             ),
         )
         for true, (name, row) in enumerate(zip(names, matrix, strict=True))
@@ -70,15 +70,15 @@ def as_picture(names: Sequence[str], matrix: Matrix, side: int = 10) -> Markup:
     squares = [
         tag(
             "rect",
-            tag("title", cell_title(names, true, guess, count)),
-            x=margin + side * guess,
+            tag("title", cell_title(names, true, predicted, count)),
+            x=margin + side * predicted,
             y=margin + side * true,
             width=side - 1,
             height=side - 1,
-            class_=look(count, row, true == guess),
+            class_=look(count, row, true == predicted),
         )
         for true, row in enumerate(matrix)
-        for guess, count in enumerate(row)
+        for predicted, count in enumerate(row)
         if count
     ]
     lines = [
@@ -115,10 +115,10 @@ def as_picture(names: Sequence[str], matrix: Matrix, side: int = 10) -> Markup:
 def most_frequent(names: Sequence[str], matrix: Matrix) -> Markup:
     """The most frequent pairs of true and wrongly predicted class."""
     wrong = [
-        (count, true, guess)
+        (count, true, predicted)
         for true, row in enumerate(matrix)
-        for guess, count in enumerate(row)
-        if count and true != guess
+        for predicted, count in enumerate(row)
+        if count and true != predicted
     ]
     if not wrong:
         return tag("p", "All validation images were classified correctly.", class_="note")
@@ -127,11 +127,11 @@ def most_frequent(names: Sequence[str], matrix: Matrix) -> Markup:
         tag(
             "tr",
             tag("td", names[true]),
-            tag("td", names[guess]),
+            tag("td", names[predicted]),
             tag("td", f"{count:,}", class_="number"),
             tag("td", f"{count / sum(matrix[true]):.0%}", class_="number"),
         )
-        for count, true, guess in wrong[:LISTED]
+        for count, true, predicted in wrong[:LISTED]
     ]
     head = [tag("th", name, scope="col") for name in ("true", "predicted", "images", "of true class")]
     more = f", the first {LISTED} of {len(wrong)}" if len(wrong) > LISTED else ""
@@ -146,10 +146,10 @@ def look(count: int, row: Sequence[int], right: bool) -> str:
     return f"{'right' if right else 'wrong'} s{max(1, round(SHADES * count / sum(row)))}"
 
 
-def cell_title(names: Sequence[str], true: int, guess: int, count: int) -> str:
+def cell_title(names: Sequence[str], true: int, predicted: int, count: int) -> str:
     return (
-        f"{names[true]} predicted as {names[guess]}: {count:,}"
-        if true != guess
+        f"{names[true]} predicted as {names[predicted]}: {count:,}"
+        if true != predicted
         else f"{names[true]}: {count:,} correct"
     )
 

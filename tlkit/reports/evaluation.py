@@ -48,9 +48,9 @@ def confusion_lines(result: Evaluation, names: list[str], largest: int = 20) -> 
     order = wrong.ravel().argsort()[::-1][:largest]
     pairs = [(int(index) // len(wrong), int(index) % len(wrong)) for index in order]
     return ["most frequent confusions"] + [
-        f"{wrong[true, guess]:>6}  {names[true]} predicted as {names[guess]}"
-        for true, guess in pairs
-        if wrong[true, guess]
+        f"{wrong[true, predicted]:>6}  {names[true]} predicted as {names[predicted]}"
+        for true, predicted in pairs
+        if wrong[true, predicted]
     ]
 
 

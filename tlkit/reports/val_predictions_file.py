@@ -38,13 +38,13 @@ def write_validation(
                 "epoch": epoch,
                 **path_fields(os.path.abspath(sample.path).removeprefix(inside)),
                 **label_fields(classes[label]),
-                **label_fields(classes[guess], "predicted"),
+                **label_fields(classes[predicted], "predicted"),
                 "probability": float(confidence),
                 "loss": float(loss),
             },
             allow_nan=False,
         )
-        for sample, label, guess, confidence, loss in zip(*columns, strict=True)
+        for sample, label, predicted, confidence, loss in zip(*columns, strict=True)
     ]
     text = "".join(line + "\n" for line in lines).encode()
     write_atomically(run.validation_file, lambda file: file.write(text))

@@ -180,7 +180,7 @@ def usable_gpus(options: TuneOptions) -> int:
 
 
 def gpu_share(options: TuneOptions, gpus: int, cpus: int) -> float:
-    """GPUs per trial: --gpus-per-trial, or an equal share of this machine's for trials of so many CPU cores."""
+    """GPUs per trial: --gpus-per-trial, or this machine's GPUs divided by the trials that its CPU cores can run."""
     if options.gpus_per_trial is not None:
         return options.gpus_per_trial
     return min(1.0, gpus / max(cores() // cpus, 1)) if options.cluster is None else float(gpus > 0)

@@ -31,7 +31,7 @@ class Trial:
 
     epoch: the best one. figures: its validation metrics, in files one field each. fold_accuracies: with --folds.
     images_per_second: of the backbone. parameters: of backbone and head. seconds: of training.
-    is_transient: whether the error may be gone on a retry.
+    is_transient: whether a retry may succeed.
     """
 
     trial: int
@@ -139,7 +139,7 @@ class Table:
 
 
 def standard_error(accuracy: float, samples: int) -> float:
-    """The standard error of an accuracy over so many images."""
+    """The standard error of an accuracy measured on `samples` images."""
     return math.sqrt(accuracy * (1 - accuracy) / max(samples, 1))
 
 

@@ -46,7 +46,7 @@ class OngoingSearch:
     """A search while it runs. A trial is written to disk before it is given to Ray, and updated when Ray reports.
 
     decision_epochs: epochs after which the scheduler decides whether a trial stops. waiting: trials still to run; those
-    started before come first, with their run folder and point.
+    started before are first, with their run folder and point.
     """
 
     options: TuneOptions
@@ -98,8 +98,7 @@ class OngoingSearch:
         return {**self.options.shared(), "engine": self.prepared.backend(trial), "workers": workers}
 
     def past_reports(self) -> dict[int, list[dict[str, float]]]:
-        """What each trial reported before the search was resumed, without the epoch at which it continues: it will
-        report that one again."""
+        """Reports of each trial from before a resume, except its last epoch, which it will report again."""
         metric, reports = self.options.metric, dict[int, list[dict[str, float]]]()
         for number, row in self.table.rows.items():
             history = [*best_so_far(self.folder.trial(number), metric)]

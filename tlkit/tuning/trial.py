@@ -37,7 +37,7 @@ EPOCH, OBJECTIVE = "epoch", "objective"
 """Keys of a report: the epoch, and the metric of the best epoch so far (larger is better)."""
 
 Report = Mapping[str, Any]
-"""What a trial tells the search; the last report also holds the outcome or the error."""
+"""A report of a trial to the search; the last report also holds the outcome or the error."""
 
 SAVE_SECONDS = 5.0
 """Seconds between checkpoints: a killed trial loses at most these, and the current epoch."""
@@ -51,7 +51,7 @@ LOCK_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a process is to train, as plain values that can be sent to another machine.
+    """The run that a process has to train, as plain values that can be sent to another machine.
 
     point: the options that the trial changes. options: those that all trials share. report_epochs: epochs after which
     the scheduler decides whether the trial stops. cache: the cache folder of features.
