@@ -35,6 +35,7 @@ from tlkit.model.files import ModelDescription
 from tlkit.options import FinetuneOptions
 from tlkit.terminal import log_status, progress
 from tlkit.training.loop import Batches
+from tlkit.training.objective import label_tensor
 
 
 @dataclass(frozen=True)
@@ -258,7 +259,7 @@ class BatchBuilder:
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:
     """[N] int64"""
-    return torch.tensor([sample.label for sample in samples], dtype=torch.int64)
+    return label_tensor(sample.label for sample in samples)
 
 
 def say_parts(size: int) -> None:

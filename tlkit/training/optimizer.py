@@ -1,4 +1,4 @@
-"""The optimizer over what trains, and the learning rate as a function of the step."""
+"""Optimizers, parameter groups, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 Schedule = Callable[[float], float]
 
 
-# Each schedule maps the share of the run that is done, from 0 to 1, to a factor of the highest learning rate.
+# A schedule maps the progress of the run, 0 to 1, to a factor of the peak learning rate.
 SCHEDULES: dict[str, Schedule] = {
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
     "constant": lambda done: 1.0,
@@ -20,7 +20,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 UNFROZEN_SCALE = 0.01
-"""Pretrained weights need small steps, a new head large ones."""
+"""Learning rate of unfrozen backbone layers, as a share of the head's: pretrained weights need small steps."""
 
 
 OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, object]]], torch.optim.Optimizer]] = {
@@ -30,19 +30,19 @@ OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, object]]], torch.optim.Optimi
 
 
 def build_scaler(fp16: bool, device: torch.device) -> torch.amp.GradScaler:
-    """What keeps gradients within the numbers that fp16 has, where layers train in it; else it does nothing."""
+    """The gradient scaler for training in fp16; in other precisions it does nothing."""
     return torch.amp.GradScaler(device.type, enabled=fp16)
 
 
-def learning_rate_at(step: int, total_steps: int, highest: float, schedule: str) -> float:
-    """The learning rate of a step, counted from 0. A function of nothing else, so there is nothing to resume."""
-    return highest * SCHEDULES[schedule](min(step / max(total_steps, 1), 1.0))
+def learning_rate_at(step: int, total_steps: int, peak: float, schedule: str) -> float:
+    """The learning rate of a step, counted from 0. It has no state, so resume needs none."""
+    return peak * SCHEDULES[schedule](min(step / max(total_steps, 1), 1.0))
 
 
 def build_optimizer(head: nn.Module, backbone: nn.Module, name: str, weight_decay: float) -> torch.optim.Optimizer:
-    """An optimizer over the parameters that require gradients; biases and norms (one axis) are not decayed.
+    """An optimizer over the parameters that require gradients; biases and norms (one axis) have no weight decay.
 
-    The learning rate is set before every step: learning_rate_at, times the "scale" of the group.
+    Every step sets the learning rate to learning_rate_at, times the "scale" of the group.
     """
     groups: list[dict[str, object]] = []
     for module, scale in ((head, 1.0), (backbone, UNFROZEN_SCALE)):
