@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from tlkit.data.batches import VectorBatches
+from tlkit.data.batches import FeatureBatches
 from tlkit.data.decoders import open_decoder, worker_count
 from tlkit.data.folder import read_dataset
 from tlkit.data.view import View
@@ -93,8 +93,8 @@ def accuracy_of_defaults(vectors: Vectors) -> float:
     train(
         head,
         state,
-        VectorBatches([train_vectors], train_labels, options.batch_size, options.seed),
-        VectorBatches([val_vectors], val_labels, 4096, None),
+        FeatureBatches([train_vectors], train_labels, options.batch_size, options.seed),
+        FeatureBatches([val_vectors], val_labels, 4096, None),
         Recipe(
             options.planned_epochs(),
             options.learning_rate,

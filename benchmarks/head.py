@@ -12,7 +12,7 @@ import torch
 from common import in_turn, spread, table
 from torch import nn
 
-from tlkit.data.batches import VectorBatches
+from tlkit.data.batches import FeatureBatches
 from tlkit.model.head import HEADS, Head, HeadShape
 from tlkit.options import FinetuneOptions
 from tlkit.runs.train_loop import few_threads
@@ -66,8 +66,8 @@ def seconds(options: argparse.Namespace, batch_size: int) -> float:
         patience=None,
         seed=0,
     )
-    batches = VectorBatches([vectors], labels, batch_size, 0)
-    validation = VectorBatches([vectors[:1000]], labels[:1000], 4096, None)
+    batches = FeatureBatches([vectors], labels, batch_size, 0)
+    validation = FeatureBatches([vectors[:1000]], labels[:1000], 4096, None)
     began = time.perf_counter()
     with few_threads(module.head, batch_size):
         cpu = torch.device("cpu")

@@ -222,7 +222,7 @@ def write_down_steps(file: str) -> None:
             with open(file, "a") as stream:
                 stream.write(json.dumps(row) + "\n")
 
-    for kind in (batches.VectorBatches, batches.ImageBatches):
+    for kind in (batches.FeatureBatches, batches.ImageBatches):
 
         def epoch(self: Any, epoch: int, first_step: int = 0, of_kind: Any = kind.epoch) -> Iterator[Any]:
             if self.seed is not None:

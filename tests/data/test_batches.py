@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.ranked import Thread
-from tlkit.data.batches import EpochSteps, ImageBatches, VectorBatches, epoch_order
+from tlkit.data.batches import EpochSteps, FeatureBatches, ImageBatches, epoch_order
 from tlkit.data.normalize import normalize
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
@@ -20,8 +20,8 @@ PREPROCESSING = Preprocessing((4, 6), (4, 6), "center", "bilinear", (0.5, 0.4, 0
 COUNT = 23
 
 
-def vector_batches(seed: int | None = 1) -> VectorBatches:
-    return VectorBatches([torch.arange(COUNT)[:, None].float()], torch.arange(COUNT), batch_size=5, seed=seed)
+def vector_batches(seed: int | None = 1) -> FeatureBatches:
+    return FeatureBatches([torch.arange(COUNT)[:, None].float()], torch.arange(COUNT), batch_size=5, seed=seed)
 
 
 def image_of(index: int, epoch: int) -> np.ndarray:

@@ -127,7 +127,7 @@ def test_a_decoder_that_goes_wrong_costs_one_image(size: tuple[int, int], faulty
 def test_computing_and_waiting_are_counted_apart(
     size: tuple[int, int], waiting: int, signal_: signal.Signals, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    longer = f"from tlkit.data import decoder_process; decoder_process.WAITING_TIMES_COMPUTING = {waiting}"
+    longer = f"from tlkit.data import decoder_process; decoder_process.WALL_TIME_FACTOR = {waiting}"
     monkeypatch.setattr(decoders, "PROGRAM", f"{longer}; {faults.PROGRAM}")
     process = DecoderProcess(0.3)
     path = write(tmp_path / "hangs.png", size)
@@ -141,7 +141,7 @@ def test_computing_and_waiting_are_counted_apart(
 def test_a_decoder_that_is_killed_is_no_fault_of_the_image(faulty: Processes, tmp_path: Path) -> None:
     killed, good = write(tmp_path / "killed.png", (13, 6)), write(tmp_path / "good.png")
     with pytest.raises(
-        ResourceError, match=r"image decoder: the worker process was killed by SIGKILL, while it had .*"
+        ResourceError, match=r"image decoder: the worker process was killed by SIGKILL while decoding .*"
     ):
         faulty.load(killed, VIEW)
     assert ResourceError.exit_code == 71

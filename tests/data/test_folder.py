@@ -76,12 +76,12 @@ def test_other_folders_beside_train_and_validation_are_left_out_and_said(tmp_pat
     fill(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png", "val/b/2.png", "raw/1.png")
     data = read_dataset(str(tmp_path))
     assert data.classes == ("a", "b")
-    assert data.warnings == ("left out, as they lie beside train: 'raw'",)
+    assert data.warnings == ("ignored folders beside train: 'raw'",)
 
 
 def test_a_share_does_not_go_with_a_validation_folder(tmp_path: Path) -> None:
     fill(tmp_path, "train/a/1.png", "train/b/1.png", "valid/a/2.png", "valid/b/2.png")
-    with pytest.raises(UsageError, match="valid, which holds the validation images already"):
+    with pytest.raises(UsageError, match="valid, which contains the validation images"):
         read_dataset(str(tmp_path), val=0.2)
 
 
@@ -248,7 +248,7 @@ def test_a_class_with_one_image_warns_and_trains(tmp_path: Path) -> None:
     two_classes(tmp_path, 5)
     fill(tmp_path, "owl/1.png")
     data = read_dataset(str(tmp_path))
-    assert data.warnings == ("class 'owl' has one image, so none to validate on",)
+    assert data.warnings == ("class 'owl' has only one image, so it cannot be validated; add images",)
     assert names((s for s in data.train if s.label == 2), tmp_path) == ["owl/1.png"]
 
 
@@ -312,13 +312,16 @@ def test_missing_folders_are_missing_inputs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "complaint"),
     [
-        ([], "holds no images; expected DATA/<class>/image"),
+        ([], "contains no images; expected DATA/<class>/image"),
         (["1.png", "2.png"], r"its images \(such as '1.png'\) are not in class folders; expected"),
-        (["cat/1.png", "cat/2.png"], "holds one class folder only, 'cat'; a classifier needs two classes"),
+        (["cat/1.png", "cat/2.png"], "contains only one class folder, 'cat'; a classifier needs at least two"),
         (["train/1.png"], r"its images \(such as '1.png'\) are not in class folders"),
-        (["train/a/1.png", "val/a/1.png"], "holds one class folder only, 'a'"),
-        (["train/a/1.png", "train/b/1.png", "val/a/1.png"], "missing here: 'b'"),
-        (["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/c/1.png"], "unknown here: 'c'"),
+        (["train/a/1.png", "val/a/1.png"], "contains only one class folder, 'a'"),
+        (["train/a/1.png", "train/b/1.png", "val/a/1.png"], "missing class folders: 'b'"),
+        (
+            ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/c/1.png"],
+            "these folders are not classes of the model: 'c'",
+        ),
     ],
 )
 def test_folders_that_cannot_be_trained_on(files: list[str], complaint: str, tmp_path: Path) -> None:
@@ -330,7 +333,7 @@ def test_a_class_without_images_is_named(tmp_path: Path) -> None:
     two_classes(tmp_path)
     (tmp_path / "owl").mkdir()
     (tmp_path / "owl" / "notes.txt").write_text("to be photographed")
-    with pytest.raises(DataError, match="no image in class 'owl'"):
+    with pytest.raises(DataError, match="no images in class 'owl'"):
         read_dataset(str(tmp_path))
 
 
@@ -338,7 +341,7 @@ def test_labelled_images_of_known_classes(tmp_path: Path) -> None:
     two_classes(tmp_path, 2)
     samples = read_labelled(str(tmp_path), ["bird", "cat", "dog"])
     assert [label for _, label in samples] == [1, 1, 2, 2]
-    with pytest.raises(DataError, match=r"unknown here: 'dog'; expected class folders named as 'bird', 'cat'"):
+    with pytest.raises(DataError, match=r"these folders are not classes of the model: 'dog'; it knows: 'bird', 'cat'"):
         read_labelled(str(tmp_path), ["bird", "cat"])
 
 
@@ -350,7 +353,7 @@ def test_one_class_where_that_is_allowed(tmp_path: Path) -> None:
         read_dataset(str(tmp_path))
     assert "--allow-one-class" in refused.value.hint
     (tmp_path / "cat" / "sub").mkdir()
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="contains no images"):
         read_dataset(str(tmp_path / "cat" / "sub"), allow_one_class=True)
 
 
@@ -358,33 +361,33 @@ def test_empty_classes_are_left_out_where_that_is_allowed(tmp_path: Path) -> Non
     two_classes(tmp_path, 5)
     (tmp_path / "owl").mkdir()
     (tmp_path / "auk").mkdir()
-    with pytest.raises(DataError, match="no image in class 'auk', 'owl'") as refused:
+    with pytest.raises(DataError, match="no images in class 'auk', 'owl'") as refused:
         read_dataset(str(tmp_path))
     assert "--drop-empty" in refused.value.hint
     data = read_dataset(str(tmp_path), drop_empty=True)
     assert data.classes == ("cat", "dog")
     assert [data.classes[label] for _, label in data.train] == ["cat"] * 4 + ["dog"] * 4
-    assert data.warnings == ("left out, as they hold no image: 'auk', 'owl'",)
+    assert data.warnings == ("ignored folders without images: 'auk', 'owl'",)
 
 
 def test_an_empty_class_of_train_may_be_empty_in_validation_too(tmp_path: Path) -> None:
     fill(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png", "val/b/2.png")
     for part in ("train", "val"):
         (tmp_path / part / "c").mkdir()
-    with pytest.raises(DataError, match="no image in class 'c'"):
+    with pytest.raises(DataError, match="no images in class 'c'"):
         read_dataset(str(tmp_path))
     assert read_dataset(str(tmp_path), drop_empty=True).classes == ("a", "b")
     fill(tmp_path, "val/c/1.png")
-    with pytest.raises(DataError, match="unknown here: 'c'"):
+    with pytest.raises(DataError, match="these folders are not classes of the model: 'c'"):
         read_dataset(str(tmp_path), drop_empty=True)
 
 
 def test_a_class_that_is_empty_in_validation_is_named(tmp_path: Path) -> None:
     fill(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/2.png")
     (tmp_path / "val" / "b").mkdir()
-    with pytest.raises(DataError, match=r"val: no image in class 'b'"):
+    with pytest.raises(DataError, match=r"val: no images in class 'b'"):
         read_dataset(str(tmp_path))
-    with pytest.raises(DataError, match=r"val: missing here: 'b'"):
+    with pytest.raises(DataError, match=r"val: missing class folders: 'b'"):
         read_dataset(str(tmp_path), drop_empty=True)
 
 

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import InterpolationMode
 from tests.data.odd_images import encoded, noise, pixels
 from tlkit.data.decoders import Pixels, ThisProcess
 from tlkit.data.normalize import normalize
-from tlkit.data.preprocessing import INTERPOLATIONS, Preprocessing, centre_crop, without_far_ends
+from tlkit.data.preprocessing import INTERPOLATIONS, Preprocessing, center_crop, limit_aspect_ratio
 from tlkit.data.view import View
 
 SIZES = [
@@ -132,10 +132,10 @@ def test_extreme_shapes_give_an_input_of_the_right_size(size: tuple[int, int], c
 def test_long_images_lose_only_what_the_crop_would_remove() -> None:
     image = noise(30, 2000)
     preprocessing = Preprocessing.from_timm_config(CONFIGURATIONS["center-bilinear-224x224-0.875"])
-    cut = without_far_ends(image)
+    cut = limit_aspect_ratio(image)
     assert cut.size == (30, 480)
     whole = image.resize((256, int(256 * 2000 / 30)), Image.Resampling.BILINEAR)
-    expected = np.asarray(centre_crop(whole, (224, 224), (0, 0, 0)), float)
+    expected = np.asarray(center_crop(whole, (224, 224), (0, 0, 0)), float)
     assert np.abs(np.asarray(preprocessing(image), float) - expected).mean() < 4  # the two grids are a fraction apart
 
 

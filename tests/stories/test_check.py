@@ -18,7 +18,7 @@ def test_a_sound_folder(images: Path, tlkit: Run) -> None:
     result = tlkit("check", images)
     assert result.status == 0 and result.err == ""
     lines = result.out.splitlines()
-    assert lines[0] == f"{images}: 3 classes, 30 images (20% of each class kept for validation, seed 0)"
+    assert lines[0] == f"{images}: 3 classes, 30 images (20% of each class for validation, seed 0)"
     assert lines[2:6] == [
         "class    train      val",
         "blue         8        2",
@@ -67,20 +67,20 @@ def test_pictures_that_are_there_twice(tmp_path: Path, tlkit: Run) -> None:
     assert f"  {data}/train/red/00.png = {data}/val/red/leak.png" in text
     strict = tlkit("check", data, "--strict")
     assert strict.status == 65
-    assert "1 picture is both in training and in validation; 1 picture is in several classes" in strict.out
+    assert "1 picture is in both training and validation; 1 picture is in several classes" in strict.out
 
 
 def test_finetune_warns_of_them_and_stops_where_it_is_strict(tmp_path: Path, tlkit: Run) -> None:
     data = copies(tmp_path / "data")
     result = tlkit(*finetune_arguments(data, tmp_path / "run", "--epochs", 1))
     assert result.status == 0
-    assert "warning   1 picture is both in training and in validation" in result.err
+    assert "warning   1 picture is in both training and validation" in result.err
     assert "warning   1 picture is in several classes" in result.err
     assert f"  {data}/train/blue/both.png = {data}/train/red/01.png" in result.err
     assert "twice.png" not in result.err
     strict = tlkit(*finetune_arguments(data, tmp_path / "strict", "--strict"))
     assert strict.status == 65 and not (tmp_path / "strict").exists()
-    assert f"{data}: 1 picture is both in training and in validation; 1 picture is in several classes" in strict.err
+    assert f"{data}: 1 picture is in both training and validation; 1 picture is in several classes" in strict.err
 
 
 def test_it_ends_as_finetune_would_with_the_same_options(images: Path, tmp_path: Path, tlkit: Run) -> None:
@@ -129,8 +129,8 @@ def test_everything_is_told_of_a_folder_that_finetune_would_refuse_at_once(
     (tmp_path / "data" / "red" / "text.jpg").write_text("no picture")
     result = tlkit("check", tmp_path / "data")
     assert result.status == 65
-    assert "no image in class 'white'" in result.out and "1 image of 11 cannot be read" in result.out
-    assert "left out, as they hold no image: 'white'" in result.out
+    assert "no images in class 'white'" in result.out and "1 image of 11 cannot be read" in result.out
+    assert "ignored folders without images: 'white'" in result.out
 
 
 def test_repeats_are_cut_short_for_people_and_not_for_programs(images: Path, tmp_path: Path, tlkit: Run) -> None:
@@ -150,7 +150,7 @@ def test_uneven_classes_and_single_images(images: Path, tmp_path: Path, tlkit: R
     write_image(data / "a\x1b[31m\nb" / "1.png", (9, 9, 9), 1)
     result = tlkit("check", data)
     assert result.status == 0
-    assert "has one image, so none to validate on" in result.out
+    assert "has only one image, so it cannot be validated; add images" in result.out
     assert "class 'red' has 88 training images" in result.out and "--class-weights balanced" in result.out
     assert "\x1b" not in result.out and r"a\x1b[31m\nb" in result.out
 

@@ -73,7 +73,7 @@ def test_the_page_shows_the_run(reported: Path) -> None:
     assert len(wrong) >= 2
     assert page.count('src="data:image/jpeg;base64,') == len(wrong)
     assert "val/blue/&lt;i&gt;red.png" in page and "<i>" not in page
-    assert "1 picture is both in training and in validation" in page
+    assert "1 picture is in both training and validation" in page
     assert f"{best(reported)['val_accuracy']:.1%}" in page
     assert "--batch-size" in page and "torch" in page
     assert not re.search(r"(src|href)=\"(?!data:)|url\(|<script|@import", page)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tlkit.data.batches import VectorBatches
+from tlkit.data.batches import FeatureBatches
 from tlkit.errors import DataError
 from tlkit.training.loop import Recipe, is_over, train
 from tlkit.training.optimizer import build_optimizer
@@ -32,9 +32,9 @@ def start(model: Model, optimizer: str = "sgd") -> TrainingState:
     return TrainingState(model, build_optimizer(model, nn.Module(), optimizer, 0.0))
 
 
-def vectors(count: int = 10) -> VectorBatches:
+def vectors(count: int = 10) -> FeatureBatches:
     generator = torch.Generator().manual_seed(0)
-    return VectorBatches(
+    return FeatureBatches(
         [torch.randn(count, 2, generator=generator)], torch.randint(0, 2, (count,), generator=generator), 4, 5
     )
 
@@ -42,7 +42,7 @@ def vectors(count: int = 10) -> VectorBatches:
 def test_one_step_by_hand() -> None:
     model = Model(nn.Linear(2, 2, bias=False))
     nn.init.zeros_(model[0].weight)
-    data = VectorBatches([torch.tensor([[1.0, 2.0]])], torch.tensor([1]), 1, None)
+    data = FeatureBatches([torch.tensor([[1.0, 2.0]])], torch.tensor([1]), 1, None)
     weights = torch.tensor([1.0, 3.0])
     train(model, start(model), data, data, RECIPE, weights, CPU, lambda state, best: None, lambda state: None)
     # d loss / d logits = 3 (softmax - onehot) = [1.5, -1.5]; Nesterov's first step with momentum 0.9 is 1.9 gradients.
@@ -110,7 +110,7 @@ def test_a_state_goes_on_where_it_stood() -> None:
 
 def test_a_loss_that_is_no_number_stops_at_once() -> None:
     model = Model(nn.Linear(2, 2))
-    data = VectorBatches([torch.full((4, 2), float("nan"))], torch.zeros(4, dtype=torch.int64), 2, None)
+    data = FeatureBatches([torch.full((4, 2), float("nan"))], torch.zeros(4, dtype=torch.int64), 2, None)
     state = start(model)
     before = model[0].weight.clone()
     with pytest.raises(DataError) as caught:

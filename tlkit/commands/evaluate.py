@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from tlkit.data.bad_images import describe_bad, tell_left_out
+from tlkit.data.bad_images import describe_bad, log_left_out
 from tlkit.data.decoders import Decoder, Pixels, open_decoder, worker_count
 from tlkit.data.folder import Dataset, Sample, find_evaluation_folder, read_labelled, validation_folder
 from tlkit.data.image_file import ImageError
@@ -72,7 +72,7 @@ def evaluate(options: EvaluateOptions) -> int:
         left_out = {error.path for error in bad}
         labels = labels_of([sample for sample in samples if sample.path not in left_out])
         result = evaluate_logits(every, labels, model.classes)
-        tell_left_out(bad)
+        log_left_out(bad)
         write_stdout(FORMATS[options.format](result, bad))
         return SOME_INPUTS_FAILED if bad else DONE
 

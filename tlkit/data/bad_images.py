@@ -1,4 +1,4 @@
-"""The images of a run are found readable before any long work, and bad ones left out or refused. Loads no torch."""
+"""Check that images are readable before training; refuse or skip bad ones. Loads no torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tlkit.options.data import DataOptions
 from tlkit.terminal import count, log_status
 
 NAMED = 10
-"""How many of the files with the same problem a warning names."""
+"""Number of files that a warning lists; the others are counted."""
 
 
 def check_images(options: DataOptions, dataset: Dataset, thorough: bool = False) -> Dataset:
-    """Look at the header and the end of every file before any long work; returns the readable images.
+    """Check header and end of every file before training; return the dataset of readable images.
 
-    thorough: decode them, so that damage inside is found too.
-    Raises DataError naming all bad files, unless they may be skipped.
+    thorough: decode every image, which also finds damage in the middle of a file.
+    Raises DataError that lists all bad files, unless --skip-bad allows to skip them.
     """
     bad: list[ImageError] = []
     animated: list[str] = []
@@ -45,49 +45,53 @@ def check_images(options: DataOptions, dataset: Dataset, thorough: bool = False)
 
 
 def several_frames(paths: Sequence[str]) -> str:
-    """What to say of animations."""
+    """Warning about images with several frames."""
     files = count(len(paths), "image")
-    return f"of {files} with several frames or pages the first is used\n{listing(paths)}"
+    return f"{files} with several frames or pages: only the first frame is used\n{listing(paths)}"
 
 
 def without_bad(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
-    """The data without its bad images, of which it tells. Raises DataError as `leave_out` does."""
+    """Like `leave_out`, and log the images that are left out."""
     kept = leave_out(options, dataset, bad)
-    tell_left_out(bad)
+    log_left_out(bad)
     return kept
 
 
-def tell_left_out(bad: Sequence[ImageError]) -> None:
-    """Warn of bad images that are left out, if there are some."""
+def log_left_out(bad: Sequence[ImageError]) -> None:
+    """Warn about bad images that are left out, if any."""
     if bad:
         found = f"{count(len(bad), 'image')} cannot be read and {'is' if len(bad) == 1 else 'are'} left out"
         log_status("warning", f"{found}\n{listing(f'{error.path}: {error.message}' for error in bad)}")
 
 
 def describe_bad(bad: Sequence[ImageError], images: int) -> tuple[str, str]:
-    """How many of so many images cannot be read, and a line for each."""
+    """Summary and list of unreadable images. images: total number."""
     every = "\n".join(f"  {escape_name(error.path)}: {error.message}" for error in bad)
     return f"{count(len(bad), 'image')} of {images} cannot be read", every
 
 
 def error_fields(error: ImageError) -> dict[str, str]:
-    """A bad image as JSON can say it."""
+    """A bad image as JSON fields."""
     return {**path_fields(error.path), "code": error.code, "message": error.message}
 
 
 def leave_out(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError]) -> Dataset:
-    """The data without its bad images. Raises DataError if they may not be skipped, or if too little is left."""
+    """The dataset without bad images. Raises DataError without --skip-bad, or if too few images are left."""
     if not bad:
         return dataset
     images, skipped = len(dataset.train) + len(dataset.val), (*dataset.skipped, *bad)
     found, every = describe_bad(bad, images)
     if not options.skip_bad:
-        advice = "Mend or remove them, or go on without them by --skip-bad; tlkit check finds damage inside files too."
+        advice = (
+            "Repair or delete them, or add --skip-bad to ignore them. `tlkit check` also finds damage inside files."
+        )
         raise DataError(options.data, found, f"{every}\n{advice}")
     most = options.most_bad(images + len(dataset.skipped))
     if len(skipped) > most:
-        problem = f"{found}; --skip-bad leaves out {most} at most"
-        raise DataError(options.data, problem, f"{every}\nMend or remove them, or allow more by --max-bad SHARE.")
+        problem = f"{found}; --skip-bad ignores at most {most}"
+        raise DataError(
+            options.data, problem, f"{every}\nRepair or delete them, or allow more with --max-bad FRACTION."
+        )
     names = {error.path for error in bad}
     kept = dataclasses.replace(
         dataset,
@@ -98,43 +102,43 @@ def leave_out(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError])
     lost = set(range(len(dataset.classes))) - {s.label for s in kept.train}
     if lost or not kept.val:
         empty = ", ".join(escape_name(dataset.classes[label]) for label in sorted(lost)) or "the validation images"
-        raise DataError(options.data, f"nothing readable is left of {empty}", every)
+        raise DataError(options.data, f"no readable images are left in {empty}", every)
     return kept
 
 
 def repeat_warnings(options: DataOptions, repeats: Repeats) -> list[str]:
-    """What to say of pictures that are there twice where it does harm. Raises DataError under --strict."""
+    """Warnings about harmful duplicates. Raises DataError under --strict."""
     problems = []
     if repeats.across_parts:
-        problems.append(f"{pictures(repeats.across_parts)} both in training and in validation")
+        problems.append(f"{pictures(repeats.across_parts)} in both training and validation")
     if repeats.across_classes:
         problems.append(f"{pictures(repeats.across_classes)} in several classes")
     listings = [groups_listing(groups) for groups in (repeats.across_parts, repeats.across_classes) if groups]
     if problems and options.strict:
-        advice = "Remove the copies, or go on with a warning, without --strict."
+        advice = "Delete the copies, or omit --strict to get a warning only."
         raise DataError(options.data, "; ".join(problems), "\n".join([*listings, advice]))
     return [f"{problem}\n{names}" for problem, names in zip(problems, listings, strict=True)]
 
 
 def pictures(groups: list[list[Sample]]) -> str:
-    """1 picture is, 2 pictures are"""
+    """1 picture is; 2 pictures are"""
     return f"{count(len(groups), 'picture')} {'is' if len(groups) == 1 else 'are'}"
 
 
 def groups_listing(groups: list[list[Sample]]) -> str:
-    """A line for each picture with the files that hold it, as far as NAMED."""
+    """One line per picture with its identical files; at most NAMED."""
     return listing([" = ".join(escape_name(sample.path) for sample in group[:NAMED]) for group in groups])
 
 
 def listing(lines: Iterable[str]) -> str:
-    """Lines, indented; beyond NAMED only their number."""
+    """Indented lines; after NAMED lines only the number of the rest."""
     indented = [f"  {escape_name(line)}" for line in lines]
     more = [f"  and {len(indented) - NAMED:,} more"] if len(indented) > NAMED else []
     return "\n".join(indented[:NAMED] + more)
 
 
 def read_skipped(run: RunFolder) -> tuple[ImageError, ...]:
-    """The images that a run left out so far. Raises DataError, or another error if the list is damaged."""
+    """Read skipped.jsonl. Raises DataError, or another error if it is damaged."""
     if not os.path.exists(run.skipped_file):
         return ()
     rows = read_json_lines(run.skipped_file, "code", "message")
@@ -142,6 +146,6 @@ def read_skipped(run: RunFolder) -> tuple[ImageError, ...]:
 
 
 def write_skipped(run: RunFolder, skipped: Sequence[ImageError]) -> None:
-    """List the images that a run leaves out."""
+    """Write skipped.jsonl."""
     rows = [json.dumps(error_fields(error)) + "\n" for error in skipped]
     write_atomically(run.skipped_file, lambda file: file.write("".join(rows).encode()))

@@ -16,21 +16,20 @@ from tlkit.distributed.world import SINGLE_PROCESS, World
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """A permutation of range(count), [count] int64: a function of (seed, epoch) and nothing else."""
+    """A permutation of range(count), [count] int64, that depends only on (seed, epoch)."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(count, generator=generator)
 
 
 NO_LABEL = -100
-"""Of what only fills up an empty share; torch's cross-entropy leaves it out, with a gradient of zeros."""
+"""Label of padding for an empty share; torch's cross-entropy ignores it (ignore_index)."""
 
 
 class EpochSteps:
-    """The order of an epoch's steps over labels [N]: shuffled by seed in each epoch if there is one, to train; without
-    one the samples are measured, each in its place.
+    """The steps of an epoch over labels [N]: shuffled by seed for training, or in order without a seed for evaluation.
 
-    Of several ranks each trains on its part of every batch, and measures every size-th batch whole: so sums over
-    batches are made of the same numbers, however many ranks there are.
+    Each rank trains on its part of every batch, and evaluates every size-th whole batch, so that sums over batches
+    are independent of the number of ranks.
     """
 
     def __init__(self, labels: Tensor, batch_size: int, seed: int | None, world: World = SINGLE_PROCESS) -> None:
@@ -41,12 +40,12 @@ class EpochSteps:
 
     @property
     def steps_per_epoch(self) -> int:
-        """How often all ranks have a share of something."""
+        """Number of steps in which the ranks take part together."""
         together = self.batch_size if self.seed is not None else self.batch_size * self.world.size
         return -(-len(self.labels) // together)
 
     def indices(self, epoch: int, first_step: int) -> Iterator[Tensor]:
-        """The indices [B] of each batch of an epoch from first_step on."""
+        """Yield the indices [B] of each batch, starting at first_step."""
         count = len(self.labels)
         order = torch.arange(count) if self.seed is None else epoch_order(count, self.seed, epoch)
         return (
@@ -55,7 +54,7 @@ class EpochSteps:
         )
 
     def shares(self, epoch: int, first_step: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """What this rank has of each step: indices [S], their labels [S], and how many samples all ranks have."""
+        """Yield this rank's part of each step: indices [S], labels [S], and the samples of all ranks."""
         rank, size = self.world.rank, self.world.size
         if self.seed is None:
             batches = [*self.indices(epoch, first_step), *[torch.arange(0)] * (size - 1)]
@@ -66,26 +65,26 @@ class EpochSteps:
             mine = chosen.tensor_split(size)[rank]
             if len(mine):
                 yield mine, self.labels[mine], len(chosen)
-            else:  # it must take part in adding up the gradients all the same
+            else:  # an empty rank must still take part in the all-reduce of gradients
                 yield chosen[:1], torch.full((1,), NO_LABEL), len(chosen)
 
 
-class VectorBatches(EpochSteps):
-    """Batches of vectors. views: [N, ...] for each view of the images, taken in turn by epoch; labels [N]."""
+class FeatureBatches(EpochSteps):
+    """Batches of features. views: [N, ...] per augmented view, used in turn by epoch; labels [N]."""
 
     def __init__(self, views: Sequence[Tensor], labels: Tensor, batch_size: int, seed: int | None) -> None:
         super().__init__(labels, batch_size, seed)
         self.views = views
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """(vectors [B, ...], labels [B], B) of each step; the last batch may be short."""
-        vectors = self.views[epoch % len(self.views)]
+        """Yield (features [B, ...], labels [B], B) per step; the last batch may be smaller."""
+        features = self.views[epoch % len(self.views)]
         for chosen, labels, total in self.shares(epoch, first_step):
-            yield vectors[chosen], labels, total
+            yield features[chosen], labels, total
 
 
 class ImageBatches(EpochSteps):
-    """Batches of images, loaded ahead by threads. load(index, epoch) -> uint8 [H, W, 3]; labels [N]."""
+    """Batches of images, prefetched by threads. load(index, epoch) -> uint8 [H, W, 3]; labels [N]."""
 
     def __init__(
         self,
@@ -103,9 +102,9 @@ class ImageBatches(EpochSteps):
         self.workers = workers
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """(images [S, 3, H, W], labels [S], B) of each step: this rank's share of a batch, and how many it has in all.
+        """Yield (images [S, 3, H, W], labels [S], B) per step: this rank's share of a batch of B samples.
 
-        The last batch may be short, a share empty.
+        The last batch may be smaller, and a share empty.
         """
         steps = list(self.shares(epoch, first_step))
         indices = (index for chosen, _, _ in steps for index in chosen.tolist())

@@ -20,7 +20,7 @@ from tlkit.data.formats import (
     NOT_ACCEPTED,
     SEVERAL_FRAMES,
     SIGNATURE_BYTES,
-    has_its_end,
+    has_end,
     image_format,
 )
 from tlkit.data.image_file import ImageError, is_refusal, reading
@@ -29,11 +29,11 @@ MAX_PIXELS = 64_000_000
 
 
 BACKGROUND = (255, 255, 255)
-"""What shows through transparent pixels."""
+"""Color behind transparent pixels."""
 
 
-# Pillow announces odd but readable files (a palette with transparency, a broken EXIF block) by Python warnings, and has
-# a limit on pixels of its own. What they mean is decided here by code, so they say nothing to the user.
+# Pillow warns about unusual but readable files (a palette with transparency, a broken EXIF block) and has its own pixel
+# limit. Both are handled here, so the warnings would only confuse the user.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
@@ -45,10 +45,10 @@ assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated image must be an error"
 
 @dataclass(frozen=True)
 class Accepted:
-    """Which images are read. Raises ValueError for what cannot be meant: some of it comes out of model files.
+    """Limits and formats of accepted images. Raises ValueError for invalid values, which a model file could contain.
 
-    more_formats: of MORE_FORMATS, beside FORMATS. float_range: the values of 32-bit pixels that become
-    black and white; without it such images are refused. truncated: read an image that is cut short as far as it goes.
+    more_formats: from MORE_FORMATS, in addition to FORMATS. float_range: the values of 32-bit pixels that become
+    black and white; without it such images are refused. truncated: accept truncated images.
     """
 
     max_pixels: int = MAX_PIXELS
@@ -58,16 +58,16 @@ class Accepted:
 
     def __post_init__(self) -> None:
         if not set(self.more_formats) <= set(MORE_FORMATS):
-            raise ValueError(f"formats are {', '.join(MORE_FORMATS)}, not {self.more_formats}")
+            raise ValueError(f"expected formats from {', '.join(MORE_FORMATS)}, not {self.more_formats}")
         if self.float_range is not None:
             black, white = map(float, self.float_range)
             if not (math.isfinite(black) and math.isfinite(white) and black != white):
-                raise ValueError(f"{self.float_range} is no range")
+                raise ValueError(f"{self.float_range} is not a range")
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What a file's header says. frames: of an animation, or pages."""
+    """Information from a file header. frames: number of frames or pages."""
 
     format: str
     mode: str
@@ -78,7 +78,7 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The first frame of a file as RGB. degraded: the file is cut short, and the rest of the picture is made up."""
+    """The first frame of a file as RGB. degraded: the file is truncated, and missing pixels are filled in."""
 
     image: Image.Image
     frames: int
@@ -86,31 +86,30 @@ class Decoded:
 
 
 def decode_file(path: str, file: BinaryIO, accepted: Accepted, shortest_side: int | None = None) -> Decoded:
-    """A file that is open at its beginning as RGB, upright as its EXIF orientation says, transparency on white, 16 bits
-    scaled to 8.
+    """Decode an open file to RGB: EXIF orientation applied, transparency on white, 16 bits scaled to 8.
 
-    shortest_side: a large JPEG may be decoded at a reduced scale as long as its shorter side stays at least so
-    many pixels. Of animations the first frame. Raises ImageError.
+    shortest_side: a large JPEG may be decoded at a reduced scale if its shorter side keeps at least this many pixels.
+    Only the first frame is decoded. Raises ImageError.
     """
     try:
         with reading(path):
-            return decode_whole(path, file, accepted, shortest_side)
+            return decode_complete(path, file, accepted, shortest_side)
     except ImageError as error:
         if error.code != "image_truncated" or not accepted.truncated:
             raise
-    with reading(path), as_far_as_it_goes():
+    with reading(path), allowing_truncation():
         file.seek(0)
-        image = decode_whole(path, file, accepted, shortest_side)
+        image = decode_complete(path, file, accepted, shortest_side)
     return Decoded(image.image, image.frames, degraded=True)
 
 
 def decode_bytes(name: str, content: bytes, accepted: Accepted, shortest_side: int | None = None) -> Decoded:
-    """As decode_file, of a file whose content is at hand. Raises ImageError."""
+    """Like decode_file, for the bytes of a file. Raises ImageError."""
     return decode_file(name, io.BytesIO(content), accepted, shortest_side)
 
 
-def decode_whole(path: str, file: BinaryIO, accepted: Accepted, shortest_side: int | None) -> Decoded:
-    """As decode_file, of a file that is not cut short."""
+def decode_complete(path: str, file: BinaryIO, accepted: Accepted, shortest_side: int | None) -> Decoded:
+    """Like decode_file, for a file that is not truncated."""
     image = open_image(path, file, accepted)
     check_mode(path, image, accepted)
     try:
@@ -122,14 +121,14 @@ def decode_whole(path: str, file: BinaryIO, accepted: Accepted, shortest_side: i
         image.load()
         return Decoded(to_rgb(image, accepted.float_range), frames, degraded=False)
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error
-        if says_nothing_of_the_image(error):
+        if is_system_failure(error):
             raise
         raise describe_failure(path, error) from error
 
 
 @contextlib.contextmanager
-def as_far_as_it_goes() -> Iterator[None]:
-    """Inside, Pillow fills up what is missing of an image. It knows this as a global setting only."""
+def allowing_truncation() -> Iterator[None]:
+    """Let Pillow fill in missing pixels. Pillow has only a global setting for this."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         yield
@@ -138,60 +137,60 @@ def as_far_as_it_goes() -> Iterator[None]:
 
 
 def check_file(path: str, file: BinaryIO, accepted: Accepted, thorough: bool = False) -> ImageInfo:
-    """Find out whether an image can be decoded, by its header and whether its end is there; thorough: by decoding it.
+    """Check an image by its header and its end; thorough: by decoding it.
 
-    Otherwise only a file whose end looks wrong is decoded, so damage in the middle of a file is not found. Raises
+    Without thorough, a file is decoded only if its end looks wrong, so damage in the middle is not found. Raises
     ImageError.
     """
     with reading(path):
         image = open_image(path, file, accepted)
         check_mode(path, image, accepted)
-        facts = ImageInfo(image.format or "", image.mode, image.width, image.height, frames_of(image))
-        if thorough or not has_its_end(facts.format, file):
+        info = ImageInfo(image.format or "", image.mode, image.width, image.height, frames_of(image))
+        if thorough or not has_end(info.format, file):
             file.seek(0)
             decode_file(path, file, accepted, shortest_side=1)
-    return facts
+    return info
 
 
 def open_image(path: str, file: BinaryIO, accepted: Accepted) -> Image.Image:
-    """Read the header: format and size are known, no pixel is decoded yet. Raises ImageError."""
+    """Read the header (format and size) without decoding pixels. Raises ImageError."""
     formats = (*FORMATS, *accepted.more_formats)
     try:
         image = Image.open(file, formats=formats)
-    except Exception as error:  # a damaged header can raise nearly anything
-        if says_nothing_of_the_image(error):
+    except Exception as error:  # a damaged header can raise many kinds of exceptions
+        if is_system_failure(error):
             raise
         raise describe_unopened(path, file, formats) from error
     if image.width * image.height > accepted.max_pixels:
         raise ImageError(
             path,
             "image_too_large",
-            f"{image.width} x {image.height} pixels; the most accepted is {accepted.max_pixels:,} (--max-pixels)",
+            f"{image.width} x {image.height} pixels; at most {accepted.max_pixels:,} are accepted (--max-pixels)",
         )
     return image
 
 
 def describe_unopened(path: str, file: BinaryIO, formats: tuple[str, ...]) -> ImageError:
-    """Why a file is no image for us."""
+    """The error for a file that cannot be opened as an image."""
     file.seek(0)
     head = file.read(SIGNATURE_BYTES)
-    if image_format(head) == "WebP" and not has_its_end("WEBP", file):  # Pillow opens them whole or not at all
-        return ImageError(path, "image_truncated", "the image is cut short")
-    accepted = f"accepted are {', '.join(formats)}"
+    if image_format(head) == "WebP" and not has_end("WEBP", file):  # Pillow cannot open truncated WebP files
+        return ImageError(path, "image_truncated", "the image is truncated")
+    accepted = f"accepted formats: {', '.join(formats)}"
     other = image_format(head, NOT_ACCEPTED)
-    name = other.replace(" ", "") if other else ""  # as Pillow has it
+    name = other.replace(" ", "") if other else ""  # as Pillow spells it
     if other and name not in formats:
-        advice = f" (finetune takes --formats {name})" if name in MORE_FORMATS else ""
+        advice = f" (for finetune, add --formats {name})" if name in MORE_FORMATS else ""
         return ImageError(path, "unsupported_format", f"the format is {other}; {accepted}{advice}")
-    if ours := other or image_format(head):
-        return ImageError(path, "not_an_image", f"begins like {ours}, but its header is damaged or cut short")
+    if known := other or image_format(head):
+        return ImageError(path, "not_an_image", f"starts like {known}, but its header is damaged or truncated")
     return ImageError(path, "not_an_image", f"not an image; {accepted}")
 
 
 def check_mode(path: str, image: Image.Image, accepted: Accepted) -> None:
-    """Raises ImageError for pixels that have no agreed range, 32-bit integers and floats, unless one is given."""
+    """Raises ImageError for 32-bit integer and float pixels, which have no standard range, unless one is given."""
     if has_no_range(image) and accepted.float_range is None:
-        problem = f"pixels of mode {image.mode} (32 bits) have no agreed range (finetune takes --float-range)"
+        problem = f"pixels of mode {image.mode} (32 bits) have no standard range (for finetune, add --float-range)"
         raise ImageError(path, "unsupported_mode", problem)
 
 
@@ -201,23 +200,23 @@ def has_no_range(image: Image.Image) -> bool:
 
 
 def frames_of(image: Image.Image) -> int:
-    """How many frames or pages a file holds, as far as they can be counted. Call before pixels are decoded."""
+    """Number of frames or pages; 1 if unknown. Call before pixels are decoded."""
     if image.format not in SEVERAL_FRAMES:
         return 1
     try:
         return int(getattr(image, "n_frames", 1))
-    except Exception:  # damage behind the first frame, which is all that is used
+    except Exception:  # damage after the first frame, which is the only one used
         with contextlib.suppress(Exception):
             image.seek(0)
         return 1
 
 
 def to_rgb(image: Image.Image, float_range: tuple[float, float] | None) -> Image.Image:
-    """Turn upright, and convert to RGB."""
+    """Apply the EXIF orientation and convert to RGB."""
     upright = apply_orientation(image)
     if has_no_range(image) and float_range is not None:
         upright = range_to_eight(upright, *float_range)
-    elif upright.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion clips instead of scaling
+    elif upright.mode.startswith("I"):  # 16 bits per pixel; Pillow's own conversion clips instead of scaling
         upright = sixteen_to_eight(upright)
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
@@ -227,12 +226,12 @@ def to_rgb(image: Image.Image, float_range: tuple[float, float] | None) -> Image
 
 
 def apply_orientation(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says; a damaged EXIF block counts as none."""
+    """Apply the EXIF orientation; ignore a damaged EXIF block."""
     try:
         return ImageOps.exif_transpose(image)
     except MemoryError:
         raise
-    except Exception:  # EXIF is written by cameras and phones of all kinds; pixels do not depend on it
+    except Exception:  # EXIF blocks are often malformed; the pixels are still valid
         return image
 
 
@@ -244,24 +243,24 @@ def sixteen_to_eight(image: Image.Image) -> Image.Image:
 
 
 def range_to_eight(image: Image.Image, black: float, white: float) -> Image.Image:
-    """Scale so that `black` becomes 0 and `white` 255, beyond them clipped, in mode L. What is no number is black."""
+    """Scale `black` to 0 and `white` to 255, clipped, in mode L. NaN becomes black."""
     import numpy as np
 
     scaled = (np.asarray(image).astype(np.float64) - black) * (255 / (white - black))
     return Image.fromarray(np.nan_to_num(scaled, nan=0).clip(0, 255).round().astype(np.uint8))
 
 
-def says_nothing_of_the_image(error: Exception) -> bool:
-    """Whether memory is used up, or the system cannot read the file.
+def is_system_failure(error: Exception) -> bool:
+    """Whether memory ran out, or the operating system cannot read the file.
 
-    EINVAL it may say of a place in the file to which a damaged header leads.
+    EINVAL is excluded: a damaged header can cause it by an invalid seek.
     """
     return isinstance(error, MemoryError) or (is_refusal(error) and getattr(error, "errno", 0) != errno.EINVAL)
 
 
 def describe_failure(path: str, error: Exception) -> ImageError:
-    """A decoder's exception as a code and a message."""
+    """The ImageError for an exception of a decoder."""
     text = str(error) or type(error).__name__
     if "truncated" in text or isinstance(error, (EOFError, struct.error)):
-        return ImageError(path, "image_truncated", f"the image is cut short ({text})")
+        return ImageError(path, "image_truncated", f"the image is truncated ({text})")
     return ImageError(path, "image_corrupt", f"the image is damaged ({text})")

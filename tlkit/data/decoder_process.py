@@ -1,10 +1,10 @@
-"""A process that decodes images and can do nothing else: what a broken or hostile file does to it harms no one.
+"""A separate process that decodes images, so that a broken or hostile file cannot crash the command.
 
-It takes requests from the socket that is its standard input, each with an open file, until the other end is closed.
-It loads neither torch nor numpy, so it is there at once.
+It reads requests, each with an open file descriptor, from a socket on standard input until the socket is closed.
+It loads neither torch nor numpy, so that it starts fast.
 
-A request: the length of a JSON object in 4 bytes, and that object, with the file's descriptor. The answer: length and
-object likewise, and after it the pixels, uint8 [H, W, 3], if the request was for a view.
+Request: length of a JSON object in 4 bytes, the object, and the file descriptor. Response: length and object, followed
+by the pixels, uint8 [H, W, 3], if the request was for a view.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from tlkit.data.view import View
 LENGTH = struct.Struct("<I")
 
 
-Answer = tuple[dict[str, Any], bytes]
+Response = tuple[dict[str, Any], bytes]
 
 
-WAITING_TIMES_COMPUTING = 3
-"""How many times longer than it may compute a decoder may take in all: the machine is busy, or a drive does not answer.
+WALL_TIME_FACTOR = 3
+"""Limit of wall-clock time as a multiple of CPU time, for busy machines and slow drives.
 
-Counted by the clock alone, a busy machine would find good images bad.
+With a wall-clock limit alone, good images would fail on a busy machine.
 """
 
 
-BYTES_A_PIXEL = 40
-"""More than turning upright, transparency and conversion hold together at their worst, which is 24."""
+BYTES_PER_PIXEL = 40
+"""Upper bound of memory per pixel: orientation, transparency and conversion need at most 24."""
 
 
-BYTES_BESIDE = 1 << 30
+BASE_BYTES = 1 << 30
 
 
 def main(seconds: float) -> None:
-    """Answer requests until there are no more. seconds: how long an image may compute."""
-    leave_the_terminal()
+    """Answer requests until the socket is closed. seconds: CPU time limit per image."""
+    ignore_terminal_signals()
     with socket.socket(fileno=os.dup(0)) as channel, contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while True:
             head, descriptors, _, _ = socket.recv_fds(channel, LENGTH.size, 1)
@@ -54,13 +54,13 @@ def main(seconds: float) -> None:
                 return
             request = json.loads(receive(channel, *LENGTH.unpack(head)))
             with os.fdopen(descriptors[0], "rb") as file, limited(seconds, request["max_pixels"]):
-                answer, pixels = answer_to(request, file)
-            text = json.dumps(answer).encode()
+                response, pixels = respond(request, file)
+            text = json.dumps(response).encode()
             channel.sendall(LENGTH.pack(len(text)) + text + pixels)
 
 
-def answer_to(request: dict[str, Any], file: BinaryIO) -> Answer:
-    """What there is to say of a file: its facts, a view of it, or why there is none."""
+def respond(request: dict[str, Any], file: BinaryIO) -> Response:
+    """The response to a request: image info, a view, or an error."""
     try:
         if "view" in request:
             view = View.from_dict(request["view"])
@@ -70,13 +70,13 @@ def answer_to(request: dict[str, Any], file: BinaryIO) -> Answer:
     except ImageError as error:
         return {"error": [error.code, error.message]}, b""
     except MemoryError:
-        return {"error": ["image_corrupt", "decoding it takes more memory than an image of its size should"]}, b""
+        return {"error": ["image_corrupt", "decoding needs more memory than an image of this size should"]}, b""
     except Exception as error:
         return {"bug": f"{type(error).__name__}: {error}"}, b""
 
 
-def leave_the_terminal() -> None:
-    """Only the other end of the socket ends this process: signals from a terminal are for those who use it."""
+def ignore_terminal_signals() -> None:
+    """Ignore signals of the terminal: this process ends when its socket is closed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGALRM, signal.SIGPROF):
@@ -87,14 +87,14 @@ def leave_the_terminal() -> None:
 
 @contextlib.contextmanager
 def limited(seconds: float, max_pixels: int) -> Iterator[None]:
-    """Inside, the kernel ends this process when its time is up, and refuses it memory that no accepted image needs."""
-    bytes_in_all = min(BYTES_BESIDE + BYTES_A_PIXEL * max_pixels, 1 << 62)
+    """Limit time and memory by the kernel, which kills the process when the time is over."""
+    bytes_in_all = min(BASE_BYTES + BYTES_PER_PIXEL * max_pixels, 1 << 62)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     soft = bytes_in_all if hard == resource.RLIM_INFINITY else min(bytes_in_all, hard)
-    with contextlib.suppress(ValueError, OSError):  # a system that does not know this limit
+    with contextlib.suppress(ValueError, OSError):  # the system does not support this limit
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     signal.setitimer(signal.ITIMER_PROF, seconds)
-    signal.setitimer(signal.ITIMER_REAL, WAITING_TIMES_COMPUTING * seconds)
+    signal.setitimer(signal.ITIMER_REAL, WALL_TIME_FACTOR * seconds)
     try:
         yield
     finally:
@@ -103,14 +103,14 @@ def limited(seconds: float, max_pixels: int) -> Iterator[None]:
 
 
 def receive(channel: socket.socket, length: int) -> bytearray:
-    """So many bytes. Raises ConnectionResetError if the other end is gone before."""
+    """Receive exactly `length` bytes. Raises ConnectionResetError if the socket is closed before."""
     content = bytearray(length)
     receive_into(channel, memoryview(content))
     return content
 
 
 def receive_into(channel: socket.socket, room: memoryview) -> None:
-    """Fill room with what comes. Raises ConnectionResetError if the other end is gone before."""
+    """Receive bytes until `room` is full. Raises ConnectionResetError if the socket is closed before."""
     while len(room):
         count = channel.recv_into(room)
         if not count:

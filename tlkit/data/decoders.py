@@ -1,4 +1,4 @@
-"""Decoders: where images are opened for whoever needs their pixels, in processes that may fail, or in this one."""
+"""Decode images in isolated processes, or in this process."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ Pixels = NDArray[np.uint8]
 
 
 DECODE_SECONDS = 10.0
-"""How long an image may compute."""
+"""CPU time limit per image, in seconds."""
 
 
 PROGRAM = "from tlkit.data.decoder_process import main; main(float(sys.argv.pop(1)))"
-"""What a decoder process runs, once it knows where this process found its modules."""
+"""Program of a decoder process."""
 
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # glibc: give memory back after large images only. Taking it anew for each image costs a tenth of decoding it.
+    # glibc: return memory only after large images. Allocating it for every image costs 10 % of decoding.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }
 
 
 SOCKET_BYTES = 1 << 20
-"""Room for the pixels of an image on their way, where the system allows it."""
+"""Socket buffer size, as far as the system allows it."""
 
 
-LONGEST_ANSWER = 64 << 10
-"""Bytes. What says more than facts or a message is no decoder any more."""
+LONGEST_RESPONSE = 64 << 10
+"""Bytes. A longer response means that the decoder process is corrupted."""
 
 
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
@@ -62,7 +62,7 @@ CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.
 
 @dataclass(frozen=True)
 class Picture:
-    """A view of an image, uint8 [H, W, 3]. frames: in its file. degraded: the file is cut short, part is made up."""
+    """A preprocessed image, uint8 [H, W, 3]. frames: in its file. degraded: truncated, missing pixels filled in."""
 
     pixels: Pixels
     frames: int = 1
@@ -70,44 +70,44 @@ class Picture:
 
 
 class Decoder(ABC):
-    """What opens images. Threads may share it."""
+    """Opens images. Thread-safe."""
 
     def load(self, path: str, view: View) -> Picture:
-        """A view of an image file. Raises ImageError."""
+        """Decode and preprocess an image file. Raises ImageError."""
         with open_regular(path) as file:
             return self.load_open(path, file, view)
 
     def load_sample(self, sample: Sample, view: View) -> Picture:
-        """A view of a sample. Raises ImageError."""
+        """Decode and preprocess a sample. Raises ImageError."""
         with sample.open() as file:
             return self.load_open(sample.path, file, view)
 
     def load_bytes(self, name: str, content: bytes, view: View) -> Picture:
-        """A view of an image whose file content is at hand. Raises ImageError."""
+        """Decode and preprocess the bytes of an image file. Raises ImageError."""
         with open_bytes(name, content) as file:
             return self.load_open(name, file, view)
 
     def load_open(self, path: str, file: BufferedReader, view: View) -> Picture:
-        """A view of an image that is open at its beginning. Raises ImageError."""
+        """Decode and preprocess an open image file. Raises ImageError."""
         return self.load_file(path, file, view, file_digest(path, file) if view.is_random else b"")
 
     @abstractmethod
     def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> ImageInfo:
-        """What a header says, if the image can be decoded; see decode.check_file. Raises ImageError."""
+        """Check an image; see decode.check_file. Raises ImageError."""
 
     @abstractmethod
     def load_file(self, path: str, file: BufferedReader, view: View, digest: bytes) -> Picture:
-        """As load, of a file that is open at its beginning. digest: what file_digest gives, for a random view."""
+        """Like load, for an open file. digest: from file_digest, for an augmented view."""
 
     def start(self) -> None:  # noqa: B027 - most have nothing to do
-        """Start now what the first image will need."""
+        """Start the process for the first image now."""
 
     def close(self) -> None:  # noqa: B027
-        """End what was started. It closes by itself when nobody has it any more."""
+        """End all processes. Also happens when the object is garbage-collected."""
 
 
 class ThisProcess(Decoder):
-    """Decodes here: a decoder that hangs or crashes takes the whole command with it."""
+    """Decodes in this process: a decoder that crashes or hangs also stops the command."""
 
     def check_file(self, path: str, file: BufferedReader, accepted: Accepted, thorough: bool) -> ImageInfo:
         return check_file(path, file, accepted, thorough)
@@ -118,9 +118,9 @@ class ThisProcess(Decoder):
 
 
 class Processes(Decoder):
-    """Decodes in processes, as many as there are threads that ask at the same time.
+    """Decodes in separate processes, one per thread that calls at the same time.
 
-    A process that hangs or crashes costs the image it was given, and is replaced.
+    A process that crashes or hangs fails its image, and is replaced.
     """
 
     def __init__(self, seconds: float = DECODE_SECONDS) -> None:
@@ -151,7 +151,7 @@ class Processes(Decoder):
 
     @contextlib.contextmanager
     def _borrowed(self) -> Iterator[DecoderProcess]:
-        """A process for one image. One that was left in the middle of an answer is not used again."""
+        """A process for one image. It is not reused if it was interrupted in the middle of a response."""
         process = self._take_idle() or self._new()
         try:
             yield process
@@ -168,7 +168,7 @@ class Processes(Decoder):
                     self._idle.append(process)
 
     def _take_idle(self) -> DecoderProcess | None:
-        """A process that waits for work. What was killed while it waited is no fault of the next image."""
+        """An idle process, or None. Processes that were killed while idle are discarded."""
         with self._lock:
             while self._idle:
                 process = self._idle.pop()
@@ -188,7 +188,7 @@ class Processes(Decoder):
 
 
 def end_all(processes: set[DecoderProcess]) -> None:
-    """End processes, whatever they are doing."""
+    """Kill processes."""
     for process in list(processes):
         process.end()
 
@@ -196,7 +196,7 @@ def end_all(processes: set[DecoderProcess]) -> None:
 class DecoderProcess:
     """One process that runs decoder_process.main, and the socket to it.
 
-    It ends by itself when the socket is closed, also if this process is killed.
+    It ends when the socket is closed, also if this process is killed.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -209,7 +209,7 @@ class DecoderProcess:
                     [sys.executable, "-I", "-S", *python_arguments(PROGRAM, str(seconds))],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,  # C libraries talk there of files they do not like
+                    stderr=subprocess.DEVNULL,  # C libraries print warnings about invalid files
                     env={**os.environ, **ENVIRONMENT},
                     start_new_session=True,
                 )
@@ -225,14 +225,14 @@ class DecoderProcess:
         return self.process.poll() is None
 
     def ask(self, path: str, file: BufferedReader, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer to a request about an open file. Raises ImageError, or ResourceError if the process was killed."""
+        """Send a request about an open file. Raises ImageError, or ResourceError if the process was killed."""
         text = json.dumps(request).encode()
         try:
             socket.send_fds(self.channel, [LENGTH.pack(len(text)) + text], [file.fileno()])
             (length,) = LENGTH.unpack(receive(self.channel, LENGTH.size))
-            if length > LONGEST_ANSWER:
+            if length > LONGEST_RESPONSE:
                 self.end()
-                raise ImageError(path, "image_corrupt", f"the decoder crashed on it (an answer of {length:,} bytes)")
+                raise ImageError(path, "image_corrupt", f"the decoder crashed (a response of {length:,} bytes)")
             answer: dict[str, Any] = json.loads(receive(self.channel, length))
         except OSError:
             raise self.describe_end(path) from None
@@ -243,40 +243,39 @@ class DecoderProcess:
         return answer
 
     def receive_into(self, path: str, pixels: Pixels) -> None:
-        """Fill pixels with what follows an answer. Raises ImageError or ResourceError."""
+        """Receive the pixels after a response. Raises ImageError or ResourceError."""
         try:
             receive_into(self.channel, pixels.data.cast("B"))
         except OSError:
             raise self.describe_end(path) from None
 
     def describe_end(self, path: str) -> Exception:
-        """Why the process ended while it had this image."""
+        """The error for a process that ended while it decoded this image."""
         self.channel.close()
         status = self.process.wait()
         if -status in (signal.SIGALRM, signal.SIGPROF):
-            return ImageError(path, "decode_timeout", f"decoding it takes longer than {self.seconds:g} seconds")
+            return ImageError(path, "decode_timeout", f"decoding takes longer than {self.seconds:g} seconds")
         if -status in CRASHES:
-            return ImageError(path, "image_corrupt", f"the decoder crashed on it ({signal.Signals(-status).name})")
+            return ImageError(path, "image_corrupt", f"the decoder crashed ({signal.Signals(-status).name})")
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         return ResourceError(
             "image decoder",
-            f"the worker process {how}, while it had {path}",
-            "The kernel kills processes when memory runs out: try fewer --workers.",
+            f"the worker process {how} while decoding {path}",
+            "The kernel kills processes when memory runs out; try fewer, such as --workers 1.",
         )
 
     def end(self) -> None:
-        """Kill the process if it is still there."""
+        """Kill the process if it is still running."""
         self.process.kill()
         self.process.wait()
         self.channel.close()
 
 
 def open_decoder(workers: int) -> Decoder:
-    """A decoder for so many threads; with none, this process decodes itself."""
+    """A decoder for `workers` threads; 0 decodes in this process."""
     return Processes(DECODE_SECONDS) if workers else ThisProcess()
 
 
 def worker_count(workers: int | None) -> int:
-    """Processes that decode images: what was asked for, or one for each core this process may use, if it is not one of
-    several ranks that do."""
+    """Number of decoder processes: as given, or one per available core divided by the ranks on this machine."""
     return max(1, len(os.sched_getaffinity(0)) // local_ranks()) if workers is None else workers

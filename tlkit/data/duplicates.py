@@ -1,4 +1,4 @@
-"""Files that hold the same bytes, found without reading most of them."""
+"""Find identical files without reading most of them."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ END_BYTES = 4096
 
 
 def quick_hash(file: BufferedReader) -> int:
-    """The same for files of the same bytes, and hardly ever for others: their length and the checksum of their end."""
+    """Hash of length and last bytes: equal for identical files, and rarely equal for others."""
     size = os.fstat(file.fileno()).st_size
     return size << 32 | zlib.crc32(os.pread(file.fileno(), END_BYTES, max(0, size - END_BYTES)))
 
 
 class DuplicateFinder:
-    """Collects samples; then says which hold the same bytes."""
+    """Collects samples and finds groups of identical files."""
 
     def __init__(self) -> None:
         self._first: dict[int, Sample] = {}
         self._alike: dict[int, list[Sample]] = {}
 
-    def add(self, sample: Sample, likeness: int) -> None:
-        first = self._first.setdefault(likeness, sample)
+    def add(self, sample: Sample, quick: int) -> None:
+        first = self._first.setdefault(quick, sample)
         if first is not sample:
-            self._alike.setdefault(likeness, [first]).append(sample)
+            self._alike.setdefault(quick, [first]).append(sample)
 
     def groups(self, workers: int) -> list[list[Sample]]:
-        """Samples of the same bytes, by the SHA-256 of the few that are alike."""
+        """Groups of identical files: SHA-256 of the files with equal quick hashes."""
         alike = [sample for samples in self._alike.values() for sample in samples]
         same: dict[bytes, list[Sample]] = {}
         digests = map_in_order(digest_of, alike, workers=workers, ahead=64)
@@ -43,7 +43,7 @@ class DuplicateFinder:
 
 
 def digest_of(sample: Sample) -> bytes | None:
-    """The SHA-256 of a file; None if it has gone meanwhile, of which those tell who need it."""
+    """The SHA-256 of a file; None if it cannot be read (reported where the image is needed)."""
     try:
         with sample.open() as file:
             return file_digest(sample.path, file)

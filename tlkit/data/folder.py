@@ -1,4 +1,4 @@
-"""A folder of images becomes samples (path, label), classes, and a deterministic split."""
+"""Read a folder of images as samples (path, label) and classes, with a deterministic split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS = ("train", *VALIDATION_NAMES, "test")
 
 
 DEFAULT_SHARE = 0.2
-"""Of each class, kept for validation."""
+"""Fraction of each class used for validation."""
 
 
 LAYOUT = "expected DATA/<class>/image, or DATA/train/<class>/image with DATA/val/<class>/image"
@@ -55,7 +55,7 @@ class Dataset:
     skipped: tuple[ImageError, ...] = ()
 
     def to_split(self) -> dict[str, Any]:
-        """What split.json holds: classes, and for each class its files in train and in val.
+        """The content of split.json: classes, and the files of each class in train and val.
 
         Files under the root are named relative to it, others (from --val DIR) by their absolute path.
         """
@@ -66,7 +66,7 @@ class Dataset:
         }
 
     def _names_by_class(self, samples: list[Sample]) -> dict[str, list[str]]:
-        """Whichever way the root and --val were spelled, the names are the same."""
+        """Names do not depend on how root and --val were spelled."""
         names: dict[str, list[str]] = {name: [] for name in self.classes}
         inside = os.path.join(os.path.abspath(self.root), "")
         for path, label in samples:
@@ -75,13 +75,15 @@ class Dataset:
 
     @classmethod
     def from_split(cls, split: Mapping[str, Any], root: str) -> Self:
-        """The inverse of to_split, for images that now lie under root."""
+        """The inverse of to_split, for images under root."""
         labels = {name: label for label, name in enumerate(split["classes"])}
 
         def samples(part: Mapping[str, list[str]]) -> list[Sample]:
             return [Sample(os.path.join(root, name), labels[c]) for c, names in part.items() for name in names]
 
-        return cls(root, tuple(split["classes"]), samples(split["train"]), samples(split["val"]), "as the run began")
+        return cls(
+            root, tuple(split["classes"]), samples(split["train"]), samples(split["val"]), "split stored in the run"
+        )
 
 
 def read_dataset(
@@ -92,12 +94,11 @@ def read_dataset(
     allow_one_class: bool = False,
     drop_empty: bool = False,
 ) -> Dataset:
-    """Find the images of a folder, in either of the two shapes, and divide them into train and validation.
+    """Find the images of a folder in either layout, and split them into train and validation.
 
-    val: the share of each class that is kept for validation, or a folder of class folders; None for the folder's own
-    validation part, or else a fifth. drop_empty: class folders without images are as if they were not there.
-    Raises MissingInputError for a folder that is not there, DataError for one whose content cannot be trained on,
-    UsageError for a share where the folder is divided already.
+    val: fraction of each class for validation, or a folder of class folders; None for the folder's own validation
+    part, or else DEFAULT_SHARE. drop_empty: ignore class folders without images. Raises MissingInputError for a
+    missing folder, DataError if it cannot be trained on, UsageError for a fraction if it is already split.
     """
     require_folder(root)
     own = validation_folder(root)
@@ -105,15 +106,17 @@ def read_dataset(
     train_folder = os.path.join(root, "train")
     has_parts = os.path.isdir(train_folder) and (own is not None or not others)
     source = train_folder if has_parts else root
-    beside = f"left out, as they lie beside train: {shortened(others)}"
+    beside = f"ignored folders beside train: {shortened(others)}"
     warnings: tuple[str, ...] = (beside,) if has_parts and others else ()
     val_folder = val if isinstance(val, str) else own if has_parts else None
     if isinstance(val, float) and val_folder is not None:
-        raise UsageError(f"--val {val:g}", f"does not go with {val_folder}, which holds the validation images already")
+        raise UsageError(
+            f"--val {val:g}", f"cannot be combined with {val_folder}, which contains the validation images"
+        )
     if isinstance(val, str):
         require_folder(val)
     classes, samples, dropped = read_classes(source, allow_one_class, drop_empty)
-    warnings += (f"left out, as they hold no image: {shortened(dropped)}",) if dropped else ()
+    warnings += (f"ignored folders without images: {shortened(dropped)}",) if dropped else ()
     if val_folder is None:
         share = DEFAULT_SHARE if val is None else float(val)
         return divide(root, source, classes, samples, share, seed, warnings)
@@ -131,9 +134,9 @@ def divide(
     seed: int,
     warnings: tuple[str, ...] = (),
 ) -> Dataset:
-    """Keep a share of each class for validation: the images whose hash of (seed, class, name) is smallest.
+    """Use a fraction of each class for validation: the images with the smallest hash of (seed, class, name).
 
-    An image's place depends on no other image, except where the share is cut off.
+    The split is stable: adding or removing images moves at most a few others.
     """
     by_class: list[list[Sample]] = [[] for _ in classes]
     for sample in samples:
@@ -141,25 +144,25 @@ def divide(
     val: set[str] = set()
     for name, members in zip(classes, by_class, strict=True):
         if len(members) == 1:
-            warnings += (f"class {name!r} has one image, so none to validate on",)
+            warnings += (f"class {name!r} has only one image, so it cannot be validated; add images",)
             continue
         kept = min(max(1, round(len(members) * fraction)), len(members) - 1)
         ranked = sorted(members, key=lambda s: split_rank(seed, name, os.path.relpath(s.path, source)))
         val.update(sample.path for sample in ranked[:kept])
     if not val:
-        raise DataError(root, "no class has two images, so none can be kept for validation")
+        raise DataError(root, "no class has two images; expected at least two in a class, to use one for validation")
     return Dataset(
         root,
         classes,
         [sample for sample in samples if sample.path not in val],
         [sample for sample in samples if sample.path in val],
-        f"{fraction:.0%} of each class kept for validation, seed {seed}",
+        f"{fraction:.0%} of each class for validation, seed {seed}",
         warnings,
     )
 
 
 def folds_of(dataset: Dataset, count: int, seed: int) -> list[Dataset]:
-    """All images divided so many times, each class evenly, so that each image is in validation once."""
+    """Stratified k-fold split of all images: every image is in validation once."""
     samples = dataset.train + dataset.val
     dealt: list[list[Sample]] = [[] for _ in range(count)]
     for label, name in enumerate(dataset.classes):
@@ -172,65 +175,66 @@ def folds_of(dataset: Dataset, count: int, seed: int) -> list[Dataset]:
             dataset,
             train=[sample for other in dealt if other is not fold for sample in other],
             val=fold,
-            shape=f"{place} of {count} folds kept for validation",
+            shape=f"fold {place} of {count} for validation",
         )
         for place, fold in enumerate(dealt, 1)
     ]
 
 
 def split_rank(seed: int, class_name: str, name: str) -> bytes:
-    """Where an image stands in the order from which validation images are taken."""
+    """Sort key of an image; the images with the smallest keys are used for validation."""
     return hashlib.sha256(os.fsencode(f"{seed}\0{class_name}\0{name}")).digest()
 
 
 def read_classes(
     folder: str, allow_one_class: bool, drop_empty: bool
 ) -> tuple[tuple[str, ...], list[Sample], tuple[str, ...]]:
-    """Class folders, their images, and class folders left out. Raises DataError unless there are two classes, each with
-    an image."""
+    """Classes, samples and ignored class folders. Raises DataError unless there are two classes with images."""
     images = images_by_class(folder)
     empty = tuple(name for name, paths in images.items() if not paths)
     dropped = empty if drop_empty else ()
     classes = tuple(name for name in images if name not in set(dropped))
     if len(classes) < (1 if allow_one_class else 2):
-        hint = "Train on it all the same by --allow-one-class." if classes else ""
+        hint = "To train anyway, add --allow-one-class." if classes else ""
         raise DataError(folder, describe_no_classes(folder, classes), hint)
     if empty and not drop_empty:
-        problem = f"no image in class {shortened(empty)}; {LAYOUT}"
-        raise DataError(folder, problem, "Add images to it, remove the folder, or leave it out by --drop-empty.")
+        problem = f"no images in class {shortened(empty)}; {LAYOUT}"
+        raise DataError(folder, problem, "Add images, delete the folder, or add --drop-empty to ignore it.")
     return classes, [Sample(path, label) for label, name in enumerate(classes) for path in images[name]], dropped
 
 
 def images_by_class(folder: str) -> dict[str, list[str]]:
-    """The images of each class folder."""
+    """Class folder name -> paths of its images."""
     return {name: list(find_images(os.path.join(folder, name), root=folder)) for name in subfolders(folder)}
 
 
 def shortened(names: Sequence[str], most: int = 5) -> str:
-    """The first few names, and how many more there are."""
+    """The first names and the number of the others."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(map(repr, names[:most])) + more
 
 
 def describe_no_classes(folder: str, classes: tuple[str, ...]) -> str:
-    """What is there instead of two class folders."""
+    """Text that says what was found instead of two class folders."""
     loose = next(iter(find_images(folder, deep=False)), None)
     if not classes:
         found = (
-            f"its images (such as {os.path.basename(loose)!r}) are not in class folders" if loose else "holds no images"
+            f"its images (such as {os.path.basename(loose)!r}) are not in class folders"
+            if loose
+            else "contains no images"
         )
     else:
-        found = f"holds one class folder only, {classes[0]!r}; a classifier needs two classes"
+        found = f"contains only one class folder, {classes[0]!r}; a classifier needs at least two"
     return f"{found}; {LAYOUT}"
 
 
 def read_labelled(
     folder: str, classes: Sequence[str], *, exactly: bool = False, drop_empty: bool = False
 ) -> list[Sample]:
-    """The images of a folder of class folders, labelled by known classes.
+    """The samples of a folder of class folders, for known classes.
 
-    exactly: every known class must have an image. drop_empty: folders without images are as if they were not there.
-    Raises DataError for a class that is not known.
+    exactly: require an image of every known class. drop_empty: ignore folders without images. Raises DataError for an
+    unknown class.
     """
     require_folder(folder)
     images = {name: paths for name, paths in images_by_class(folder).items() if paths or not drop_empty}
@@ -238,30 +242,30 @@ def read_labelled(
     strange = [name for name in images if name not in labels]
     missing = [name for name in classes if name not in images] if exactly else []
     if strange or missing or not images:
-        differences = [f"unknown here: {shortened(strange)}"] if strange else []
-        differences += [f"missing here: {shortened(missing)}"] if missing else []
-        expected = f"expected class folders named as {', '.join(map(repr, classes[:5]))}"
-        raise DataError(folder, f"{'; '.join(differences) or 'holds no class folders'}; {expected}")
+        differences = [f"these folders are not classes of the model: {shortened(strange)}"] if strange else []
+        differences += [f"missing class folders: {shortened(missing)}"] if missing else []
+        expected = f"it knows: {shortened(classes)}"
+        raise DataError(folder, f"{'; '.join(differences) or 'contains no class folders'}; {expected}")
     empty = [name for name, paths in images.items() if not paths]
     if exactly and empty:
-        raise DataError(folder, f"no image in class {shortened(empty)}; {expected_layout(classes)}")
+        raise DataError(folder, f"no images in class {shortened(empty)}; {expected_layout(classes)}")
     samples = [Sample(path, labels[name]) for name, paths in images.items() for path in paths]
     if not samples:
-        raise DataError(folder, f"holds no images; {expected_layout(classes)}")
+        raise DataError(folder, f"contains no images; {expected_layout(classes)}")
     return samples
 
 
 def expected_layout(classes: Sequence[str]) -> str:
-    """The layout that evaluation expects, in words."""
-    return f"expected {classes[0]}/image and so on"
+    """The expected layout in words."""
+    return f"expected class folders, such as {classes[0]}/image.jpg"
 
 
 def find_evaluation_folder(root: str) -> str:
-    """The part of a folder that is meant for evaluation: test, else validation, else the folder itself."""
+    """The folder to evaluate: test, else validation, else the folder itself."""
     test = os.path.join(root, "test")
     return test if os.path.isdir(test) else validation_folder(root) or root
 
 
 def validation_folder(root: str) -> str | None:
-    """The folder of validation images beside train, if there is one."""
+    """The validation folder, if there is one."""
     return next((f for name in VALIDATION_NAMES if os.path.isdir(f := os.path.join(root, name))), None)

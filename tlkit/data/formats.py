@@ -1,4 +1,4 @@
-"""The formats of image files: which are read, by what marks they are told, and how their ends look."""
+"""Image formats: which are accepted, their signatures, and how a complete file ends."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""What is read, by Pillow's names."""
+"""Accepted formats, by Pillow's names."""
 
 
 MORE_FORMATS = ("AVIF", "JPEG2000")
-"""What may be read too where it is asked for. No other: some of Pillow's readers start programs."""
+"""Formats that --formats can add. No others: some of Pillow's readers start programs."""
 
 
 SEVERAL_FRAMES = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
-"""Formats of animations and of several pages. The second picture in a camera's JPEG is a preview or a depth map."""
+"""Formats with several frames or pages. A second picture in a JPEG is only a preview or depth map."""
 
 
 Signatures = tuple[tuple[int, bytes, str], ...]
-"""Where a format's mark stands in a file, the mark, and the format's name."""
+"""(offset, signature bytes, format name)."""
 
 
 ACCEPTED: Signatures = (
@@ -50,18 +50,18 @@ SIGNATURE_BYTES = 16
 
 
 def image_format(head: bytes, signatures: Signatures = ACCEPTED) -> str | None:
-    """The format that a file's first SIGNATURE_BYTES are the mark of."""
+    """The format of a file with these first SIGNATURE_BYTES; None if unknown."""
     return next((name for start, mark, name in signatures if head[start : start + len(mark)] == mark), None)
 
 
-def has_its_end(format: str, file: BinaryIO) -> bool:
-    """Whether a file's end can be seen to be there; False where only decoding can tell."""
+def has_end(format: str, file: BinaryIO) -> bool:
+    """Whether the end of the file is present; False if only decoding can show that."""
     check = ENDINGS.get(format)
     return check is not None and check(file)
 
 
 def _ends_with(marker: bytes, within: int) -> Callable[[BinaryIO], bool]:
-    """A check that `marker` stands in the last `within` bytes."""
+    """A check for `marker` in the last `within` bytes."""
 
     def check(file: BinaryIO) -> bool:
         size = file.seek(0, os.SEEK_END)
@@ -71,18 +71,18 @@ def _ends_with(marker: bytes, within: int) -> Callable[[BinaryIO], bool]:
     return check
 
 
-def _riff_is_whole(file: BinaryIO) -> bool:
-    """A check that a RIFF container (WebP) is as long as it says."""
+def _riff_is_complete(file: BinaryIO) -> bool:
+    """Whether a RIFF container (WebP) has its declared length."""
     file.seek(4)
-    claimed: int = struct.unpack("<I", file.read(4))[0]
-    return file.seek(0, os.SEEK_END) >= claimed + 8
+    declared: int = struct.unpack("<I", file.read(4))[0]
+    return file.seek(0, os.SEEK_END) >= declared + 8
 
 
-# How to see, without decoding, that a file's end is there. A format that is not listed is decoded.
+# Checks for the end of a file without decoding. Formats that are not listed are decoded.
 ENDINGS: dict[str, Callable[[BinaryIO], bool]] = {
     "JPEG": _ends_with(b"\xff\xd9", 64),
-    "MPO": _ends_with(b"\xff\xd9", 64),  # a JPEG that holds another one, as cameras write it
+    "MPO": _ends_with(b"\xff\xd9", 64),  # a JPEG with another one inside, as cameras write it
     "PNG": _ends_with(b"IEND\xaeB`\x82", 64),
-    "WEBP": _riff_is_whole,
+    "WEBP": _riff_is_complete,
     "GIF": _ends_with(b"\x3b", 1),
 }

@@ -1,4 +1,4 @@
-"""A path -> an open regular file, or why it cannot be used. Nothing of an image is looked at yet."""
+"""Open an image file, or raise ImageError with a code. Does not decode anything."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ OPEN_ERRORS = {
 }
 
 
-OURS_NOT_THE_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+PROCESS_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class ImageError(Exception):
-    """An image that cannot be used. code: one of IMAGE_ERROR_CODES; message: for people, without the path."""
+    """An unusable image. code: one of IMAGE_ERROR_CODES; message: text without the path."""
 
     def __init__(self, path: str, code: str, message: str) -> None:
         super().__init__(f"{path}: {message}")
@@ -53,19 +53,19 @@ class ImageError(Exception):
 
 
 def open_regular(path: str) -> BufferedReader:
-    """Open a regular file for reading; never waits for a pipe. Raises ImageError."""
+    """Open a regular file for reading, without blocking on pipes. Raises ImageError."""
     if not path:
         raise ImageError(path, "not_found", "the path is empty")
     try:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno in OURS_NOT_THE_FILES:
+        if error.errno in PROCESS_ERRORS:
             raise ResourceError(path, f"cannot be opened: {error.strerror}") from error
         code, message = OPEN_ERRORS.get(error.errno or 0, ("not_found", f"cannot be opened: {error.strerror}"))
         raise ImageError(path, code, message) from error
     except ValueError as error:
-        raise ImageError(path, "not_found", "the path holds a NUL byte") from error
+        raise ImageError(path, "not_found", "the path contains a NUL byte") from error
     with reading(path):
         status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode) and status.st_size:
@@ -91,8 +91,8 @@ def open_bytes(name: str, content: bytes) -> BufferedReader:
 
 
 def file_digest(path: str, file: BufferedReader) -> bytes:
-    """The SHA-256 of an open file, which is left at its beginning. Raises ImageError."""
-    import hashlib  # not for decoder processes, which should be there at once
+    """The SHA-256 of an open file, rewound to its start. Raises ImageError."""
+    import hashlib  # not at module level: decoder processes must start fast
 
     with reading(path):
         digest = hashlib.file_digest(file, "sha256").digest()
@@ -102,7 +102,7 @@ def file_digest(path: str, file: BufferedReader) -> bytes:
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Inside, that the system cannot read an open file, as on a failing drive, becomes an ImageError."""
+    """Turn read errors of the operating system (such as a failing drive) into ImageError."""
     try:
         yield
     except OSError as error:
@@ -112,5 +112,5 @@ def reading(path: str) -> Iterator[None]:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the system says it. Pillow raises OSError too, for what it does not like in a file."""
+    """Whether the operating system raised it. Pillow also raises OSError, without errno, for invalid images."""
     return isinstance(error, OSError) and error.errno is not None

@@ -1,4 +1,4 @@
-"""What a folder holds: the image files and folders in it, each once, however links may run."""
+"""List image files and subfolders, each once, also with symbolic links."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def require_folder(folder: str) -> None:
 
 
 def subfolders(folder: str) -> list[str]:
-    """Names of the folders in a folder, hidden ones left out, in byte order."""
+    """Names of subfolders in byte order, without hidden ones."""
     return [entry.name for entry in entries_of(folder) if is_folder(entry)]
 
 
 def is_hidden(name: str) -> bool:
-    """Names that are never meant as data: .git, .ipynb_checkpoints, ._x.jpg, Thumbs.db."""
+    """Whether a name is never data: .git, .ipynb_checkpoints, ._x.jpg, Thumbs.db."""
     return name.startswith(".") or name in ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
 def find_images(folder: str, *, root: str | None = None, deep: bool = True) -> Iterator[str]:
-    """Image files below a folder in byte order: each real file and each real folder once, hidden ones never.
+    """Yield image files below a folder in byte order: each real file once, without hidden ones.
 
-    A file counts by its suffix, or else by its first bytes. Symbolic links are followed where they lead out of `root`
-    (default: the folder): what lies inside is found in its own place, under its own class. A folder that cannot be
-    listed is given itself, to be reported where images are opened.
+    Images are recognized by suffix, or else by their first bytes. Symbolic links are followed if they lead out of
+    `root` (default: the folder); targets inside are found at their own path, in their own class. For a folder that
+    cannot be listed, its own path is yielded, so that the error is reported when images are opened.
     """
     home = os.path.realpath(root or folder)
     seen = {identity(os.stat(home)), identity(os.stat(folder))}
@@ -60,7 +60,7 @@ def find_images(folder: str, *, root: str | None = None, deep: bool = True) -> I
     def is_new(entry: os.DirEntry[str]) -> bool:
         try:
             found = identity(entry.stat())
-        except OSError:  # a link that leads nowhere is found, and reported, where images are opened
+        except OSError:  # a broken link is reported when images are opened
             return True
         new = found not in seen
         seen.add(found)
@@ -70,7 +70,7 @@ def find_images(folder: str, *, root: str | None = None, deep: bool = True) -> I
 
 
 def entries_of(folder: str) -> list[os.DirEntry[str]]:
-    """What a folder holds, hidden names left out, in byte order. Raises MissingInputError."""
+    """Entries of a folder in byte order, without hidden ones. Raises MissingInputError."""
     try:
         with os.scandir(folder) as listing:
             return sorted((e for e in listing if not is_hidden(e.name)), key=lambda entry: os.fsencode(entry.name))
@@ -79,12 +79,12 @@ def entries_of(folder: str) -> list[os.DirEntry[str]]:
 
 
 def identity(status: os.stat_result) -> tuple[int, int]:
-    """What tells one file or folder from all others, whatever its names."""
+    """Device and inode, which identify a file regardless of its path."""
     return status.st_dev, status.st_ino
 
 
 def has_own_place(link: str, home: str) -> bool:
-    """Whether a link leads to what is found below `home` (a real path) anyway."""
+    """Whether a link leads to a path below `home` (a real path) that is listed anyway."""
     target = os.path.realpath(link)
     inside = os.path.join(home, "")
     if target != home and not target.startswith(inside):
@@ -93,7 +93,7 @@ def has_own_place(link: str, home: str) -> bool:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder or a link to one; links that lead in a circle are none."""
+    """Whether it is a folder or a link to one; False for circular links."""
     try:
         return entry.is_dir()
     except OSError:
@@ -101,14 +101,14 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def looks_like_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is meant as an image: named like one, or beginning like one."""
+    """Whether a file is an image by its suffix or its first bytes."""
     if entry.name.lower().endswith(SUFFIXES):
         return True
     try:
         if not entry.is_file():
             return False
         with open(entry.path, "rb") as file:
-            # Formats that are not accepted count too: whoever put a HEIC photo there should hear why it is not used.
+            # Unsupported formats count too, so that a HEIC photo is reported and not silently ignored.
             return image_format(file.read(SIGNATURE_BYTES), ACCEPTED + NOT_ACCEPTED) is not None
     except OSError:
         return False

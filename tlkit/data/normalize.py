@@ -11,7 +11,7 @@ from tlkit.data.preprocessing import Preprocessing
 def normalize(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], bit for bit as torchvision's ToTensor and Normalize.
 
-    In memory the channels stay last, as convolutions want them.
+    The memory layout stays channels-last, which is faster for convolutions.
     """
     mean = torch.tensor(preprocessing.mean, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(preprocessing.std, device=pixels.device).view(3, 1, 1)

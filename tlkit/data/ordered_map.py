@@ -1,7 +1,6 @@
-"""Items -> results, in order, computed ahead by threads: for items that are all there, as those of a folder are.
+"""A parallel map with ordered results, for inputs that are known in advance, such as the files of a folder.
 
-Results come one by one, each as late as it comes. Where items still come, or others wait for what is ready,
-commands/streaming.py gives what there is.
+For inputs that still arrive while results are needed, see inference/stream.py.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ Result = TypeVar("Result")
 def map_in_order(
     function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
 ) -> Iterator[Result]:
-    """The results of function over items, in order, computed by threads up to `ahead` items early.
+    """Yield function(item) in order, computed by threads up to `ahead` items in advance.
 
-    An exception is raised in its item's place. workers=0 computes each result when it is asked for.
+    An exception is raised at the position of its item. workers=0 computes each result on demand.
     """
     if workers == 0:
         yield from map(function, items)

@@ -1,4 +1,4 @@
-"""Images as a backbone wants them: the arithmetic of timm's and torchvision's evaluation transforms, exactly."""
+"""Resize and crop exactly like the evaluation transforms of timm and torchvision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CROP_MODES = ("center", "squash", "border")
 
 
 LARGEST_SIDE = 4096
-"""Of a backbone's input, in pixels."""
+"""Largest input side of a backbone, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Preprocessing:
     """Resize, crop, normalize.
 
     image_size: (height, width) of the result. resize: (height, width) to resize to before the crop.
-    crop_mode: "center" keeps the shape (the shorter side becomes resize), "squash" does not, "border" fits the
-    longer side and pads with the mean. mean, std: of each channel, pixels counted from 0 to 1.
-    more_formats, float_range: of what the model was trained on, as decode.Accepted has them.
+    crop_mode: "center" keeps the aspect ratio (the shorter side becomes resize), "squash" does not, "border" fits the
+    longer side and pads with the mean. mean, std: per channel, for pixels from 0 to 1.
+    more_formats, float_range: of the training images, see decode.Accepted.
     """
 
     image_size: tuple[int, int]
@@ -76,7 +76,7 @@ class Preprocessing:
         )
 
     def with_image_size(self, side: int) -> Self:
-        """The same for a square input of another size; the share that is cropped away stays."""
+        """The same for another square input size, with the same crop fraction."""
         share = self.resize[0] / self.image_size[0]
         resize = math.floor(side * share + 0.5)
         return dataclasses.replace(self, image_size=(side, side), resize=(resize, resize))
@@ -87,43 +87,43 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The inverse of to_dict. Raises TypeError or ValueError for values that no backbone has."""
+        """The inverse of to_dict. Raises TypeError or ValueError for invalid values."""
         known: dict[str, Any] = {n: tuple(v) if isinstance(v, (list, tuple)) else v for n, v in values.items()}
         made = cls(**known)
-        made.require_sound()
+        made.require_valid()
         return made
 
-    def require_sound(self) -> None:
-        """Raises TypeError or ValueError for sizes and numbers that no backbone has: a file can claim anything."""
+    def require_valid(self) -> None:
+        """Raises TypeError or ValueError for invalid sizes and numbers, which a model file could contain."""
         sides = (*self.image_size, *self.resize)
         if len(sides) != 4 or any(type(side) is not int for side in sides):
-            raise TypeError("image_size and resize are two whole numbers each")
+            raise TypeError("image_size and resize must be two integers each")
         if not all(1 <= side <= LARGEST_SIDE for side in self.image_size) or max(sides) > 4 * max(self.image_size):
             raise ValueError("image_size or resize is too small or too large")
         numbers = (*self.mean, *self.std)
         if (len(self.mean), len(self.std)) != (3, 3) or not all(math.isfinite(number) for number in numbers):
-            raise ValueError("mean and std are three numbers each")
+            raise ValueError("mean and std must be three numbers each")
         if min(self.resize) < 1 or self.crop_mode not in CROP_MODES or self.interpolation not in INTERPOLATIONS:
-            raise ValueError("resize, crop_mode or interpolation is not known")
-        self.accepted()  # as its formats are
+            raise ValueError("resize, crop_mode or interpolation is invalid")
+        self.accepted()  # validates the formats
 
     @property
     def shortest_side(self) -> int:
-        """How small the shorter side of a reduced JPEG may be: twice what it is resized to."""
+        """Minimum shorter side of a JPEG decoded at reduced scale: twice the resize target."""
         return 2 * max(self.resize)
 
     def accepted(self, max_pixels: int = MAX_PIXELS, truncated: bool = False) -> Accepted:
-        """Which images the model takes, within the limits of a command."""
+        """Limits and formats of accepted images."""
         return Accepted(max_pixels, self.more_formats, self.float_range, truncated)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Resize and crop an RGB image to image_size."""
         if self.crop_mode == "center":
-            image = without_far_ends(image)
+            image = limit_aspect_ratio(image)
         resample = INTERPOLATIONS[self.interpolation]
         image = image.resize(self._resized(image.width, image.height), resample)
         fill = tuple(round(255 * value) for value in self.mean) if self.crop_mode == "border" else (0, 0, 0)
-        return centre_crop(image, self.image_size, fill)
+        return center_crop(image, self.image_size, fill)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) to resize an image of that size to."""
@@ -132,7 +132,7 @@ class Preprocessing:
             return target_width, target_height
         if self.crop_mode == "border" or target_height != target_width:
             ratios = height / target_height, width / target_width
-            # timm rounds here where torchvision, below, cuts off.
+            # timm rounds here; torchvision, below, truncates.
             ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
             return max(1, round(width / ratio)), max(1, round(height / ratio))
         if width <= height:
@@ -140,11 +140,11 @@ class Preprocessing:
         return int(target_height * width / height), target_height
 
 
-def without_far_ends(image: Image.Image, longest: int = 16) -> Image.Image:
-    """Cut a very long image to `longest` times its shorter side, around its middle.
+def limit_aspect_ratio(image: Image.Image, longest: int = 16) -> Image.Image:
+    """Crop a very long image to `longest` times its shorter side, around its center.
 
-    The crop would remove the ends anyway, but resizing 1 x 5000 pixels by their shorter side comes first and
-    would make millions.
+    The center crop would remove the ends anyway, but resizing 1 x 5000 pixels by the shorter side comes first and
+    would create millions of pixels.
     """
     limit = longest * min(image.size)
     width, height = min(image.width, limit), min(image.height, limit)
@@ -154,8 +154,8 @@ def without_far_ends(image: Image.Image, longest: int = 16) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def centre_crop(image: Image.Image, size: tuple[int, int], fill: tuple[int, ...]) -> Image.Image:
-    """Cut (height, width) from the middle, padding what is smaller, with torchvision's rounding."""
+def center_crop(image: Image.Image, size: tuple[int, int], fill: tuple[int, ...]) -> Image.Image:
+    """Crop (height, width) from the center, padding smaller images, with torchvision's rounding."""
     height, width = size
     if image.width < width or image.height < height:
         padded = Image.new("RGB", (max(image.width, width), max(image.height, height)), fill)

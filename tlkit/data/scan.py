@@ -1,4 +1,4 @@
-"""Every image of a folder looked at once, before any long work: what it is, or why it cannot be used."""
+"""Scan every image of a dataset once before training: format, size, errors and duplicates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tlkit.terminal import count, log_status, progress
 
 
 def log_dataset(dataset: Dataset) -> None:
-    """What was found, for people."""
+    """Log a summary of the dataset and its warnings."""
     log_status("data", describe(dataset))
     for warning in dataset.warnings:
         log_status("warning", warning)
@@ -27,26 +27,26 @@ def log_dataset(dataset: Dataset) -> None:
 def errors_of_all(
     errors: Sequence[tuple[int, ImageError]], samples: Sequence[Sample], world: World
 ) -> list[ImageError]:
-    """What every rank found wrong, in the order of the images' numbers, in all of them: each has its own paths."""
+    """The errors of all ranks, ordered by image number, on every rank (with the paths of that rank)."""
     found = world.all_gather_object([[number, e.code, e.message] for number, e in errors])
     wrong = sorted(entry for rank in found for entry in rank)
     return [ImageError(samples[number].path, code, message) for number, code, message in wrong]
 
 
 def describe(dataset: Dataset) -> str:
-    """What was found, for people."""
+    """Return a one-line summary of the dataset."""
     train, val = count(len(dataset.train), "training image"), count(len(dataset.val), "validation image")
     return f"{dataset.root}: {count(len(dataset.classes), 'class', 'classes')}, {train}, {val} ({dataset.shape})"
 
 
 def accepted_by(options: DataOptions) -> Accepted:
-    """Which images the options let in."""
+    """The limits and formats for images that the options set."""
     return Accepted(options.max_pixels, options.more_formats(), options.black_and_white())
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """Groups of samples that hold the same bytes: in training and in validation, under several classes, or neither."""
+    """Groups of identical files: across train and validation, across classes, or neither (harmless)."""
 
     across_parts: list[list[Sample]] = field(default_factory=list)
     across_classes: list[list[Sample]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Repeats:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What a file is, or what is wrong with it; alike: the same as of others that may hold the same bytes."""
+    """Info about an image, or its error. alike: quick hash, equal for files that may be identical."""
 
     found: ImageInfo | ImageError
     alike: int = 0
@@ -64,9 +64,9 @@ class ScanResult:
 def scan_images(
     options: DataOptions, samples: Sequence[Sample], same: DuplicateFinder, thorough: bool = False
 ) -> Iterator[tuple[Sample, ImageInfo | ImageError]]:
-    """Each image with what it is, or what is wrong with it; all that can be read are added to `same`.
+    """Yield each image with its info or error; readable images are added to `same`.
 
-    thorough: decode them; else header and end are looked at, see decode.check_file.
+    thorough: decode every image; otherwise check header and end of file only, see decode.check_file.
     """
     workers, accepted = worker_count(options.workers), accepted_by(options)
     with closing(open_decoder(workers)) as decoder:
@@ -88,7 +88,7 @@ def scan_images(
 
 
 def find_repeats(dataset: Dataset, same: DuplicateFinder, workers: int | None) -> Repeats:
-    """Sort the files of the same bytes by the harm that they do."""
+    """Classify groups of identical files by the harm that they do."""
     repeats, groups = Repeats(), same.groups(worker_count(workers))
     training = {id(sample) for sample in dataset.train} if groups else set()
     for group in groups:

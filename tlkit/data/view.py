@@ -1,4 +1,4 @@
-"""How an image becomes a backbone's input: as it is, or at random, as a function of seed, epoch and content alone."""
+"""Preprocess images with or without augmentation, which depends only on seed, epoch and file content."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tlkit.data.preprocessing import INTERPOLATIONS, Preprocessing
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at images, within the limits of a command.
+    """One preprocessing of images: fixed, or augmented for a seed and epoch.
 
-    augment: "none", or one of AUGMENTATIONS, of whose views there is one for each seed and epoch.
+    augment: "none", or one of AUGMENTATIONS.
     """
 
     preprocessing: Preprocessing
@@ -36,7 +36,7 @@ class View:
 
     @property
     def is_random(self) -> bool:
-        """Whether it takes the digest of a file's content, on which all that is random in it depends."""
+        """Whether it is augmented, which needs the digest of the file as part of the random seed."""
         return self.augment != "none"
 
     @property
@@ -44,11 +44,11 @@ class View:
         return self.preprocessing.accepted(self.max_pixels, self.truncated)
 
     def __call__(self, path: str, file: BinaryIO, digest: bytes) -> Decoded:
-        """The view of a file that is open at its beginning, of image_size. Raises ImageError."""
+        """Decode and preprocess an open file to image_size. Raises ImageError."""
         if not self.is_random:
             decoded = decode_file(path, file, self.accepted, self.preprocessing.shortest_side)
             return dataclasses.replace(decoded, image=self.preprocessing(decoded.image))
-        # Crops take as little as a third of the area, so a reduced JPEG must keep more pixels than for the whole.
+        # Random crops use as little as a third of the area, so a JPEG must be decoded at a larger scale.
         decoded = decode_file(path, file, self.accepted, 2 * self.preprocessing.shortest_side)
         generator = random.Random(f"{self.seed} {self.epoch} {digest.hex()}")
         augment = AUGMENTATIONS[self.augment]
@@ -65,12 +65,12 @@ class View:
 
 
 def light(image: Image.Image, preprocessing: Preprocessing, generator: random.Random) -> Image.Image:
-    """A crop of 35 to 100 % of the area, a little stretched, and a left-right flip every other time."""
+    """Random resized crop of 35 to 100 % of the area and a horizontal flip with probability 0.5."""
     return flip(random_resized_crop(image, preprocessing, generator), generator)
 
 
 def strong(image: Image.Image, preprocessing: Preprocessing, generator: random.Random) -> Image.Image:
-    """As light, and turned by up to 15 degrees, with brightness, contrast and color changed by up to 40 %."""
+    """light, plus rotation by up to 15 degrees, and brightness, contrast and color jitter of up to 40 %."""
     fill = tuple(round(255 * value) for value in preprocessing.mean)
     view = light(image, preprocessing, generator)
     view = view.rotate(generator.uniform(-15, 15), Image.Resampling.BILINEAR, fillcolor=fill)
@@ -86,12 +86,12 @@ AUGMENTATIONS: dict[str, Augment] = {"light": light, "strong": strong}
 
 
 def flip(image: Image.Image, generator: random.Random) -> Image.Image:
-    """Mirror left to right every other time."""
+    """Flip horizontally with probability 0.5."""
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else image
 
 
 def random_resized_crop(image: Image.Image, preprocessing: Preprocessing, generator: random.Random) -> Image.Image:
-    """A random part of an image, resized to the input size (Szegedy et al., "Going deeper with convolutions", 2014)."""
+    """A random crop, resized to the input size (Szegedy et al., "Going deeper with convolutions", 2014)."""
     height, width = preprocessing.image_size
     aspect = width / height * math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
     area = generator.uniform(0.35, 1.0) * image.width * image.height

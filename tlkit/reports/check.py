@@ -94,7 +94,7 @@ def findings(report: Report) -> Iterable[tuple[str, str]]:
         yield f"bad       {count(len(errors), 'image')}: {code}", listing(f"{e.path}: {e.message}" for e in errors)
     repeats = report.repeats
     for groups, where in (
-        (repeats.across_parts, "both in training and validation, so validation accuracy will be too high"),
+        (repeats.across_parts, "in both training and validation, so validation accuracy will be too high"),
         (repeats.across_classes, "in several classes"),
         (repeats.harmless, "several times in one class"),
     ):

@@ -11,8 +11,8 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from tlkit.data.bad_images import leave_out, tell_left_out
-from tlkit.data.batches import ImageBatches, VectorBatches
+from tlkit.data.bad_images import leave_out, log_left_out
+from tlkit.data.batches import FeatureBatches, ImageBatches
 from tlkit.data.decoders import Decoder, Pixels, open_decoder, worker_count
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
@@ -91,8 +91,8 @@ class BatchBuilder:
             views = [plain] if options.augment == "none" else self.augmented_vectors(extraction, dataset)
         computed, known = extraction.counts()
         log_status("features", f"{computed:,} computed, {known:,} from the cache")
-        train = VectorBatches(views, labels_of(dataset.train), options.images_per_step(), options.seed)
-        measured = Stoppable(VectorBatches([val], labels_of(dataset.val), 4096, None), self.signals, SINGLE_PROCESS)
+        train = FeatureBatches(views, labels_of(dataset.train), options.images_per_step(), options.seed)
+        measured = Stoppable(FeatureBatches([val], labels_of(dataset.val), 4096, None), self.signals, SINGLE_PROCESS)
         return PreparedBatches(
             dataset,
             self.classifier.head,
@@ -185,7 +185,7 @@ class BatchBuilder:
         wait for that. Raises DataError there if it may not."""
         if self.world.is_first:
             kept = leave_out(self.options, self.dataset, bad)
-            tell_left_out(bad)
+            log_left_out(bad)
             self.world.barrier()
             return kept
         self.world.barrier()
