@@ -63,7 +63,7 @@ def test_pictures_that_are_there_twice(tmp_path: Path, tlkit: Run) -> None:
     assert names(report["repeated"]) == [["train/red/02.png", "train/red/twice.png"]]
     assert report["stops"] == []
     text = tlkit("check", data).out
-    assert "repeated  1 picture both in training and validation, so validation accuracy will be too high" in text
+    assert "repeated  1 picture in both training and validation, so validation accuracy will be too high" in text
     assert f"  {data}/train/red/00.png = {data}/val/red/leak.png" in text
     strict = tlkit("check", data, "--strict")
     assert strict.status == 65
