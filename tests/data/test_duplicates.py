@@ -46,9 +46,9 @@ def test_only_what_is_alike_is_read_whole(tmp_path: Path, monkeypatch: pytest.Mo
     read = []
     digest_of = duplicates.digest_of
 
-    def noted(path: str) -> bytes | None:
-        read.append(os.path.basename(path))
-        return digest_of(path)
+    def noted(sample: Sample) -> bytes | None:
+        read.append(os.path.basename(sample.path))
+        return digest_of(sample)
 
     monkeypatch.setattr(duplicates, "digest_of", noted)
     files = {str(number): bytes([number]) * 5000 for number in range(50)} | {"again": bytes([7]) * 5000}
