@@ -1,4 +1,4 @@
-"""What the programs here share: whole commands timed, rounds and their medians, weights made, tables printed."""
+"""Shared code of the benchmarks: whole commands timed, rounds and their medians, weights made, tables printed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CORES = len(os.sched_getaffinity(0))
 SAMPLE_BACKBONE = "timm/test_byobnet"
 SAMPLE_WEIGHTS = SAMPLE / "backbone.safetensors"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""What torchvision's ImageFolder takes; tlkit goes by content."""
+"""Suffixes that torchvision's ImageFolder takes; tlkit goes by content."""
 
 sys.path.insert(0, str(REPOSITORY))  # what is measured is the tlkit beside this file, whichever is installed
 
@@ -38,7 +38,7 @@ class Finished:
 
 
 def environment(cache: Path | None = None) -> dict[str, str]:
-    """What a measured process sees: this repository's tlkit, the processor only, and the feature store it may use."""
+    """The environment of a measured process: this repository's tlkit, no GPU, and the feature store to use."""
     store = {"TLKIT_CACHE": str(cache)} if cache else {}
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "", **store}
 

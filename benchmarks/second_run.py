@@ -2,7 +2,7 @@
 
     python benchmarks/second_run.py [--images FOLDER] [--backbone timm/resnet18] [--rounds 3]
 
-Prints the seconds that each run spends on features, from the first image to the last vector, measured inside the
+Prints the seconds that each run spends on features, from the first image to the last feature, measured inside the
 process, and how many images passed the backbone, as the run itself counts them. Each round begins with an empty store.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/training_memory.py [--backbone timm/resnet26] [--images FOLDER] [--batch-size 32]
 
-Each way is one `tlkit finetune --unfreeze all` of one epoch on the processor, start-up included; the first row, which
+Each way is one `tlkit finetune --unfreeze all` of one epoch on the CPU, start-up included; the first row, which
 trains the head alone, is what there is beside activations, gradients and optimizer.
 """
 

@@ -1,4 +1,4 @@
-"""A search over vectors that are already computed, against the same trials as commands one after the other.
+"""A search over cached features, against the same trials as commands one after the other.
 
     python benchmarks/tune.py [--trials 100] [--commands 10]
 

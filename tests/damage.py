@@ -73,9 +73,7 @@ def main() -> int:
                 way(str(folder / kind.name))
             opened, wrong = accepted(kind, folder, arguments.cuts, arguments.flips, arguments.seed)
             total += len(wrong)
-            print(
-                f"{label:<14} {opened:>5} damaged files opened, {len(wrong)} accepted or answered wrongly", flush=True
-            )
+            print(f"{label:<14} {opened:>5} damaged files opened, {len(wrong)} accepted or refused wrongly", flush=True)
             for line in wrong[:10]:
                 print(f"  {line}")
     return 1 if total else 0

@@ -61,11 +61,11 @@ def check(backbone: BackboneName, device: str) -> Kind:
         logits = use(classifier, images)
         shipped = classifier.to_plain_network()
     difference = shapes(shipped) ^ plain
-    require(not difference, f"ships other tensors than the plain model has: {sorted(difference)[:3]}")
+    require(not difference, f"exports other tensors than the plain model has: {sorted(difference)[:3]}")
     if device == "cpu":
         with torch.no_grad():
             error = (shipped(images) - logits).abs().max() / logits.abs().max()
-        require(error < 1e-4, f"ships a network whose logits differ by {error:.1e}")
+        require(error < 1e-4, f"exports a network whose logits differ by {error:.1e}")
     size = sum(parameter.numel() for parameter in network.parameters())
     return Kind(f"{type(network).__name__} {classifier.backbone.layers}", size)
 

@@ -1,7 +1,7 @@
 """Runs of tlkit as processes of their own that start in milliseconds: forked from one that has torch loaded.
 
 A test starts the warm process once, and each run is a child of it: a session of its own, its own streams, and, before
-the command, a hook from tests/hooks.py that may patch whatever it likes, as nobody else is in that process.
+the command, a hook from tests/hooks.py that may patch anything, because the process runs nothing else.
 
     with warm_process() as warm:
         process = warm.start(["finetune", ...], hook="interrupt_at_step", step=7, number=15)

@@ -1,4 +1,4 @@
-"""Mutated files, opened as commands open them: each must be refused in our words, or be opened as what it says it is.
+"""Mutated files, opened as commands open them: each must be refused with a tlkit error, or open as its content declares.
 
     python tests/fuzz.py [--cases 10000] [--seed 0] [--workers 2] [TARGET ...]
 
@@ -57,11 +57,11 @@ class Target:
     mutations: Sequence[Mutate]
 
 
-# What is opened.
+# Openers.
 
 
 def read_run(path: str) -> None:
-    """What resume, predict and evaluate take from a run folder's JSON files."""
+    """Read a run folder's JSON files as resume, predict and evaluate do."""
     from tlkit.data.folder import Dataset
     from tlkit.files.run_folder import RunFolder
     from tlkit.model.build import stored_options
@@ -133,7 +133,7 @@ def targets(folder: Path) -> dict[str, Target]:
 
 @dataclass(frozen=True)
 class Case:
-    """What came of one: "opened", "refused, STATUS", or what is wrong with it."""
+    """The outcome of one case: "opened", "refused, STATUS", or the problem."""
 
     number: int
     outcome: str
@@ -173,7 +173,7 @@ def raise_hang(number: int, frame: object) -> None:
 
 
 def work(label: str, target: Target, numbers: range, seed: int, scratch: Path, pipe: int) -> None:
-    """Run the cases of one worker; each is told when it begins and when it has ended."""
+    """Run the cases of one worker; reports when each begins and ends."""
     import torch
 
     torch.set_num_threads(1)

@@ -1,9 +1,9 @@
-"""Runs stopped by a signal at random instants and resumed until they are done, compared with ones never stopped.
+"""Runs stopped by a signal at random instants and resumed until they finish, compared with uninterrupted runs.
 
     python tests/kills.py [--runs 100] [--signal KILL] [--seed 0] [--jobs 2]
 
-Instants are random, most of them inside commits. Prints a line for each run that is not as it should be, and closing
-counts; exits non-zero unless every run ends with the same bits and nothing was ever unreadable or missing.
+Instants are random, most of them inside commits. Prints a line for each run with a problem, then
+totals; exits non-zero unless every run ends bit-identical and no file was ever unreadable or missing.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ KINDS: list[list[str]] = [
     ["--no-cache", "--augment", "light", "--workers", "2"],
     ["--unfreeze", "layer4", "--workers", "0", "--head", "mlp", "--hidden", "8"],
 ]
-"""Ways to train: on vectors, on vectors of augmented views, on images augmented afresh, and below the head."""
+"""Ways to train: on features, on features of augmented views, on freshly augmented images, and with unfrozen layers."""
 
 
 def fingerprint(run: Path) -> dict[str, str]:
-    """What must be the same after any interruption: head, optimizer, history (without the clock), model."""
+    """Digests of all that must survive an interruption: head, optimizer, history (without times), model."""
     last = read_checkpoint(run / "checkpoints" / "last.pt")
     trained = ("epoch", "step", "model_state_dict", "optimizer_state_dict", "scaler_state_dict")
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
@@ -59,12 +59,12 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 @dataclass
 class Record:
-    """What was seen of one run. lost: the most optimizer steps that a stop cost; heard, gone: the longest it took to
-    say that a signal was heard, and to be gone."""
+    """Observations of one run. lost: most optimizer steps that a stop cost. logged, gone: longest seconds until a signal
+    was logged, and until the process ended."""
 
     stops: int = 0
     lost: int = 0
-    heard: float = 0.0
+    logged: float = 0.0
     gone: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -78,7 +78,7 @@ class Trial:
     options: list[str]
 
     def start(self, run: Path, arguments: list[object]) -> Forked:
-        """Start a command of a run, which has a cache of its own: its vectors are computed under fire too."""
+        """Start a command of a run, with its own cache: kills hit the feature extraction too."""
         steps = Path(f"{run}-steps")
         if not steps.exists():
             steps.write_bytes(bytes(8))
@@ -86,7 +86,7 @@ class Trial:
         return self.warm.start(arguments, environment=environment, hook="count_steps", file=str(steps))
 
     def uninterrupted(self, run: Path) -> dict[str, str]:
-        """The fingerprint of a run that nobody stops."""
+        """The fingerprint of an uninterrupted run."""
         process = self.start(run, ["finetune", self.images, "--out", run, *self.options])
         assert process.wait() == 0, process.err.read_text()
         return fingerprint(run)
@@ -145,17 +145,17 @@ def sleep(seconds: float, process: Forked) -> None:
 
 
 def send_and_watch(process: Forked, number: int, record: Record) -> None:
-    """Send a signal, and measure how long it takes to be heard and to be gone."""
+    """Send a signal, and measure how long it takes until it is logged and the process ends."""
     began = time.monotonic()
     process.send(number)
     if number == signal.SIGKILL:
         return
     name = signal.Signals(number).name
-    heard = False
+    logged = False
     while process.poll() is None and time.monotonic() - began < LONGEST:
-        if not heard and name in process.err.read_text():
-            heard = True
-            record.heard = max(record.heard, time.monotonic() - began)
+        if not logged and name in process.err.read_text():
+            logged = True
+            record.logged = max(record.logged, time.monotonic() - began)
         time.sleep(0.002)
     record.gone = max(record.gone, time.monotonic() - began)
     if process.poll() is None:
@@ -217,7 +217,7 @@ def main() -> int:
     print(f"checkpoints unreadable or missing, and other problems: {problems}")
     print(f"most work lost: {max(r.lost for r in records)} steps")
     if number != signal.SIGKILL:
-        print(f"longest until heard {max(r.heard for r in records):.2f} s, gone {max(r.gone for r in records):.2f} s")
+        print(f"longest until logged {max(r.logged for r in records):.2f} s, gone {max(r.gone for r in records):.2f} s")
     print(f"{time.monotonic() - began:.0f} seconds")
     return 0 if equal == arguments.runs and not problems else 1
 

@@ -1,4 +1,4 @@
-"""Runs stopped at every kind of instant, under every way to train, that must go on to the same bits.
+"""Runs stopped at every kind of instant, with every way to train: resumed, they must be bit-identical.
 
     python tests/matrix.py [--jobs 2]
 
@@ -78,7 +78,7 @@ class Matrix:
         return [*where, *size, "--workers", cell.workers, "--save-every", every, *WAYS[cell.way]]
 
     def uninterrupted(self, threads: int, way: str) -> dict[str, str]:
-        """What runs of this kind must end with."""
+        """The expected fingerprint of runs of this kind."""
         run = self.root / f"whole-{threads}-{way}"
         command = self.command(run, Cell(threads, "nowhere", 1, way))
         status, _, err = self.warm.run(command, threads=threads, environment=self.environment)
@@ -95,7 +95,7 @@ class Matrix:
             return f"{cell}: was not stopped but ended with {status}: {err}"
         status, _, err = self.warm.run(["resume", run], **how)
         if status != 0:
-            return f"{cell}: could not go on ({status}): {err}"
+            return f"{cell}: could not resume ({status}): {err}"
         return "" if fingerprint(run) == self.expected(cell.threads, cell.way) else f"{cell}: other bits"
 
 

@@ -69,7 +69,7 @@ def as_torchscript(value: Any) -> bytes:
 
 
 class Module(torch.nn.Module):
-    """A whole model, as torch.save writes it where nobody thinks of others."""
+    """A whole model, as plain torch.save writes it."""
 
     def __init__(self, canary: Canary) -> None:
         super().__init__()

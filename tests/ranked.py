@@ -43,7 +43,7 @@ class Thread(World):
 
 
 def in_threads(size: int, work: Callable[[World], Result]) -> list[Result]:
-    """What each of so many ranks makes of the same work."""
+    """The result of the same work on each rank."""
     meeting, table = threading.Barrier(size), [None] * size
     with ThreadPoolExecutor(size) as pool:
         return list(pool.map(lambda rank: work(Thread(rank, size, meeting, table)), range(size)))
@@ -77,8 +77,8 @@ def start_ranks(
     return started
 
 
-def told(warm: Warm) -> list[str]:
-    """What ranks have left of their errors for a launcher to tell, oldest first."""
+def reported_errors(warm: Warm) -> list[str]:
+    """The errors that ranks left for the launcher, oldest first."""
     notes = [json.loads(file.read_text()) for file in warm.folder.glob("*/attempt/*/error.json")]
     return [note["message"]["message"] for note in sorted(notes, key=lambda note: note["time"])]
 
@@ -87,7 +87,7 @@ def run_ranks(warm: Warm, size: int, arguments: Sequence[object], **how: Any) ->
     """Exit status and streams of the first of so many ranks; one alone is a process as any. All must end well."""
     ranks = start_ranks(warm, size, arguments, **how) if size > 1 else [warm.start(arguments)]
     statuses = [rank.wait() for rank in ranks]
-    assert statuses[1:] == [0] * (size - 1), (statuses, ranks[0].err.read_text(), told(warm))
+    assert statuses[1:] == [0] * (size - 1), (statuses, ranks[0].err.read_text(), reported_errors(warm))
     assert [rank.out.read_text() + rank.err.read_text() for rank in ranks[1:]] == [""] * (size - 1)
     return statuses[0], ranks[0].out.read_text(), ranks[0].err.read_text()
 

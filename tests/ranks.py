@@ -1,4 +1,4 @@
-"""Ranks killed at random instants: gone soon, nothing left, and the run goes on to the bits of one never stopped.
+"""Ranks killed at random instants: the job ends soon, leaves no process, and the resumed run is bit-identical.
 
     python tests/ranks.py [--kills 20] [--ranks 2] [--seed 0]
 
@@ -40,14 +40,14 @@ SMALL = ["--backbone", BACKBONE, "--weights", "none", "--image-size", "64", "--b
 
 @dataclass
 class Kill:
-    """What came of one. gone: seconds until the job was."""
+    """The outcome of one kill. gone: seconds until the job ended."""
 
     gone: float = 0.0
     problems: list[str] = field(default_factory=list)
 
 
 def start(images: Path, run: Path, ranks: int, kind: list[str]) -> subprocess.Popen[str]:
-    """Start a run, or go on with it; each has a cache of its own."""
+    """Start or resume a run; each has its own cache."""
     words = ["finetune", images, "--out", run, *SMALL, "--epochs", 12, "--save-every", 0, *kind]
     if (run / "options.json").exists():
         words = ["resume", run]
@@ -100,7 +100,7 @@ def kill_one(images: Path, run: Path, ranks: int, kind: list[str], victim: int, 
     again = start(images, run, ranks, kind)
     _, err = again.communicate()
     if again.returncode:
-        found.problems.append(f"did not go on ({again.returncode}): {err}")
+        found.problems.append(f"did not resume ({again.returncode}): {err}")
     return found
 
 
@@ -129,7 +129,7 @@ def main() -> int:
             same = not found.problems and fingerprint(run) == expected[which]
             equal += same
             records.append(found)
-            how = f"rank {victim} after {seconds:.2f} s ({' '.join(KINDS[which]) or 'vectors'})"
+            how = f"rank {victim} after {seconds:.2f} s ({' '.join(KINDS[which]) or 'features'})"
             print(f"{number}: {how}: gone in {found.gone:.1f} s, {'equal' if same else 'DIFFERENT'}", flush=True)
             for problem in found.problems:
                 print(f"    {problem}", flush=True)

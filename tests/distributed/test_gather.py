@@ -1,4 +1,4 @@
-"""What ranks tell each other of images that lie elsewhere on each, and of what they compute with."""
+"""Ranks exchange errors of images at different local paths, and compare their environments."""
 
 from __future__ import annotations
 

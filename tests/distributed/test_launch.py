@@ -1,4 +1,4 @@
-"""Of ranks that failed, the one whose fault it was is heard."""
+"""Of several failed ranks, the error of the cause is printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What enters the classifier is kept for the pass that made it, and for no longer."""
+"""The input of the classifier is kept during its own pass only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A quickened network gives the same outputs, and leaves the network it was made from as it was."""
+"""An optimized network gives the same outputs and does not change the original."""
 
 from __future__ import annotations
 

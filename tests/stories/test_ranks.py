@@ -16,7 +16,7 @@ import torch
 from tests.conftest import BACKBONE, write_folder, write_image
 from tests.forked import Warm
 from tests.kills import fingerprint, read_checkpoint
-from tests.ranked import run_ranks, start_ranks, told
+from tests.ranked import reported_errors, run_ranks, start_ranks
 from tlkit.distributed.env import LAUNCHER
 
 SMALL = ["--backbone", BACKBONE, "--weights", "none", "--image-size", 64, "--workers", 0]
@@ -133,7 +133,7 @@ def failure_of(warm: Warm, command: list[object], **how: Any) -> tuple[int, str]
     started[1].send(signal.SIGTERM)
     started[1].wait()
     assert started[1].err.read_text() == ""
-    return status, told(warm)[-1]
+    return status, reported_errors(warm)[-1]
 
 
 def test_ranks_with_other_options_are_refused(warm: Warm, images: Path, tmp_path: Path) -> None:
@@ -186,10 +186,10 @@ def test_of_a_rank_that_is_killed_the_others_say_nothing(warm: Warm, images: Pat
     """Its launcher knows better; for scripts it is in status.json."""
     command = ["finetune", images, "--out", tmp_path / "run", "--epochs", 2, *SMALL, "--unfreeze", "layer4"]
     hooks = {1: {"hook": "interrupt_at_step", "step": 1, "number": int(signal.SIGKILL)}}
-    before = len(told(warm))
+    before = len(reported_errors(warm))
     ranks = start_ranks(warm, 2, command, hooks=hooks)
     assert [rank.wait() for rank in ranks] == [71, -9]
-    assert "tlkit finetune: " not in ranks[0].err.read_text() and len(told(warm)) == before
+    assert "tlkit finetune: " not in ranks[0].err.read_text() and len(reported_errors(warm)) == before
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 71)
     assert status["error"].startswith("ranks: another rank is gone, or does not answer (")
@@ -219,7 +219,9 @@ def test_a_path_that_is_missing_on_a_machine_is_said_there(warm: Warm, images: P
     ranks[0].send(signal.SIGTERM)
     ranks[0].wait()
     problem = "cannot be read: No such file or directory"
-    assert told(warm)[-1] == f"tlkit finetune: {tmp_path}/nowhere: {problem} (rank 1 on {socket.gethostname()})"
+    assert (
+        reported_errors(warm)[-1] == f"tlkit finetune: {tmp_path}/nowhere: {problem} (rank 1 on {socket.gethostname()})"
+    )
 
 
 def test_what_a_restart_cannot_mend_is_not_tried_again(warm: Warm, images: Path, tmp_path: Path) -> None:
