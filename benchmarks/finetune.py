@@ -3,9 +3,9 @@
     python benchmarks/finetune.py [--images FOLDER] [--backbones torchvision/resnet50 ...] [--rival-epochs 2]
 
 All sides have the same images, division, weights, epochs and batch size; tlkit begins each round with an empty
-feature cache. The bound is one decode pass and one pass of the bare backbone over the same images on all cores; start-up is a
-Python that imports torch, torchvision and timm. Rivals run the backbone in every epoch: --rival-epochs N runs N of
-them, and adds the missing ones at the median seconds of those that ran.
+feature cache. The bound is one decode pass and one pass of the bare backbone over the same images on all cores;
+start-up is a Python that imports torch, torchvision and timm. Rivals run the backbone in every epoch:
+--rival-epochs N runs N of them, and adds the missing ones at the median seconds of those that ran.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mutated files, opened as commands open them: each must be refused with a tlkit error, or open as its content declares.
+"""Mutated files, opened as commands open them: each must be refused with a tlkit error, or open as what it declares.
 
     python tests/fuzz.py [--cases 10000] [--seed 0] [--workers 2] [TARGET ...]
 

@@ -59,8 +59,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 @dataclass
 class Record:
-    """Observations of one run. lost: most optimizer steps that a stop cost. logged, gone: longest seconds until a signal
-    was logged, and until the process ended."""
+    """Observations of one run. lost: most optimizer steps that a stop cost. logged, gone: longest seconds until a
+    signal was logged, and until the process ended."""
 
     stops: int = 0
     lost: int = 0
