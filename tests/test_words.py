@@ -62,7 +62,7 @@ FILES = [
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "decisions" not in path.parts),
 ]
 
-LEFT = 316
+LEFT = 326
 """Phrases that are still to be replaced; 0 when every room is done."""
 
 
