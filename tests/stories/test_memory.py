@@ -178,8 +178,8 @@ def test_a_run_goes_on_with_one_device_of_two(images: Path, tmp_path: Path, tlki
 @pytest.mark.parametrize(
     ("more", "status", "line"),
     [
-        (["--parallel", "model"], 69, "--parallel model: needs 2 devices, but this machine shows "),
-        (["--parallel", "data"], 69, "--parallel data: needs 2 devices, but this machine shows "),
+        (["--parallel", "model"], 69, "--parallel model: needs 2 devices, but this machine has "),
+        (["--parallel", "data"], 69, "--parallel data: needs 2 devices, but this machine has "),
         (["--parallel", "model", "--device", "cuda:7,cuda:8"], 69, "--device: cuda:7 is not available"),
         (
             ["--parallel", "model", "--device", "cpu,cpu", "--split-at", "layer9"],
