@@ -67,7 +67,7 @@ TOLERANCE = 1e-4
 class FeatureJob:
     """The facts that decide which backend computes features.
 
-    images: of the dataset, times the views of each, whether they are cached or not. device: as kinds_of_devices names it.
+    images: of the dataset, times the views of each, whether they are cached or not. device: its kind, or both kinds.
     backbone_runs_once: not once per epoch. processes: that share the work.
     """
 
