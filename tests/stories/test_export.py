@@ -133,7 +133,7 @@ def test_a_network_that_asks_for_the_version_of_its_state_dict(images: Path, tmp
     assert torch.equal(logits_of(plain), logits_of(open_model(str(tmp_path / "run")).network))
     refused = tlkit("export", tmp_path / "run", "--format", "safetensors", "--output", tmp_path / "a.safetensors")
     assert (refused.status, refused.out) == (2, "")
-    assert "--format safetensors: cannot hold the version" in refused.err
+    assert "--format safetensors: cannot hold the state dict version" in refused.err
     assert not (tmp_path / "a.safetensors").exists()
 
 
