@@ -1,4 +1,4 @@
-"""tlkit cache: what is kept between runs, and how to be rid of it."""
+"""tlkit cache: list or clear the features and backbone graphs kept between runs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tlkit.terminal import compact, count, log_status, write_stdout
 
 
 def cache(options: CacheOptions) -> int:
-    """List the spaces of the feature store, the one used last first; or remove them all."""
+    """List the feature sets, most recently used first; or remove them all. Returns the exit status."""
     folder = cache_folder()
     if options.clear:
         try:
             freed = clear(folder)
         except OSError as error:
             raise OutputError(folder, f"cannot be cleared: {error.strerror}") from error
-        log_status("cleared", f"{compact(freed)}B of vectors and graphs in {folder}")
+        log_status("cleared", f"{compact(freed)}B of features and graphs in {folder}")
         return DONE
-    spaces = sorted(map(summarize, list_feature_sets(os.path.join(folder, LAYOUT))), key=lambda s: s.used, reverse=True)
-    log_status("cache", f"{folder}: {count(len(spaces), 'space')}, {compact(sum(s.size for s in spaces))}B")
-    for space in spaces:
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(space.used)) if space.used else "-"
-        known = [str(space.description.get(name, "-")) for name in ("backbone", "weights", "precision", "engine")]
-        write_stdout("\t".join([*known, str(space.vectors), str(space.size), used, space.folder]) + "\n")
+    sets = sorted(map(summarize, list_feature_sets(os.path.join(folder, LAYOUT))), key=lambda s: s.used, reverse=True)
+    log_status("cache", f"{folder}: {count(len(sets), 'feature set')}, {compact(sum(s.size for s in sets))}B")
+    for found in sets:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.used)) if found.used else "-"
+        known = [str(found.description.get(name, "-")) for name in ("backbone", "weights", "precision", "engine")]
+        write_stdout("\t".join([*known, str(found.vectors), str(found.size), used, found.folder]) + "\n")
     return DONE
