@@ -1,6 +1,4 @@
-"""One image, whole process: model.pt and model.onnx against what imports and one forward pass take anyway.
-
-Of model.pt twice: with an empty cache, and once its graph for onnxruntime is kept, as it is after a longer command.
+"""One image, whole process: model.pt by torch and a run folder by model.onnx, compared with imports and one forward pass.
 
 python benchmarks/cold_start.py [--images FOLDER] [--backbone timm/resnet18] [--rounds 5]
 """
@@ -15,7 +13,6 @@ from pathlib import Path
 
 from common import SAMPLE, TLKIT, in_turn, list_images, ratios, run, spread, table, weights_of
 
-KEPT = "tlkit predict model.pt, graph kept"
 IMPORTS = "import torch, torchvision, timm"
 FORWARD = """
 import sys
@@ -41,10 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         commands = prepare(options, folder)
-        caches = {KEPT: folder / "kept"}
-        sides = {
-            side: lambda s=side, c=c: run(c, caches.get(s, folder / "empty")).seconds for side, c in commands.items()
-        }
+        sides = {side: lambda c=c: run(c, folder / "empty").seconds for side, c in commands.items()}
         found = in_turn(sides, options.rounds)
     imports = found[IMPORTS]
     table(
@@ -59,20 +53,17 @@ def prepare(options: argparse.Namespace, folder: Path) -> dict[str, Sequence[obj
     weights = weights_of(options.backbone, folder, options.weights)
     flags = ["--backbone", options.backbone, "--weights", weights, "--epochs", 1, "--out", folder / "run"]
     run([*TLKIT, "finetune", options.images, *flags], cache=folder / "cache")
-    model, onnx = folder / "run" / "model.pt", folder / "model.onnx"
+    model, onnx = folder / "run" / "model.pt", folder / "run" / "model.onnx"
     name = options.backbone.partition("/")[2]
     commands: dict[str, Sequence[object]] = {
         IMPORTS: [sys.executable, "-c", IMPORTS],
         "the same, and one forward pass by timm": [sys.executable, "-c", IMPORTS + FORWARD, name, weights, image],
         "tlkit predict model.pt": [*TLKIT, "predict", model, image],
     }
-    try:
-        run([*TLKIT, "export", model, "--format", "onnx", "-o", onnx])
-        run([*TLKIT, "predict", model, image, "--engine", "onnxruntime"], cache=folder / "kept")
-        commands["tlkit predict model.onnx"] = [*TLKIT, "predict", onnx, image]
-        commands[KEPT] = commands["tlkit predict model.pt"]
-    except RuntimeError as error:  # this tlkit has no such export, or what it needs is not installed
-        print(f"model.onnx is skipped: {error}", file=sys.stderr)
+    if onnx.exists():
+        commands["tlkit predict RUN, by model.onnx"] = [*TLKIT, "predict", onnx.parent, image]
+    else:
+        print("model.onnx is skipped: it needs tlkit[onnx]", file=sys.stderr)
     return commands
 
 

@@ -7,8 +7,7 @@ bound: decoding and the bare backbone on all cores, one after the other, without
 of each side are compared with timm's image by image; large JPEGs, which tlkit decodes at a reduced scale, apart from
 the rest.
 
-tlkit has a row for model.pt with an empty cache, one for model.pt once its graph for onnxruntime is kept, as it is
-after a longer command, and one for model.onnx. The last two need tlkit[onnx], and are left out without it.
+tlkit has a row for model.pt, run by torch, and one for model.onnx, run by onnxruntime. The second needs tlkit[onnx].
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ Answers = dict[str, tuple[str, float]]
 class Sides:
     """What is compared on one model. Each side is a function of a folder of images that gives seconds.
 
-    kept: a cache that holds the model's graph. onnx: its export. None without tlkit[onnx]. answers: of each side, as
-    they last were.
+    onnx: the run's model.onnx; None without tlkit[onnx]. answers: the last predictions of each side.
     """
 
     backbone: str
@@ -57,7 +55,6 @@ class Sides:
     model: Path
     state: Path
     classes: list[str]
-    kept: Path | None
     onnx: Path | None
     answers: dict[str, Answers] = field(default_factory=dict)
 
@@ -66,17 +63,15 @@ class Sides:
         sides: dict[str, Callable[[Path], float]] = {}
         for precision in precisions:
             name = f"model.pt, {precision}"
-            sides[name] = partial(self.tlkit, name, self.model, None, "--precision", precision)
-        if self.kept is not None and self.onnx is not None:
-            sides["model.pt, graph kept"] = partial(self.tlkit, "model.pt, graph kept", self.model, self.kept)
-            sides["model.onnx"] = partial(self.tlkit, "model.onnx", self.onnx, None)
+            sides[name] = partial(self.tlkit, name, self.model, "--precision", precision)
+        if self.onnx is not None:
+            sides["model.onnx"] = partial(self.tlkit, "model.onnx", self.onnx)
         return {**sides, TIMM: self.timm}
 
-    def tlkit(self, name: str, model: Path, cache: Path | None, *flags: str, images: Path) -> float:
-        """cache: None for an empty one."""
+    def tlkit(self, name: str, model: Path, *flags: str, images: Path) -> float:
         with tempfile.TemporaryDirectory() as empty:
             command = [*TLKIT, "predict", model, images, "--format", "jsonl", *flags]
-            ended = run(command, cache=cache or Path(empty))
+            ended = run(command, cache=Path(empty))
         records = map(json.loads, ended.out.splitlines())
         self.answers[name] = {record["path"]: (record["label"], record["probability"]) for record in records}
         return ended.seconds
@@ -143,18 +138,13 @@ def copy_images(source: Path, repeat: int, folder: Path, most: int | None = None
 def prepare(backbone: str, weights: Path, images: Path, folder: Path) -> Sides:
     """A model after one epoch, for tlkit and as the plain state dict that timm loads."""
     model, state, onnx = folder / "model.pt", folder / "state.pt", folder / "model.onnx"
-    cache = folder.with_suffix(".cache")
     flags = ["--backbone", backbone, "--weights", weights, "--epochs", 1, "--out", folder]
-    run([*TLKIT, "finetune", images, *flags], cache=cache)
+    run([*TLKIT, "finetune", images, *flags], cache=folder.with_suffix(".cache"))
     run([*TLKIT, "export", model, "--format", "state_dict", "-o", state])
     classes = list(json.loads((folder / "split.json").read_text())["classes"])
-    try:
-        run([*TLKIT, "export", model, "--format", "onnx", "-o", onnx])
-        run([*TLKIT, "predict", model, list_images(images)[0], "--engine", "onnxruntime"], cache=cache)
-    except RuntimeError as error:
-        print(f"onnxruntime is left out: {error}", file=sys.stderr)
-        return Sides(backbone, weights, model, state, classes, None, None)
-    return Sides(backbone, weights, model, state, classes, cache, onnx)
+    if not onnx.exists():
+        print("onnxruntime is left out: it needs tlkit[onnx]", file=sys.stderr)
+    return Sides(backbone, weights, model, state, classes, onnx if onnx.exists() else None)
 
 
 def compare(
