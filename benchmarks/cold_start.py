@@ -1,4 +1,4 @@
-"""One image, whole process: model.pt by torch and a run folder by model.onnx, compared with imports and one forward pass.
+"""One image, whole process: model.pt by torch, a run by model.onnx, compared with imports and one forward pass.
 
 python benchmarks/cold_start.py [--images FOLDER] [--backbone timm/resnet18] [--rounds 5]
 """
