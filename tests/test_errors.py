@@ -17,11 +17,11 @@ def system_error(number: int) -> OSError:
 
 
 MEANINGS: list[tuple[Exception, int, str]] = [
-    (MemoryError(), 71, "memory: is used up (MemoryError)"),
-    (RuntimeError("CUDA out of memory.\nMore"), 71, "memory: is used up (CUDA out of memory.)"),
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 71, "used up"),
-    (RuntimeError("std::bad_alloc"), 71, "used up"),
-    (system_error(errno.ENOMEM), 71, "used up"),
+    (MemoryError(), 71, "memory: out of memory (MemoryError)"),
+    (RuntimeError("CUDA out of memory.\nMore"), 71, "memory: out of memory (CUDA out of memory.)"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 71, "out of memory"),
+    (RuntimeError("std::bad_alloc"), 71, "out of memory"),
+    (system_error(errno.ENOMEM), 71, "out of memory"),
     (system_error(errno.ENOSPC), 74, "some file: cannot be written: No space left"),
     (system_error(errno.EFBIG), 74, "some file: cannot be written: File too large"),
     (system_error(errno.EIO), 74, "some file: cannot be read or written: Input/output"),

@@ -72,7 +72,7 @@ def test_every_command_that_opens_files_looks(
     monkeypatch.setattr(versions, "version", lambda name: "1.0" if name == package else "99.0")
     result = tlkit(*words)
     assert (result.status, result.out) == (69, "")
-    assert result.err.startswith(f"tlkit {words[0]}: {package}: version 1.0 has known holes")
+    assert result.err.startswith(f"tlkit {words[0]}: {package}: version 1.0 has known security holes")
 
 
 def test_an_old_onnx_writes_no_file(

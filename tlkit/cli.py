@@ -132,7 +132,7 @@ def command_named(words: list[str]) -> str:
 
 
 def usage_error(error: typer.TyperException, command: str) -> UsageError:
-    """An error of typer's parser in our words."""
+    """An error of typer's parser as one of tlkit's, with a suggestion."""
     from tlkit.options import suggest
 
     flag = getattr(error, "option_name", None)
@@ -179,7 +179,7 @@ def invoke(words: list[str]) -> int:
         get_completion_inspect_parameters()  # registers the shells
     for name, entry in COMMANDS.items():
         complete = name == command or COMPLETE in os.environ
-        program.command(name, cls=Command, help=entry.summary)(callback_of(name, complete))
+        program.command(name, cls=Command, help=entry.summary, short_help=entry.summary)(callback_of(name, complete))
     return program(words, prog_name="tlkit", standalone_mode=False) or DONE
 
 

@@ -1,4 +1,4 @@
-"""Every error that is the user's to mend, each kind with its exit code."""
+"""Errors that a user can act on, each kind with its exit code."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import ClassVar
 
 
 def escape_name(text: str) -> str:
-    r"""A file name as one harmless line: what a terminal would act on, or cannot show, is written as \x1b or \n."""
+    r"""A file name on one line; control characters and characters that cannot be shown are written as \x1b or \n."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class TlkitError(Exception):
     """A problem a person can act on.
 
-    subject: the file, folder or flag it is about. problem: what was found and what was expected.
-    hint: what to do, on the lines after the first. The first line a user sees is
-    ``tlkit COMMAND: SUBJECT: PROBLEM``.
+    subject: the file, folder or flag. problem: what is wrong, and what was expected. hint: how to fix it, on further
+    lines. The first line is ``tlkit COMMAND: SUBJECT: PROBLEM``.
     """
 
     exit_code: ClassVar[int] = 1
@@ -29,25 +28,25 @@ class TlkitError(Exception):
 
 
 class UsageError(TlkitError):
-    """Flags that are wrong, or do not go together."""
+    """Invalid options, or an invalid combination of them."""
 
     exit_code = 2
 
 
 class DataError(TlkitError):
-    """Images, folders or files whose content is bad; a loss that is no longer a number."""
+    """Images, folders or files with invalid content; a loss that is not finite."""
 
     exit_code = 65
 
 
 class MissingInputError(TlkitError):
-    """A named input that is not there or cannot be read."""
+    """A named input that does not exist or cannot be read."""
 
     exit_code = 66
 
 
 class UnavailableError(TlkitError):
-    """Weights or a device that cannot be had here."""
+    """Weights or a device that are not available."""
 
     exit_code = 69
 
@@ -59,7 +58,7 @@ class ResourceError(TlkitError):
 
 
 class LostRankError(ResourceError):
-    """Another rank of the job is gone, or does not answer: what happened there is for it, or its launcher, to say."""
+    """Another process of the job died or does not respond. It, or its launcher, reports the cause."""
 
 
 class OutputError(TlkitError):
@@ -69,67 +68,71 @@ class OutputError(TlkitError):
 
 
 class StorageError(TlkitError):
-    """An input/output error while working: a full disk, a failing device."""
+    """An input/output error: a full disk, a failing device."""
 
     exit_code = 74
 
 
 class UnsafeError(TlkitError):
-    """A file that would run code if it were opened."""
+    """A file that would run code when opened."""
 
     exit_code = 77
 
 
 class MismatchError(TlkitError):
-    """A checkpoint that does not fit the options, the weights or this version."""
+    """A checkpoint that does not match the options, the weights or this version."""
 
     exit_code = 78
 
 
-MEMORY_IS_USED_UP = ("out of memory", "llocate memory", "bad_alloc", "bad allocation")
-"""As CUDA, torch's own allocator, the system, and the C++ library say it."""
+OUT_OF_MEMORY = ("out of memory", "llocate memory", "bad_alloc", "bad allocation")
+"""Phrases in the messages of CUDA, torch's allocator, the system and the C++ library."""
 
 
-RANK_IS_LOST = ("gloo/", "NCCL", "DistBackendError", "DistNetworkError", "DistStoreError")
-"""How torch's transports between ranks say that the other end does not answer: by their name."""
+LOST_RANK = ("gloo/", "NCCL", "DistBackendError", "DistNetworkError", "DistStoreError")
+"""Names of torch's transports between processes, which appear in the messages of lost connections."""
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 FAILING = (*FULL, errno.EIO)
-"""What a disk answers that has no room, or is broken."""
+"""Error numbers of a full or broken disk."""
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says; its kind if it says nothing."""
+    """The first line of an exception's message; its class name if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def is_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory is used up, which is nobody's fault."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in MEMORY_IS_USED_UP)
+    """Whether an exception means out of memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def is_lost_rank(error: BaseException) -> bool:
-    """Whether an exception says that the way to another rank is broken."""
-    return isinstance(error, RuntimeError) and any(w in f"{type(error).__name__}: {error}" for w in RANK_IS_LOST)
+    """Whether an exception means a lost connection to another process."""
+    return isinstance(error, RuntimeError) and any(w in f"{type(error).__name__}: {error}" for w in LOST_RANK)
 
 
 def to_tlkit_error(error: Exception) -> TlkitError:
-    """An exception as the error it means: itself if it is one of ours, else memory at its end, or a bug."""
+    """An exception as a TlkitError: out of memory, a lost process, a full disk, or a bug."""
     if isinstance(error, TlkitError):
         return error
     text = first_line(error)
     if is_memory(error):
-        return ResourceError("memory", f"is used up ({text})", "Try a smaller --batch-size or --image-size.")
+        return ResourceError("memory", f"out of memory ({text})", "Try a smaller --batch-size or --image-size.")
     if is_lost_rank(error):
         reason = text.partition(". ")[0]
-        return LostRankError("ranks", f"another rank is gone, or does not answer ({reason})")
+        return LostRankError("processes", f"another process died or does not respond ({reason})")
     if isinstance(error, OSError) and error.errno in FAILING:
         subject, what = ("output", "written") if error.errno in FULL else ("a file", "read or written")
         return StorageError(error.filename or subject, f"cannot be {what}: {error.strerror}")
-    return TlkitError("unexpected error", f"{type(error).__name__}: {text}", "Run it again with --debug to see where.")
+    return TlkitError(
+        "unexpected error",
+        f"{type(error).__name__}: {text}",
+        "This is a bug in tlkit. Run the command again with --debug and report the traceback.",
+    )
 
 
 DONE = 0

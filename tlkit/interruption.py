@@ -1,4 +1,4 @@
-"""Signals: finish what must be whole, then end the way the signal asks."""
+"""Signals: finish writes that must be complete, then end by the signal."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from types import FrameType
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-ONE_WISH = 0.3
-"""Seconds within which signals count as one: terminals that close, and programs that pass signals on, send pairs."""
+SAME_SIGNAL = 0.3
+"""Seconds within which signals count as one: closing terminals and forwarding programs send pairs."""
 
 
 class Interrupted(BaseException):
-    """A signal asked this process to end. Not an Exception, so that no clean-up code swallows it."""
+    """A signal requests the end of this process. A BaseException, so that no `except Exception` swallows it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -28,9 +28,9 @@ class Interrupted(BaseException):
 
 
 class Interruption:
-    """Where a signal is noticed: at once by an Interrupted exception, or inside `deferred` by a flag.
+    """Turns signals into an Interrupted exception at once, or inside `deferred` into a flag.
 
-    announcement: what to tell a person at once is being done; nothing if it is empty.
+    announcement: the message printed when a signal arrives; none if empty.
     """
 
     def __init__(self, announcement: str = "") -> None:
@@ -40,24 +40,24 @@ class Interruption:
         self._raised = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler. Python calls it between two of its own instructions, so not inside a long computation."""
+        """The signal handler. Python calls it between bytecodes, so not inside a long computation in C."""
         self.requested = self.requested or number
-        if not self._deferring and not self._raised:  # no second one disturbs what the first makes whole
+        if not self._deferring and not self._raised:  # a second signal must not interrupt the cleanup after the first
             self.raise_if_requested()
 
     def watch(self, descriptor: int, numbers: list[int]) -> None:
-        """Read the numbers of signals as they come, also while the main thread computes: say that one was heard; a
-        second wish does not wait. Ends with the stream."""
-        heard_at: float | None = None
+        """Read signal numbers in a thread, also while the main thread computes: print the announcement at the first
+        signal, end the process at once at a second. Returns when the stream ends."""
+        first_at: float | None = None
         while received := os.read(descriptor, 1):
             number = received[0]
             if number not in numbers:
                 continue
-            if heard_at is not None:
-                if time.monotonic() - heard_at > ONE_WISH:
+            if first_at is not None:
+                if time.monotonic() - first_at > SAME_SIGNAL:
                     die_at_once_by(number)
                 continue
-            heard_at = time.monotonic()
+            first_at = time.monotonic()
             self.requested = self.requested or number
             if self.announcement:
                 with contextlib.suppress(OSError):
@@ -65,7 +65,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def deferred(self, announcement: str) -> Iterator[None]:
-        """Inside, a signal only sets `requested`; the code inside asks `raise_if_requested` where it may stop."""
+        """Inside, a signal only sets `requested`; the code calls `raise_if_requested` where it can stop."""
         before, self.announcement = self.announcement, announcement
         self._deferring = True
         try:
@@ -76,7 +76,7 @@ class Interruption:
         self.raise_if_requested()
 
     def raise_if_requested(self) -> None:
-        """Raise Interrupted if a signal came."""
+        """Raise Interrupted if a signal arrived."""
         if self.requested is not None:
             self._raised = True
             raise Interrupted(self.requested)
@@ -84,9 +84,9 @@ class Interruption:
 
 @contextlib.contextmanager
 def handled(announcement: str = "") -> Iterator[Interruption]:
-    """Handle SIGINT, SIGTERM and SIGHUP inside; afterwards the handlers are as before."""
+    """Handle SIGINT, SIGTERM and SIGHUP inside; restore the handlers afterwards."""
     interruption = Interruption(announcement)
-    # What is ignored stays ignored: nohup and background jobs of scripts count on it.
+    # Ignored signals stay ignored: nohup and background jobs rely on it.
     wanted = [number for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
     listening, report_failures = os.pipe()
     os.set_blocking(report_failures, False)
@@ -94,21 +94,21 @@ def handled(announcement: str = "") -> Iterator[Interruption]:
         target=interruption.watch, args=(listening, [*map(int, wanted)]), name="signals", daemon=True
     )
     watcher.start()
-    told_before = signal.set_wakeup_fd(report_failures, warn_on_full_buffer=False)
+    previous_fd = signal.set_wakeup_fd(report_failures, warn_on_full_buffer=False)
     previous = {number: signal.signal(number, interruption.handle) for number in wanted}
     try:
         yield interruption
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(told_before)
+        signal.set_wakeup_fd(previous_fd)
         os.close(report_failures)
         watcher.join()
         os.close(listening)
 
 
 def die_by(number: int) -> None:
-    """End this process by the signal itself, so that the parent sees how it died."""
+    """End this process by the signal itself, so that the parent sees the cause."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -117,7 +117,7 @@ def die_by(number: int) -> None:
 
 
 def die_at_once_by(number: int) -> None:
-    """The same from any thread, whatever the main thread is at."""
-    # signal.signal works in the main thread only, which may be inside a long computation.
+    """End this process by the signal from any thread, even if the main thread is busy."""
+    # signal.signal works in the main thread only, which may be computing.
     ctypes.CDLL(None).signal(ctypes.c_int(number), ctypes.c_void_p(signal.SIG_DFL))
     os.kill(os.getpid(), number)

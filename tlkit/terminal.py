@@ -1,4 +1,4 @@
-"""Talk for people on standard error, with progress bars where it is a terminal; data alone on standard output."""
+"""Status lines and progress bars on standard error; nothing but data on standard output."""
 
 from __future__ import annotations
 
@@ -20,42 +20,41 @@ STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
 
 
 data_output = STANDARD_OUTPUT
-"""Where data goes: standard output, or inside `output_for_data_alone` what that keeps of it."""
+"""The descriptor for data: standard output, or its copy inside `output_for_data_alone`."""
 
 
 beside_bars: Callable[[], str] = str
-"""What progress bars show beside themselves: nothing, unless a command has something to show."""
+"""Text next to progress bars; empty unless a command sets it."""
 
 
 def show_beside_bars(note: Callable[[], str]) -> None:
-    """Ask for this, and show it, whenever a bar moves."""
+    """Show the text that this function returns next to progress bars."""
     global beside_bars
     beside_bars = note
 
 
 def log_status(label: str, text: str) -> None:
-    """One line with a short label in front, as in `data      5 classes`."""
+    """Print one status line with a short label: `data      5 classes`."""
     print_error(f"{label:<9} {text}")
 
 
 def print_error(*lines: str) -> None:
-    """Lines on standard error; what would steer a terminal is escaped. That nobody reads them ends nothing."""
+    """Print lines on standard error, control characters escaped. Errors of writing are ignored."""
     text = escape_control_chars("\n".join(lines)) + "\n"
-    # Past the buffer of sys.stderr: what that cannot write, it tries again, and fails, when the process ends.
+    # Not through sys.stderr, which would try again at exit to write a failed line.
     with contextlib.suppress(OSError):
         write_lines(STANDARD_ERROR, text.encode(sys.stderr.encoding or "utf-8", "backslashreplace"))
 
 
 def escape_control_chars(text: str) -> str:
-    r"""Text of which a terminal obeys nothing but newline and tab; what else it would act on is written as \x1b."""
+    r"""Text without control characters: all except newline and tab are written as \x1b."""
     return "\n".join("\t".join(map(escape_name, line.split("\t"))) for line in text.split("\n"))
 
 
 def write_stdout(data: str | bytes) -> None:
-    """Write data to standard output now: whole lines, file names as they are, but harmless on a terminal.
+    """Write data to standard output at once, in whole lines; control characters are escaped on a terminal only.
 
-    A reader that has left ends this process by SIGPIPE, as any filter; having nothing to write is enough to notice.
-    Raises StorageError if it cannot be written.
+    If the reader has closed the pipe, SIGPIPE ends this process, even if data is empty. Raises StorageError.
     """
     content = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
     if os.isatty(data_output):
@@ -66,7 +65,7 @@ def write_stdout(data: str | bytes) -> None:
 
 @contextlib.contextmanager
 def output_for_data_alone() -> Iterator[None]:
-    """Inside, only `emit` reaches standard output; what libraries print there, from C too, goes to standard error."""
+    """Inside, only `write_stdout` reaches standard output; output of libraries, also from C, goes to standard error."""
     global data_output
     data_output = os.dup(STANDARD_OUTPUT)
     os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)
@@ -82,7 +81,7 @@ def output_for_data_alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def output_for_processes() -> Iterator[None]:
-    """Inside, processes that are started get standard output itself."""
+    """Inside, child processes inherit the real standard output."""
     kept = os.dup(STANDARD_OUTPUT)
     os.dup2(data_output, STANDARD_OUTPUT)
     try:
@@ -94,7 +93,7 @@ def output_for_processes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def output_errors() -> Iterator[None]:
-    """Inside, a reader of standard output that has left ends this process; other errors become a StorageError."""
+    """Inside, a closed standard output ends this process by SIGPIPE; other errors become a StorageError."""
     try:
         yield
     except BrokenPipeError:
@@ -104,9 +103,9 @@ def output_errors() -> Iterator[None]:
 
 
 def write_lines(descriptor: int, content: bytes) -> None:
-    """Write all of it, lines never broken: not by a signal, not by what other processes write to the same pipe.
+    """Write all content, with no line split by a signal or by other processes that write to the same pipe.
 
-    A pipe takes up to PIPE_BUF bytes in one piece, so pieces are whole lines of together no more where they can be.
+    A pipe accepts up to PIPE_BUF bytes atomically, so each write is as many whole lines as fit.
     """
     start = 0
     while True:
@@ -118,7 +117,7 @@ def write_lines(descriptor: int, content: bytes) -> None:
 
 
 def write_unbroken(descriptor: int, piece: memoryview) -> None:
-    """Write a piece. A signal can end the wait for a reader before it, and has to wait in the middle of it."""
+    """Write a piece. Signals can interrupt the wait for the reader, but not the write."""
     ready = select.poll()
     ready.register(descriptor, select.POLLOUT)
     if ready.poll()[0][1] & select.POLLERR:
@@ -128,16 +127,16 @@ def write_unbroken(descriptor: int, piece: memoryview) -> None:
         while piece:
             try:
                 piece = piece[os.write(descriptor, piece) :]
-            except BlockingIOError:  # whoever gave us the descriptor made it so
+            except BlockingIOError:  # the descriptor is non-blocking
                 ready.poll()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def progress(items: Iterable[Item], label: str, total: int, unit: str = "image") -> Iterator[Item]:
-    """Pass items on, with a bar while they last. Items that are sized tuples or tensors count as their length.
+    """Yield the items with a progress bar on a terminal. A tuple counts as the length of its first element.
 
-    The bar shows images per second and the time left; it is drawn on a terminal only.
+    The bar shows images per second and the time left.
     """
     from tqdm import tqdm
 

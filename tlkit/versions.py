@@ -1,4 +1,4 @@
-"""Versions of libraries below which files from outside are not safe, and a refusal to go on with those."""
+"""Minimum versions of libraries that read untrusted files safely, and the check for them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ FLOORS = {
     "pillow": "12.3",  # CVE-2026-25990, CVE-2026-42311 and others: images that write outside their memory
     "onnx": "1.21",  # CVE-2026-27489, CVE-2026-34446, CVE-2026-34447: models that read files outside their folder
 }
-"""The same stands in pyproject.toml (a test compares), but nothing keeps people from installing over it."""
+"""The same versions as in pyproject.toml (a test compares); an older one may have been installed over them."""
 
 
 def require_floor(*packages: str) -> None:
     """Raises UnavailableError for an installed package that is older than its floor."""
     for package in packages:
-        found = version(package)  # who uses what is missing will say so
+        found = version(package)  # a missing package is reported where it is used
         if found is not None and is_refused(package, found):
             raise UnavailableError(
                 package,
-                f"version {found} has known holes that files can use; tlkit needs {FLOORS[package]} or newer",
-                f"Get it by: pip install '{package}>={FLOORS[package]}'",
+                f"version {found} has known security holes; expected {FLOORS[package]} or newer",
+                f"Install it: pip install '{package}>={FLOORS[package]}'",
             )
 
 
 def version(package: str) -> str | None:
-    """The version of an installed package; None if it is not here.
+    """The version of an installed package; None if it is not installed.
 
-    As importlib.metadata has it, whose import takes longer than all else that is looked at before a command begins.
+    Read from the names of metadata folders, because importing importlib.metadata takes too long at startup.
     """
     beginning, end = f"{package}-", ".dist-info"
     for folder in sys.path:
-        with contextlib.suppress(OSError):  # an archive, or nothing at all
+        with contextlib.suppress(OSError):  # an archive, or not a folder
             for name in os.listdir(folder):
                 if name.endswith(end) and name[: len(beginning)].lower() == beginning:
                     return name[len(beginning) : -len(end)]
@@ -44,13 +44,13 @@ def version(package: str) -> str | None:
     from importlib.metadata import version as version_of
 
     try:
-        return version_of(package)  # some other way of installing
+        return version_of(package)  # installed in another way
     except PackageNotFoundError:
         return None
 
 
 def is_refused(package: str, found: str) -> bool:
-    """Whether a version of a package is older than its floor, if it has one."""
+    """Whether a version of a package is older than its minimum."""
     return package in FLOORS and numbers_of(found) < numbers_of(FLOORS[package])
 
 

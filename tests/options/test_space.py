@@ -51,27 +51,27 @@ def test_a_file_says_the_same_as_the_command_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("learning_rat=choice:1,2", "no option of finetune"),
+        ("learning_rat=choice:1,2", "is not a tunable option"),
         ("learning_rate", "NAME=KIND:VALUES"),
         ("learning_rate=0.1", "NAME=KIND:VALUES"),
-        ("learning_rate=normal:0:1", "no kind of values"),
+        ("learning_rate=normal:0:1", "not a kind of values"),
         ("learning_rate=uniform:1:0", "empty range"),
         ("learning_rate=uniform:1:1", "empty range"),
         ("learning_rate=uniform:1", "1 bounds"),
         ("learning_rate=uniform:a:b", "is not a number"),
-        ("learning_rate=uniform:0:inf", "no number to work with"),
-        ("learning_rate=uniform:0:nan", "no number to work with"),
+        ("learning_rate=uniform:0:inf", "not a finite number"),
+        ("learning_rate=uniform:0:nan", "not a finite number"),
         ("learning_rate=loguniform:0:1", "starts above 0"),
         ("learning_rate=choice:", "has no value to try"),
         ("learning_rate=choice:1,,2", "empty value"),
         ("batch_size=uniform:1:8", "whole numbers"),
         ("batch_size=randint:1:8.5", "is not a whole number"),
-        ("batch_size=power-of-two:6:64", "no power of two"),
+        ("batch_size=power-of-two:6:64", "not a power of two"),
         ("optimizer=choice:adamw,adam", "'adam' is not a valid value"),
         ("optimizer=uniform:0:1", "has no range"),
-        ("out=choice:a,b", "no option of finetune that a search can change"),
-        ("resume=choice:a,b", "no option of finetune that a search can change"),
-        ("val=choice:0.1,0.2", "no option of finetune that a search can change"),
+        ("out=choice:a,b", "is not a tunable option"),
+        ("resume=choice:a,b", "is not a tunable option"),
+        ("val=choice:0.1,0.2", "is not a tunable option"),
     ],
 )
 def test_what_makes_no_sense_is_refused_naming_it(text: str, problem: str) -> None:
@@ -90,7 +90,7 @@ def test_a_misspelt_name_is_told_the_right_one() -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("", "empty space"),
+        ("", "is empty; expected lines"),
         ("learning_rate = 3", "not of the form"),
         ("learning_rate = { loguniform = [1], uniform = [2] }", "not of the form"),
         ("learning_rate = { loguniform = 1 }", "not of the form"),
@@ -173,20 +173,20 @@ def test_trials_are_counted(tries: tuple[str, ...], options: dict[str, object], 
         (("learning_rate=uniform:0:1",), {"search": "grid"}, "--search grid", "a range"),
         (("backbone=grid:a,b",), {"samples": 3}, "--samples", "each combination is tried once"),
         (("backbone=grid:a,b",), {"search": "bayesian"}, "--search bayesian", "use choice"),
-        (("learning_rate=uniform:0:1",), {"learning_rate": 0.5}, "--learning-rate", "says what learning_rate may be"),
+        (("learning_rate=uniform:0:1",), {"learning_rate": 0.5}, "--learning-rate", "lists values of learning_rate"),
         (("learning_rate=uniform:-1:1",), {}, "learning_rate=-1", "too small"),
         (("head=choice:linear,mlp", "hidden=choice:8,16"), {}, "head=linear hidden=8", "needs --head mlp"),
         (("augment=choice:none,light",), {"views": 4}, "augment=none", "--views"),
         (("epochs=choice:5,9",), {"views": 4}, "epochs=5", "--views"),
         (("unfreeze=choice:default,layer4",), {"folds": 3}, "--folds", "unfreeze=layer4"),
-        ((), {"folds": 3, "metric": "loss"}, "--metric loss", "does not go with --folds"),
+        ((), {"folds": 3, "metric": "loss"}, "--metric loss", "cannot be combined with --folds"),
         (("epochs=choice:1,50",), {"grace_period": 2}, "--grace-period 2", "longer than the 1 epochs"),
-        ((), {"resume": "runs/x"}, "DATA", "does not go with --resume"),
+        ((), {"resume": "runs/x"}, "DATA", "cannot be combined with --resume"),
         ((), {"data": ""}, "DATA", "is missing"),
         ((), {"log": ["wandb"]}, "--log", "applies to one run; tune writes results.jsonl"),
         ((), {"processes": 2}, "--processes", "applies to one run; tune runs trials in parallel instead"),
         ((), {"parallel": "data"}, "--parallel", "each trial of tune has one device"),
-        ((), {"gpus_per_trial": 1.5}, "--gpus-per-trial 1.5", "neither a share of one GPU nor whole GPUs"),
+        ((), {"gpus_per_trial": 1.5}, "--gpus-per-trial 1.5", "neither a share of one GPU nor a whole number"),
         (("unfreeze=choice:default,layer4",), {"batch_size": "auto"}, "--batch-size auto", "(unfreeze=layer4)"),
         ((), {"device": "cuda:1"}, "--device cuda:1", "Ray gives each trial its GPU"),
     ],
@@ -207,7 +207,7 @@ def test_what_is_shared_need_only_go_with_what_is_tried() -> None:
 def test_a_search_that_goes_on_may_be_given_what_and_how_much_to_use() -> None:
     assert tune(ray_address="none").cluster is None
     assert TuneOptions(resume="runs/x", samples=50, cpus_per_trial=2, time_budget=9.0).data == ""
-    with pytest.raises(UsageError, match="--learning-rate: does not go with --resume"):
+    with pytest.raises(UsageError, match="--learning-rate: cannot be combined with --resume"):
         TuneOptions(resume="runs/x", learning_rate=0.5)
 
 

@@ -192,7 +192,7 @@ def test_of_a_rank_that_is_killed_the_others_say_nothing(warm: Warm, images: Pat
     assert "tlkit finetune: " not in ranks[0].err.read_text() and len(reported_errors(warm)) == before
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 71)
-    assert status["error"].startswith("ranks: another rank is gone, or does not answer (")
+    assert status["error"].startswith("processes: another process died or does not respond (")
 
 
 def test_machines_with_other_images_are_refused(warm: Warm, images: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def flag_of(name: str) -> str:
 
 
 def label_of(field: dataclasses.Field[Any]) -> str:
-    """What a user calls an option: its flag, or the name of an argument in capitals."""
+    """The name of an option in messages: its flag, or an argument in capitals."""
     return field.name.upper() if field.metadata.get("positional") else flag_of(field.name)
 
 
@@ -177,7 +177,7 @@ class Options:
         return cls(**{n: value_of(n, kinds[n], v) if isinstance(v, str) else v for n, v in given.items()})
 
     def command_line(self) -> list[str]:
-        """What to type for these options: the inverse of from_command_line."""
+        """The words to type for these options: the inverse of from_command_line."""
         flags, arguments = list[str](), list[str]()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

@@ -1,4 +1,4 @@
-"""The values that one option may have in a search: kinds of them, and how each is read."""
+"""The values of one option in a search: the kinds of value ranges, and how each is parsed."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, ClassVar, Union, get_args, get_origin
+from typing import Any, ClassVar
 
 from tlkit.errors import UsageError
-from tlkit.options.declare import require_kind, value_of
+from tlkit.options.declare import kinds_of, require_kind, value_of
 
 LEFT_OUT = "default"
-"""Stands for an option that is not given."""
+"""Stands for the default of an option."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values, each as likely as the others."""
+    """One of several values, all equally likely."""
 
     values: tuple[Any, ...]
     exhaustible: ClassVar[bool] = True
@@ -27,17 +26,17 @@ class Choice:
         return generator.choice(self.values)
 
     def corners(self) -> tuple[Any, ...]:
-        """Values that between them show every way a trial can be impossible."""
+        """Values to test combinations of options with, before any trial runs."""
         return self.values
 
 
 class Grid(Choice):
-    """Every one of some values, with each sample of the other options."""
+    """Every value in turn, combined with each sample of the other options."""
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Any number from low to high."""
+    """Any number from low to high, uniformly."""
 
     low: float
     high: float
@@ -51,7 +50,7 @@ class Uniform:
 
 
 class LogUniform(Uniform):
-    """Any number from low to high, each order of magnitude as likely as the others."""
+    """Any number from low to high, uniformly on a log scale."""
 
     def sample(self, generator: random.Random) -> Any:
         value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
@@ -59,35 +58,30 @@ class LogUniform(Uniform):
 
 
 class Integer(Uniform):
-    """Any whole number from low to high, both included."""
+    """Any integer from low to high, inclusive."""
 
     def sample(self, generator: random.Random) -> Any:
         return generator.randint(int(self.low), int(self.high))
 
 
 Dimension = Choice | Uniform
-"""The values that one option may have."""
+"""The values of one option in a search."""
 
 
 def values_of(name: str, kind: Any, words: Sequence[Any]) -> tuple[Any, ...]:
-    """What was written, as values of the option. Raises UsageError."""
+    """Converts written values to the option's type. Raises UsageError."""
     if not words:
         raise UsageError(name, "has no value to try")
     return tuple(converted(name, kind, word) for word in words)
 
 
 def different(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Each value once."""
+    """The distinct values, in order."""
     return tuple(dict.fromkeys(values))
 
 
-def kinds_of(kind: Any) -> tuple[Any, ...]:
-    """A declared type, or those of which it is one."""
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-
-
 def converted(name: str, kind: Any, word: Any) -> Any:
-    """One value, of the option's type. Raises UsageError."""
+    """Converts one value to the option's type. Raises UsageError."""
     kinds = kinds_of(kind)
     if word == LEFT_OUT and type(None) in kinds:
         return None
@@ -97,15 +91,15 @@ def converted(name: str, kind: Any, word: Any) -> Any:
 
 
 def bounds_of(name: str, kind: Any, words: Sequence[Any]) -> tuple[Any, Any]:
-    """The ends of a range of numbers. Raises UsageError."""
+    """The bounds of a range. Raises UsageError."""
     kinds = kinds_of(kind)
     if not {int, float} & set(kinds):
-        raise UsageError(name, "is no number, so it has no range; use choice or grid")
+        raise UsageError(name, "is not a number, so it has no range; use choice or grid")
     if len(words) != 2:
-        raise UsageError(name, f"has {len(words)} bounds; a range needs two, the lowest and the highest")
+        raise UsageError(name, f"has {len(words)} bounds; expected two, LOW and HIGH")
     low, high = values_of(name, kind, words)
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
-        raise UsageError(name, "has a bound that is no number to work with")
+        raise UsageError(name, "has a bound that is not a finite number")
     if not low < high:
         raise UsageError(name, f"has an empty range: {low} is not below {high}")
     return low, high
@@ -122,12 +116,12 @@ def log_uniform(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
     low, high = bounds_of(name, kind, words)
     require_fractions(name, kind)
     if low <= 0:
-        raise UsageError(name, f"has a range from {low}; a loguniform one starts above 0")
+        raise UsageError(name, f"has a range from {low}; loguniform starts above 0")
     return LogUniform(low, high)
 
 
 def require_fractions(name: str, kind: Any) -> None:
-    """Raises UsageError for an option that takes whole numbers only."""
+    """Raises UsageError for an option that takes integers only."""
     if float not in kinds_of(kind):
         raise UsageError(name, "takes whole numbers; use randint or power-of-two")
 
@@ -135,7 +129,7 @@ def require_fractions(name: str, kind: Any) -> None:
 def integer(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
     low, high = bounds_of(name, kind, words)
     if int(low) != low or int(high) != high:
-        raise UsageError(name, "has bounds that are no whole numbers, as randint wants them")
+        raise UsageError(name, "has bounds that are not whole numbers; randint needs whole numbers")
     return Integer(low, high)
 
 
@@ -143,7 +137,7 @@ def power_of_two(name: str, kind: Any, words: Sequence[Any]) -> Dimension:
     low, high = bounds_of(name, kind, words)
     for bound in (low, high):
         if bound < 1 or int(bound) != bound or int(bound) & (int(bound) - 1):
-            raise UsageError(name, f"has the bound {bound}, which is no power of two")
+            raise UsageError(name, f"has the bound {bound}, which is not a power of two")
     exponents = range(int(low).bit_length() - 1, int(high).bit_length())
     return Choice(tuple(converted(name, kind, 1 << exponent) for exponent in exponents))
 
@@ -164,4 +158,4 @@ KINDS: dict[str, tuple[str, Callable[[str, Any, Sequence[Any]], Dimension]]] = {
     "choice": (",", choice),
     "grid": (",", grid),
 }
-"""Each kind with what lies between its values on a command line, and how it is read."""
+"""Each kind with the separator of its values on a command line, and its parser."""

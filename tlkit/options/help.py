@@ -22,7 +22,7 @@ GLUE = "\N{NO-BREAK SPACE}"
 
 
 Row = tuple[str, str]
-"""What is typed, and what it does."""
+"""An option or command as it is typed, and its description."""
 
 
 def help_text(usage: str, summary: str, groups: dict[str, list[Row]], examples: tuple[str, ...] = ()) -> str:
@@ -89,7 +89,7 @@ def name_of(field: dataclasses.Field[Any], hint: Any) -> str:
 
 
 def metavar_of(field: dataclasses.Field[Any], hint: Any) -> str:
-    """What stands for an option's value: N, FLOAT, FILE, DIR, NAME or literal words; nothing for a switch."""
+    """The placeholder of an option's value: N, FLOAT, FILE, DIR, NAME or literal words; empty for a switch."""
     if field.metadata["metavar"]:
         return str(field.metadata["metavar"])
     words = {int: "N", float: "FLOAT", str: "NAME"}
@@ -98,7 +98,7 @@ def metavar_of(field: dataclasses.Field[Any], hint: Any) -> str:
 
 
 def describe(field: dataclasses.Field[Any]) -> str:
-    """What an option sets, its default and its range."""
+    """The help of an option, with its default and its range."""
     notes = filter(None, (default_text(field), range_text(field)))
     note = f"[{'; '.join(notes)}]".replace(" ", GLUE)
     return f"{field.metadata['help']} {note}".removesuffix(" []")

@@ -1,4 +1,4 @@
-"""What a search tries: options of finetune, each with the values it may have. Loads neither torch nor Ray."""
+"""The search space: options of finetune, each with its values. Loads neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ DEFAULT_SPACE = (
     "label_smoothing=choice:0,0.1",
     "batch_size=power-of-two:8:64",
 )
-"""What is tried where nothing is named: what matters most to a head on frozen features, around finetune's defaults."""
+"""The default space: the options that matter most for a head on frozen features, around finetune's defaults."""
 
 
 MOST_CORNERS = 4096
 
 
 Point = dict[str, Any]
-"""Options with values: what a trial changes."""
+"""Options with values: the difference of one trial from the shared options."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Every option that is tried, by name."""
+    """The options in a search and their values, by name."""
 
     dimensions: Mapping[str, Dimension]
 
     @property
     def grids(self) -> dict[str, Choice]:
-        """The options of which every value is tried."""
+        """The options whose values are all tried."""
         return {name: found for name, found in self.dimensions.items() if isinstance(found, Grid)}
 
     def combinations(self, names: Iterable[str]) -> list[Point]:
-        """Every combination of the values of some options, the first option's changing least often."""
+        """Every combination of the values of these options; the first option changes slowest."""
         chosen = {name: self.dimensions[name].corners() for name in names}
         return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
 
     def count(self, names: Iterable[str]) -> int:
-        """How many combinations there are."""
+        """The number of combinations."""
         return math.prod(len(self.dimensions[name].corners()) for name in names)
 
     @property
     def sampled(self) -> dict[str, Dimension]:
-        """The options whose values are drawn."""
+        """The options whose values are sampled."""
         return {name: found for name, found in self.dimensions.items() if not isinstance(found, Grid)}
 
     def most_samples(self) -> int | None:
-        """How many samples there are that differ; None if there is no end to them, or hardly one."""
+        """The number of distinct samples; None if it is infinite or above MOST_CORNERS."""
         if not all(found.exhaustible for found in self.sampled.values()):
             return None
         most = math.prod(len(found.corners()) for found in self.sampled.values())
         return most if most <= MOST_CORNERS else None
 
     def sample(self, seed: int, number: int) -> Point:
-        """A value for each option that is drawn: a function of the seed and the sample's number, counted from 0.
+        """A value for each sampled option: a function of the seed and the sample's number, counted from 0.
 
-        Where there are few samples they come in a shuffled order, each once.
+        If there are few distinct samples, they come in a shuffled order without repetition.
         """
         if self.most_samples() is not None:
             samples = self.combinations(self.sampled)
@@ -77,7 +77,7 @@ class Space:
         return {name: found.sample(generator) for name, found in self.sampled.items()}
 
     def corners(self) -> Iterator[Point]:
-        """The outermost points; where they are very many, a sample of them."""
+        """The points at the bounds of the space; a sample of them if there are more than MOST_CORNERS."""
         ends = {name: found.corners() for name, found in self.dimensions.items()}
         if math.prod(map(len, ends.values())) <= MOST_CORNERS:
             yield from self.combinations(self.dimensions)
@@ -88,42 +88,42 @@ class Space:
 
 
 Written = tuple[str, str, str, Sequence[Any]]
-"""What is said of an option: where, its name, the kind, and the values as they were written."""
+"""An entry of the space as written: its source for messages, the option, the kind and the values."""
 
 
 def read_written(inline: Sequence[str], file: str | None, given: Container[str] = ()) -> list[Written]:
-    """What --try and --space say; where neither says anything, the default space without the options that are given.
+    """The entries of --try and --space; if there are none, the default space without the options in `given`.
 
-    Files mean the same from any folder. Raises UsageError, or MissingInputError for the file.
+    Paths of weights become absolute. Raises UsageError, or MissingInputError for the file.
     """
     written = [*map(split_inline, inline), *(read_file(file) if file is not None else ())]
     if not written:
         written = [entry for entry in map(split_inline, DEFAULT_SPACE) if entry[1] not in given]
     if not written:
-        raise UsageError("--try", "is missing: all that is tried by default is given")
+        raise UsageError("--try", "is missing: all options of the default search are given")
     return [(*entry[:3], [*map(absolute, entry[3])]) if entry[1] == "weights" else entry for entry in written]
 
 
 def absolute(weights: Any) -> Any:
-    """A value of --weights, a file by its whole path."""
+    """A value of --weights, with an absolute path if it is a file."""
     is_file = isinstance(weights, str) and weights not in ("pretrained", "none", "")
     return os.path.abspath(weights) if is_file else weights
 
 
 def as_toml(written: Iterable[Written]) -> str:
-    """The same as a file that --space takes."""
+    """The entries as a file for --space."""
     return "".join(
         f"{name} = {{ {kind} = {json.dumps(list(words), ensure_ascii=False)} }}\n" for _, name, kind, words in written
     )
 
 
 def space_of(written: Iterable[Written], kinds: Mapping[str, Any]) -> Space:
-    """What is tried. kinds: the options that may be, with their types. Raises UsageError."""
+    """The space of these entries. kinds: the tunable options, with their types. Raises UsageError."""
     dimensions: dict[str, Dimension] = {}
     for origin, name, kind, words in written:
         known = known_name(origin, name, kinds)
         if known in dimensions:
-            raise UsageError(origin, f"says again what {known} may be")
+            raise UsageError(origin, f"repeats {known}; give all its values in one place")
         try:
             dimensions[known] = KINDS[kind][1](known, kinds[known], words)
         except UsageError as error:
@@ -132,12 +132,12 @@ def space_of(written: Iterable[Written], kinds: Mapping[str, Any]) -> Space:
 
 
 def split_inline(text: str) -> Written:
-    """NAME=KIND:VALUES, as in learning_rate=loguniform:1e-4:1e-1. Raises UsageError."""
+    """Parses NAME=KIND:VALUES, e.g. learning_rate=loguniform:1e-4:1e-1. Raises UsageError."""
     origin = f"--try {text}"
     name, equals, rest = text.partition("=")
     kind, colon, values = rest.partition(":")
     if not (name and equals and colon):
-        raise UsageError(origin, "is not of the form NAME=KIND:VALUES, as in learning_rate=loguniform:1e-4:1e-1")
+        raise UsageError(origin, "is not of the form NAME=KIND:VALUES, e.g. learning_rate=loguniform:1e-4:1e-1")
     require_known_kind(origin, kind)
     words = values.split(KINDS[kind][0]) if values else []
     if "" in words:
@@ -146,7 +146,7 @@ def split_inline(text: str) -> Written:
 
 
 def read_file(file: str) -> list[Written]:
-    """The lines of a TOML file, as in learning_rate = { loguniform = [1e-4, 1e-1] }. Raises as read_space does."""
+    """Parses TOML such as learning_rate = { loguniform = [1e-4, 1e-1] }. Raises UsageError or MissingInputError."""
     try:
         with open(file, "rb") as stream:
             content = tomllib.load(stream)
@@ -155,12 +155,12 @@ def read_file(file: str) -> list[Written]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(file, f"is not TOML: {error}") from error
     if not content:
-        raise UsageError(file, "is an empty space: it names no option")
+        raise UsageError(file, "is empty; expected lines such as learning_rate = { loguniform = [1e-4, 1e-1] }")
     written = []
     for name, entry in content.items():
         origin = f"{file}: {name}"
         if not (isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), list)):
-            raise UsageError(origin, "is not of the form { KIND = [VALUES] }, as in { loguniform = [1e-4, 1e-1] }")
+            raise UsageError(origin, "is not of the form { KIND = [VALUES] }, e.g. { loguniform = [1e-4, 1e-1] }")
         kind, words = next(iter(entry.items()))
         require_known_kind(origin, kind)
         written.append((origin, name, kind, words))
@@ -170,26 +170,26 @@ def read_file(file: str) -> list[Written]:
 def require_known_kind(origin: str, kind: str) -> None:
     """Raises UsageError."""
     if kind not in KINDS:
-        raise UsageError(origin, f"{kind!r} is no kind of values; expected {', '.join(KINDS)}")
+        raise UsageError(origin, f"{kind!r} is not a kind of values; expected {', '.join(KINDS)}")
 
 
 def known_name(origin: str, name: str, kinds: Mapping[str, Any]) -> str:
-    """The option that a name means. Raises UsageError naming what may have been meant."""
+    """The option of this name, with - or _. Raises UsageError with a suggestion."""
     known = name.replace("-", "_")
     if known in kinds:
         return known
     close = difflib.get_close_matches(known, kinds, n=1)
-    hint = f"Did you mean {close[0]}?" if close else f"What can be tried: {', '.join(sorted(kinds))}."
-    raise UsageError(origin, f"{name!r} is no option of finetune that a search can change", hint)
+    hint = f"Did you mean {close[0]}?" if close else f"Tunable options: {', '.join(sorted(kinds))}."
+    raise UsageError(origin, f"{name!r} is not a tunable option", hint)
 
 
 def described(point: Mapping[str, Any]) -> str:
-    """A point for people: learning_rate=0.0123 optimizer=sgd"""
+    """A point as text: learning_rate=0.0123 optimizer=sgd"""
     return " ".join(f"{name}={shown(value)}" for name, value in point.items())
 
 
 def shown(value: Any) -> str:
-    """A value as it is written in --try, numbers to four digits."""
+    """A value as in --try, numbers rounded to four digits."""
     if value is None:
         return LEFT_OUT
     if isinstance(value, bool):

@@ -1,13 +1,15 @@
-"""What a mistyped command or option probably meant."""
+"""Suggestions for mistyped commands and options."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 from collections.abc import Collection
+from typing import get_type_hints
 
 from tlkit.errors import UsageError
 from tlkit.options.declare import Options, flag_of
+from tlkit.options.help import argument_name, completions_of
 
 COMMAND_HABITS = {
     "train": "finetune", "fit": "finetune", "fine-tune": "finetune", "continue": "resume", "restart": "resume",
@@ -124,7 +126,7 @@ HABITS: dict[str, tuple[str, ...]] = {
     "--ignore-errors": ("--skip-bad",),
     "--skip-errors": ("--skip-bad",),
 }
-"""Names of options in other tools, and what to type instead: the first that the command has."""
+"""Names of options in other tools, and replacements: the first one that the command has is suggested."""
 
 
 ADVICE = {
@@ -133,7 +135,7 @@ ADVICE = {
     "--freeze": ("--unfreeze", "The backbone is frozen by default; --unfreeze trains parts of it."),
     "--freeze-backbone": ("--unfreeze", "The backbone is frozen by default; --unfreeze trains parts of it."),
 }
-"""Names without a counterpart, and what to do instead, for the commands that have an option."""
+"""Names without a counterpart, and advice for the commands that have the option named first."""
 
 
 def unknown_option(command: str, flag: str, kind: type[Options]) -> UsageError:
@@ -143,18 +145,20 @@ def unknown_option(command: str, flag: str, kind: type[Options]) -> UsageError:
 
 def suggestion(command: str, flag: str, kind: type[Options]) -> str:
     """Did you mean --learning-rate? Empty if nothing is close."""
+    hints = get_type_hints(kind)
     fields = [field for field in dataclasses.fields(kind) if field.name not in kind.HIDDEN]
-    flags = {flag_of(field.name) for field in fields if not field.metadata.get("positional")}
-    arguments = {f.metadata["metavar"] or f.name.upper() for f in fields if f.metadata.get("positional")}
+    values = {flag_of(f.name): completions_of(f, hints[f.name]) for f in fields if not f.metadata.get("positional")}
+    arguments = {argument_name(field) for field in fields if field.metadata.get("positional")}
     needed, advice = ADVICE.get(flag, ("", ""))
-    if needed in flags:
+    if needed in values:
         return advice
     for meant in HABITS.get(flag.replace("_", "-"), ()):
+        known, _, value = meant.partition(" ")
         if meant in arguments:
             return f"Give {meant.strip('[].')} without an option name: tlkit {command} {meant}"
-        if meant.split()[0] in flags or meant.startswith("tlkit "):
+        if known == "tlkit" or (known in values and (not value or value in values[known])):
             return f"Did you mean {meant}?"
-    return close_match(flag.replace("_", "-"), flags)
+    return close_match(flag.strip("-").replace("_", "-"), {known.strip("-") for known in values}, "--")
 
 
 def unknown_command(word: str, commands: Collection[str]) -> UsageError:

@@ -115,16 +115,16 @@ class TuneOptions(FinetuneOptions):
 
     @cached_property
     def tried(self) -> Space:
-        """What is tried. Raises UsageError or MissingInputError."""
+        """The search space. Raises UsageError or MissingInputError."""
         return space_of(self.written, kinds_tried())
 
     @cached_property
     def written(self) -> list[Written]:
-        """The same as it is said. Raises as `tried` does."""
+        """The search space as written. Raises as `tried` does."""
         return read_written(self.try_ or (), self.space, self.given())
 
     def given(self) -> set[str]:
-        """The options of finetune that are given."""
+        """The options of finetune that differ from their defaults."""
         return {f.name for f in dataclasses.fields(FinetuneOptions) if getattr(self, f.name) != f.default}
 
     @property
@@ -141,15 +141,15 @@ class TuneOptions(FinetuneOptions):
 
     @property
     def stops(self) -> bool:
-        """Whether trials that fall behind are stopped."""
+        """Whether weak trials are stopped early."""
         return self.scheduler == "asha" or (self.scheduler == "auto" and self.method != "grid")
 
     def grace(self, epochs: int) -> int:
-        """Epochs after which the first trials are stopped, where the longest have so many."""
+        """Epochs before the first trial may stop. epochs: of the longest trial."""
         return self.grace_period or min(DEFAULT_GRACE, epochs)
 
     def trials(self) -> int:
-        """How many trials there are in all."""
+        """The number of trials."""
         if self.method == "grid":
             return self.tried.count(self.tried.dimensions)
         samples = self.samples or DEFAULT_SAMPLES
@@ -158,60 +158,70 @@ class TuneOptions(FinetuneOptions):
         return samples * self.tried.count(self.tried.grids)
 
     def shared(self) -> dict[str, Any]:
-        """What all trials share, before each changes what is tried."""
+        """The options that all trials share, before the values of a point replace some."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(FinetuneOptions)}
 
     def trial(self, point: Point) -> FinetuneOptions:
-        """The options of one trial. Raises UsageError if they do not go together."""
+        """The options of one trial. Raises UsageError for an invalid combination."""
         return FinetuneOptions(**{**self.shared(), **point})
 
     def require_nothing_else_given(self) -> None:
-        """Raises UsageError for what a search that goes on cannot change."""
+        """Raises UsageError for options that a resumed search cannot change."""
         for field in dataclasses.fields(self):
             given = getattr(self, field.name) != (field.default if field.default is not dataclasses.MISSING else None)
             if given and field.name not in (*CHANGED_ON_RESUMING, "resume", "debug", "trust_pickle"):
                 subject = "DATA" if field.name == "data" else flag_of(field.name)
-                raise UsageError(subject, "does not go with --resume: the search has its own")
+                raise UsageError(subject, "cannot be combined with --resume, which uses the options of the search")
 
     def require_one_value_for_each(self) -> None:
-        """Raises UsageError for an option that is both tried and given."""
+        """Raises UsageError for an option that has both a value and a range."""
         for name in sorted(self.given() & set(self.tried.dimensions)):
-            raise UsageError(flag_of(name), f"is given, but --try or --space says what {name} may be")
+            raise UsageError(
+                flag_of(name), f"has one value, but --try or --space lists values of {name}; use one of them"
+            )
 
     def require_search_that_fits(self) -> None:
-        """Raises UsageError for a way to choose values that the space does not allow."""
+        """Raises UsageError for search options that do not fit the space or each other."""
         endless = [name for name, found in self.tried.dimensions.items() if not found.exhaustible]
         if self.search == "grid" and endless:
-            raise UsageError("--search grid", f"cannot go through a range, as {endless[0]} has; use grid or choice")
+            raise UsageError(
+                "--search grid", f"needs a list of values, but {endless[0]} has a range; use grid or choice"
+            )
         if self.method == "grid" and self.samples is not None:
-            raise UsageError("--samples", "does not go with a grid, of which each combination is tried once")
+            raise UsageError("--samples", "cannot be combined with a grid, where each combination is tried once")
         if self.search == "bayesian" and self.tried.grids:
             name = next(iter(self.tried.grids))
-            raise UsageError("--search bayesian", f"does not go with a grid, as {name} has; use choice")
+            raise UsageError("--search bayesian", f"cannot be combined with the grid of {name}; use choice")
         for name, why in OF_ONE_RUN.items():
             if name in self.given():
                 raise UsageError(flag_of(name), why)
         if (self.gpus_per_trial or 0) > 1 and self.gpus_per_trial != int(self.gpus_per_trial or 0):
             raise UsageError(
-                f"--gpus-per-trial {self.gpus_per_trial:g}", "is neither a share of one GPU nor whole GPUs"
+                f"--gpus-per-trial {self.gpus_per_trial:g}", "is neither a share of one GPU nor a whole number of GPUs"
             )
         if self.folds is not None and self.metric != "accuracy":
-            raise UsageError(f"--metric {self.metric}", "does not go with --folds, whose mean accuracy decides")
+            raise UsageError(
+                f"--metric {self.metric}", "cannot be combined with --folds, which ranks trials by mean accuracy"
+            )
         if names_one_gpu(self.device):
-            raise UsageError(f"--device {self.device}", "cannot be chosen here: Ray gives each trial its GPU; use cuda")
+            raise UsageError(
+                f"--device {self.device}", "names one GPU, but Ray gives each trial its GPU; use --device cuda"
+            )
 
     def require_possible_trials(self) -> None:
-        """Raises UsageError for combinations that finetune would refuse, naming them."""
+        """Raises UsageError for combinations that finetune would refuse."""
         for point in self.tried.corners():
             try:
                 options = self.trial(point)
             except UsageError as error:
                 raise UsageError(described(point), f"cannot be trained: {error}", error.hint) from error
             if options.batch_size == "auto" and options.feeds_images():
-                problem = f"would be found by each trial beside others, and differ; give a number ({described(point)})"
+                problem = f"would differ between trials that share memory; give a number ({described(point)})"
                 raise UsageError("--batch-size auto", problem)
             if self.folds is not None and options.feeds_images():
-                raise UsageError("--folds", f"needs vectors, but the backbone trains or runs anew ({described(point)})")
+                raise UsageError(
+                    "--folds", f"needs cached features, but the backbone runs in every epoch ({described(point)})"
+                )
             if self.stops and (self.grace_period or 1) > options.planned_epochs():
                 raise UsageError(
                     f"--grace-period {self.grace_period}",
@@ -226,5 +236,5 @@ def kinds_tried() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """What this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
