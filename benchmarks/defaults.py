@@ -35,7 +35,7 @@ from tlkit.model.build import assemble
 from tlkit.model.head import HEADS, Head, HeadShape
 from tlkit.options import FinetuneOptions
 from tlkit.runs.batches import labels_of
-from tlkit.training.loop import Recipe, train
+from tlkit.training.loop import Recipe, Trainer
 from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
 
@@ -90,7 +90,7 @@ def accuracy_of_defaults(vectors: Vectors) -> float:
     head.set_standardization(*statistics)
     optimizer = build_optimizer(head, torch.nn.Module(), options.optimizer, options.weight_decay)
     state = TrainingState(head, optimizer)  # type: ignore[arg-type]
-    train(
+    Trainer(
         head,
         state,
         FeatureBatches([train_vectors], train_labels, options.batch_size, options.seed),
@@ -106,11 +106,9 @@ def accuracy_of_defaults(vectors: Vectors) -> float:
         ),
         torch.ones(classes),
         torch.device("cpu"),
-        lambda state, is_best: None,
-        lambda state: None,
-    )
+    ).train()
     assert state.best is not None
-    return float(state.best["val_accuracy"])
+    return state.best.val["accuracy"]
 
 
 def accuracy_of_logistic_regression(vectors: Vectors) -> float:

@@ -16,7 +16,7 @@ from tlkit.data.batches import FeatureBatches
 from tlkit.model.head import HEADS, Head, HeadShape
 from tlkit.options import FinetuneOptions
 from tlkit.runs.train_loop import few_threads
-from tlkit.training.loop import Recipe, train
+from tlkit.training.loop import Recipe, Trainer
 from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
 
@@ -71,12 +71,8 @@ def seconds(options: argparse.Namespace, batch_size: int) -> float:
     began = time.perf_counter()
     with few_threads(module.head, batch_size):
         cpu = torch.device("cpu")
-        train(module.head, state, batches, validation, recipe, torch.ones(CLASSES), cpu, ignore, lambda state: None)
+        Trainer(module.head, state, batches, validation, recipe, torch.ones(CLASSES), cpu).train()
     return time.perf_counter() - began
-
-
-def ignore(state: TrainingState, is_best: bool) -> None:
-    """Nothing is kept of an epoch."""
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def count_calls(call: str, since: str, act: Callable[[int], None]) -> None:
         act(count)
         return real(*arguments, **named)
 
-    module, name = (train, "write_model") if since == "model" else (train_loop, "train")
+    module, name = (train, "write_model") if since == "model" else (train_loop.Trainer, "train")
     begin = getattr(module, name)
 
     def begun(*arguments: Any) -> Any:
@@ -159,7 +159,7 @@ def spoil_step(step: int, what: str, value: str = "nan") -> None:
     """Make the loss of a step, or the gradient that comes of it, no number."""
     from tlkit.training import step as steps
 
-    cross_entropy, at_step = steps.F.cross_entropy, -1
+    sample_losses, at_step = steps.sample_losses, -1
     seed_dropout = steps.seed_dropout
 
     def seed(seed: int, at: int) -> None:
@@ -168,7 +168,7 @@ def spoil_step(step: int, what: str, value: str = "nan") -> None:
         seed_dropout(seed, at)
 
     def spoilt(logits: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
-        losses = cross_entropy(logits, *arguments, **named)
+        losses = sample_losses(logits, *arguments, **named)
         if at_step != step or not logits.requires_grad:
             return losses
         if what == "gradient":
@@ -177,7 +177,7 @@ def spoil_step(step: int, what: str, value: str = "nan") -> None:
         return losses * float(value)
 
     steps.seed_dropout = seed
-    steps.F.cross_entropy = spoilt
+    steps.sample_losses = spoilt
 
 
 def spoil_validation(time: int) -> None:
@@ -200,11 +200,11 @@ def spoil_validation(time: int) -> None:
 def write_down_steps(file: str) -> None:
     """A line for each optimizer step: its number, learning rate, loss, and the samples of its batch."""
     from tlkit.data import batches
-    from tlkit.training import loop, metrics
+    from tlkit.training import accumulator, loop
     from tlkit.training import step as steps
 
     facts: dict[str, Any] = {}
-    learning_rate_at, add, seed_dropout = loop.learning_rate_at, metrics.MetricAccumulator.add, steps.seed_dropout
+    learning_rate_at, add, seed_dropout = loop.learning_rate_at, accumulator.MetricAccumulator.add, steps.seed_dropout
     upcoming: list[list[int]] = []
 
     def rate(step: int, *arguments: Any) -> float:
@@ -231,7 +231,7 @@ def write_down_steps(file: str) -> None:
 
         kind.epoch = epoch  # type: ignore[method-assign]
     loop.learning_rate_at, steps.seed_dropout = rate, seed
-    metrics.MetricAccumulator.add = added  # type: ignore[method-assign]
+    accumulator.MetricAccumulator.add = added  # type: ignore[method-assign]
 
 
 def count_steps(file: str) -> None:

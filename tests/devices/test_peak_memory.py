@@ -10,7 +10,7 @@ import torch
 
 from tlkit.devices.memory import PeakMemory
 from tlkit.devices.select import Devices
-from tlkit.runs.train_loop import work_done
+from tlkit.runs.train_loop import measure_epoch
 
 FIRST, SECOND = torch.device("cuda:0"), torch.device("cuda:1")
 
@@ -32,7 +32,7 @@ def test_the_most_of_a_run_is_that_of_its_hungriest_epoch_on_each_gpu(
     epochs = [(5_000_000, 7_000_000), (9_000_000, 2_000_000), (4_000_000, 3_000_000)]
     for first, second in epochs:
         peaks.update({FIRST: first, SECOND: second})
-        assert work_done(dataset, 2.0, FIRST, memory)["gpu_memory"] == first
+        assert measure_epoch(dataset, 2.0, FIRST, memory)["gpu_memory"] == first
         assert peaks == {FIRST: 1_000, SECOND: 1_000}, "the next epoch counts anew"
     memory.say()
     assert capfd.readouterr().err == "memory    at most cuda:0 9.0 MB, cuda:1 7.0 MB\n"

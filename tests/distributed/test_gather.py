@@ -34,7 +34,9 @@ def test_ranks_that_compute_on_other_devices_are_refused_by_the_first() -> None:
         return ""
 
     first, *others = in_threads(2, compare)
-    assert first.startswith("do not all compute alike\n  device: cpu at rank 1, cuda at rank 0\n") and others == [""]
+    assert first.startswith(
+        "use different devices, libraries or weights\n  device: cpu at rank 1, cuda at rank 0\n"
+    ) and others == [""]
     assert in_threads(2, lambda world: require_same_environment({"torch": "2.9"}, world)) == [None, None]
 
 

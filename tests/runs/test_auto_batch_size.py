@@ -61,9 +61,9 @@ def test_what_is_tried_takes_statistics_as_what_will_run(monkeypatch: pytest.Mon
     normalized: list[int] = []
     normalize = SynchronizedBatchNorm.normalize
 
-    def counted(self: SynchronizedBatchNorm, inputs: torch.Tensor, *about: Any, **named: Any) -> torch.Tensor:
-        normalized.append(len(inputs))
-        return normalize(self, inputs, *about, **named)
+    def counted(self: SynchronizedBatchNorm, call: Any) -> torch.Tensor:
+        normalized.append(len(call.input))
+        return normalize(self, call)
 
     monkeypatch.setattr(SynchronizedBatchNorm, "normalize", counted)
     assert attempts_of(nn.BatchNorm1d(48), batch_norm=LocalBatchNorm()).find(99) == 16 and normalized == []

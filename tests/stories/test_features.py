@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def data(images: Path, tmp_path: Path) -> Path:
 
 def counts(text: str) -> tuple[int, int]:
     """(computed, known) as a run says it."""
-    found = re.search(r"features  ([\d,]+) computed, ([\d,]+) from the cache", text)
+    found = re.search(r"features  ([\d,]+) computed, ([\d,]+) cached", text)
     assert found, text
     return int(found[1]), int(found[2])
 
@@ -169,16 +170,16 @@ def test_what_is_frozen_is_quick_in_every_epoch(
     flags: list[str], is_quick: bool, data: Path, tmp_path: Path, tlkit: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tlkit.runs import train
-    from tlkit.runs.batches import PreparedBatches
+    from tlkit.runs.session import TrainingSession
 
     seen: list[torch.nn.Module] = []
-    original = train.train_to_the_end
+    original = train.train_and_save
 
-    def watched(*arguments: object) -> None:
-        seen.extend(a.module for a in arguments if isinstance(a, PreparedBatches))
-        original(*arguments)  # type: ignore[arg-type]
+    def watched(session: TrainingSession, observer: Any) -> None:
+        seen.append(session.batches.module)
+        original(session, observer)
 
-    monkeypatch.setattr(train, "train_to_the_end", watched)
+    monkeypatch.setattr(train, "train_and_save", watched)
     result = tlkit(*finetune_arguments(data, tmp_path / "run", "--no-cache", "--epochs", 1, *flags))
     assert result.status == 0, result.err
     norms = [module for module in seen[0].modules() if isinstance(module, torch.nn.BatchNorm2d)]

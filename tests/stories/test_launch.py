@@ -75,7 +75,7 @@ def test_ranks_are_started_again_and_stopped_by_a_signal(images: Path, tmp_path:
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=LONGEST)
     assert process.returncode == -signal.SIGTERM, err
-    assert "resume    from epoch " in err and f"go on with: tlkit resume {run}" in err
+    assert "resume    from epoch " in err and f"resume with: tlkit resume {run}" in err
     assert json.loads((run / "status.json").read_text())["exit_code"] == 143
 
 

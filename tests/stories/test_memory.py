@@ -42,8 +42,8 @@ def test_without_memory_from_the_start_it_is_as_with_small_parts(warm: Warm, ima
     assert warm.run(finetune_arguments(images, small, *UNFROZEN, "--accumulate", 4))[0] == 0
     assert rows(scarce) == rows(small)
     assert fingerprint(scarce) == fingerprint(small)
-    assert err.count("memory was used up") == 1
-    assert "at step 1: from there on images pass 2 at a time; each step is still that of 8" in err
+    assert err.count("out of memory at step") == 1
+    assert "at step 1: from here on images pass 2 at a time; each step still uses all 8" in err
     assert read(scarce / "status.json")["micro_batch"] == 2
     assert [json.loads(line) for line in log.read_text().splitlines()][:4] == [[8], [4], [2, 2, 2, 2], [2, 2, 2, 2]]
 
@@ -56,7 +56,7 @@ def test_without_memory_in_the_middle_the_losses_stay(warm: Warm, images: Path, 
         words = finetune_arguments(images, run, *WITHOUT_BATCHNORM, *more.get(name, ()))
         status, _, err = warm.run(words, **hook)
         assert status == 0, err
-        assert ("memory was used up at step 5" in err) == (name == "scarce")
+        assert ("out of memory at step 5" in err) == (name == "scarce")
     for one, *others in zip(*map(rows, runs.values()), strict=True):
         for other in others:
             assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-5)
@@ -73,7 +73,7 @@ def test_a_resumed_run_knows_what_fits(warm: Warm, images: Path, tmp_path: Path)
     )
     assert read_checkpoint(cut / "checkpoints" / "last.pt")["progress"]["micro_batch"] == 2
     status, _, err = warm.run(["resume", cut])
-    assert status == 0 and "memory was used up" not in err
+    assert status == 0 and "out of memory" not in err
     assert fingerprint(cut) == fingerprint(whole)
 
 
@@ -84,8 +84,8 @@ def test_the_pass_goes_on_with_fewer_images_at_a_time(warm: Warm, images: Path, 
         how = {"hook": "scarce_memory", "most": 99, "passing": passing, "environment": store}
         status, _, err = warm.run(finetune_arguments(images, run), **how)
         assert status == 0, err
-        assert err.count("memory was used up") == (name == "scarce")
-        assert ("images pass 2 at a time; vectors may differ" in err) == (name == "scarce")
+        assert err.count("out of memory: features are computed") == (name == "scarce")
+        assert ("features are computed 2 images at a time and may differ" in err) == (name == "scarce")
         found[name] = [row["val_loss"] for row in rows(run)]
     assert found["scarce"] == pytest.approx(found["whole"], abs=1e-5)
 
@@ -103,7 +103,7 @@ def test_batch_size_auto_is_the_largest_that_trains(warm: Warm, images: Path, tm
     words = finetune_arguments(images, found, *UNFROZEN)
     words[words.index("--batch-size") + 1] = "auto"
     status, _, err = warm.run(words, hook="scarce_memory", most=6, log=str(log))
-    assert status == 0 and "batch     4 images for each step" in err, err
+    assert status == 0 and "batch     4 images per step" in err, err
     assert [json.loads(line) for line in log.read_text().splitlines()][:4] == [[16], [8], [4], [4]]
     options = read(found / "options.json")
     assert (options["given"]["batch_size"], options["resolved"]["batch_size"]) == ("auto", 4)
@@ -161,7 +161,7 @@ def test_two_stages_give_the_same_vectors(
     for name, more in (("one", ()), ("two", ("--parallel", "model", "--device", "cpu,cpu", "--stages", 2))):
         monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / f"cache-{name}"))
         result = tlkit(*finetune_arguments(images, tmp_path / name, *more))
-        assert result.status == 0 and "30 computed, 0 from the cache" in result.err
+        assert result.status == 0 and "30 computed, 0 cached" in result.err
     assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "two")
 
 

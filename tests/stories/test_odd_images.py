@@ -281,7 +281,7 @@ def test_an_image_that_goes_bad_while_training_stops_the_run_by_name(
     options = ("--no-cache", "--augment", "light", "--workers", 1, "--epochs", 4)
     result = tlkit(*finetune_arguments(data, tmp_path / "run", *options))
     assert result.status == 65
-    assert f"tlkit finetune: {victim}: " in result.err and "It was readable when the run began." in result.err
+    assert f"tlkit finetune: {victim}: " in result.err and "It was readable when the run started." in result.err
     assert (tmp_path / "run" / "checkpoints" / "last.pt").exists()
     assert json.loads((tmp_path / "run" / "status.json").read_text())["epoch"] == 2
 

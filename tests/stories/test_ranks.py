@@ -44,12 +44,12 @@ def test_sharded_features_give_the_same_head(ranks: int, warm: Warm, images: Pat
         environment = {"TLKIT_CACHE": str(tmp_path / f"cache{size}")}
         started = start_ranks(warm, size, command, environment=environment)
         assert [rank.wait() for rank in started] == [0] * size, [rank.err.read_text() for rank in started]
-        assert "30 computed, 0 from the cache" in started[0].err.read_text()
+        assert "30 computed, 0 cached" in started[0].err.read_text()
         assert all(rank.err.read_text() == rank.out.read_text() == "" for rank in started[1:])
     assert fingerprint(runs[1]) == fingerprint(runs[ranks])
     again = ["finetune", images, "--out", tmp_path / "again", "--epochs", 1, *SMALL]
     _, _, err = warm.run(again, environment={"TLKIT_CACHE": str(tmp_path / f"cache{ranks}")})
-    assert "0 computed, 30 from the cache" in err, "what any rank computes is kept"
+    assert "0 computed, 30 cached" in err, "what any rank computes is kept"
 
 
 @pytest.mark.parametrize(
@@ -118,12 +118,12 @@ def test_another_number_of_ranks_goes_on_and_says_what_is_lost(warm: Warm, image
     assert run_ranks(warm, 2, command)[0] == 0
     status, _, err = run_ranks(warm, 3, ["resume", run, "--epochs", 3])
     assert status == 0
-    assert "ranks: 3 here, 2 when the checkpoint was written; the result is no longer bit for bit" in err
+    assert "processes: now 3, but 2 when the checkpoint was written; the result will differ" in err
     assert read_checkpoint(run / "checkpoints" / "last.pt")["environment"]["ranks"] == 3
     status, _, err = warm.run(["resume", run, "--epochs", 4, "--processes", 1])
-    assert status == 0 and "ranks: 1 here, 3 when the checkpoint was written" in err
+    assert status == 0 and "processes: now 1, but 3 when the checkpoint was written" in err
     status, out, err = run_ranks(warm, 2, ["resume", run])
-    assert (status, out) == (0, f"{run}/model.pt\n") and "is finished; --epochs N extends it" in err
+    assert (status, out) == (0, f"{run}/model.pt\n") and "is finished; to train on, give a larger --epochs" in err
 
 
 def failure_of(warm: Warm, command: list[object], **how: Any) -> tuple[int, str]:
@@ -140,7 +140,7 @@ def test_ranks_with_other_options_are_refused(warm: Warm, images: Path, tmp_path
     command = ["finetune", images, "--out", tmp_path / "run", *SMALL]
     status, said = failure_of(warm, [*command, "--seed", 4], others=[*command, "--seed", 5])
     assert status == 78
-    assert said.splitlines()[0] == "tlkit finetune: options: are not the same on all ranks"
+    assert said.splitlines()[0] == "tlkit finetune: options: differ between processes"
     assert "--seed: 5 at rank 1, 4 at rank 0" in said
     assert not (tmp_path / "run").exists()
 
@@ -153,7 +153,7 @@ def test_ranks_with_other_weights_are_refused(warm: Warm, images: Path, tmp_path
     command = ["finetune", images, "--out", tmp_path / "run", *SMALL]
     status, said = failure_of(warm, command, others=[*command, "--weights", weights])
     assert status == 78
-    assert said.splitlines()[0] == "tlkit finetune: ranks: do not all compute alike"
+    assert said.splitlines()[0] == "tlkit finetune: processes: use different devices, libraries or weights"
     assert said.splitlines()[1].startswith("  sha256 of the weights: ") and "--device" in said.splitlines()[2]
 
 
@@ -207,8 +207,10 @@ def test_machines_with_other_images_are_refused(warm: Warm, images: Path, tmp_pa
         environment=two_machines,
     )
     assert status == 78
-    assert "holds other images on another machine" in said
-    assert f"2 of 30 are missing or others at rank 1 on {socket.gethostname()}: {elsewhere}/red/03.png" in said
+    assert "has different images on another machine" in said
+    assert (
+        f"2 of 30 are missing or different at rank 1 on {socket.gethostname()}, such as {elsewhere}/red/03.png" in said
+    )
 
 
 def test_a_path_that_is_missing_on_a_machine_is_said_there(warm: Warm, images: Path, tmp_path: Path) -> None:

@@ -136,15 +136,15 @@ def test_a_new_folder_is_as_it_was_if_going_on_in_it_fails(finished_run: Path, t
 def test_a_run_that_goes_on_elsewhere_begins_with_what_was_read(finished_run: Path, tmp_path: Path) -> None:
     """The file may be another by then, if the run is alive."""
     from tlkit.runs.checkpoints import read_checkpoint
-    from tlkit.runs.resume import initial_checkpoints_of
+    from tlkit.runs.resume import initial_checkpoints
 
     checkpoints, new = tmp_path / "run" / "checkpoints", RunFolder(str(tmp_path / "new"))
     shutil.copytree(finished_run, tmp_path / "run")
     read = read_checkpoint(str(checkpoints / "last.pt"))
     shutil.copy(next(checkpoints.glob("epoch_0004_*")), checkpoints / "last.pt")
-    past = initial_checkpoints_of(new, str(checkpoints / "last.pt"), read)
-    assert past[new.last_checkpoint] is read
-    assert past[new.best_checkpoint]["epoch"] == read["progress"]["best"]["epoch"]
+    initial = initial_checkpoints(new, read)
+    assert initial[new.last_checkpoint] is read
+    assert read.best is not None and initial[new.best_checkpoint].epoch == read.best.epoch
 
 
 def test_a_lone_checkpoint_goes_on_in_a_new_folder(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
@@ -227,7 +227,7 @@ def test_an_image_that_was_skipped_all_along_is_not_blamed(images: Path, tmp_pat
     split["train"]["red"].pop()
     (run / "split.json").write_text(json.dumps(split))
     refused = tlkit("resume", run, "--epochs", 8)
-    assert refused.status == 78 and "its images are not those of the checkpoint" in refused.err
+    assert refused.status == 78 and "its images differ from those of the checkpoint" in refused.err
     assert "text.jpg" not in refused.err
 
 

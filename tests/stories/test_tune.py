@@ -164,8 +164,8 @@ def test_the_leaderboard_compares_backbones(search: Stopped) -> None:
 
 def test_each_backbone_computed_each_image_once(search: Stopped) -> None:
     """Thirty images and two backbones; no features are computed in a trial or after the resume."""
-    assert search.stopped.err.count("30 computed, 0 from the cache") == 2
-    assert search.resumed.err.count("0 computed, 30 from the cache") >= 1
+    assert search.stopped.err.count("30 computed, 0 cached") == 2
+    assert search.resumed.err.count("0 computed, 30 cached") >= 1
     assert "30 computed" not in search.resumed.err
 
 
@@ -235,4 +235,4 @@ def test_without_ray_the_error_says_what_to_install(
 def test_an_option_of_runs_is_refused_for_a_search(search: Stopped, tlkit: Run) -> None:
     outcome = tlkit("resume", search.folder, "--epochs", 9)
     assert outcome.status == 2
-    assert "--epochs: is for runs, and this is a search" in outcome.err
+    assert "--epochs: cannot be changed when a search is resumed" in outcome.err

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from tlkit.data.batches import FeatureBatches
 from tlkit.errors import DataError
-from tlkit.training.loop import Recipe, is_over, train
+from tlkit.training.history import EpochRow
+from tlkit.training.loop import Recipe, Trainer, TrainingObserver, is_over
 from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
 
@@ -44,7 +47,7 @@ def test_one_step_by_hand() -> None:
     nn.init.zeros_(model[0].weight)
     data = FeatureBatches([torch.tensor([[1.0, 2.0]])], torch.tensor([1]), 1, None)
     weights = torch.tensor([1.0, 3.0])
-    train(model, start(model), data, data, RECIPE, weights, CPU, lambda state, best: None, lambda state: None)
+    Trainer(model, start(model), data, data, RECIPE, weights, CPU).train()
     # d loss / d logits = 3 (softmax - onehot) = [1.5, -1.5]; Nesterov's first step with momentum 0.9 is 1.9 gradients.
     step = 0.5 * 1.9 * 1.5
     torch.testing.assert_close(model[0].weight, torch.tensor([[-step, -2 * step], [step, 2 * step]]))
@@ -55,13 +58,15 @@ def test_the_state_counts_and_the_best_epoch_is_kept() -> None:
     state = start(model, "adamw")
     seen: list[tuple[int, int, bool]] = []
     recipe = Recipe(**{**RECIPE.__dict__, "epochs": 4})
-    train(
-        model, state, vectors(), vectors(), recipe, torch.ones(2), CPU,
-        lambda s, best: seen.append((s.epoch, s.step, best)), lambda s: None,
-    )  # fmt: skip
+
+    class Look(TrainingObserver):
+        def after_epoch(self, state: TrainingState, is_best: bool) -> None:
+            seen.append((state.epoch, state.step, is_best))
+
+    Trainer(model, state, vectors(), vectors(), recipe, torch.ones(2), CPU).train([Look()])
     assert [entry[:2] for entry in seen] == [(1, 3), (2, 6), (3, 9), (4, 12)]
-    losses = [row["val_loss"] for row in state.history]
-    assert state.best is not None and state.best["val_loss"] == min(losses)
+    losses = [row.val["loss"] for row in state.history]
+    assert state.best is not None and state.best.val["loss"] == min(losses)
     assert [best for *_, best in seen] == [loss == min(losses[: n + 1]) for n, loss in enumerate(losses)]
 
 
@@ -71,17 +76,7 @@ def test_dropout_depends_on_the_step_and_not_on_what_was_drawn_before() -> None:
         torch.manual_seed(1)
         model = Model(nn.Linear(2, 8), nn.Dropout(0.5), nn.Linear(8, 2))
         torch.rand(noise)
-        train(
-            model,
-            start(model),
-            vectors(),
-            vectors(),
-            RECIPE,
-            torch.ones(2),
-            CPU,
-            lambda state, best: None,
-            lambda state: None,
-        )
+        Trainer(model, start(model), vectors(), vectors(), RECIPE, torch.ones(2), CPU).train()
         results.append(model.state_dict())
     for name, tensor in results[0].items():
         assert torch.equal(tensor, results[1][name])
@@ -93,19 +88,18 @@ def test_a_state_goes_on_where_it_stood() -> None:
     whole = Model(nn.Linear(2, 2))
     kept: list[dict[str, object]] = []
 
-    def keep(state: TrainingState, best: bool) -> None:
-        if state.epoch == 2:
-            values = state.to_dict()
-            kept.append(torch.utils._pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, values))
-            kept[0]["progress"] = {**values["progress"], "history": list(values["progress"]["history"])}
+    class Keep(TrainingObserver):
+        def after_epoch(self, state: TrainingState, is_best: bool) -> None:
+            if state.epoch == 2:
+                kept.append(copy.deepcopy(state.to_dict()))
 
-    train(whole, start(whole, "adamw"), vectors(), vectors(), recipe, torch.ones(2), CPU, keep, lambda state: None)
+    Trainer(whole, start(whole, "adamw"), vectors(), vectors(), recipe, torch.ones(2), CPU).train([Keep()])
     again = Model(nn.Linear(2, 2))
     state = start(again, "adamw")
     state.load(kept[0])
-    train(again, state, vectors(), vectors(), recipe, torch.ones(2), CPU, lambda state, best: None, lambda state: None)
+    Trainer(again, state, vectors(), vectors(), recipe, torch.ones(2), CPU).train()
     assert torch.equal(whole[0].weight, again[0].weight)
-    assert state.step == 15 and [row["epoch"] for row in state.history] == [1, 2, 3, 4, 5]
+    assert state.step == 15 and [row.epoch for row in state.history] == [1, 2, 3, 4, 5]
 
 
 def test_a_loss_that_is_no_number_stops_at_once() -> None:
@@ -114,28 +108,33 @@ def test_a_loss_that_is_no_number_stops_at_once() -> None:
     state = start(model)
     before = model[0].weight.clone()
     with pytest.raises(DataError) as caught:
-        train(model, state, data, data, RECIPE, torch.ones(2), CPU, lambda state, best: None, lambda state: None)
+        Trainer(model, state, data, data, RECIPE, torch.ones(2), CPU).train()
     assert caught.value.exit_code == 65 and "step 1" in str(caught.value) and "0.5" in str(caught.value)
     assert torch.equal(before, model[0].weight) and state.step == 0
 
 
+def row(epoch: int) -> EpochRow:
+    return EpochRow(epoch, epoch, 0.1, {"loss": 1.0, "accuracy": 0.5}, {"loss": 1.0}, 0.1)
+
+
 def test_is_over() -> None:
-    assert is_over(5, {"epoch": 5}, 5, None) and not is_over(4, {"epoch": 1}, 5, None)
-    assert is_over(4, {"epoch": 2}, 9, 2) and not is_over(3, {"epoch": 2}, 9, 2)
+    assert is_over(5, row(5), 5, None) and not is_over(4, row(1), 5, None)
+    assert is_over(4, row(2), 9, 2) and not is_over(3, row(2), 9, 2)
     assert not is_over(4, None, 9, 2), "patience counts from a best epoch that is there"
 
 
 def test_after_each_step_the_state_is_whole() -> None:
     seen: list[tuple[int, int, int, int]] = []
 
-    def look(state: TrainingState) -> None:
-        assert state.tally is not None
-        seen.append((state.epoch, state.step, state.step_in_epoch, state.tally.samples))
+    class Look(TrainingObserver):
+        def after_step(self, state: TrainingState) -> None:
+            assert state.tally is not None
+            seen.append((state.epoch, state.step, state.step_in_epoch, state.tally.samples))
 
     model = Model(nn.Linear(2, 2))
     recipe = Recipe(**{**RECIPE.__dict__, "epochs": 2})
     data = vectors()
-    train(model, start(model), data, data, recipe, torch.ones(2), CPU, lambda state, best: None, look)
+    Trainer(model, start(model), data, data, recipe, torch.ones(2), CPU).train([Look()])
     assert seen == [(0, 1, 1, 4), (0, 2, 2, 8), (0, 3, 3, 10), (1, 4, 1, 4), (1, 5, 2, 8), (1, 6, 3, 10)]
 
 
@@ -148,3 +147,12 @@ def test_what_the_optimizer_keeps_must_be_numbers_too() -> None:
     assert state.is_finite()
     state.optimizer.state[model[0].weight]["exp_avg_sq"][0, 0] = float("inf")
     assert not state.is_finite()
+
+
+@pytest.mark.parametrize("name", ["epoch", "val_loss", "val_accuracy", "val_macro_f1"])
+def test_a_row_without_a_headline_metric_is_refused(name: str) -> None:
+    values = {"epoch": 1, "val_loss": 1.0, "val_accuracy": 0.5, "val_macro_f1": 0.5}
+    assert EpochRow.from_dict(values).val == {"loss": 1.0, "accuracy": 0.5, "macro_f1": 0.5}
+    for wrong in ({**values, name: "1"}, {**values, name: True}, {n: v for n, v in values.items() if n != name}):
+        with pytest.raises(ValueError, match=f"{name} is missing or not"):
+            EpochRow.from_dict(wrong)

@@ -12,7 +12,8 @@ from sklearn import metrics as sklearn_metrics
 from tlkit.options.finetune import METRIC_NAMES
 from tlkit.training.accumulator import MetricAccumulator
 from tlkit.training.evaluation import calibrate
-from tlkit.training.metrics import METRICS, better, history_figures, objective_of, validation_figures
+from tlkit.training.history import EpochRow
+from tlkit.training.metrics import METRICS, better
 from tlkit.training.predictions import evaluate_logits
 
 
@@ -85,10 +86,9 @@ def test_every_metric_is_named_compared_and_written(name: str) -> None:
     low, high = dict.fromkeys(METRICS, 0.25), dict.fromkeys(METRICS, 0.25) | {name: 0.75}
     assert better(name, high, low) is metric.larger_is_better
     assert better(name, low, high) is not metric.larger_is_better
-    assert (
-        objective_of(history_figures(high), name) > objective_of(history_figures(low), name)
-    ) is metric.larger_is_better
-    assert validation_figures(history_figures(low)) == low
+    assert (metric.objective(0.75) > metric.objective(0.25)) is metric.larger_is_better
+    row = EpochRow(1, 1, 0.1, {"loss": 1.0, "accuracy": 0.5}, low, 0.1, {"images_per_second": 2.0})
+    assert row.to_dict()[f"val_{name}"] == 0.25 and EpochRow.from_dict(row.to_dict()) == row
     assert metric.label and metric.about and metric.text(0.5) == "0.5000" and metric.text(None) == ""
 
 

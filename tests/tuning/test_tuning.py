@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -25,7 +25,8 @@ from tlkit.interruption import Interruption
 from tlkit.model.backbones import build_network, find_backbone
 from tlkit.model.classifier import build_classifier
 from tlkit.options import TuneOptions
-from tlkit.runs.train_loop import train_to_the_end
+from tlkit.runs.train_loop import train_and_save
+from tlkit.training.history import EpochRow
 from tlkit.training.metrics import METRICS
 from tlkit.tuning import reaper
 from tlkit.tuning.cluster import with_trial_device
@@ -210,12 +211,14 @@ def test_a_resumed_trial_reports_its_current_epoch_again(folder: SearchFolder, m
         told.append(figures)
         raise SystemExit
 
-    for state in (SimpleNamespace(epoch=6, best=epoch(6, 0.2), history=[], micro_batch=None),
-                  SimpleNamespace(epoch=0, best=None, history=[], micro_batch=None)):  # fmt: skip
-        policy: Any = SimpleNamespace(after_epoch=TrialReporter(assignment, stop).after_epoch)
-        unused: Any = None
-        nowhere: Any = SimpleNamespace(every=(), first=None)
-        train_to_the_end(unused, unused, unused, cast(Any, state), unused, nowhere, Interruption(), unused, policy)
+    for state in (
+        SimpleNamespace(epoch=6, best=EpochRow.from_dict(epoch(6, 0.2))),
+        SimpleNamespace(epoch=0, best=None),
+    ):
+        policy = SimpleNamespace(observer=TrialReporter(assignment, stop))
+        session: Any = SimpleNamespace(setup=SimpleNamespace(state=state), signals=Interruption())
+        observer: Any = SimpleNamespace(policy=policy, run=None, peaks=SimpleNamespace(say=lambda: None))
+        train_and_save(session, observer)
     assert [figures["epoch"] for figures in told] == [6] and trained == [1]
 
 
@@ -435,7 +438,7 @@ def test_a_resumed_trial_trusts_the_same_file(folder: SearchFolder, monkeypatch:
     trusted: list[str | None] = []
     monkeypatch.setattr("tlkit.tuning.trial.read_dataset", lambda options: None)
     monkeypatch.setattr(
-        "tlkit.tuning.trial.continue_in_place",
+        "tlkit.tuning.trial.resume_in_place",
         lambda run, options, *rest: trusted.append(options.trust_pickle),
     )
     run_trial(assignment, TrialReporter(assignment, send_nothing))

@@ -31,7 +31,7 @@ from tlkit.options import EvaluateOptions
 from tlkit.reports.evaluation import FORMATS
 from tlkit.runs.batches import labels_of
 from tlkit.runs.consistency import require_same_environment, require_same_files, require_same_options
-from tlkit.runs.record import libraries
+from tlkit.runs.environment import libraries
 from tlkit.terminal import count, log_status, progress, write_stdout
 from tlkit.training.predictions import evaluate_logits
 

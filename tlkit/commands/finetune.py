@@ -1,4 +1,4 @@
-"""tlkit finetune: a folder of images becomes a classifier."""
+"""tlkit finetune: train a classifier on a folder of images."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tlkit.files.new_run import create_run_folder, default_run_folder
 from tlkit.monitoring.monitor import require_installed
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.runs.consistency import require_same_options
-from tlkit.runs.reopen import go_on, run_before_restart
+from tlkit.runs.reopen import reopen, run_before_restart
 
 
 def finetune(options: FinetuneOptions) -> int:
     """Train a new run. Prints the path of its model; returns the exit status.
 
-    The folder is claimed and the data are looked at before torch is loaded, which takes seconds. Of several ranks the
-    first does this, and the others follow.
+    The run folder is created and the data are checked before torch is loaded, which takes seconds. Among several
+    ranks, rank 0 does this and the others wait for its plan.
     """
     require_installed(options.sinks())
     require_data(options.data)
@@ -38,7 +38,7 @@ def finetune(options: FinetuneOptions) -> int:
         return run_worker(options)
     earlier = run_before_restart()
     if earlier is not None:
-        return go_on(earlier, ResumeOptions(checkpoint=earlier.path, trust_pickle=options.trust_pickle), options)
+        return reopen(earlier, ResumeOptions(checkpoint=earlier.path, trust_pickle=options.trust_pickle), options)
     with (
         create_run_folder(options.out, default_run_folder(options)) as run,
         interruption.handled("stopping") as signals,

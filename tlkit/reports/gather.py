@@ -29,6 +29,7 @@ from tlkit.reports.thumbnails import thumbnails
 from tlkit.reports.val_predictions_file import Validation, read_validation
 from tlkit.terminal import log_status
 from tlkit.training.evaluation import Calibration, Evaluation, calibrate, evaluate_predictions
+from tlkit.training.history import EpochRow
 
 SHOWN_MISTAKES = 24
 
@@ -122,18 +123,15 @@ def described(options: Mapping[str, Any]) -> dict[str, str]:
     return {flag: "default" if v is None else str(v) for flag, v in values.items()}
 
 
-def read_history(run: RunFolder) -> list[dict[str, Any]]:
+def read_history(run: RunFolder) -> list[dict[str, float]]:
     """The rows of history.jsonl, one per epoch; empty if it does not exist. Raises DataError if it is damaged."""
     if not os.path.exists(run.history_file):
         return []
     with open_input(run.history_file) as file:
         try:
-            rows = [json.loads(line) for line in file]
+            return [EpochRow.from_dict(json.loads(line)).to_dict() for line in file]
         except (ValueError, RecursionError) as error:
             raise DataError(run.history_file, f"is damaged ({error})") from error
-    if not all(isinstance(row, dict) and isinstance(row.get("epoch"), int) for row in rows):
-        raise DataError(run.history_file, "is damaged: not every line is an epoch")
-    return rows
 
 
 def measure(validation: Validation, split: Mapping[str, Any], root: str, options: FinetuneOptions) -> Measured:

@@ -1,4 +1,4 @@
-"""--batch-size auto: the largest batch that trains, found by trying."""
+"""--batch-size auto: find the largest batch that fits into memory, by trying."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tlkit.training.state import TrainingState
 from tlkit.training.step import Stepper
 
 FIRST = 16
-"""Images that are tried first; the default."""
+"""The batch that is tried first: the default batch size."""
 
 
 class FakePeerWorld(World):
-    """Another rank that is as this one: what ranks do inside of a pass is done, and held in memory, without asking."""
+    """A world of two equal ranks in one process: collective operations take their memory without communication."""
 
     size = 2
 
@@ -32,11 +32,11 @@ class FakePeerWorld(World):
 
 @dataclass
 class BatchSizeFinder:
-    """Steps that are tried, of which nothing is left: neither in what trains, nor in random numbers, nor in memory.
+    """Tries training steps and undoes them: parameters, random numbers and memory are as before.
 
-    module: what the loop trains, the classifier itself or around it. optimizer: a key of OPTIMIZERS. fp16: whether
-    layers train in it. image_size: (height, width). parts: in which a batch passes. batch_norm: how a BatchNorm that
-    trains takes its statistics. shortage: of the last attempt.
+    module: what the loop trains, the classifier or a wrapper. optimizer: a key of OPTIMIZERS. fp16: whether layers
+    train in fp16. image_size: (height, width). parts: micro-batches of a batch. batch_norm: as in training.
+    guard: of the last attempt.
     """
 
     classifier: Classifier
@@ -48,29 +48,29 @@ class BatchSizeFinder:
     world: World = SINGLE_PROCESS
     parts: int = 1
     batch_norm: AbstractContextManager[object] = field(default_factory=LocalBatchNorm)
-    shortage: OutOfMemoryGuard = field(default_factory=OutOfMemoryGuard, init=False)
+    guard: OutOfMemoryGuard = field(default_factory=OutOfMemoryGuard, init=False)
 
     def find(self, images: int) -> int:
-        """The largest batch that trains: on each rank a power of two, and on all of them no more than LARGEST or
-        so many images.
+        """The largest batch that fits: a power of two on each rank; over all ranks at most `images` and the limit
+        of the kind of device.
 
-        Raises MemoryError if one image is too much.
+        Raises MemoryError if one image does not fit.
         """
-        most = max(1, min(kind_of(self.device).largest_batch, images) // self.world.size)
-        size = 1 << min(FIRST, most).bit_length() - 1
+        largest = max(1, min(kind_of(self.device).largest_batch, images) // self.world.size)
+        size = 1 << min(FIRST, largest).bit_length() - 1
         if self.fits(size):
-            while 2 * size <= most and self.fits(2 * size):
+            while 2 * size <= largest and self.fits(2 * size):
                 size *= 2
         else:
             size //= 2
             while size and not self.fits(size):
                 size //= 2
             if not size:
-                raise MemoryError(self.shortage.text)
+                raise MemoryError(self.guard.text)
         return size * self.world.size
 
     def fits(self, size: int) -> bool:
-        """Whether every rank can train on so many images."""
+        """Whether every rank can train on this many images."""
         before = {key: tensor.to("cpu", copy=True) for key, tensor in self.classifier.trainable_state().items()}
         try:
             with torch.random.fork_rng(kind_of(self.device).random_devices(self.device)):
@@ -81,17 +81,17 @@ class BatchSizeFinder:
             release_memory()
 
     def step(self, size: int) -> bool:
-        """Train on noise, the optimizer's own memory included. Whether memory was enough."""
-        self.shortage = OutOfMemoryGuard()
+        """Take one training step on random images, with an optimizer of its own. Returns whether memory sufficed."""
+        self.guard = OutOfMemoryGuard()
         optimizer = build_optimizer(self.classifier.head, self.classifier.backbone, self.optimizer, 0.0)
         state = TrainingState(self.classifier, optimizer, scaler=build_scaler(self.fp16, self.device))
         weights = torch.ones(self.classifier.head.classes(), device=self.device)
         stepper = Stepper(self.module.train(), state, weights, 0.0, 0, self.device, self.world)
         images, labels = torch.rand(size, 3, *self.image_size), torch.zeros(size, dtype=torch.int64)
         with self.batch_norm:
-            passed = stepper.attempt(images, labels, size * self.world.size, 0, self.parts, self.shortage)
-        if passed is None:
+            outputs = stepper.attempt(images, labels, size * self.world.size, 0, self.parts, self.guard)
+        if outputs is None:
             return False
-        with self.shortage:
+        with self.guard:
             stepper.update(0.0)
-        return not stepper.on_any_rank(self.shortage.found)
+        return not stepper.on_any_rank(self.guard.found)

@@ -1,4 +1,4 @@
-"""The images of a run: decoded, and divided into the batches that the training loop eats."""
+"""The batches of a run: images decoded, features computed where the backbone is frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tlkit.data.bad_images import leave_out, log_left_out
-from tlkit.data.batches import FeatureBatches, ImageBatches
+from tlkit.data.batches import ImageBatches, FeatureBatches
 from tlkit.data.decoders import Decoder, Pixels, open_decoder, worker_count
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
@@ -20,7 +20,6 @@ from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
-from tlkit.devices.select import Devices
 from tlkit.distributed.gather import shard_indices
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import DataError
@@ -31,19 +30,25 @@ from tlkit.features.memory_cache import NO_MEMORY, VectorMemory
 from tlkit.features.store import NoStore, Store, open_store
 from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
-from tlkit.model.files import ModelDescription
 from tlkit.options import FinetuneOptions
+from tlkit.runs.setup import TrainingSetup
 from tlkit.terminal import log_status, progress
 from tlkit.training.loop import Batches
 from tlkit.training.objective import label_tensor
 
+HEAD_VAL_BATCH = 4096
+"""Features that pass through the head together in validation."""
+
+
+NO_LONGER_READABLE = "It was readable when the run started."
+
 
 @dataclass(frozen=True)
 class PreparedBatches:
-    """What the loop trains: module is the head over vectors, or the whole classifier over images.
+    """What the loop trains on. module: the head over features, or the whole classifier over images.
 
-    of_images: whether the backbone runs whenever they are looked at. world: of those that train it, which is the first
-    rank alone where the head is all that trains. measured_together: images of a batch in validation.
+    dataset: without skipped images. world: the ranks that train; rank 0 alone where only the head trains.
+    val_batch_size: images of a validation batch. of_images: whether the backbone runs in every epoch.
     """
 
     dataset: Dataset
@@ -51,88 +56,84 @@ class PreparedBatches:
     train: Batches
     val: Batches
     world: World
-    measured_together: int
+    val_batch_size: int
     of_images: bool
 
 
 @dataclass(frozen=True)
 class BatchBuilder:
-    """What it takes to turn a run's images into batches: of vectors where the backbone gives the same vector every
-    time, else of images.
+    """Builds the batches of a run: of features where the backbone gives the same ones in every epoch, else of images.
 
-    fresh: the run starts here, so the head takes its standardization from the training features.
+    memory: features that earlier runs of this process have kept.
     """
 
-    options: FinetuneOptions
-    dataset: Dataset
-    classifier: Classifier
-    description: ModelDescription
-    devices: Devices
-    fresh: bool
+    setup: TrainingSetup
     signals: Interruption
-    world: World
     memory: VectorMemory = NO_MEMORY
 
     def batches(self) -> PreparedBatches:
-        """What the loop trains, and on what. Raises DataError for images that cannot be read."""
-        return self.batches_of_images() if self.options.feeds_images() else self.batches_of_vectors()
+        """All ranks call this together. Raises DataError for images that cannot be read."""
+        return self.image_batches() if self.options.feeds_images() else self.feature_batches()
 
-    def batches_of_vectors(self) -> PreparedBatches:
-        """Run the backbone once over every image, or view of it; the head then trains on the vectors."""
-        options, bad = self.options, list[ImageError]()
-        space = self.engines.cache_namespace(self.engine)
-        with closing(open_store(space, options.cache_bytes(), partial(log_status, "warning"))) as store:
+    def feature_batches(self) -> PreparedBatches:
+        """Run the backbone once over every image, or over every augmented view; the head trains on the features."""
+        options, samples, bad = self.options, self.setup.dataset, list[ImageError]()
+        namespace = self.engines.cache_namespace(self.engine)
+        with closing(open_store(namespace, options.cache_bytes(), partial(log_status, "warning"))) as store:
             extraction = self.extraction(store)
-            if self.fresh or options.augment == "none":
-                plain = self.vectors(extraction, self.dataset.train, self.plain_view, "features", bad)
+            if self.setup.is_new or options.augment == "none":
+                plain = self.features(extraction, samples.train, self.plain_view, "features", bad)
                 self.standardize(plain)
-            val = self.vectors(extraction, self.dataset.val, self.plain_view, "validation", bad)
+            val = self.features(extraction, samples.val, self.plain_view, "validation", bad)
             dataset = self.without_bad(bad)
-            views = [plain] if options.augment == "none" else self.augmented_vectors(extraction, dataset)
-        computed, known = extraction.counts()
-        log_status("features", f"{computed:,} computed, {known:,} from the cache")
-        train = FeatureBatches(views, labels_of(dataset.train), options.images_per_step(), options.seed)
-        measured = Stoppable(FeatureBatches([val], labels_of(dataset.val), 4096, None), self.signals, SINGLE_PROCESS)
+            views = [plain] if options.augment == "none" else self.augmented_features(extraction, dataset)
+        computed, cached = extraction.counts()
+        log_status("features", f"{computed:,} computed, {cached:,} cached (image embeddings)")
+        train_batches = FeatureBatches(views, labels_of(dataset.train), options.images_per_step(), options.seed)
+        val_batches = FeatureBatches([val], labels_of(dataset.val), HEAD_VAL_BATCH, None)
         return PreparedBatches(
             dataset,
-            self.classifier.head,
-            Stoppable(train, self.signals, SINGLE_PROCESS),
-            measured,
+            self.setup.classifier.head,
+            Stoppable(train_batches, self.signals, SINGLE_PROCESS),
+            Stoppable(val_batches, self.signals, SINGLE_PROCESS),
             SINGLE_PROCESS,
-            4096,
+            HEAD_VAL_BATCH,
             of_images=False,
         )
 
-    def vectors(
+    def features(
         self, extraction: Extraction, samples: Sequence[Sample], view: View, label: str, bad: list[ImageError]
     ) -> Tensor:
-        """As Extraction.vectors, or from memory; where images are bad, they are looked at again each time."""
+        """The features [N, ...] of readable images, from memory or computed; unreadable images are added to `bad`.
 
-        def find() -> tuple[Tensor, bool]:
+        A result that lacks images is not kept in memory, so that they are found again by the next run.
+        """
+
+        def compute() -> tuple[Tensor, bool]:
             before = len(bad)
             found = extraction.vectors(samples, view, label, bad)
             return found, len(bad) == before
 
-        space = json.dumps(self.engines.cache_namespace(self.engine), sort_keys=True)
-        return self.memory.recall((space, view.cache_id), [path for path, _ in samples], find)
+        namespace = json.dumps(self.engines.cache_namespace(self.engine), sort_keys=True)
+        return self.memory.recall((namespace, view.cache_id), [path for path, _ in samples], compute)
 
-    def augmented_vectors(self, extraction: Extraction, dataset: Dataset) -> list[Tensor]:
-        """The vectors [N, ...] of each augmented view of the training images."""
+    def augmented_features(self, extraction: Extraction, dataset: Dataset) -> list[Tensor]:
+        """The features [N, ...] of each augmented view of the training images."""
         count = self.options.view_count()
         bad: list[ImageError] = []
         views = [
-            self.vectors(extraction, dataset.train, self.view(number), f"view {number + 1}/{count}", bad)
+            self.features(extraction, dataset.train, self.view(number), f"view {number + 1}/{count}", bad)
             for number in range(count)
         ]
         if bad:
-            raise DataError(bad[0].path, bad[0].message, "It was readable when the run began.")
+            raise DataError(bad[0].path, bad[0].message, NO_LONGER_READABLE)
         return views
 
-    def batches_of_images(self) -> PreparedBatches:
-        """Feed images to the whole classifier in every epoch, augmented afresh if asked for."""
-        dataset, options = self.dataset, self.options
+    def image_batches(self) -> PreparedBatches:
+        """Feed images to the whole classifier in every epoch, with a new augmentation each time."""
+        dataset, options, world = self.setup.dataset, self.options, self.setup.world
         workers = worker_count(options.workers)
-        if self.fresh:
+        if self.setup.is_new:
             bad: list[ImageError] = []
             plain = self.extraction(NoStore()).vectors(dataset.train, self.plain_view, "features", bad)
             bad += self.damaged(dataset.val)
@@ -146,27 +147,27 @@ class BatchBuilder:
             return self.load(dataset.val[index], self.plain_view)
 
         train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
-        shaped, size, world = self.preprocessing, options.images_per_step(), self.world
-        train = ImageBatches(load_training, train_labels, shaped, size, options.seed, workers, world)
-        val = ImageBatches(load_validation, val_labels, shaped, self.passing, None, workers, world)
+        shaped, size, val_size = self.preprocessing, options.images_per_step(), self.extraction_batch
+        train_batches = ImageBatches(load_training, train_labels, shaped, size, options.seed, workers, world)
+        val_batches = ImageBatches(load_validation, val_labels, shaped, val_size, None, workers, world)
+        classifier = self.optimized_classifier() if options.unfreeze is None else self.setup.classifier
         return PreparedBatches(
             dataset,
-            self.devices.data_parallel(self.quick_classifier() if options.unfreeze is None else self.classifier),
-            Stoppable(train, self.signals, world, "training"),
-            Stoppable(val, self.signals, world, "validation"),
+            self.setup.devices.data_parallel(classifier),
+            Stoppable(train_batches, self.signals, world, "training"),
+            Stoppable(val_batches, self.signals, world, "validation"),
             world,
-            self.passing,
+            val_size,
             of_images=True,
         )
 
-    def quick_classifier(self) -> Classifier:
-        """The same head on a copy of the frozen backbone that only passes images."""
-        return Classifier(
-            self.classifier.backbone.optimized_for_inference(self.preprocessing.image_size), self.classifier.head
-        )
+    def optimized_classifier(self) -> Classifier:
+        """The same head on a copy of the frozen backbone that is optimized for inference."""
+        backbone = self.setup.classifier.backbone.optimized_for_inference(self.preprocessing.image_size)
+        return Classifier(backbone, self.setup.classifier.head)
 
     def damaged(self, samples: Sequence[Sample]) -> list[ImageError]:
-        """Decode images once, so that a damaged one is found before any epoch; each rank its share."""
+        """Decode images once, to find damaged ones before training; each rank decodes its share."""
 
         def find_damage(number: int) -> ImageError | None:
             try:
@@ -175,86 +176,96 @@ class BatchBuilder:
                 return error
             return None
 
-        mine = shard_indices(len(samples), self.passing, self.world)
-        outcomes = map_in_order(find_damage, mine, workers=worker_count(self.options.workers), ahead=64)
-        found = zip(mine, progress(outcomes, "checking", len(mine)), strict=True)
-        return errors_of_all([(number, error) for number, error in found if error], samples, self.world)
+        world = self.setup.world
+        own = shard_indices(len(samples), self.extraction_batch, world)
+        outcomes = map_in_order(find_damage, own, workers=worker_count(self.options.workers), ahead=64)
+        found = zip(own, progress(outcomes, "checking", len(own)), strict=True)
+        return errors_of_all([(number, error) for number, error in found if error], samples, world)
 
     def without_bad(self, bad: Sequence[ImageError]) -> Dataset:
-        """The data without its bad images. The first rank decides whether the run may go on so, and tells; the others
-        wait for that. Raises DataError there if it may not."""
-        if self.world.is_first:
-            kept = leave_out(self.options, self.dataset, bad)
+        """The dataset without unreadable images. Raises DataError if they may not be skipped: on rank 0, while the
+        other ranks wait, so that the error is reported once."""
+        options, dataset, world = self.options, self.setup.dataset, self.setup.world
+        if world.is_first:
+            kept = leave_out(options, dataset, bad)
             log_left_out(bad)
-            self.world.barrier()
+            world.barrier()
             return kept
-        self.world.barrier()
-        return leave_out(self.options, self.dataset, bad)
+        world.barrier()
+        return leave_out(options, dataset, bad)
 
     def extraction(self, store: Store) -> Extraction:
-        """The pass of this run's backbone."""
+        """The computation of this run's features."""
         workers = worker_count(self.options.workers)
-        return Extraction(self.engines.extract(self.engine), store, self.decoder, workers, self.passing, self.world)
+        extract = self.engines.extract(self.engine)
+        return Extraction(extract, store, self.decoder, workers, self.extraction_batch, self.setup.world)
 
     @cached_property
     def engine(self) -> Backend:
-        """What computes the features of this run, from its start to its end."""
-        return self.engines.choose(self.image_count(), self.world.size)
+        """The library that computes the features of this run, from its start to its end."""
+        return self.engines.choose(self.image_count(), self.setup.world.size)
 
     @cached_property
     def engines(self) -> Engines:
+        backbone, devices = self.setup.classifier.backbone, self.setup.devices
         torch_pass = FeatureExtractor(
-            self.classifier.backbone, self.preprocessing, self.devices.first, self.devices.data_parallel, say_parts
+            backbone, self.preprocessing, devices.first, devices.data_parallel, warn_of_smaller_batches
         )
-        return Engines(self.options, self.description, torch_pass)
+        return Engines(self.options, self.setup.description, torch_pass)
 
     def image_count(self) -> int:
         """How many features the run needs: one for each image, and one for each augmented view of a training image."""
         views = 0 if self.options.augment == "none" else self.options.view_count()
-        return len(self.dataset.val) + len(self.dataset.train) * (1 + views)
+        return len(self.setup.dataset.val) + len(self.setup.dataset.train) * (1 + views)
 
     @property
-    def passing(self) -> int:
-        """Images that pass the backbone together where nothing trains."""
-        return EXTRACTION_BATCH[self.devices.first.type]
+    def extraction_batch(self) -> int:
+        """Images of a batch in feature extraction and validation."""
+        return EXTRACTION_BATCH[self.setup.devices.first.type]
+
+    @property
+    def options(self) -> FinetuneOptions:
+        return self.setup.options
 
     @property
     def preprocessing(self) -> Preprocessing:
-        return self.description.preprocessing
+        return self.setup.description.preprocessing
 
     @cached_property
     def decoder(self) -> Decoder:
-        """What opens this run's images, in this pass and in all epochs."""
+        """The decoder of all images, in all epochs."""
         return open_decoder(worker_count(self.options.workers))
 
     def close(self) -> None:
-        """No image is opened any more."""
+        """Stop the decoder processes."""
         self.decoder.close()
 
     @property
     def plain_view(self) -> View:
-        """Images as they are."""
+        """Images without augmentation."""
         return View(self.preprocessing, self.options.max_pixels)
 
     def view(self, epoch: int) -> View:
-        """Training images as they are seen in an epoch."""
+        """Training images as augmented in an epoch."""
         options = self.options
         return View(self.preprocessing, options.max_pixels, augment=options.augment, seed=options.seed, epoch=epoch)
 
     def load(self, sample: Sample, view: View) -> Pixels:
-        """An image that was readable before; if it no longer is, training cannot go on. Raises DataError."""
+        """Decode an image that was readable before. Raises DataError if it no longer is: training cannot continue."""
         try:
             return self.decoder.load_sample(sample, view).pixels
         except ImageError as error:
-            raise DataError(sample.path, error.message, "It was readable when the run began.") from error
+            raise DataError(sample.path, error.message, NO_LONGER_READABLE) from error
 
     def standardize(self, features: Tensor) -> None:
-        """Where the run starts here, give the head the mean and deviation of the training features [N, ...]. The other
-        ranks have none; they get the first one's head."""
-        if self.fresh and self.world.is_first:
+        """In a new run, give the head the mean and deviation of the training features [N, ...].
+
+        Only rank 0 has all features; the other ranks receive its head.
+        """
+        if self.setup.is_new and self.setup.world.is_first:
             statistics = feature_statistics(torch.split(features, 4096))
             assert statistics is not None, "every class has a readable image"
-            self.classifier.head.set_standardization(*statistics)
+            self.setup.classifier.head.set_standardization(*statistics)
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:
@@ -262,13 +273,16 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
     return label_tensor(sample.label for sample in samples)
 
 
-def say_parts(size: int) -> None:
-    """That memory was used up in the pass, and what is done about it."""
-    log_status("warning", f"memory was used up: images pass {size} at a time; vectors may differ in their last digits")
+def warn_of_smaller_batches(size: int) -> None:
+    """Warn that feature extraction ran out of memory and continues with smaller batches."""
+    log_status(
+        "warning",
+        f"out of memory: features are computed {size} images at a time and may differ in their last digits",
+    )
 
 
 class Stoppable:
-    """Batches that end between two of them when a signal has come to any rank; with a label, also a progress bar."""
+    """Batches that stop between two of them when any rank has received a signal. label: of a progress bar, if any."""
 
     def __init__(self, batches: Batches, signals: Interruption, world: World, label: str | None = None) -> None:
         self.batches = batches
@@ -281,12 +295,12 @@ class Stoppable:
         return self.batches.steps_per_epoch
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """As the batches themselves. Raises Interrupted, at the same step in every rank."""
+        """As for the batches themselves. Raises Interrupted, at the same step on every rank."""
         batches = self.batches.epoch(epoch, first_step)
         steps = self.steps_per_epoch - first_step
         for batch in progress(batches, self.label, steps, "batch") if self.label else batches:
-            collected = self.world.all_reduce_max(self.signals.requested or 0)
-            if collected:  # by all ranks; what comes to one of them meanwhile they hear at the next step
-                self.signals.requested = collected
+            received = self.world.all_reduce_max(self.signals.requested or 0)
+            if received:  # on any rank; a signal that arrives during the reduction counts at the next step
+                self.signals.requested = received
                 self.signals.raise_if_requested()
             yield batch

@@ -1,34 +1,31 @@
-"""How a run is conducted: by itself, or as one of many that others watch and compare."""
+"""RunPolicy: how a run behaves alone, and as a trial of a search."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tlkit.features.memory_cache import NO_MEMORY, VectorMemory
+from tlkit.training.loop import TrainingObserver
 from tlkit.training.state import TrainingState
 
 
-def no_op(state: TrainingState) -> None:
-    """Nobody looks at an epoch."""
-
-
 def always(state: TrainingState) -> bool:
-    """Every epoch is worth a checkpoint."""
     return True
 
 
 @dataclass(frozen=True)
 class RunPolicy:
-    """saves: which epochs get a checkpoint, beside the best and the last. after_epoch: told of every epoch that is
-    done; may raise EnoughSeen, and the run ends there in good order.
+    """saves: whether to write a checkpoint of an epoch that is neither the best nor the last.
 
-    ships: whether the finished model is written. A checkpoint of the best epoch says the same in a hundredth of the
-    room, as long as the backbone's weights are at hand. memory: of the vectors of runs before.
+    observer: called after each epoch is saved and logged; may raise StopTraining to end the run early.
+    exports_model: whether to write model.pt. The checkpoint of the best epoch is a hundred times smaller and enough
+    where the backbone's weights are available.
+    memory: features kept in memory for the next runs of this process.
     """
 
     saves: Callable[[TrainingState], bool] = always
-    after_epoch: Callable[[TrainingState], None] = no_op
+    observer: TrainingObserver = field(default_factory=TrainingObserver)
     exports_model: bool = True
     memory: VectorMemory = NO_MEMORY
 

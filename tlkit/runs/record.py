@@ -1,140 +1,144 @@
-"""What a run writes down of itself, beside its checkpoints: options, images, and how it ends."""
+"""What a run writes about itself beside its checkpoints: options, images, status."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from typing import Any
-
-import torch
 
 from tlkit.data.bad_images import write_skipped
 from tlkit.data.folder import Dataset
 from tlkit.data.scan import describe
-from tlkit.distributed.env import local_ranks
 from tlkit.errors import LostRankError, ResourceError, TlkitError, to_tlkit_error
-from tlkit.features.backend import Backend
-from tlkit.files import artifact
 from tlkit.files.atomic import write_json_atomically
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interrupted
-from tlkit.model.files import CHECKPOINT_FORMAT
+from tlkit.monitoring.monitor import Monitor
+from tlkit.monitoring.run import run_monitor
 from tlkit.options import FinetuneOptions
-from tlkit.terminal import log_status
+from tlkit.runs.checkpoints import Checkpoint, Origin, write_checkpoint
+from tlkit.runs.environment import present_environment
+from tlkit.runs.plan import split_digest
+from tlkit.runs.setup import TrainingSetup
+from tlkit.terminal import compact, log_status
 from tlkit.training.loop import NonFiniteLossError
 from tlkit.training.state import TrainingState
-from tlkit.versions import version
 
 
-def begin(run: RunFolder, remembered: Mapping[str, Any], past: Mapping[str, Mapping[str, Any]]) -> None:
-    """Make a folder a run that can be resumed, whenever it is stopped."""
-    for file, content in past.items():
-        artifact.write_artifact(file, CHECKPOINT_FORMAT, content)
-    write_json_atomically(run.options_file, remembered)
+class Record:
+    """Receives the steps of preparing a run. The methods of this base class do nothing: other ranks write no files."""
+
+    def of(self, setup: TrainingSetup) -> AbstractContextManager[None]:
+        """The block in which the run is prepared and trained."""
+        return nullcontext()
+
+    def write_options(self, setup: TrainingSetup) -> None:
+        """Called when all options are resolved, before features are computed."""
+
+    def write_dataset(self, setup: TrainingSetup, dataset: Dataset) -> None:
+        """Called when all images have been read. dataset: the readable ones."""
 
 
-def show_running(run: RunFolder, state: TrainingState) -> None:
-    """What scripts see of a run that goes on."""
-    run.write_status("running", **state.where())
-    if state.history:
-        run.write_history(state.history)
+NO_RECORD = Record()
 
 
-def split_digest(dataset: Dataset) -> str:
-    """What tells divisions of images apart."""
-    return artifact.digest(dataset.to_split())
+@dataclass
+class RunRecord(Record):
+    """Writes the run folder, on rank 0.
+
+    cli_options: as typed. initial_checkpoints: content of the checkpoints of a new run that continues another, by file.
+    monitor, model_summary, origin: available inside the block of `of`.
+    """
+
+    run: RunFolder
+    cli_options: Mapping[str, Any]
+    initial_checkpoints: Mapping[str, Checkpoint]
+    monitor: Monitor = field(default_factory=Monitor, init=False)
+    model_summary: str = field(default="", init=False)
+    origin: Origin = field(init=False)
+
+    @contextmanager
+    def of(self, setup: TrainingSetup) -> Iterator[None]:
+        """Make the folder a run that can be resumed; write into status.json how the block ends."""
+        run, state = self.run, setup.state
+        self.model_summary = log_model(setup)
+        if not os.path.exists(run.options_file):
+            for file, checkpoint in self.initial_checkpoints.items():
+                write_checkpoint(file, checkpoint.to_dict())
+            self._write_options_file(setup)
+        with (
+            recorded_in_status(run, setup.options, state),
+            run_monitor(run, setup.options, setup.dataset.classes) as self.monitor,
+        ):
+            run.write_status("running", **state.where())
+            if state.history:
+                run.write_history([row.to_dict() for row in state.history])
+            yield
+
+    def write_options(self, setup: TrainingSetup) -> None:
+        """Options that a resume changes are written later: it may still be refused."""
+        if setup.is_new:
+            self._write_options_file(setup)
+
+    def write_dataset(self, setup: TrainingSetup, dataset: Dataset) -> None:
+        """Write which image is where and which are skipped; for a new run, a summary of the dataset too."""
+        self._write_options_file(setup)
+        environment = present_environment(setup.devices.first, setup.options.engine, setup.world.size)
+        if not os.path.exists(self.run.about_file):
+            about = {"data": describe(dataset), "warnings": list(dataset.warnings), "model": self.model_summary}
+            write_json_atomically(self.run.about_file, {**about, "environment": environment})
+        write_json_atomically(self.run.split_file, dataset.to_split())
+        if dataset.skipped:
+            write_skipped(self.run, dataset.skipped)
+        options = setup.options.to_portable_dict()
+        self.origin = Origin(options, environment, setup.description, split_digest(dataset))
+
+    def _write_options_file(self, setup: TrainingSetup) -> None:
+        options = {"given": dict(self.cli_options), "resolved": setup.options.to_dict()}
+        write_json_atomically(self.run.options_file, options)
 
 
-def with_engine(
-    options: FinetuneOptions, engine: Backend, run: RunFolder, remembered: dict[str, Any], fresh: bool
-) -> FinetuneOptions:
-    """The options with what computes features, which are remembered before the first is computed."""
-    chosen = dataclasses.replace(options, engine=engine)
-    remembered["resolved"] = chosen.to_dict()
-    if fresh:
-        write_json_atomically(run.options_file, remembered)
-    return chosen
-
-
-def write_down_images(run: RunFolder, dataset: Dataset, model: str, environment: Mapping[str, Any]) -> None:
-    """Which image is where, which are left out, and, when a run begins, what was found of them."""
-    if not os.path.exists(run.about_file):
-        found = {"data": describe(dataset), "warnings": list(dataset.warnings), "model": model}
-        write_json_atomically(run.about_file, {**found, "environment": dict(environment)})
-    write_json_atomically(run.split_file, dataset.to_split())
-    if dataset.skipped:
-        write_skipped(run, dataset.skipped)
+def log_model(setup: TrainingSetup) -> str:
+    """Log the backbone and the head. Returns a one-line summary of the backbone."""
+    description, backbone = setup.description, setup.classifier.backbone
+    head = sum(parameter.numel() for parameter in setup.classifier.head.parameters())
+    unfrozen = description.trainable - head
+    height, width = description.preprocessing.image_size
+    summary = (
+        f"{description.backbone} at {width}x{height} px, weights: {description.weights}, "
+        f"{compact(backbone.own_parameters() - unfrozen)} parameters frozen"
+    )
+    log_status("backbone", summary)
+    more = f", and {compact(unfrozen)} of the backbone" if unfrozen else ""
+    log_status("head", f"{setup.options.head}, {compact(head)} parameters to train{more}")
+    return summary
 
 
 @contextmanager
 def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: TrainingState) -> Iterator[None]:
-    """Write into status.json how the block fails or is stopped, if that can be written; the error itself goes on."""
+    """Write into status.json how the block fails or is interrupted, then raise the error again."""
     try:
         yield
     except Exception as error:
         known = to_tlkit_error(error)
-        of_memory = isinstance(known, ResourceError) and not isinstance(known, LostRankError) and known is not error
-        if of_memory:
+        out_of_memory = isinstance(known, ResourceError) and not isinstance(known, LostRankError) and known is not error
+        if out_of_memory:
             known = ResourceError(
                 known.subject,
                 f"{known.problem} at --batch-size {options.batch_size}",
-                "Try a smaller --image-size, or --gradient-checkpointing, in a new run; or, with more memory: "
-                f"tlkit resume {run.path}",
+                "Start a new run with a smaller --image-size or with --gradient-checkpointing; or, on a machine with "
+                f"more memory: tlkit resume {run.path}",
             )
-        named = {"code": error.code, "files": error.files} if isinstance(error, NonFiniteLossError) else {}
+        details = {"code": error.code, "files": error.files} if isinstance(error, NonFiniteLossError) else {}
         with suppress(TlkitError):
-            run.write_status("failed", exit_code=known.exit_code, error=str(known), **named, **state.where())
-        if of_memory:
+            run.write_status("failed", exit_code=known.exit_code, error=str(known), **details, **state.where())
+        if out_of_memory:
             raise known from error
         raise
     except Interrupted as interrupted:
         with suppress(TlkitError):
             run.write_status("interrupted", exit_code=128 + interrupted.number, **state.where())
-        log_status("stopped", f"go on with: tlkit resume {run.path}")
+        log_status("stopped", f"resume with: tlkit resume {run.path}")
         raise
-
-
-LIBRARIES = ("tlkit", "torch", "torchvision", "timm", "pillow")
-
-
-def use_threads(recorded: Mapping[str, Any]) -> None:
-    """Compute with as many threads as the run began with, where this machine has the cores: their number decides in
-    which order sums are taken, and so the last bits."""
-    threads = recorded.get("threads")
-    if isinstance(threads, int) and 0 < threads <= max(1, len(os.sched_getaffinity(0)) // local_ranks()):
-        torch.set_num_threads(threads)
-
-
-def libraries() -> dict[str, str | None]:
-    """The versions of what computes here."""
-    return {name: version(name) for name in LIBRARIES}
-
-
-def present_environment(device: torch.device, engine: str, ranks: int) -> dict[str, Any]:
-    """Versions, the kind of device, and the numbers of threads and of ranks. engine: what computes features."""
-    runtime = {"onnxruntime": version("onnxruntime")} if engine == "onnxruntime" else {}
-    return {**libraries(), **runtime, "device": device.type, "threads": torch.get_num_threads(), "ranks": ranks}
-
-
-def warn_of_differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> None:
-    """Say what is not as it was, and what that costs."""
-    recorded = {"ranks": 1, **recorded}  # checkpoints of before there were ranks
-    for name in {**present, **recorded}:
-        here, there = present.get(name), recorded.get(name)
-        if here != there:
-            log_status("warning", f"{name}: {here} here, {there} when the checkpoint was written; {COST[name]}")
-
-
-IN_LAST_DIGITS = "the result may differ in its last digits from that of a run that was never stopped"
-
-
-BY_RANKS = (
-    "the result is no longer bit for bit that of a run that was never stopped: each batch is divided otherwise, and so "
-    "are sums, dropout, and the statistics of a BatchNorm that trains without --sync-batchnorm"
-)
-
-
-COST = defaultdict(lambda: IN_LAST_DIGITS, ranks=BY_RANKS)

@@ -1,4 +1,4 @@
-"""Reopen a run folder and resume training in it."""
+"""Reopen a run folder and resume training in it. Loads no torch before the folder is locked."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tlkit.options.ranks import RestartOptions
 from tlkit.runs.consistency import require_same_options
 
 
-def go_on(run: RunFolder, options: ResumeOptions, typed: RestartOptions) -> int:
-    """Go on with a run in its own folder. typed: the options that all ranks were started with."""
-    assert isinstance(typed, Options)
-    with run.locked(), interruption.handled("stopping") as signals, joined(typed) as world:
+def reopen(run: RunFolder, options: ResumeOptions, cli_options: RestartOptions) -> int:
+    """Resume a run in its own folder. cli_options: those that all ranks were started with. Returns the exit status."""
+    assert isinstance(cli_options, Options)
+    with run.locked(), interruption.handled("stopping") as signals, joined(cli_options) as world:
         write_note("run", run.path)
-        require_same_options(typed, world)
+        require_same_options(cli_options, world)
         run.remove_leftovers()
-        from tlkit.runs.resume import continue_in_place
+        from tlkit.runs.resume import resume_in_place
 
-        return continue_in_place(run, options, signals, world)
+        return resume_in_place(run, options, signals, world)
 
 
 def run_before_restart() -> RunFolder | None:
-    """The run of the ranks before these, which the agent has restarted, if that can be gone on with."""
+    """The run of these ranks before the launcher restarted them, if it can be resumed."""
     earlier = earlier_run()
     return RunFolder.containing(earlier) if earlier is not None else None

@@ -1,11 +1,9 @@
-"""What resume goes on with: the newest whole checkpoint, the options and images that belong to it, its best epoch."""
+"""Resume a run: in its own folder from the newest checkpoint, or in a new folder from any checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
-from typing import Any
 
 from tlkit import interruption
 from tlkit.data.bad_images import check_images, read_skipped
@@ -22,61 +20,132 @@ from tlkit.files.atomic import link_atomically
 from tlkit.files.new_run import create_run_folder, default_run_folder
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
-from tlkit.model.build import stored_options
 from tlkit.model.files import MODEL_FORMAT
 from tlkit.monitoring.run import report_and_close, run_monitor
 from tlkit.options import FinetuneOptions, ResumeOptions
-from tlkit.options.declare import flag_of, with_home
-from tlkit.options.network import is_weights_file
-from tlkit.runs.checkpoints import find_epoch, newest_checkpoint, read_checkpoint
+from tlkit.runs.checkpoints import Checkpoint, find_epoch, newest_checkpoint, read_checkpoint
 from tlkit.runs.consistency import require_same_options
+from tlkit.runs.plan import Plan, broadcast_plan, require_same_images
 from tlkit.runs.policy import STANDALONE, RunPolicy
-from tlkit.runs.train import require_same_images, train_run
+from tlkit.runs.resume_options import overrides, recorded_options, warn_of_other_schedule, with_overrides
+from tlkit.runs.train import train_run
 from tlkit.terminal import log_status, write_stdout
+from tlkit.training.history import EpochRow
 from tlkit.training.loop import is_over
 
-RESUME_OVERRIDES = (
-    "epochs", "patience", "data", "weights", "device", "engine", "parallel", "stages", "split_at", "workers",
-    "processes", "log", "trust_pickle",
-)  # fmt: skip
+# ---- in the run's own folder
 
 
-SAFE_TO_CHANGE = (*RESUME_OVERRIDES, "val", "out", "keep_checkpoints", "save_every", "cache_limit", "no_onnx", "debug")
-"""Options that a run may go on with another value of. Any other decides what is trained, and how; what --val decides,
-the checkpoint knows image by image."""
-
-
-def continue_in_place(
+def resume_in_place(
     run: RunFolder, options: ResumeOptions, signals: Interruption, world: World, policy: RunPolicy = STANDALONE
 ) -> int:
-    """Go on in the run's own folder, from its newest checkpoint; from the beginning if there never was one."""
+    """Resume a run from its newest checkpoint; from the start if it has none. Returns the exit status."""
     if os.path.isfile(options.checkpoint):
-        read_checkpoint(options.checkpoint)  # who names a file wants no other in its place
-    file, checkpoint = newest_checkpoint(run) or (run.last_checkpoint, None)
-    require_newest(run, options.checkpoint, checkpoint)
-    stored = recorded_options(run, file, checkpoint)
-    remembered = FinetuneOptions.stored_names()
-    given = {**stored["given"], **{name: v for name, v in changes(options).items() if name in remembered}}
-    resolved = changed(run.options_file, stored["resolved"], options)
+        read_checkpoint(options.checkpoint)  # a named file that is damaged is an error: no other may replace it
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is not None:
+        require_newest(run, options.checkpoint, checkpoint)
+    recorded = recorded_options(run, checkpoint)
+    stored_names = FinetuneOptions.stored_names()
+    changed = {name: value for name, value in overrides(options).items() if name in stored_names}
+    cli_options = {**recorded["given"], **changed}
+    resolved = with_overrides(run.options_file, recorded["resolved"], options)
     if checkpoint is None:
-        log_status("resume", "from the beginning: the run was stopped before its first checkpoint")
-        return train_run(run, given, resolved, stored_dataset(run, resolved), None, signals, world, policy=policy)
-    if file != run.last_checkpoint:
-        link_atomically(file, run.last_checkpoint)
-    warn_of_another_schedule(stored_options(file, checkpoint["options"]), resolved)
-    best = checkpoint["progress"]["best"]
-    checkpoint["progress"]["best"] = available_best(run, checkpoint)
-    if nothing_left(checkpoint, resolved) and has_whole_model(run, best):
-        world.broadcast_object(None)  # the other ranks wait for an order, and there is none
+        log_status("resume", "from the start: the run was stopped before its first checkpoint")
+        return train_run(run, Plan(resolved, stored_dataset(run, resolved)), cli_options, signals, world, policy)
+    if checkpoint.path != run.last_checkpoint:
+        link_atomically(checkpoint.path, run.last_checkpoint)
+    warn_of_other_schedule(checkpoint, resolved)
+    best = checkpoint.best
+    if not restore_best_checkpoint(run, checkpoint):
+        checkpoint = checkpoint.without_best()
+    if is_run_over(checkpoint, resolved) and has_model_of(run, best):
+        broadcast_plan(None, world)
         return leave_finished(run, checkpoint, resolved)
-    return train_run(run, given, resolved, stored_dataset(run, resolved), checkpoint, signals, world, policy=policy)
+    plan = Plan(resolved, stored_dataset(run, resolved), checkpoint)
+    return train_run(run, plan, cli_options, signals, world, policy)
 
 
-def continue_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:
-    """Go on in a new run folder from a checkpoint, with the options that it carries."""
-    file, checkpoint = chosen_checkpoint(run, options.checkpoint)
-    resolved = changed(file, checkpoint["options"], options)
-    warn_of_another_schedule(stored_options(file, checkpoint["options"]), resolved)
+def require_newest(run: RunFolder, named: str, newest: Checkpoint) -> None:
+    """Raises MismatchError if `named` is a checkpoint file, and not the newest of its run."""
+    if not os.path.isfile(named):
+        return
+    step = read_checkpoint(named).step
+    if step != newest.step:
+        raise MismatchError(
+            named,
+            f"is not the newest checkpoint of its run: it is at step {step}, the run at step {newest.step}",
+            f"Resume the run with: tlkit resume {run.path}\n"
+            f"Or start a new run from this checkpoint with: tlkit resume {named} --out DIR",
+        )
+
+
+def restore_best_checkpoint(run: RunFolder, checkpoint: Checkpoint) -> bool:
+    """Make best.pt the checkpoint of the best epoch, if it is damaged or an older one. False if that epoch is lost."""
+    best = checkpoint.best
+    if best is None:
+        return False
+    found = find_epoch([run.best_checkpoint, *run.checkpoint_files()], best)
+    if found is None:
+        log_status(
+            "warning",
+            f"the checkpoint of the best epoch, {best.epoch}, is damaged or missing; "
+            "the best epoch is chosen from those that follow",
+        )
+        return False
+    if found.path != run.best_checkpoint:
+        link_atomically(found.path, run.best_checkpoint)
+    return True
+
+
+def is_run_over(checkpoint: Checkpoint, options: FinetuneOptions) -> bool:
+    """Whether no epoch is left to train after this checkpoint."""
+    return is_over(checkpoint.epoch, checkpoint.best, options.planned_epochs(), options.patience)
+
+
+def has_model_of(run: RunFolder, best: EpochRow | None) -> bool:
+    """Whether model.pt is undamaged and of this epoch. A run with more --epochs has that of an earlier one."""
+    if not os.path.exists(run.model_file):
+        return False
+    try:
+        figures = read_artifact(run.model_file, MODEL_FORMAT).get("figures")
+        return best is not None and EpochRow.from_dict(figures) == best
+    except ValueError:
+        return False
+    except TlkitError as error:
+        log_status("warning", f"{error}; the model is written again")
+        return False
+
+
+def leave_finished(run: RunFolder, checkpoint: Checkpoint, options: FinetuneOptions) -> int:
+    """Report that nothing is left to train; repair files that follow from the checkpoint. Returns the exit status."""
+    status = SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
+    history = [row.to_dict() for row in checkpoint.history]
+    run.write_history(history)
+    if not run.has_status("finished"):
+        with run_monitor(run, options, checkpoint.classes) as monitor:
+            monitor.log(history)
+            report_and_close(run, monitor)
+        run.write_status("finished", exit_code=status, **checkpoint.where())
+    stopped_early = checkpoint.epoch < options.planned_epochs()
+    state = (
+        f"was stopped by --patience {options.patience}; to train on, give a larger --patience N"
+        if stopped_early
+        else "is finished; to train on, give a larger --epochs N"
+    )
+    log_status("resume", f"{run.path} {state}")
+    write_stdout(os.fsencode(f"{run.model_file}\n"))
+    return status
+
+
+# ---- in a new folder
+
+
+def resume_in_new_folder(run: RunFolder | None, options: ResumeOptions) -> int:
+    """Start a new run from a checkpoint, with the options that it holds. run: the run of the checkpoint, if any."""
+    checkpoint = named_checkpoint(run, options.checkpoint)
+    resolved = with_overrides(checkpoint.path, checkpoint.options, options)
+    warn_of_other_schedule(checkpoint, resolved)
     with (
         create_run_folder(options.out, default_run_folder(resolved)) as new,
         interruption.handled("stopping") as signals,
@@ -87,198 +156,67 @@ def continue_elsewhere(run: RunFolder | None, options: ResumeOptions) -> int:
         dataset = stored_dataset(run, resolved) if run is not None else rescan_dataset(resolved)
         log_dataset(dataset)
         require_same_images(dataset, checkpoint)
-        past = initial_checkpoints_of(new, file, checkpoint)
-        return train_run(new, resolved.to_dict(), resolved, dataset, checkpoint, signals, world, past)
+        initial = initial_checkpoints(new, checkpoint)
+        plan = Plan(resolved, dataset, initial[new.last_checkpoint])
+        return train_run(new, plan, resolved.to_dict(), signals, world, initial_checkpoints=initial)
 
 
-def chosen_checkpoint(run: RunFolder | None, named: str) -> tuple[str, dict[str, Any]]:
-    """The file and content of the checkpoint that was named, or of the newest of the run that was."""
+def named_checkpoint(run: RunFolder | None, named: str) -> Checkpoint:
+    """The checkpoint file that was named, or the newest checkpoint of the run folder that was."""
     if run is None or os.path.isfile(named):
-        return named, read_checkpoint(named)
+        return read_checkpoint(named)
     newest = newest_checkpoint(run)
     if newest is None:
-        raise DataError(named, "has no checkpoint yet", f"Go on with: tlkit resume {named}")
+        raise DataError(named, "has no checkpoint yet", f"Resume it in its own folder with: tlkit resume {named}")
     return newest
 
 
-def require_newest(run: RunFolder, named: str, checkpoint: Mapping[str, Any] | None) -> None:
-    """Raises MismatchError if the checkpoint that was named is older than the run's newest."""
-    if checkpoint is None or not os.path.isfile(named):
-        return
-    step = read_checkpoint(named)["step"]
-    if step != checkpoint["step"]:
-        raise MismatchError(
-            named,
-            f"is not the newest of its run: it is at step {step}, the run at step {checkpoint['step']}",
-            f"Resume {run.path} itself, or go on from here in a new folder with --out DIR.",
-        )
+def initial_checkpoints(new: RunFolder, checkpoint: Checkpoint) -> dict[str, Checkpoint]:
+    """The first checkpoints of a new run, by file: the one that was read, and that of its best epoch if it is found.
 
-
-def recorded_options(run: RunFolder, file: str, checkpoint: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
-    """The options of options.json; if that is damaged, those of the checkpoint in `file`.
-
-    Raises MismatchError if the two differ in what shapes training, DataError if options.json is damaged and no
-    checkpoint knows better, or if the checkpoint's own cannot be.
+    Otherwise the best epoch is chosen from those that follow.
     """
-    if checkpoint is None:
-        return run.read_options()
-    whole = stored_options(file, checkpoint["options"]).to_dict()
-    recorded = {name: value for name, value in whole.items() if name in checkpoint["options"]}
-    try:
-        stored = run.read_options()
-    except DataError as error:
-        log_status("warning", f"{error}; the checkpoint's options are taken")
-        return {"given": recorded, "resolved": recorded}
-    differences = [
-        f"  {flag_of(name)}: {option_text(value)} in the checkpoint, "
-        f"{option_text(stored['resolved'].get(name))} in the file"
-        for name, value in recorded.items()
-        if name not in SAFE_TO_CHANGE and with_home(stored["resolved"].get(name)) != value
-    ]
-    if differences:
-        listing = "\n".join(differences)
-        raise MismatchError(
-            run.options_file,
-            "is not what the run was trained with so far",
-            f"{listing}\nPut these back, or start a new run with the new ones.",
-        )
-    return stored
+    if checkpoint.best is None:
+        return {new.last_checkpoint: checkpoint}
+    file = checkpoint.path
+    old = RunFolder.containing(file)
+    beside = [os.path.join(os.path.dirname(file), "best.pt"), *(old.checkpoint_files() if old else [])]
+    best = find_epoch([file, *beside], checkpoint.best)
+    if best is not None:
+        return {new.last_checkpoint: checkpoint, new.best_checkpoint: best}
+    log_status(
+        "warning",
+        f"the checkpoint of the best epoch, {checkpoint.best.epoch}, was not found next to {file}; "
+        "the best epoch is chosen from those that follow",
+    )
+    return {new.last_checkpoint: checkpoint.without_best()}
 
 
-def option_text(value: object) -> str:
-    """An option's value, for people."""
-    return "nothing" if value is None else str(value)
-
-
-def changes(options: ResumeOptions) -> dict[str, Any]:
-    """What this resume gives another value."""
-    wanted = {name: getattr(options, name) for name in RESUME_OVERRIDES}
-    given = {name: value for name, value in wanted.items() if value is not None}
-    if options.parallel is not None:  # how its devices are to be used was said for another kind of it
-        given = {"stages": options.stages, "split_at": options.split_at, **given}
-    return {
-        name: os.path.abspath(v) if name == "data" or (name == "weights" and is_weights_file(v)) else v
-        for name, v in given.items()
-    }
-
-
-def changed(origin: str, stored: Mapping[str, Any], options: ResumeOptions) -> FinetuneOptions:
-    """The run's options, with those that resume changes. Raises DataError for values that no option can have."""
-    return dataclasses.replace(stored_options(origin, stored), **changes(options))
-
-
-def warn_of_another_schedule(before: FinetuneOptions, now: FinetuneOptions) -> None:
-    """The learning rate is a function of the planned epochs, so with others of them the run is another."""
-    if now.planned_epochs() != before.planned_epochs():
-        log_status(
-            "warning",
-            f"--epochs {now.planned_epochs()} where {before.planned_epochs()} were planned: the learning rate is laid "
-            "out anew from here on, so the result is not that of a run planned so from its start",
-        )
-
-
-def available_best(run: RunFolder, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The row of the best epoch, `best` being its checkpoint again if it was not; None if that epoch is lost."""
-    best: dict[str, Any] | None = checkpoint["progress"]["best"]
-    if best is None:
-        return None
-    found = find_epoch([run.best_checkpoint, *run.checkpoint_files()], best)
-    if found is None:
-        log_status(
-            "warning",
-            f"the checkpoint of the best epoch, {best['epoch']}, is damaged or gone; the best counts from here on",
-        )
-        return None
-    if found[0] != run.best_checkpoint:
-        link_atomically(found[0], run.best_checkpoint)
-    return best
-
-
-def nothing_left(checkpoint: Mapping[str, Any], options: FinetuneOptions) -> bool:
-    """Whether a run at this checkpoint has no epoch left to train."""
-    best = checkpoint["progress"]["best"]
-    return is_over(checkpoint["epoch"], best, options.planned_epochs(), options.patience)
-
-
-def has_whole_model(run: RunFolder, best: Mapping[str, Any] | None) -> bool:
-    """Whether the model is there as it was written, and of this epoch: a run that was extended has one of before."""
-    if not os.path.exists(run.model_file):
-        return False
-    try:
-        return bool(read_artifact(run.model_file, MODEL_FORMAT).get("figures") == best)
-    except TlkitError as error:
-        log_status("warning", f"{error}; it is written again")
-        return False
-
-
-def leave_finished(run: RunFolder, checkpoint: Mapping[str, Any], options: FinetuneOptions) -> int:
-    """Say that nothing is left to do. What follows from the checkpoint is mended if it is damaged."""
-    status = SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
-    progress = checkpoint["progress"]
-    run.write_history(progress["history"])
-    if not run.has_status("finished"):
-        with run_monitor(run, options, checkpoint["classes"]) as monitor:
-            monitor.log(progress["history"])
-            report_and_close(run, monitor)
-        where = {"epoch": checkpoint["epoch"], "step": checkpoint["step"], "best": progress["best"]}
-        where["micro_batch"] = progress.get("micro_batch")
-        run.write_status("finished", exit_code=status, **where)
-    log_status("resume", f"{run.path} {why_finished(checkpoint, options)}")
-    write_stdout(os.fsencode(f"{run.model_file}\n"))
-    return status
-
-
-def why_finished(checkpoint: Mapping[str, Any], options: FinetuneOptions) -> str:
-    """What to tell a user who resumes a run that has nothing left to do."""
-    if checkpoint["epoch"] < options.planned_epochs():
-        return f"was stopped by --patience {options.patience}; a larger --patience N goes on"
-    return "is finished; --epochs N extends it"
+# ---- images of either
 
 
 def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
-    """The images the run was started with; read again if it was stopped before it wrote them down, or the list is
-    damaged: whether they are the same then shows by the checkpoint."""
+    """The images of split.json. If it is missing or damaged, the data folder is read again; the checkpoint then tells
+    whether the images are the same."""
     if os.path.exists(run.split_file):
         try:
             dataset = Dataset.from_split(run.read_split(), options.data)
             return dataclasses.replace(dataset, skipped=skipped_images(run))
         except DataError as error:
-            log_status("warning", f"{error}; the images are looked for again")
+            log_status("warning", f"{error}; the data folder is read again")
     return rescan_dataset(options)
 
 
 def rescan_dataset(options: FinetuneOptions) -> Dataset:
-    """The images of the run's folder. All are decoded where bad ones were left out: those damaged inside were too."""
+    """Read the data folder. With --skip-bad all images are decoded: the run skipped those that are damaged inside."""
     return check_images(options, find_dataset(options), thorough=options.skip_bad)
 
 
 def skipped_images(run: RunFolder) -> tuple[ImageError, ...]:
-    """The images that the run leaves out, for people; none if their list is damaged."""
+    """The images that the run skips, for messages; none if their list is damaged."""
     try:
         return read_skipped(run)
     except (TlkitError, ValueError, KeyError, TypeError, RecursionError) as error:
-        log_status(
-            "warning", f"{run.skipped_file} cannot be read ({type(error).__name__}); the images are left out as before"
-        )
+        problem = f"{run.skipped_file} cannot be read ({type(error).__name__})"
+        log_status("warning", f"{problem}; the images are skipped as before")
         return ()
-
-
-def initial_checkpoints_of(run: RunFolder, file: str, checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a new run's checkpoints hold at first, by their files: what was read, and its best epoch if that is at hand.
-
-    Where the best epoch is neither this one nor beside it, the best counts from here on.
-    """
-    past = {run.last_checkpoint: checkpoint}
-    progress = checkpoint["progress"]
-    if progress["best"] is None:
-        return past
-    old = RunFolder.containing(file)
-    beside = [os.path.join(os.path.dirname(file), "best.pt"), *(old.checkpoint_files() if old else [])]
-    found = find_epoch([file, *beside], progress["best"])
-    if found is not None:
-        return {**past, run.best_checkpoint: found[1]}
-    log_status(
-        "warning", f"the best epoch, {progress['best']['epoch']}, is not beside {file}; the best counts from here on"
-    )
-    progress["best"] = None
-    return past

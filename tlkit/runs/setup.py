@@ -1,30 +1,30 @@
-"""What a rank trains with: from options, and a checkpoint if there is one, to a classifier on its devices."""
+"""From a plan to a classifier on its devices, with its optimizer: the same on every rank."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from tlkit.data.folder import Dataset
 from tlkit.devices.select import Devices, choose_devices, make_deterministic, show_gpu_use
-from tlkit.distributed.world import SINGLE_PROCESS, World
+from tlkit.distributed.world import World
 from tlkit.errors import MismatchError, is_memory
 from tlkit.model.backbones import find_backbone, preferred_image_size
 from tlkit.model.build import assemble, require_same_backbone
 from tlkit.model.classifier import Classifier
 from tlkit.model.files import ModelDescription
-from tlkit.model.pipeline.split import Size, place
+from tlkit.model.pipeline.split import place
 from tlkit.options import FinetuneOptions
 from tlkit.options.finetune import DEFAULT_BATCH
 from tlkit.options.network import is_weights_file
 from tlkit.runs.auto_batch_size import BatchSizeFinder, FakePeerWorld
+from tlkit.runs.checkpoints import Checkpoint
 from tlkit.runs.consistency import require_same_environment
-from tlkit.runs.record import libraries, present_environment, use_threads, warn_of_differences
+from tlkit.runs.environment import libraries, present_environment, use_threads, warn_of_differences
+from tlkit.runs.plan import Plan
 from tlkit.terminal import log_status
 from tlkit.training.batch_norm import LocalBatchNorm, SynchronizedBatchNorm
 from tlkit.training.optimizer import build_optimizer, build_scaler
@@ -32,7 +32,7 @@ from tlkit.training.state import TrainingState
 
 
 def resolve(options: FinetuneOptions) -> FinetuneOptions:
-    """The options with names looked up and paths that mean the same from any folder."""
+    """The options with full backbone name, image size, batch size, and absolute paths."""
     is_file = is_weights_file(options.weights)
     is_folder = isinstance(options.validation(), str)
     backbone = find_backbone(options.backbone)
@@ -51,93 +51,99 @@ def resolve(options: FinetuneOptions) -> FinetuneOptions:
 
 
 @dataclass(frozen=True)
-class Built:
-    """What a rank trains with. options: those of the run, with what --batch-size auto is."""
+class TrainingSetup:
+    """A plan, and the classifier and training state that were built for it.
+
+    options: as in the plan, with the values that were chosen for --batch-size auto and --engine auto.
+    """
 
     options: FinetuneOptions
+    dataset: Dataset
+    checkpoint: Checkpoint | None
     classifier: Classifier
     description: ModelDescription
     devices: Devices
     state: TrainingState
+    world: World
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the run starts here, without a checkpoint."""
+        return self.checkpoint is None
 
 
-def build(
-    options: FinetuneOptions, dataset: Dataset, checkpoint: Mapping[str, Any] | None, world: World, origin: str
-) -> Built:
-    """The classifier of a run on its devices, and its optimizer, as they are at the run's start.
+def set_up(plan: Plan, world: World) -> TrainingSetup:
+    """Build the classifier on its devices, and its optimizer; with a checkpoint, load it.
 
-    With a checkpoint, which is of `origin`, computing as that did. Raises MismatchError if it is not of this backbone,
-    or if another rank computes otherwise.
+    Raises MismatchError if the checkpoint belongs to another backbone, or if the ranks differ in what they compute
+    with.
     """
-    recorded = checkpoint["environment"] if checkpoint is not None else {}
+    options = plan.options
+    checkpoint = plan.checkpoint
     make_deterministic(options.deterministic)
     devices = choose_devices(options.device_spec(), world.size)
     show_gpu_use(devices)
-    use_threads(recorded)
-    classifier, description = assemble(options, dataset.classes)
     if checkpoint is not None:
-        require_same_backbone(description, checkpoint, origin)
-        warn_of_differences(recorded, present_environment(devices.first, options.engine, world.size))
-    size = description.preprocessing.image_size
-    place_classifier(classifier, options, devices, size)
+        use_threads(checkpoint.environment)
+    classifier, description = assemble(options, plan.dataset.classes)
+    if checkpoint is not None:
+        require_same_backbone(description, checkpoint.content, checkpoint.path)
+        present = present_environment(devices.first, options.engine, world.size)
+        warn_of_differences(checkpoint.environment, present)
+    place_classifier(classifier, options, devices, description)
     computing = {"device": devices.first.type, "precision": classifier.backbone.precision, **libraries()}
     require_same_environment({**computing, "sha256 of the weights": description.sha256}, world)
-    options = with_batch_size(options, classifier, devices, size, len(dataset.train), world)
+    if options.batch_size == "auto":
+        found = find_batch_size(options, classifier, description, devices, len(plan.dataset.train), world)
+        options = dataclasses.replace(options, batch_size=found)
     state = training_state(classifier, options, devices.first, world)
-    return Built(options, classifier, description, devices, state)
+    if checkpoint is not None:
+        load_state(state, checkpoint)
+    return TrainingSetup(options, plan.dataset, checkpoint, classifier, description, devices, state, world)
 
 
-def load_state(state: TrainingState, checkpoint: Mapping[str, Any], origin: str) -> None:
-    """Stand where a checkpoint stood. Raises MismatchError."""
-    try:
-        state.load(checkpoint)
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        if is_memory(error):
-            raise
-        raise MismatchError(origin, f"its checkpoint does not fit what is trained here ({error})") from error
-    log_status("resume", f"from epoch {state.epoch}, step {state.step}")
-
-
-def place_classifier(classifier: Classifier, options: FinetuneOptions, devices: Devices, image_size: Size) -> None:
-    """Put a classifier on its devices, the head on the first, and have it compute as the options say."""
+def place_classifier(
+    classifier: Classifier, options: FinetuneOptions, devices: Devices, description: ModelDescription
+) -> None:
+    """Move a classifier to its devices, the head to the first, and set its precision."""
     classifier.backbone.precision = devices.precision(options.precision)
     if options.gradient_checkpointing:
         classifier.checkpoint_gradients()
+    image_size = description.preprocessing.image_size
     place(classifier.backbone.network, str(classifier.backbone.name), devices, image_size)
     classifier.head.to(devices.first)
 
 
-def with_batch_size(
+def find_batch_size(
     options: FinetuneOptions,
     classifier: Classifier,
+    description: ModelDescription,
     devices: Devices,
-    image_size: Size,
     images: int,
-    world: World = SINGLE_PROCESS,
-) -> FinetuneOptions:
-    """The options with what --batch-size auto is here."""
-    if options.batch_size != "auto":
-        return options
-    attempts = BatchSizeFinder(
+    world: World,
+) -> int:
+    """The value of --batch-size auto: the largest batch that fits into memory. images: in the training set."""
+    synchronized = options.sync_batchnorm and world.size > 1
+    finder = BatchSizeFinder(
         classifier,
         devices.data_parallel(classifier),
         options.optimizer,
         trains_in_fp16(classifier),
-        image_size,
+        description.preprocessing.image_size,
         devices.first,
         world,
         options.accumulate,
-        SynchronizedBatchNorm(FakePeerWorld()) if options.sync_batchnorm and world.size > 1 else LocalBatchNorm(),
+        SynchronizedBatchNorm(FakePeerWorld()) if synchronized else LocalBatchNorm(),
     )
-    found = attempts.find(images)
-    log_status("batch", f"{found} images for each step, the most that was tried and fits")
-    return dataclasses.replace(options, batch_size=found)
+    found = finder.find(images)
+    log_status("batch", f"{found} images per step, the largest batch that was tried and fits into memory")
+    return found
 
 
 def training_state(
-    classifier: Classifier, options: FinetuneOptions, device: torch.device, world: World = SINGLE_PROCESS
+    classifier: Classifier, options: FinetuneOptions, device: torch.device, world: World
 ) -> TrainingState:
-    """A classifier and what trains it, at the beginning."""
+    """The classifier and its optimizer before the first step."""
     optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
     parts = options.accumulate * world.size
     return TrainingState(
@@ -149,5 +155,16 @@ def training_state(
 
 
 def trains_in_fp16(classifier: Classifier) -> bool:
-    """Whether gradients pass layers that compute in fp16."""
+    """Whether gradients pass through layers that compute in fp16."""
     return classifier.backbone.precision == "fp16" and bool(classifier.unfrozen)
+
+
+def load_state(state: TrainingState, checkpoint: Checkpoint) -> None:
+    """Continue from a checkpoint. Raises MismatchError if it does not fit the model."""
+    try:
+        state.load(checkpoint.to_dict())
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if is_memory(error):
+            raise
+        raise MismatchError(checkpoint.path, f"does not fit the model of this run ({error})") from error
+    log_status("resume", f"from epoch {state.epoch}, step {state.step}")

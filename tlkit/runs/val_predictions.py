@@ -1,10 +1,9 @@
-"""The best epoch's answers on the validation images, written down: heard in its own validation, or asked for."""
+"""Predictions of the best epoch on the validation images: collected during validation, or computed at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,78 +14,89 @@ from tlkit.reports.val_predictions_file import read_validation, write_validation
 from tlkit.runs.batches import PreparedBatches, labels_of
 from tlkit.terminal import log_status
 from tlkit.training.evaluation import Predictions
+from tlkit.training.loop import TrainingObserver
 from tlkit.training.predictions import predict_all, predictions_from_logits
+from tlkit.training.state import TrainingState
 
 
-class LogitCollector:
-    """Hears what the module says in validation. logits: of this rank's batches since it last trained."""
+class LogitCollector(TrainingObserver):
+    """Collects validation logits by a forward hook, on every rank, and saves those of the best epoch on rank 0.
 
-    def __init__(self, images: PreparedBatches) -> None:
-        self.images = images
+    run: where to save them; None to save nothing. logits: of this rank's batches since it last trained.
+    """
+
+    def __init__(self, batches: PreparedBatches, run: RunFolder | None) -> None:
+        self.batches = batches
+        self.run = run
         self.logits: list[Tensor] = []
 
-    def collect(self, module: nn.Module, inputs: Any, logits: Tensor) -> None:
-        """What torch calls after each pass."""
+    def collect(self, module: nn.Module, inputs: object, logits: Tensor) -> None:
+        """The forward hook."""
         if module.training:
             self.logits.clear()
         else:
             self.logits.append(logits.detach().float().cpu())
 
-    def collected(self, everything: bool) -> Tensor | None:
-        """At the first rank with `everything`, what was said of the validation images [N, C], in their order; of
-        vectors nothing. All ranks ask this when an epoch is done."""
-        classes, count, world = len(self.images.dataset.classes), len(self.images.dataset.val), self.images.world
-        mine = torch.cat([torch.empty(0, classes), *self.logits])
+    def after_epoch(self, state: TrainingState, is_best: bool) -> None:
+        """Save the logits before the epoch's checkpoint: if the process is killed in between, the epoch is repeated
+        and gives the same predictions."""
+        logits = self.gathered(is_best)
+        if logits is not None and self.run is not None:
+            labels = labels_of(self.batches.dataset.val)
+            save_predictions(self.run, self.batches, state.epoch, predictions_from_logits(logits, labels))
+
+    def gathered(self, is_best: bool) -> Tensor | None:
+        """On rank 0, after the best epoch so far, the logits [N, C] of all validation images in order; else None.
+
+        All ranks call this together. None too where the head trains on features.
+        """
+        classes, count, world = len(self.batches.dataset.classes), len(self.batches.dataset.val), self.batches.world
+        own = torch.cat([torch.empty(0, classes), *self.logits])
         self.logits.clear()
-        if not (everything and self.images.of_images):
+        if not (is_best and self.batches.of_images):
             return None
-        batches = torch.split(torch.arange(count), self.images.measured_together)
-        own = sum(map(len, batches[world.rank :: world.size]))
-        if world.all_reduce_sum(torch.tensor(int(len(mine) != own))).item():  # some passed twice, as memory was used up
+        indices = torch.split(torch.arange(count), self.batches.val_batch_size)
+        expected = sum(map(len, indices[world.rank :: world.size]))
+        # A batch that ran out of memory passes the hook again, in parts.
+        if world.all_reduce_sum(torch.tensor(int(len(own) != expected))).item():
             return None
-        whole = torch.empty(count, classes)
-        for rank, start, rows in world.gather_rows(mine):
-            places = torch.cat(batches[rank :: world.size])
-            whole[places[start : start + len(rows)]] = rows
-        return whole if world.is_first else None
+        logits = torch.empty(count, classes)
+        for rank, start, rows in world.gather_rows(own):
+            places = torch.cat(indices[rank :: world.size])
+            logits[places[start : start + len(rows)]] = rows
+        return logits if world.is_first else None
 
 
 @contextmanager
-def collecting_logits(images: PreparedBatches) -> Iterator[LogitCollector]:
-    """Inside, hear what is said of images: where each pass costs, it is not made twice."""
-    listener = LogitCollector(images)
-    if not images.of_images:
-        yield listener
+def collecting_logits(batches: PreparedBatches, run: RunFolder | None) -> Iterator[LogitCollector]:
+    """Collect logits inside the block, where a second pass over the validation images would take long."""
+    collector = LogitCollector(batches, run)
+    if not batches.of_images:
+        yield collector
         return
-    hook = images.module.register_forward_hook(listener.collect)
+    hook = batches.module.register_forward_hook(collector.collect)
     try:
-        yield listener
+        yield collector
     finally:
         hook.remove()
 
 
-def save_collected(run: RunFolder, images: PreparedBatches, epoch: int, logits: Tensor) -> None:
-    """Write down what was heard of the validation images, before the epoch's checkpoint: a kill between the two leaves
-    answers that the epoch will give again."""
-    save_predictions(run, images, epoch, predictions_from_logits(logits, labels_of(images.dataset.val)))
-
-
-def save_val_predictions(run: RunFolder, images: PreparedBatches, epoch: int) -> None:
-    """Write down what the module, as the best epoch left it, answers, unless that was heard and written."""
+def save_val_predictions(run: RunFolder, batches: PreparedBatches, epoch: int) -> None:
+    """Compute and save the predictions of the module, which holds the best epoch, unless they were collected."""
     with suppress(TlkitError):
-        known = read_validation(run, images.dataset.classes)
-        if known is not None and known.epoch == epoch and images.of_images:
+        saved = read_validation(run, batches.dataset.classes)
+        if saved is not None and saved.epoch == epoch and batches.of_images:
             return
-    if images.world.size > 1:  # the others have gone
-        log_status("warning", f"what epoch {epoch} said of each image is not here any more; the report will lack it")
+    if batches.world.size > 1:  # the other ranks have finished
+        log_status("warning", f"the predictions of epoch {epoch} are missing; the report will not show them")
         return
-    save_predictions(run, images, epoch, predict_all(images.module, images.val.epoch(0)))
+    save_predictions(run, batches, epoch, predict_all(batches.module, batches.val.epoch(0)))
 
 
-def save_predictions(run: RunFolder, images: PreparedBatches, epoch: int, answers: Predictions) -> None:
-    """A report needs them, the run does not: that they cannot be written stops nothing."""
-    dataset = images.dataset
+def save_predictions(run: RunFolder, batches: PreparedBatches, epoch: int, predictions: Predictions) -> None:
+    """Write validation.jsonl. Only the report needs it, so an error is a warning."""
+    dataset = batches.dataset
     try:
-        write_validation(run, epoch, dataset.root, dataset.val, dataset.classes, answers)
+        write_validation(run, epoch, dataset.root, dataset.val, dataset.classes, predictions)
     except TlkitError as error:
-        log_status("warning", f"{error}; the report will lack what was said of each image")
+        log_status("warning", f"{error}; the report will not show predictions")

@@ -1,60 +1,39 @@
-"""What a rank does that does not come first: its share of the work, as the first one orders it. It writes nothing."""
+"""Training on ranks other than 0. They receive the plan from rank 0 and write no files."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from contextlib import closing
 from typing import Any
 
 from tlkit import interruption
-from tlkit.data.folder import Dataset
-from tlkit.data.image_file import ImageError
 from tlkit.distributed.join import joined
 from tlkit.errors import DONE
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.options.network import is_weights_file
-from tlkit.runs.batches import BatchBuilder
-from tlkit.runs.consistency import require_same_files, require_same_options
-from tlkit.runs.setup import build, load_state
-from tlkit.runs.train_loop import train_along
+from tlkit.runs.consistency import require_same_options
+from tlkit.runs.plan import receive_plan
+from tlkit.runs.session import prepared
+from tlkit.runs.train_loop import train_without_saving
 
 
 def run_worker(options: FinetuneOptions | ResumeOptions) -> int:
-    """Take part in a run that the first rank begins, or goes on with. Returns the exit status."""
+    """Take part in a run that rank 0 starts or resumes. Returns the exit status."""
     with interruption.handled() as signals, joined(options) as world:
         require_same_options(options, world)
-        order = world.broadcast_object(None)
-        if order is None:  # nothing is left to do
+        plan = receive_plan(local_options(options), world)
+        if plan is None:
             return DONE
-        checkpoint = world.broadcast_tensors(None) if order["resumed"] else None
-        ordered = with_local_paths(FinetuneOptions.from_dict(order["options"]), options)
-        dataset = planned_dataset(order, ordered.data)
-        require_same_files(dataset.root, dataset.train + dataset.val, world)
-        built = build(ordered, dataset, checkpoint, world, ordered.data)
-        if checkpoint is not None:
-            load_state(built.state, checkpoint, ordered.data)
-        fresh = checkpoint is None
-        preparation = BatchBuilder(
-            built.options, dataset, built.classifier, built.description, built.devices, fresh, signals, world
-        )
-        with closing(preparation):
-            images = preparation.batches()
-            if ordered.feeds_images():
-                train_along(built.options, images, built.state, built.devices.first, signals)
+        with prepared(plan, signals, world) as session:
+            if plan.options.feeds_images():
+                train_without_saving(session)
     return DONE
 
 
-def with_local_paths(ordered: FinetuneOptions, own: FinetuneOptions | ResumeOptions) -> FinetuneOptions:
-    """The run's options with what this machine has elsewhere: images, weights, device, workers."""
-    here = {name: getattr(own, name) for name in ("data", "weights", "device", "workers", "trust_pickle")}
-    here = {name: value for name, value in here.items() if value is not None}
-    is_file = is_weights_file(here.get("weights", "pretrained"))
-    paths = {name: os.path.abspath(here[name]) for name in ("data", *(["weights"] if is_file else [])) if name in here}
-    return dataclasses.replace(ordered, **{**here, **paths})
-
-
-def planned_dataset(order: dict[str, Any], root: str) -> Dataset:
-    """The images that the first rank found, where they lie here."""
-    dataset = Dataset.from_split(order["split"], root)
-    return dataclasses.replace(dataset, skipped=tuple(ImageError(*about) for about in order["skipped"]))
+def local_options(options: FinetuneOptions | ResumeOptions) -> dict[str, Any]:
+    """The options that may differ between machines: paths, device, number of decoder processes."""
+    names = ("data", "weights", "device", "workers", "trust_pickle")
+    local = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    for name in ("data", "weights"):
+        if name in local and (name == "data" or is_weights_file(local[name])):
+            local[name] = os.path.abspath(local[name])
+    return local

@@ -10,6 +10,7 @@ Files:
     predictions.py  logits into predictions and figures
     evaluation.py   confusion matrix, per-class figures and calibration, in numpy
     batch_norm.py   BatchNorm over parts of a batch and over ranks
+    history.py      EpochRow, the figures of an epoch as a line of history.jsonl
     state.py        everything that resume restores
 
 May import: devices, distributed, errors.

@@ -1,12 +1,12 @@
-"""Epochs and steps: forward, backward, step, count, evaluate, stop. Vectors and images are the same to it."""
+"""The training loop: epochs and steps, evaluation, early stopping. Features and images are the same to it."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import DataError
 from tlkit.training.accumulator import MetricAccumulator
 from tlkit.training.batch_norm import LocalBatchNorm, SynchronizedBatchNorm
-from tlkit.training.metrics import better, history_figures, validation_figures
+from tlkit.training.history import EpochRow
+from tlkit.training.metrics import better
 from tlkit.training.objective import mean_loss
 from tlkit.training.optimizer import learning_rate_at
 from tlkit.training.state import TrainingState
@@ -24,18 +25,18 @@ from tlkit.training.step import Stepper
 
 
 class Batches(Protocol):
-    """A division of the samples into batches, and of these among ranks, that depends on nothing but the epoch."""
+    """Batches of samples, and each rank's share of them. They depend on the epoch and nothing else."""
 
     @property
     def steps_per_epoch(self) -> int: ...
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Of each step this rank's share, inputs [S, ...] and labels [S], and how many samples it has on all ranks."""
+        """For each step: this rank's inputs [S, ...] and labels [S], and the number of samples on all ranks."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: what the user chose, as values."""
+    """How to train: values of the options. patience: epochs without a better metric before training stops."""
 
     epochs: int
     learning_rate: float
@@ -44,167 +45,171 @@ class Recipe:
     metric: str
     patience: int | None
     seed: int
+    sync_batchnorm: bool = False
 
 
-AfterEpoch = Callable[[TrainingState, bool], None]
-"""What happens when an epoch is done: given the state, and whether the epoch is the best so far."""
+class TrainingObserver:
+    """Receives the state after each step and each epoch. The methods of this base class do nothing."""
+
+    def after_step(self, state: TrainingState) -> None:
+        """Called after an optimizer step, often inside an epoch. Must not change the state."""
+
+    def after_epoch(self, state: TrainingState, is_best: bool) -> None:
+        """Called after an epoch; is_best: whether it is the best so far. May raise StopTraining."""
 
 
-AfterStep = Callable[[TrainingState], None]
-"""What happens when a step is done, whose epoch may not be: the state is whole, and must be left as it is."""
-
-
-class StopTraining(Exception):  # noqa: N818 - nothing went wrong
-    """Whoever watches the epochs wants no further one: training ends with the epoch that is done, in good order."""
+class StopTraining(Exception):  # noqa: N818 - not an error
+    """Raised by an observer to end training after the current epoch."""
 
 
 class NonFiniteLossError(DataError):
-    """Training has left the numbers: it ends before anything of that is saved.
+    """The loss or the parameters are NaN or infinite. Raised before such values are saved.
 
-    epoch and step_in_epoch: where the batch stands that was to be trained on, counted from 0; step_in_epoch is None
-    where the epoch's steps are done and the whole of it went wrong.
+    epoch, step_in_epoch: the position of the batch, counted from 0; step_in_epoch is None after the epoch's last step.
     """
 
     code = "nonfinite_loss"
 
     def __init__(self, state: TrainingState, problem: str, step: int, step_in_epoch: int | None) -> None:
         subject = f"epoch {state.epoch + 1}, step {step}"
-        super().__init__(subject, problem, "Try a smaller --learning-rate in a new run.")
+        super().__init__(subject, problem, "Start a new run with a smaller --learning-rate.")
         self.epoch, self.step_in_epoch = state.epoch, step_in_epoch
         self.files: list[str] = []
 
     def name_files(self, files: list[str]) -> None:
-        """Say what the batch was made of, which the loop does not know."""
+        """Add the files of the batch, which the loop does not know, to the message."""
         self.files = files
         if files:
-            self.hint = "\n".join([self.hint, "The batch:", *(f"  {file}" for file in files)])
+            self.hint = "\n".join([self.hint, "Files of the batch:", *(f"  {file}" for file in files)])
 
 
-def train(
-    module: nn.Module,
-    state: TrainingState,
-    train_batches: Batches,
-    val_batches: Batches,
-    recipe: Recipe,
-    class_weights: Tensor,
-    device: torch.device,
-    after_epoch: AfterEpoch,
-    after_step: AfterStep,
-    world: World = SINGLE_PROCESS,
-    sync_batchnorm: bool = False,
-) -> None:
-    """Train from where the state stands until the epochs are done or patience is at its end.
+@dataclass(frozen=True)
+class Trainer:
+    """A module, its batches, and how to train it.
 
-    class_weights [C]: factors of each class in the training loss. Batches may raise to stop: between two of
-    them the state is whole. Raises NonFiniteLossError when the loss stops being a number. All ranks of the world run
-    this together, and all see the same figures; their batches are shares of the same ones.
+    state: where training starts; updated as it goes. class_weights [C]: factors of the classes in the training loss.
+    device: where inputs go. world: the ranks that train together, each on its share of the same batches.
     """
-    world.broadcast_parameters(module)
-    weights, in_one_part = class_weights.to(device), sync_batchnorm and world.size > 1
-    stepper = Stepper(
-        module, state, weights, recipe.label_smoothing, recipe.seed, device, world, in_one_part=in_one_part
-    )
-    batch_norm = SynchronizedBatchNorm(world) if sync_batchnorm else LocalBatchNorm()
-    while not finished(state, recipe):
-        started = time.monotonic()
-        with batch_norm:
-            trained = train_epoch(stepper, state, train_batches, recipe, after_step, batch_norm)
-        world.broadcast_buffers(module)
-        measured = evaluate(module, val_batches, len(class_weights), device, world)
-        if not (state.is_finite() and math.isfinite(measured.figures()["loss"])):
-            problem = "the parameters or the validation loss are no numbers any more"
-            raise NonFiniteLossError(state, problem, state.step, None)
-        complete_epoch(state, recipe, trained, measured, time.monotonic() - started, train_batches.steps_per_epoch)
-        try:
-            after_epoch(state, state.best is state.history[-1])
-        except StopTraining:
-            return
+
+    module: nn.Module
+    state: TrainingState
+    train_batches: Batches
+    val_batches: Batches
+    recipe: Recipe
+    class_weights: Tensor
+    device: torch.device
+    world: World = SINGLE_PROCESS
+
+    def train(self, observers: Sequence[TrainingObserver] = ()) -> None:
+        """Train until all epochs are done or patience is used up. observers: called in this order.
+
+        Batches may raise an exception to stop; between two of them the state is complete. All ranks call this
+        together and get the same figures. Raises NonFiniteLossError.
+        """
+        self.world.broadcast_parameters(self.module)
+        state, recipe, stepper = self.state, self.recipe, self.stepper()
+        batch_norm = SynchronizedBatchNorm(self.world) if recipe.sync_batchnorm else LocalBatchNorm()
+        while not is_over(state.epoch, state.best, recipe.epochs, recipe.patience):
+            started = time.monotonic()
+            with batch_norm:
+                trained = self.train_epoch(stepper, observers, batch_norm)
+            self.world.broadcast_buffers(self.module)
+            measured = evaluate(self.module, self.val_batches, len(self.class_weights), self.device, self.world)
+            if not (state.is_finite() and math.isfinite(measured.figures()["loss"])):
+                problem = "the parameters or the validation loss are not finite"
+                raise NonFiniteLossError(state, problem, state.step, None)
+            self.complete_epoch(trained, measured, time.monotonic() - started)
+            try:
+                for observer in observers:
+                    observer.after_epoch(state, is_best=state.best is state.history[-1])
+            except StopTraining:
+                return
+
+    def stepper(self) -> Stepper:
+        recipe = self.recipe
+        return Stepper(
+            self.module,
+            self.state,
+            self.class_weights.to(self.device),
+            recipe.label_smoothing,
+            recipe.seed,
+            self.device,
+            self.world,
+            in_one_part=recipe.sync_batchnorm and self.world.size > 1,
+        )
+
+    def train_epoch(
+        self,
+        stepper: Stepper,
+        observers: Sequence[TrainingObserver],
+        batch_norm: LocalBatchNorm | SynchronizedBatchNorm,
+    ) -> MetricAccumulator:
+        """Train the rest of the current epoch. Returns the training figures of the whole epoch."""
+        state = self.state
+        self.module.train()
+        state.tally = state.tally or MetricAccumulator(len(self.class_weights))
+        for inputs, labels, total in self.train_batches.epoch(state.epoch, state.step_in_epoch):
+            rate = self.learning_rate(state.step)
+            batch_norm.counts = bool((labels >= 0).any())  # otherwise this rank's share is only padding
+            logits, loss = stepper.gradients(inputs, labels, total, state.step)
+            if not math.isfinite(loss):
+                problem = f"the loss is {loss} at learning rate {rate:.3g}"
+                raise NonFiniteLossError(state, problem, state.step + 1, state.step_in_epoch)
+            stepper.update(rate)
+            state.tally.add(logits, labels.to(self.device), loss, self.world)
+            state.step += 1
+            state.step_in_epoch += 1
+            for observer in observers:
+                observer.after_step(state)
+        return state.tally
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        steps = self.recipe.epochs * self.train_batches.steps_per_epoch
+        return learning_rate_at(step, steps, self.recipe.learning_rate, self.recipe.schedule)
+
+    def complete_epoch(self, trained: MetricAccumulator, measured: MetricAccumulator, seconds: float) -> None:
+        """Append the epoch's row to the history, update the best epoch, and move to the start of the next one."""
+        state = self.state
+        state.epoch += 1
+        row = EpochRow(
+            epoch=state.epoch,
+            step=state.step,
+            learning_rate=self.learning_rate(state.step - 1),
+            train=trained.training_figures(),
+            val=measured.figures(),
+            seconds=round(seconds, 3),
+        )
+        state.history.append(row)
+        if better(self.recipe.metric, row.val, state.best.val if state.best is not None else None):
+            state.best = row
+        state.step_in_epoch, state.tally = 0, None
 
 
-def finished(state: TrainingState, recipe: Recipe) -> bool:
-    """Whether no epoch is left to train."""
-    return is_over(state.epoch, state.best, recipe.epochs, recipe.patience)
-
-
-def is_over(epoch: int, best: Mapping[str, Any] | None, epochs: int, patience: int | None) -> bool:
-    """Whether all epochs are done, or `patience` of them have passed since the best one."""
-    out_of_patience = patience is not None and best is not None and epoch - best["epoch"] >= patience
+def is_over(epoch: int, best: EpochRow | None, epochs: int, patience: int | None) -> bool:
+    """Whether all epochs are done, or `patience` epochs have passed since the best one."""
+    out_of_patience = patience is not None and best is not None and epoch - best.epoch >= patience
     return epoch >= epochs or out_of_patience
-
-
-def train_epoch(
-    stepper: Stepper,
-    state: TrainingState,
-    batches: Batches,
-    recipe: Recipe,
-    after_step: AfterStep,
-    batch_norm: LocalBatchNorm | SynchronizedBatchNorm,
-) -> MetricAccumulator:
-    """Train the rest of the epoch that the state is in. batch_norm: is told whether this rank's share has samples."""
-    stepper.module.train()
-    state.tally = state.tally or MetricAccumulator(len(stepper.class_weights))
-    total_steps = recipe.epochs * batches.steps_per_epoch
-    for inputs, labels, total in batches.epoch(state.epoch, state.step_in_epoch):
-        rate = learning_rate_at(state.step, total_steps, recipe.learning_rate, recipe.schedule)
-        batch_norm.counts = bool((labels >= 0).any())
-        logits, loss = stepper.gradients(inputs, labels, total, state.step)
-        if not math.isfinite(loss):
-            problem = f"the loss is {loss} at learning rate {rate:.3g}"
-            raise NonFiniteLossError(state, problem, state.step + 1, state.step_in_epoch)
-        stepper.update(rate)
-        state.tally.add(logits, labels.to(stepper.device), loss, stepper.world)
-        state.step += 1
-        state.step_in_epoch += 1
-        after_step(state)
-    return state.tally
 
 
 @torch.no_grad()
 def evaluate(
     module: nn.Module, batches: Batches, classes: int, device: torch.device, world: World = SINGLE_PROCESS
 ) -> MetricAccumulator:
-    """Measure a module on all samples of batches, each once: the loss without weights, and counts.
+    """Measure a module on all samples of the batches: the loss without weights, and counts.
 
-    Each batch is one rank's whole, and losses are added up in the order of the batches: the figures are the same to the
-    last bit however many ranks there are, where these compute the same logits.
+    Each batch is computed by one rank, and losses are summed in the order of the batches. So the figures do not depend
+    on the number of ranks, as long as all of them compute the same logits.
     """
     module.eval()
-    tally, passed = MetricAccumulator(classes), ChunkedForward(lambda inputs: module(inputs.to(device)))
+    tally, forward = MetricAccumulator(classes), ChunkedForward(lambda inputs: module(inputs.to(device)))
     losses = torch.zeros(batches.steps_per_epoch, world.size, dtype=torch.float64)
     for step, (inputs, labels, count) in enumerate(batches.epoch(0)):
         if count:
             labels = labels.to(device)
-            logits = passed(inputs)
+            logits = forward(inputs)
             tally.count(logits, labels)
             losses[step, world.rank] = mean_loss(logits, labels) * count
     tally.all_reduce(world)
     tally.loss_sum = sum(world.all_reduce_sum(losses).flatten().tolist(), 0.0)
     return tally
-
-
-def complete_epoch(
-    state: TrainingState,
-    recipe: Recipe,
-    trained: MetricAccumulator,
-    measured: MetricAccumulator,
-    seconds: float,
-    steps_per_epoch: int,
-) -> None:
-    """Write the epoch's row into the state, and step over to the next epoch."""
-    done = trained.training_figures()
-    state.epoch += 1
-    row = {
-        "epoch": state.epoch,
-        "step": state.step,
-        "learning_rate": learning_rate_at(
-            state.step - 1, recipe.epochs * steps_per_epoch, recipe.learning_rate, recipe.schedule
-        ),
-        "train_loss": done["loss"],
-        "train_accuracy": done["accuracy"],
-        **history_figures(measured.figures()),
-        "seconds": round(seconds, 3),
-    }
-    state.history.append(row)
-    if better(recipe.metric, validation_figures(row), state.best and validation_figures(state.best)):
-        state.best = row
-    state.step_in_epoch, state.tally = 0, None

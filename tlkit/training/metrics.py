@@ -115,21 +115,6 @@ def history_key(name: str) -> str:
     return f"val_{name}"
 
 
-def history_figures(figures: Mapping[str, float]) -> dict[str, float]:
-    """Validation metrics as a row of history has them."""
-    return {history_key(name): value for name, value in figures.items()}
-
-
-def validation_figures(row: Mapping[str, float]) -> dict[str, float]:
-    """The validation metrics of a row of history; rows of older versions lack some."""
-    return {name: row[history_key(name)] for name in METRICS if history_key(name) in row}
-
-
-def objective_of(row: Mapping[str, float], name: str) -> float:
-    """The value of a validation metric in a row of history, larger being better."""
-    return METRICS[name].objective(float(row[history_key(name)]))
-
-
 def better(name: str, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
     """Whether the figures `new` beat `old`; where the metric is equal, the smaller loss wins.
 

@@ -1,4 +1,4 @@
-"""TrainingState: everything that resume restores, in one visible list."""
+"""TrainingState: everything that resume restores, in one list of fields."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from tlkit.training.accumulator import MetricAccumulator
+from tlkit.training.history import EpochRow
 
 
 class Trainable(Protocol):
@@ -22,13 +23,13 @@ class Trainable(Protocol):
 
 @dataclass
 class TrainingState:
-    """Where training stands. Order, augmentation, dropout and learning rate follow from the step.
+    """Where training stands. Sample order, augmentation, dropout and learning rate are functions of the step.
 
-    epoch: whole epochs done. step: optimizer steps done. step_in_epoch and tally: how far into the next epoch,
-    and what its steps added up to; 0 and None between epochs.
-    history: a row for each whole epoch. best: the row of the best epoch so far.
-    scaler: keeps gradients within what fp16 can hold; does nothing in other precisions.
-    micro_batch: samples that pass together at most, on each rank; None for all of a batch.
+    epoch: finished epochs. step: optimizer steps. step_in_epoch, tally: steps of the current epoch, and the sums of
+    their metrics; 0 and None between epochs.
+    history: a row for each finished epoch. best: the row of the best one.
+    scaler: gradient scaler for fp16; disabled in other precisions.
+    micro_batch: largest number of samples in one forward pass on each rank; None for the whole batch.
     """
 
     model: Trainable
@@ -37,13 +38,13 @@ class TrainingState:
     step: int = 0
     step_in_epoch: int = 0
     tally: MetricAccumulator | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
+    history: list[EpochRow] = field(default_factory=list)
+    best: EpochRow | None = None
     scaler: torch.amp.GradScaler = field(default_factory=partial(torch.amp.GradScaler, enabled=False))
     micro_batch: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Tensors and plain types, as a checkpoint holds them."""
+        """The keys of a checkpoint: tensors and plain types."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -53,30 +54,32 @@ class TrainingState:
             "progress": {
                 "step_in_epoch": self.step_in_epoch,
                 "tally": self.tally.to_dict() if self.tally else None,
-                "history": self.history,
-                "best": self.best,
+                "history": [row.to_dict() for row in self.history],
+                "best": self.best.to_dict() if self.best else None,
                 "micro_batch": self.micro_batch,
             },
         }
 
-    def is_finite(self) -> bool:
-        """Whether every number that training has made is one: parameters, and what the optimizer keeps of them."""
-        kept = [value for values in self.optimizer.state.values() for value in values.values()]
-        made = [*self.model.trainable_state().values(), *(value for value in kept if isinstance(value, torch.Tensor))]
-        return all(bool(tensor.isfinite().all()) for tensor in made if tensor.is_floating_point())
-
-    def where(self) -> dict[str, Any]:
-        """epoch, step, best and micro_batch, for scripts."""
-        return {"epoch": self.epoch, "step": self.step, "best": self.best, "micro_batch": self.micro_batch}
-
     def load(self, values: Mapping[str, Any]) -> None:
-        """Stand where a checkpoint stood."""
+        """Take over the values of a checkpoint."""
         self.model.load_trainable_state(values["model_state_dict"])
         self.optimizer.load_state_dict(values["optimizer_state_dict"])
-        if values.get("scaler_state_dict"):  # of other precisions, and of older versions, it is empty
+        if values.get("scaler_state_dict"):  # empty in other precisions, missing in checkpoints of version 0.1
             self.scaler.load_state_dict(values["scaler_state_dict"])
         progress = values["progress"]
         self.micro_batch = progress.get("micro_batch") or self.micro_batch
         self.epoch, self.step, self.step_in_epoch = values["epoch"], values["step"], progress["step_in_epoch"]
         self.tally = MetricAccumulator.from_dict(progress["tally"]) if progress["tally"] else None
-        self.history, self.best = list(progress["history"]), progress["best"]
+        self.history = [EpochRow.from_dict(row) for row in progress["history"]]
+        self.best = EpochRow.from_dict(progress["best"]) if progress["best"] else None
+
+    def is_finite(self) -> bool:
+        """Whether all trained parameters and all optimizer statistics are finite."""
+        kept = [value for values in self.optimizer.state.values() for value in values.values()]
+        made = [*self.model.trainable_state().values(), *(value for value in kept if isinstance(value, torch.Tensor))]
+        return all(bool(tensor.isfinite().all()) for tensor in made if tensor.is_floating_point())
+
+    def where(self) -> dict[str, Any]:
+        """epoch, step, best and micro_batch for status.json."""
+        best = self.best.to_dict() if self.best else None
+        return {"epoch": self.epoch, "step": self.step, "best": best, "micro_batch": self.micro_batch}

@@ -1,4 +1,4 @@
-"""One optimizer step over one batch: forward, loss, backward, update; in parts where it does not fit into memory."""
+"""One optimizer step: forward, loss, backward, update; in micro-batches if memory runs out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tlkit.errors import LostRankError
 from tlkit.training.objective import sample_losses
 from tlkit.training.state import TrainingState
 
-MESSAGE = 1 << 23
-"""Numbers that ranks add up at once: so many that few messages are sent, so few that a copy needs little memory."""
+BUCKET_VALUES = 1 << 23
+"""Gradient values in one all-reduce: enough for few messages, and few enough that the copy takes little memory."""
 
 
-Passed = tuple[Tensor, Tensor]
-"""Logits [b, C], and the part that b samples have in the mean loss of the batch."""
+Outputs = tuple[Tensor, Tensor]
+"""Logits [b, C], and the share of b samples in the mean loss of the batch."""
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 """Layers whose running statistics change in the forward pass."""
@@ -29,11 +29,11 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.I
 
 @dataclass
 class Stepper:
-    """Steps of a module on its device. class_weights [C]: factors of each class in the loss.
+    """Optimizer steps of a module on its device. class_weights [C]: factors of the classes in the loss.
 
-    The state's micro_batch is how many samples pass together. When memory is used up it is halved, and the step is done
-    again from its beginning: in more parts, whose gradients add up to those of the whole batch. in_one_part: not where
-    ranks need each other inside a pass; there memory that is used up ends the run.
+    When memory runs out, the state's micro_batch is halved and the step is repeated in more parts, whose gradients add
+    up to those of the whole batch. in_one_part: never, because ranks communicate inside the forward pass; running out
+    of memory then ends the run.
     """
 
     module: nn.Module
@@ -48,50 +48,53 @@ class Stepper:
     def gradients(self, inputs: Tensor, labels: Tensor, total: int, step: int) -> tuple[Tensor, float]:
         """Compute the gradients of the mean loss over a batch of `total` samples on all ranks.
 
-        inputs [b, ...], labels [b]: this rank's share of the batch. Returns its logits [b, C] and the mean loss over
-        the whole batch. Raises MemoryError if one sample alone is too much, LostRankError if it is so on others alone.
+        inputs [b, ...], labels [b]: this rank's share. Returns its logits [b, C] and the mean loss of the whole batch.
+        Raises MemoryError if a single sample does not fit, LostRankError if it does not fit on another rank.
         """
         before = [buffer.clone() for buffer in self.norm_buffers]
-        share = -(-total // self.world.size)  # that of any rank at most: all divide theirs into as many parts
+        share = -(-total // self.world.size)  # the largest of any rank: all split theirs into as many parts
         while True:
             size = share if self.in_one_part else min(self.state.micro_batch or share, share)
-            shortage = OutOfMemoryGuard()
-            passed = self.attempt(inputs, labels, total, step, -(-share // size), shortage)
-            if passed is not None:
-                logits, loss = passed
-                self.add_up_over_ranks()
+            guard = OutOfMemoryGuard()
+            outputs = self.attempt(inputs, labels, total, step, -(-share // size), guard)
+            if outputs is not None:
+                logits, loss = outputs
+                self.all_reduce_gradients()
                 return logits, self.world.all_reduce_sum(loss).item()
-            if size == 1 and not shortage.found:
-                raise LostRankError("memory", "is used up on another rank")
+            if size == 1 and not guard.found:
+                raise LostRankError("memory", "another process ran out of memory")
             if size == 1:
-                raise MemoryError(shortage.text)
+                raise MemoryError(guard.text)
             restore(self.norm_buffers, before)
             release_memory()
             self.state.micro_batch = -(-size // 2)
 
     def attempt(
-        self, inputs: Tensor, labels: Tensor, total: int, step: int, parts: int, shortage: OutOfMemoryGuard
-    ) -> Passed | None:
-        """Pass a rank's share in parts, and leave the sum of their gradients. None if any rank's memory was used up."""
+        self, inputs: Tensor, labels: Tensor, total: int, step: int, parts: int, guard: OutOfMemoryGuard
+    ) -> Outputs | None:
+        """Run forward and backward over this rank's share, in parts whose gradients are summed.
+
+        None if any rank ran out of memory, which `guard` records.
+        """
         seed_dropout(self.seed + (self.world.rank << 40), step)
         self.state.optimizer.zero_grad()
-        passed: list[Passed] = []
-        # Ranks meet only when all have their gradients: one that is short of memory before would leave others waiting.
-        with shortage:
-            for part, own in divided(inputs, labels, parts):
-                logits, loss = self.forward(part, own, total)
+        outputs: list[Outputs] = []
+        # No communication before all ranks have their gradients: a rank out of memory would leave the others waiting.
+        with guard:
+            for part, part_labels in micro_batches(inputs, labels, parts):
+                logits, loss = self.forward(part, part_labels, total)
                 self.backward(loss)
-                passed.append((logits.detach(), loss.detach()))
-        if shortage.found and self.in_one_part:
-            raise MemoryError(shortage.text)
-        if not self.in_one_part and self.on_any_rank(shortage.found):
+                outputs.append((logits.detach(), loss.detach()))
+        if guard.found and self.in_one_part:
+            raise MemoryError(guard.text)
+        if not self.in_one_part and self.on_any_rank(guard.found):
             return None
-        if len(passed) == 1:
-            return passed[0]
-        return torch.cat([logits for logits, _ in passed]), torch.stack([loss for _, loss in passed]).sum()
+        if len(outputs) == 1:
+            return outputs[0]
+        return torch.cat([logits for logits, _ in outputs]), torch.stack([loss for _, loss in outputs]).sum()
 
-    def add_up_over_ranks(self) -> None:
-        """Give every rank the gradients of the whole batch."""
+    def all_reduce_gradients(self) -> None:
+        """Sum the gradients over all ranks, so that each has those of the whole batch."""
         if self.world.size == 1:
             return
         trained = [parameter for group in self.state.optimizer.param_groups for parameter in group["params"]]
@@ -101,38 +104,38 @@ class Stepper:
                 gradient.copy_(summed.view_as(gradient))
 
     def on_any_rank(self, found: bool) -> bool:
-        """Whether something was found on this rank or another. All must ask together."""
+        """Whether `found` is true on any rank. All ranks call this together."""
         return found if self.world.size == 1 else bool(self.world.all_reduce_sum(torch.tensor(float(found))).item())
 
     @cached_property
     def norm_buffers(self) -> list[Tensor]:
-        """What a pass changes beside gradients: the statistics of norms that train."""
+        """The statistics of norm layers in training mode, which a forward pass changes."""
         norms = (part for part in self.module.modules() if part.training and isinstance(part, NORMS))
         return [buffer for norm in norms for buffer in norm.buffers()]
 
     @cached_property
     def recomputed_norm_buffers(self) -> list[Tensor]:
-        """Those that move again in the backward pass, as layers keep no activations for it but compute them twice."""
+        """Norm buffers that the backward pass changes again: gradient checkpointing repeats the forward pass."""
         again = any(getattr(part, "grad_checkpointing", False) for part in self.module.modules())
         return self.norm_buffers if again else []
 
-    def forward(self, inputs: Tensor, labels: Tensor, total: int) -> Passed:
-        """Logits and loss of some samples, with the graph that backward needs."""
+    def forward(self, inputs: Tensor, labels: Tensor, total: int) -> Outputs:
+        """Logits and loss of some samples, with their autograd graph."""
         inputs, labels = inputs.to(self.device), labels.to(self.device)
         logits = self.module(inputs)  # [b, ...] -> [b, C]
         losses = sample_losses(logits, labels, self.class_weights, self.label_smoothing)
         return logits, losses.sum() / total
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients. Statistics count each sample once."""
+        """Add to the gradients. Norm statistics count each sample once."""
         counted = [buffer.clone() for buffer in self.recomputed_norm_buffers]
         self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         restore(self.recomputed_norm_buffers, counted)
 
     def update(self, learning_rate: float) -> None:
-        """Move the parameters along their gradients. learning_rate: before each group's own scale.
+        """Update the parameters. learning_rate: multiplied by the scale of each parameter group.
 
-        Gradients that fp16 could not hold are left out, and the next ones scaled less.
+        If gradients overflow in fp16, the step is skipped and the loss scale is lowered.
         """
         for group in self.state.optimizer.param_groups:
             group["lr"] = learning_rate * group["scale"]
@@ -140,20 +143,20 @@ class Stepper:
         self.state.scaler.update()
 
 
-def divided(inputs: Tensor, labels: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
-    """A batch in so many parts, as even as they can be; none is empty."""
+def micro_batches(inputs: Tensor, labels: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
+    """Split a batch into parts of about equal size, none of them empty."""
     if parts == 1:
         return [(inputs, labels)]
     both = zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True)
-    return [(part, own) for part, own in both if len(own)]
+    return [(part, part_labels) for part, part_labels in both if len(part_labels)]
 
 
 def buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Gradients of one kind and device together, so many as a message may hold."""
+    """Group gradients of one dtype and device into buckets of at most BUCKET_VALUES."""
     bucket: list[Tensor] = []
     for gradient in gradients:
         like = bucket and (bucket[0].dtype, bucket[0].device) == (gradient.dtype, gradient.device)
-        if bucket and not (like and sum(g.numel() for g in bucket) + gradient.numel() <= MESSAGE):
+        if bucket and not (like and sum(g.numel() for g in bucket) + gradient.numel() <= BUCKET_VALUES):
             yield bucket
             bucket = []
         bucket.append(gradient)
@@ -162,13 +165,13 @@ def buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def restore(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """Give buffers, which need no gradients, the values they had."""
+    """Copy earlier values back into buffers."""
     for buffer, value in zip(buffers, values, strict=True):
         buffer.copy_(value)
 
 
 def seed_dropout(seed: int, step: int) -> None:
-    """Make what is random inside a step a function of (seed, step)."""
+    """Make random numbers inside a step a function of (seed, step)."""
     # default_generator costs microseconds where torch.manual_seed, which walks all CUDA devices, costs 200.
     mixed = (seed * 0x9E3779B97F4A7C15 + step) % 2**63
     torch.default_generator.manual_seed(mixed)

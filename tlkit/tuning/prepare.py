@@ -18,7 +18,8 @@ from tlkit.interruption import Interruption
 from tlkit.model.head import HEADS, HeadShape
 from tlkit.options import FinetuneOptions
 from tlkit.runs.batches import BatchBuilder
-from tlkit.runs.setup import build, resolve
+from tlkit.runs.plan import Plan
+from tlkit.runs.setup import resolve, set_up
 from tlkit.terminal import compact, log_status
 
 MEASURED_SECONDS = 0.5
@@ -112,19 +113,18 @@ def compute_features(
     options: FinetuneOptions, speed: float | None, dataset: Dataset, signals: Interruption
 ) -> tuple[Network, Backend]:
     """Cache the features of all images. Returns the backbone and the backend. speed: images per second if known."""
-    built = build(resolve(options), dataset, None, SINGLE_PROCESS, dataset.root)
-    resolved, classifier, description = built.options, built.classifier, built.description
+    setup = set_up(Plan(resolve(options), dataset), SINGLE_PROCESS)
+    classifier, description = setup.classifier, setup.description
     size = f"{description.preprocessing.image_size[1]}x{description.preprocessing.image_size[0]} px"
     parameters = classifier.backbone.own_parameters()
-    log_status("backbone", f"{resolved.backbone} at {size}, {compact(parameters)} parameters")
-    builder = BatchBuilder(resolved, dataset, classifier, description, built.devices, True, signals, SINGLE_PROCESS)
-    with closing(builder):
+    log_status("backbone", f"{setup.options.backbone} at {size}, {compact(parameters)} parameters")
+    with closing(BatchBuilder(setup, signals)) as builder:
         backend = builder.engine
-        if not resolved.feeds_images():
+        if not setup.options.feeds_images():
             builder.batches()
         if speed is None:
-            extractor = FeatureExtractor(classifier.backbone, description.preprocessing, built.devices.first)
-            speed = images_per_second(extractor, builder.passing)
+            extractor = FeatureExtractor(classifier.backbone, description.preprocessing, setup.devices.first)
+            speed = images_per_second(extractor, builder.extraction_batch)
     bias = HEADS[options.head].on_class_outputs or classifier.backbone.has_bias()
     return Network(speed, parameters, len(classifier.head.mean), bias, len(dataset.classes)), backend
 

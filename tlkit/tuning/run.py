@@ -148,8 +148,8 @@ def write_best_model(run: RunFolder, options: TuneOptions) -> None:
     report(run)
     if not os.path.exists(run.model_file):
         checkpoint = read_checkpoint(run.best_checkpoint)
-        restored = restore_classifier(run.best_checkpoint, checkpoint, None, options.trust_pickle)
+        restored = restore_classifier(run.best_checkpoint, checkpoint.to_dict(), None, options.trust_pickle)
         classifier, description = restored.classifier, restored.description
-        best = checkpoint["progress"]["best"]
-        write_model(run.model_file, LoadedModel(classifier.to_plain_network(), description), best)
+        assert checkpoint.best is not None, "a checkpoint of the best epoch names it"
+        write_model(run.model_file, LoadedModel(classifier.to_plain_network(), description), checkpoint.best.to_dict())
         write_onnx_model(run, restored.options, classifier, description)

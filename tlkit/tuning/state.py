@@ -15,8 +15,9 @@ from tlkit.features.cache import cache_folder
 from tlkit.files.json_file import read_json_lines, read_whole_json
 from tlkit.files.run_folder import RunFolder
 from tlkit.options import FinetuneOptions, TuneOptions
+from tlkit.training.history import EpochRow
 from tlkit.training.loop import is_over
-from tlkit.training.metrics import better, objective_of, validation_figures
+from tlkit.training.metrics import METRICS, better
 from tlkit.tuning.folder import SearchFolder
 from tlkit.tuning.leaderboard import Display
 from tlkit.tuning.prepare import Prepared
@@ -100,11 +101,12 @@ class OngoingSearch:
     def past_reports(self) -> dict[int, list[dict[str, float]]]:
         """Reports of each trial from before a resume, except its last epoch, which it will report again."""
         metric, reports = self.options.metric, dict[int, list[dict[str, float]]]()
+        objective = METRICS[metric].objective
         for number, row in self.table.rows.items():
             history = [*best_so_far(self.folder.trial(number), metric)]
             reported = history if row.has_ended() else history[:-1]
             decisions = [(epoch, best) for epoch, best in reported if epoch in self.decision_epochs]
-            reports[number] = [{EPOCH: epoch, OBJECTIVE: objective_of(best, metric)} for epoch, best in decisions]
+            reports[number] = [{EPOCH: epoch, OBJECTIVE: objective(best.val[metric])} for epoch, best in decisions]
         return reports
 
     def stop(self, number: int) -> None:
@@ -184,28 +186,26 @@ def with_figures(row: Trial, run: RunFolder, validation_images: int) -> Trial:
     """The trial with the figures of its run's best epoch, if it has one."""
     try:
         status = read_whole_json(run.status_file, "best", "epoch")
-    except TlkitError:
+        best = EpochRow.from_dict(status["best"])
+    except (TlkitError, ValueError):
         return row
-    if status["best"] is None:
-        return row
-    figures = validation_figures(status["best"])
     return dataclasses.replace(
         row,
-        figures=figures,
-        standard_error=standard_error(figures["accuracy"], validation_images),
-        epoch=status["best"]["epoch"],
+        figures=best.val,
+        standard_error=standard_error(best.val["accuracy"], validation_images),
+        epoch=best.epoch,
         epochs=status["epoch"],
     )
 
 
-def best_so_far(run: RunFolder, metric: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def best_so_far(run: RunFolder, metric: str) -> Iterator[tuple[int, EpochRow]]:
     """For each epoch in the history of a run: its number, and the row of the best epoch up to it."""
     try:
-        rows = read_json_lines(run.history_file, "epoch")
-    except TlkitError:
+        rows = [EpochRow.from_dict(row) for row in read_json_lines(run.history_file, "epoch")]
+    except (TlkitError, ValueError):
         return
-    best: dict[str, Any] | None = None
+    best: EpochRow | None = None
     for row in rows:
-        if best is None or better(metric, validation_figures(row), validation_figures(best)):
+        if best is None or better(metric, row.val, best.val):
             best = row
-        yield row["epoch"], best
+        yield row.epoch, best

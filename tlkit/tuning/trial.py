@@ -8,7 +8,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +22,15 @@ from tlkit.interruption import Interruption
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.options.data import DataOptions
 from tlkit.options.space import Point
-from tlkit.runs.batches import BatchBuilder
+from tlkit.runs.plan import Plan
 from tlkit.runs.policy import RunPolicy
-from tlkit.runs.resume import continue_in_place
-from tlkit.runs.setup import build, resolve
+from tlkit.runs.resume import resume_in_place
+from tlkit.runs.session import prepared
+from tlkit.runs.setup import resolve
 from tlkit.runs.train import start_run
-from tlkit.runs.train_loop import no_op, run_loop
-from tlkit.training.loop import StopTraining
-from tlkit.training.metrics import objective_of, validation_figures
+from tlkit.runs.train_loop import run_loop
+from tlkit.training.loop import StopTraining, TrainingObserver
+from tlkit.training.metrics import METRICS
 from tlkit.training.state import TrainingState
 
 EPOCH, OBJECTIVE = "epoch", "objective"
@@ -103,7 +103,7 @@ def outcome_of_trial(assignment: Assignment, reporter: TrialReporter) -> Report:
         return {"error": str(known), "is_transient": isinstance(known, TRANSIENT)}
 
 
-class TrialReporter:
+class TrialReporter(TrainingObserver):
     """Reports epochs to Ray, which raises SystemExit to stop the trial."""
 
     def __init__(self, assignment: Assignment, send: Callable[[Report], None]) -> None:
@@ -121,13 +121,13 @@ class TrialReporter:
         self.saved_at = time.monotonic()
         return True
 
-    def after_epoch(self, state: TrainingState) -> None:
+    def after_epoch(self, state: TrainingState, is_best: bool) -> None:
         """Report an epoch. Raises StopTraining when the scheduler stops the trial."""
         best = state.best or state.history[-1]
         self.report = {
             EPOCH: state.epoch,
-            OBJECTIVE: objective_of(best, self.metric),
-            "figures": validation_figures(best),
+            OBJECTIVE: METRICS[self.metric].objective(best.val[self.metric]),
+            "figures": best.val,
         }
         if state.epoch in self.report_epochs:
             try:
@@ -140,7 +140,7 @@ class TrialReporter:
 def run_trial(assignment: Assignment, reporter: TrialReporter) -> Report:
     """Train, from the newest checkpoint if there is one. Returns the accuracies of the folds, if there are folds."""
     run, signals = RunFolder(assignment.run), Interruption()
-    policy = RunPolicy(reporter.should_save, reporter.after_epoch, exports_model=False, memory=cached_features)
+    policy = RunPolicy(reporter.should_save, reporter, exports_model=False, memory=cached_features)
     options = FinetuneOptions(**{**assignment.options, **assignment.point})
     with locked_when_free(run):
         run.make_checkpoints_folder()
@@ -148,7 +148,7 @@ def run_trial(assignment: Assignment, reporter: TrialReporter) -> Report:
         dataset = read_dataset(options)
         if os.path.exists(run.options_file):
             resume_options = ResumeOptions(checkpoint=run.path, trust_pickle=options.trust_pickle)
-            continue_in_place(run, resume_options, signals, SINGLE_PROCESS, policy)
+            resume_in_place(run, resume_options, signals, SINGLE_PROCESS, policy)
         else:
             start_run(run, options, dataset, signals, SINGLE_PROCESS, policy)
         if assignment.folds is None or reporter.stopping is not None:
@@ -181,23 +181,11 @@ def cross_validate(options: FinetuneOptions, dataset: Dataset, folds: int, signa
 
 def accuracy_on(options: FinetuneOptions, dataset: Dataset, signals: Interruption) -> float:
     """Train a head without saving anything; returns its validation accuracy."""
-    built = build(options, dataset, None, SINGLE_PROCESS, dataset.root)
-    builder = BatchBuilder(
-        built.options,
-        dataset,
-        built.classifier,
-        built.description,
-        built.devices,
-        True,
-        signals,
-        SINGLE_PROCESS,
-        cached_features,
-    )
-    with closing(builder):
-        images = builder.batches()
-    run_loop(built.options, images, built.state, built.devices.first, no_op, no_op, no_op)
-    assert built.state.best is not None
-    return validation_figures(built.state.best)["accuracy"]
+    with prepared(Plan(options, dataset), signals, SINGLE_PROCESS, memory=cached_features) as session:
+        run_loop(session)
+    best = session.setup.state.best
+    assert best is not None
+    return best.val["accuracy"]
 
 
 cached_features = VectorMemory(share_of_memory())

@@ -1,0 +1,85 @@
+"""The options of a run that is resumed: as recorded, compared with its checkpoint, with those that resume changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tlkit.errors import DataError, MismatchError
+from tlkit.files.run_folder import RunFolder
+from tlkit.model.build import stored_options
+from tlkit.options import FinetuneOptions, ResumeOptions
+from tlkit.options.declare import flag_of, with_home
+from tlkit.options.network import is_weights_file
+from tlkit.runs.checkpoints import Checkpoint
+from tlkit.runs.consistency import option_text
+from tlkit.terminal import log_status
+
+RESUME_OVERRIDES = (
+    "epochs", "patience", "data", "weights", "device", "engine", "parallel", "stages", "split_at", "workers",
+    "processes", "log", "trust_pickle",
+)  # fmt: skip
+"""Options that tlkit resume can change."""
+
+
+SAFE_TO_CHANGE = (*RESUME_OVERRIDES, "val", "out", "keep_checkpoints", "save_every", "cache_limit", "no_onnx", "debug")
+"""Options that may differ between options.json and the checkpoint. Any other decides the result of training. The
+validation images of --val are listed in the checkpoint."""
+
+
+def recorded_options(run: RunFolder, checkpoint: Checkpoint | None) -> dict[str, dict[str, Any]]:
+    """The options of options.json; if that is damaged, those of the checkpoint.
+
+    Raises MismatchError if the two differ in an option that decides the result; DataError if options.json is damaged
+    and there is no checkpoint, or if the checkpoint's options are not valid.
+    """
+    if checkpoint is None:
+        return run.read_options()
+    options = stored_options(checkpoint.path, checkpoint.options).to_dict()
+    trained = {name: value for name, value in options.items() if name in checkpoint.options}
+    try:
+        recorded = run.read_options()
+    except DataError as error:
+        log_status("warning", f"{error}; the options of the checkpoint are used")
+        return {"given": trained, "resolved": trained}
+    differences = [
+        f"  {flag_of(name)}: {option_text(value)} in the checkpoint, "
+        f"{option_text(recorded['resolved'].get(name))} in the file"
+        for name, value in trained.items()
+        if name not in SAFE_TO_CHANGE and with_home(recorded["resolved"].get(name)) != value
+    ]
+    if differences:
+        listing = "\n".join(differences)
+        advice = "Restore the values of the checkpoint, or start a new run with the new ones: tlkit finetune --help"
+        raise MismatchError(run.options_file, "differs from the options of the checkpoint", f"{listing}\n{advice}")
+    return recorded
+
+
+def overrides(options: ResumeOptions) -> dict[str, Any]:
+    """The options that this resume changes, paths absolute."""
+    typed = {name: getattr(options, name) for name in RESUME_OVERRIDES}
+    changed = {name: value for name, value in typed.items() if value is not None}
+    if options.parallel is not None:  # the recorded stages belong to the recorded --parallel
+        changed = {"stages": options.stages, "split_at": options.split_at, **changed}
+    for name in ("data", "weights"):
+        if name in changed and (name == "data" or is_weights_file(changed[name])):
+            changed[name] = os.path.abspath(changed[name])
+    return changed
+
+
+def with_overrides(origin: str, stored: Mapping[str, Any], options: ResumeOptions) -> FinetuneOptions:
+    """Stored options with those that this resume changes. Raises DataError naming origin for invalid values."""
+    return dataclasses.replace(stored_options(origin, stored), **overrides(options))
+
+
+def warn_of_other_schedule(checkpoint: Checkpoint, options: FinetuneOptions) -> None:
+    """Warn if the number of epochs has changed, of which the learning rate is a function."""
+    before, now = stored_options(checkpoint.path, checkpoint.options).planned_epochs(), options.planned_epochs()
+    if now != before:
+        log_status(
+            "warning",
+            f"--epochs {now} instead of {before}: the learning-rate schedule is recomputed; "
+            f"the result will differ from a run started with --epochs {now}",
+        )
