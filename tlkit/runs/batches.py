@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tlkit.data.bad_images import leave_out, log_left_out
-from tlkit.data.batches import ImageBatches, FeatureBatches
+from tlkit.data.batches import FeatureBatches, ImageBatches
 from tlkit.data.decoders import Decoder, Pixels, open_decoder, worker_count
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
