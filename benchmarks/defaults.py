@@ -57,7 +57,7 @@ def from_folder(data: Path, backbone: str, weights: str) -> Vectors:
     plain = View(description.preprocessing)
     parts: list[Tensor] = []
     for samples in (dataset.train, dataset.val):
-        parts += [extraction.vectors(samples, plain, "vectors", []), labels_of(samples)]
+        parts += [extraction.features(samples, plain, "vectors", []), labels_of(samples)]
     return parts[0], parts[1], parts[2], parts[3]
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from tlkit.features.memory_cache import NO_MEMORY, VectorMemory
+from tlkit.features.memory_cache import NO_MEMORY, FeatureMemory
 
 
 def test_what_was_found_is_not_looked_for_again_and_the_oldest_make_room() -> None:
-    memory, sought = VectorMemory(most_bytes=80), list[str]()
+    memory, sought = FeatureMemory(most_bytes=80), list[str]()
 
     def find(key: str, is_whole: bool = True) -> torch.Tensor:
         def look() -> tuple[torch.Tensor, bool]:
@@ -39,7 +39,7 @@ def test_a_run_by_itself_keeps_nothing() -> None:
 
 
 def test_the_images_of_a_fold_are_taken_from_the_sets_that_are_kept() -> None:
-    memory = VectorMemory()
+    memory = FeatureMemory()
     train, val = torch.arange(6.0).reshape(3, 2), torch.arange(6.0, 10.0).reshape(2, 2)
     memory.recall("space", ["a", "b", "c"], lambda: (train, True))
     memory.recall("space", ["d", "e"], lambda: (val, True))

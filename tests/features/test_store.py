@@ -225,7 +225,7 @@ def test_a_summary_counts_and_clearing_leaves_what_is_not_ours(tmp_path: Path) -
     (tmp_path / "features-0").mkdir()
     (tmp_path / "mine.txt").write_text("mine")
     (space,) = map(summarize, list_feature_sets(str(root)))
-    assert (space.vectors, space.description["backbone"]) == (10, "timm/test_resnet")
+    assert (space.features, space.description["backbone"]) == (10, "timm/test_resnet")
     assert space.size == segments(tmp_path)[0].stat().st_size
     assert clear(str(tmp_path)) >= space.size
     assert os.listdir(tmp_path) == ["mine.txt"]

@@ -27,7 +27,7 @@ def test_a_model_that_gives_no_numbers_is_refused(
     monkeypatch.setattr(OPEN_PREDICTOR, without_numbers_for(3))
     result = tlkit("evaluate", finished_run, images, "--split", "all", "--format", "json")
     assert (result.status, result.out) == (65, "")
-    assert "blue/03.png: the model gives no finite numbers for it" in result.err
+    assert "blue/03.png: the model's scores are not finite" in result.err
 
 
 def test_what_is_no_number_is_never_written() -> None:

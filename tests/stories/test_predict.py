@@ -168,7 +168,7 @@ def test_a_model_that_gives_no_numbers_is_told_by_the_image() -> None:
     batch = [Loaded(place, f"{place}.jpg", Picture(pixels)) for place in range(3)]
     predictions, problem = predict_batch(Broken(), batch, 1)  # type: ignore[arg-type]
     assert [prediction.path for prediction in predictions] == ["0.jpg"]
-    assert isinstance(problem, DataError) and "1.jpg: the model gives no finite numbers" in str(problem)
+    assert isinstance(problem, DataError) and "1.jpg: the model's scores are not finite" in str(problem)
 
 
 def test_decoded_pixels_are_predicted_as_files_are(finished_run: Path, images: Path, tlkit: Run) -> None:
@@ -188,7 +188,7 @@ def test_records_before_an_image_without_numbers_are_written(
 ) -> None:
     monkeypatch.setattr("tlkit.commands.predict.open_predictor", without_numbers_for(2))
     result = tlkit("predict", finished_run, images, "--batch-size", 30, "--workers", 1)
-    assert result.status == 65 and "blue/02.png: the model gives no finite numbers for it" in result.err
+    assert result.status == 65 and "blue/02.png: the model's scores are not finite" in result.err
     assert [line.split("\t")[0][-11:] for line in result.out.splitlines()] == ["blue/00.png", "blue/01.png"]
 
 

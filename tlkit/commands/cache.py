@@ -26,5 +26,5 @@ def cache(options: CacheOptions) -> int:
     for found in sets:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.used)) if found.used else "-"
         known = [str(found.description.get(name, "-")) for name in ("backbone", "weights", "precision", "engine")]
-        write_stdout("\t".join([*known, str(found.vectors), str(found.size), used, found.folder]) + "\n")
+        write_stdout("\t".join([*known, str(found.features), str(found.size), used, found.folder]) + "\n")
     return DONE

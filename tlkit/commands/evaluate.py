@@ -87,7 +87,7 @@ def require_same_model(options: EvaluateOptions, model: Predictor, world: World)
 
 
 def samples_of_all(options: EvaluateOptions, classes: tuple[str, ...], world: World) -> tuple[list[Sample], str]:
-    """What the first rank chooses, for all: others need not see its run folder, and may have the images elsewhere."""
+    """The images that rank 0 chooses, on all ranks: they may not see its run folder, or have images elsewhere."""
     samples, what = choose_samples(options, classes) if world.is_first else ([], "")
     if world.size == 1:
         return samples, what
@@ -151,7 +151,7 @@ def logits_of(model: Predictor, batch: list[tuple[Sample, Pixels]]) -> torch.Ten
 
 
 def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[list[Sample], str]:
-    """The images to evaluate on, and what they are, for people."""
+    """The images to evaluate, and a description of them."""
     run = RunFolder.containing(options.model)
     if options.split in ("auto", "train", "val") and run is not None and os.path.exists(run.split_file):
         data = stored_options(run.options_file, run.read_options()["resolved"]).data

@@ -45,7 +45,7 @@ BASE_BYTES = 1 << 30
 
 
 def main(seconds: float) -> None:
-    """Answer requests until the socket is closed. seconds: CPU time limit per image."""
+    """Respond to requests until the socket is closed. seconds: CPU time limit per image."""
     ignore_terminal_signals()
     with socket.socket(fileno=os.dup(0)) as channel, contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while True:

@@ -144,10 +144,10 @@ class Processes(Decoder):
     def load_file(self, path: str, file: BufferedReader, view: View, digest: bytes) -> Picture:
         request = {"view": view.to_dict(), "digest": digest.hex(), "max_pixels": view.max_pixels}
         with self._borrowed() as process:
-            answer = process.ask(path, file, request)
+            response = process.ask(path, file, request)
             pixels = np.empty((*view.preprocessing.image_size, 3), np.uint8)
             process.receive_into(path, pixels)
-            return Picture(pixels, **answer)
+            return Picture(pixels, **response)
 
     @contextlib.contextmanager
     def _borrowed(self) -> Iterator[DecoderProcess]:
@@ -233,14 +233,14 @@ class DecoderProcess:
             if length > LONGEST_RESPONSE:
                 self.end()
                 raise ImageError(path, "image_corrupt", f"the decoder crashed (a response of {length:,} bytes)")
-            answer: dict[str, Any] = json.loads(receive(self.channel, length))
+            response: dict[str, Any] = json.loads(receive(self.channel, length))
         except OSError:
             raise self.describe_end(path) from None
-        if "error" in answer:
-            raise ImageError(path, *answer["error"])
-        if "bug" in answer:
-            raise RuntimeError(f"{path}: {answer['bug']}")
-        return answer
+        if "error" in response:
+            raise ImageError(path, *response["error"])
+        if "bug" in response:
+            raise RuntimeError(f"{path}: {response['bug']}")
+        return response
 
     def receive_into(self, path: str, pixels: Pixels) -> None:
         """Receive the pixels after a response. Raises ImageError or ResourceError."""

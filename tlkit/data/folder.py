@@ -40,9 +40,9 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images, divided. classes are the folder names in byte order.
+    """Labelled images, split into train and val. classes: folder names in byte order.
 
-    shape: how the division came about, for people. warnings: what is odd but no error. skipped: the images that
+    shape: text about the layout and the split. warnings: problems that are no errors. skipped: images that
     were left out because they cannot be read.
     """
 
@@ -215,7 +215,7 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
 
 
 def describe_no_classes(folder: str, classes: tuple[str, ...]) -> str:
-    """Text that says what was found instead of two class folders."""
+    """Error text for a folder without two class folders."""
     loose = next(iter(find_images(folder, deep=False)), None)
     if not classes:
         found = (

@@ -143,7 +143,7 @@ class Preprocessing:
 def limit_aspect_ratio(image: Image.Image, longest: int = 16) -> Image.Image:
     """Crop a very long image to `longest` times its shorter side, around its center.
 
-    The center crop would remove the ends anyway, but resizing 1 x 5000 pixels by the shorter side comes first and
+    The center crop would remove the ends anyway, but before it, resizing 1 x 5000 pixels by the shorter side
     would create millions of pixels.
     """
     limit = longest * min(image.size)

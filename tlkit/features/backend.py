@@ -1,4 +1,4 @@
-"""What computes a run's features: torch or onnxruntime. This file holds the one rule that chooses.
+"""The backend that computes the features of a run, torch or onnxruntime, and the rule that chooses it.
 
 The rule looks at facts that do not change from one execution to the next (see `choose_backend`). It measures no time
 and does not look into the cache, so the same command on the same files gives the same digits on every machine of one

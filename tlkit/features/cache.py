@@ -1,4 +1,4 @@
-"""The folder of what can be computed again: where it is, what it holds, and how it is kept small."""
+"""The cache folder: location, contents and size limit."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from tlkit.features.segments import Segment, segment_files
 from tlkit.files.atomic import TEMPORARY_SUFFIX, write_atomically
 
 LAYOUT = "features-2"
-"""The folder's name changes when the layout of files does: another version finds its own, or none."""
+"""Folder name, changed with the file layout, so that versions of tlkit do not read each other's files."""
 
 
 DESCRIPTION = "space.json"
 
 
 def cache_folder() -> str:
-    """Where tlkit keeps what it can compute again: TLKIT_CACHE, else tlkit in the user's cache folder."""
+    """The cache folder: TLKIT_CACHE, else tlkit in the user's cache folder."""
     chosen = os.environ.get("TLKIT_CACHE")
     return chosen or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "tlkit")
 
 
 def cache_root() -> str:
-    """The folder of all spaces."""
+    """The folder of all feature sets."""
     return os.path.join(cache_folder(), LAYOUT)
 
 
 def namespace_folder(root: str, space: Mapping[str, Any]) -> str:
-    """Where the space lies that these values determine, plain JSON types."""
+    """The folder of the feature set with this description (plain JSON types)."""
     return os.path.join(root, hashlib.sha256(namespace_text(space).encode()).hexdigest()[:16])
 
 
 def namespace_text(space: Mapping[str, Any]) -> str:
-    """What a space says about itself."""
+    """The description file of a feature set."""
     return json.dumps(dict(space), indent=2, sort_keys=True)
 
 
 def make_namespace(root: str, space: Mapping[str, Any]) -> str:
-    """The folder of a space, made if it is not there. Raises OSError or TlkitError."""
+    """The folder of a feature set, created if missing. Raises OSError or TlkitError."""
     folder = namespace_folder(root, space)
     os.makedirs(folder, exist_ok=True)
     description = os.path.join(folder, DESCRIPTION)
@@ -55,19 +55,19 @@ def make_namespace(root: str, space: Mapping[str, Any]) -> str:
 
 
 def graph_file(folder: str) -> str:
-    """What computes the vectors of a space, as onnxruntime takes it."""
+    """The ONNX graph of the backbone of a feature set."""
     return os.path.join(folder, "graph.onnx")
 
 
 def kept_files(folder: str) -> Iterator[str]:
-    """All of a space that takes room, and may go."""
+    """Files of a feature set that may be deleted to free space."""
     return itertools.chain(segment_files(folder), filter(os.path.exists, [graph_file(folder)]))
 
 
 def make_room(root: str, limit: int, keep: Collection[str]) -> bool:
-    """Remove segments and graphs, least recently used first, until all are within limit bytes. Those in `keep` stay.
+    """Delete least recently used segments and graphs until the cache has at most `limit` bytes, except `keep`.
 
-    Returns whether there is room now.
+    Returns whether that was possible.
     """
     files = all_kept(root)
     total = sum(size for _, size, _ in files)
@@ -82,7 +82,7 @@ def make_room(root: str, limit: int, keep: Collection[str]) -> bool:
 
 
 def all_kept(root: str) -> list[tuple[float, int, str]]:
-    """All that takes room, without what killed processes left: when it was last used, its bytes, and where it is."""
+    """(last use, bytes, path) of every file, without leftovers of killed processes."""
     files: list[tuple[float, int, str]] = []
     for space in list_feature_sets(root):
         remove_leftovers(space)
@@ -94,7 +94,7 @@ def all_kept(root: str) -> list[tuple[float, int, str]]:
 
 
 def remove_leftovers(space: str) -> None:
-    """Remove parts of files that killed processes left, once nobody can be writing them any more."""
+    """Delete temporary files of killed processes, once they are too old to be in use."""
     for entry in os.scandir(space):
         if entry.name.endswith(TEMPORARY_SUFFIX):
             with contextlib.suppress(OSError):
@@ -103,7 +103,7 @@ def remove_leftovers(space: str) -> None:
 
 
 def list_feature_sets(root: str) -> list[str]:
-    """The folders of all spaces below a store's root."""
+    """The folders of all feature sets below a root."""
     try:
         return sorted(entry.path for entry in os.scandir(root) if entry.is_dir())
     except FileNotFoundError:
@@ -112,33 +112,33 @@ def list_feature_sets(root: str) -> list[str]:
 
 @dataclass(frozen=True)
 class FeatureSetSummary:
-    """A space for people. used: seconds since the epoch when a run last read or wrote it."""
+    """Summary of a feature set. used: time of the last read or write, in seconds since 1970."""
 
     folder: str
     description: dict[str, Any]
-    vectors: int
+    features: int
     size: int
     used: float
 
 
 def summarize(folder: str) -> FeatureSetSummary:
-    """What a space holds. What cannot be read counts for its size only."""
-    vectors, size, used = 0, 0, 0.0
+    """Summarize a feature set. Unreadable files count only with their size."""
+    features, size, used = 0, 0, 0.0
     for path in kept_files(folder):
         with contextlib.suppress(OSError):
             status = os.stat(path)
             size, used = size + status.st_size, max(used, status.st_mtime)
     for path in segment_files(folder):
         with contextlib.suppress(OSError, ValueError):
-            vectors += len(Segment.read(path).index)
+            features += len(Segment.read(path).index)
     description: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, DESCRIPTION), encoding="utf-8") as file:
         description = dict(json.load(file))
-    return FeatureSetSummary(folder, description, vectors, size, used)
+    return FeatureSetSummary(folder, description, features, size, used)
 
 
 def clear(root: str) -> int:
-    """Remove all stores below a cache folder, of this version and others. Returns the bytes that were freed."""
+    """Delete all feature sets below a cache folder, of all versions. Returns the freed bytes."""
     freed = 0
     for entry in list(os.scandir(root)) if os.path.isdir(root) else []:
         if entry.name.startswith("features-") and entry.is_dir(follow_symlinks=False):

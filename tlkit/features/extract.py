@@ -1,7 +1,7 @@
-"""Images to vectors: known ones from the store, the others through the backbone once, decoded while it computes.
+"""Compute the features of images: from the cache if known, else by the backbone, with decoding in parallel.
 
-Of several ranks each takes a share, and the first gets all vectors: from the others by the process group, as they may
-have file systems of their own.
+Each rank computes a share. Rank 0 gathers all features through the process group, because ranks may not share a file
+system.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ EXTRACTION_BATCH = {name: kind.extraction_batch for name, kind in DEVICES.items(
 
 
 IN_MEMORY_BYTES = 2 << 30
-"""Vectors beyond this lie in a file that is mapped into memory: what is not used for a while takes no memory."""
+"""Larger feature arrays are memory-mapped from a file, so that unused parts need no memory."""
 
 
 @dataclass(frozen=True)
 class CacheHit:
-    """An image whose vector the store has."""
+    """An image whose features are in the cache."""
 
     path: str
     key: bytes
@@ -48,7 +48,7 @@ class CacheHit:
 
 @dataclass(frozen=True)
 class CacheMiss:
-    """An image whose vector must be computed."""
+    """An image whose features must be computed."""
 
     key: bytes
     pixels: Pixels
@@ -56,7 +56,7 @@ class CacheMiss:
 
 @dataclass
 class Extraction:
-    """extract: uint8 [B, H, W, 3] -> features [B, ...]. computed, known: this rank's images so far, counted."""
+    """extract: uint8 [B, H, W, 3] -> features [B, ...]. computed, known: number of this rank's images so far."""
 
     extract: Callable[[NDArray[np.uint8]], Tensor]
     store: Store
@@ -67,24 +67,24 @@ class Extraction:
     computed: int = field(default=0, init=False)
     known: int = field(default=0, init=False)
 
-    def vectors(self, samples: Sequence[Sample], view: View, label: str, bad: list[ImageError]) -> Tensor:
-        """At the first rank, the features [N, ...] of the images that can be read, in order; nothing at the others.
+    def features(self, samples: Sequence[Sample], view: View, label: str, bad: list[ImageError]) -> Tensor:
+        """On rank 0, the features [N, ...] of readable images in order; empty on other ranks.
 
-        What cannot be read is added to `bad`, at every rank.
+        Unreadable images are added to `bad` on every rank.
         """
         mine = shard_indices(len(samples), self.batch_size, self.world)
         rows, errors = FeatureBuffer(len(mine)), list[tuple[int, ImageError]]()
         for places, keys, pixels in self.batches(samples, mine, view, label, errors, rows):
             self.extract_batch(places, keys, pixels, rows)
         bad += errors_of_all(errors, samples, self.world)
-        vectors = gather_in_order(rows.numbers, rows.filled(), self.world, allocate)
-        self.keep_of_others(rows, vectors)
-        return vectors
+        features = gather_in_order(rows.numbers, rows.filled(), self.world, allocate)
+        self.keep_of_others(rows, features)
+        return features
 
-    def keep_of_others(self, rows: FeatureBuffer, vectors: Tensor) -> None:
-        """Put into the first rank's store what others have computed, unless theirs is the same.
+    def keep_of_others(self, rows: FeatureBuffer, features: Tensor) -> None:
+        """Write the features of other ranks to the cache of rank 0, unless they share its folder.
 
-        rows: of this rank; vectors [N, ...]: at the first rank, those of all.
+        rows: of this rank. features [N, ...]: of all ranks, on rank 0.
         """
         if self.world.size == 1:
             return
@@ -92,21 +92,21 @@ class Extraction:
         own = np.frombuffer(b"".join(rows.keys), np.uint8).reshape(-1, KEY_BYTES).copy()
         every = gather_in_order(rows.numbers, torch.from_numpy(own), self.world, partial(np.empty, dtype=np.uint8))
         self.store.find_segments()
-        pairs = zip(torch.split(every, self.batch_size), torch.split(vectors, self.batch_size), strict=True)
+        pairs = zip(torch.split(every, self.batch_size), torch.split(features, self.batch_size), strict=True)
         for keys, batch in pairs:
             strange = [place for place, key in enumerate(keys) if bytes(key.numpy()) not in self.store]
             if strange:
                 self.store.write([bytes(key.numpy()) for key in keys[strange]], batch[strange].numpy())
 
     def counts(self) -> tuple[int, int]:
-        """Images computed and known, of all ranks."""
+        """Number of computed and of cached images of all ranks."""
         computed, known = self.world.all_reduce_sum(torch.tensor([self.computed, self.known])).tolist()
         return computed, known
 
     def extract_batch(
         self, places: list[int], keys: list[bytes], pixels: NDArray[np.uint8], rows: FeatureBuffer
     ) -> None:
-        """Compute a batch [B, H, W, 3], and keep it."""
+        """Compute a batch [B, H, W, 3] and write it to the cache."""
         features = self.extract(pixels).cpu().numpy()
         self.computed += len(places)
         self.store.write(keys, features)
@@ -121,9 +121,9 @@ class Extraction:
         errors: list[tuple[int, ImageError]],
         rows: FeatureBuffer,
     ) -> Iterator[tuple[list[int], list[bytes], NDArray[np.uint8]]]:
-        """Places, keys and pixels [B, H, W, 3] of what is to be computed; what is known goes to `rows` at once.
+        """Yield positions, keys and pixels [B, H, W, 3] of images to compute; cached features go to `rows` directly.
 
-        numbers: which of the samples. errors: gets the number of each that cannot be read, and why.
+        numbers: indices of samples. errors: receives (index, error) of unreadable images.
         """
         places: list[int] = []
         waiting: list[tuple[bytes, Pixels]] = []
@@ -134,12 +134,12 @@ class Extraction:
             ahead=2 * self.batch_size,
         )
         for number, outcome in zip(numbers, progress(loaded, label, len(numbers)), strict=True):
-            vector = self.store.read(outcome.key) if isinstance(outcome, CacheHit) else None
-            if isinstance(outcome, CacheHit) and vector is not None:
-                rows.put([rows.next_place(number, outcome.key)], vector[None])
+            row = self.store.read(outcome.key) if isinstance(outcome, CacheHit) else None
+            if isinstance(outcome, CacheHit) and row is not None:
+                rows.put([rows.next_place(number, outcome.key)], row[None])
                 self.known += 1
                 continue
-            if isinstance(outcome, CacheHit):  # what the store had is damaged or gone
+            if isinstance(outcome, CacheHit):  # the cached features were damaged or deleted
                 outcome = self.load(samples[number], view, trusting=False)
             if isinstance(outcome, ImageError):
                 errors.append((number, outcome))
@@ -154,7 +154,7 @@ class Extraction:
             yield places, [key for key, _ in waiting], np.stack([pixels for _, pixels in waiting])
 
     def load(self, sample: Sample, view: View, trusting: bool = True) -> CacheHit | CacheMiss | ImageError:
-        """Look an image up by its content, and decode it if its vector is not known."""
+        """Look up an image by its content, and decode it if its features are not cached."""
         try:
             with sample.open() as file:
                 digest = file_digest(sample.path, file)
@@ -167,9 +167,9 @@ class Extraction:
 
 
 class FeatureBuffer:
-    """Vectors [N, ...] filled in any order; in memory, or in a mapped file without a name where they are many.
+    """Features [N, ...] filled in any order, in memory or, if large, in an anonymous memory-mapped file.
 
-    numbers, keys: of the image that each is of.
+    numbers, keys: of the image of each row.
     """
 
     def __init__(self, most: int) -> None:
@@ -183,25 +183,25 @@ class FeatureBuffer:
         self.keys.append(key)
         return len(self.keys) - 1
 
-    def put(self, places: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        """vectors [B, ...]"""
+    def put(self, places: Sequence[int], features: NDArray[np.float32]) -> None:
+        """features [B, ...]"""
         if self.content is None:
-            self.content = allocate((self.most, *vectors.shape[1:]))
-        self.content[places] = vectors
+            self.content = allocate((self.most, *features.shape[1:]))
+        self.content[places] = features
 
     def filled(self) -> Tensor:
-        """All rows that were given a place."""
+        """All rows that were added."""
         return torch.empty(0) if self.content is None else torch.from_numpy(self.content[: len(self.keys)])
 
 
 def allocate(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Room for vectors. Raises OutputError or StorageError if the disk has none."""
+    """Allocate an array for features. Raises OutputError or StorageError if the disk is full."""
     size = 4 * int(np.prod(shape))
     if size <= IN_MEMORY_BYTES:
         return np.empty(shape, np.float32)
     try:
-        with tempfile.TemporaryFile(prefix="tlkit-vectors-") as file:  # the mapping keeps it alive
-            os.posix_fallocate(file.fileno(), 0, size)  # a mapped file that finds no room later ends it by SIGBUS
+        with tempfile.TemporaryFile(prefix="tlkit-features-") as file:  # the mapping keeps it alive
+            os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would kill by SIGBUS
             return np.memmap(file, np.float32, "r+", shape=shape)
     except OSError as error:
-        raise storage_error(os.path.join(tempfile.gettempdir(), "tlkit-vectors"), error, lambda: size) from error
+        raise storage_error(os.path.join(tempfile.gettempdir(), "tlkit-features"), error, lambda: size) from error

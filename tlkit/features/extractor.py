@@ -1,4 +1,4 @@
-"""Images to feature vectors, once for each image, and the statistics that standardize them."""
+"""Run a frozen backbone to compute features, and the statistics that standardize them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tlkit.model.backbone import Backbone
 
 
 class FeatureExtractor:
-    """The one pass: a frozen backbone, which must not change any more, on its device."""
+    """A frozen backbone on its device. Its weights must not change afterwards."""
 
     def __init__(
         self,
@@ -26,15 +26,15 @@ class FeatureExtractor:
         preprocessing: Preprocessing,
         device: torch.device,
         data_parallel: Callable[[nn.Module], nn.Module] = lambda module: module,
-        told: Callable[[int], object] = lambda size: None,
+        on_smaller_batch: Callable[[int], object] = lambda size: None,
     ) -> None:
-        """shared_out: how several devices pass a batch together. told: how many images pass together from now on, when
-        memory was used up."""
+        """data_parallel: wraps the module for several devices. on_smaller_batch: called with the new batch size after
+        an out-of-memory error."""
         self.backbone = backbone
         self.preprocessing = preprocessing
         self.device = device
         self.data_parallel = data_parallel
-        self.in_parts = ChunkedForward(self.forward, told)
+        self.in_parts = ChunkedForward(self.forward, on_smaller_batch)
 
     @cached_property
     def fast_network(self) -> nn.Module:

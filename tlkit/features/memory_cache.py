@@ -1,4 +1,4 @@
-"""Vectors that a process keeps from one run to the next, so that it reads the same images no second time."""
+"""Features kept in memory between the runs of a process, such as trials of a search."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ MOST_BYTES = 2 << 30
 
 
 SHARE = 0.25
-"""Of a machine's memory, what its processes may take for vectors, one on each core."""
+"""Fraction of the memory that all processes of a machine together may use for features."""
 
 
 @dataclass(eq=False)
-class VectorMemory:
-    """The sets of vectors used last, as far as they fit into so many bytes; with none, nothing is kept."""
+class FeatureMemory:
+    """Least-recently-used cache of feature arrays, limited in bytes; 0 disables it."""
 
     most_bytes: int = MOST_BYTES
     kept: dict[tuple[object, tuple[str, ...]], Tensor] = field(default_factory=dict)
 
     def recall(self, kind: object, paths: Sequence[str], find: Callable[[], tuple[Tensor, bool]]) -> Tensor:
-        """The vectors of some images. kind: what decides them beside the images. find: how else they are found, and
-        whether they are worth keeping."""
+        """The features of images. kind: everything else that determines them. find: computes them, and returns whether
+        to keep them."""
         if not self.most_bytes:
             return find()[0]
         key = (kind, tuple(paths))
-        vectors = self.kept.pop(key, None)
-        if vectors is None:
-            vectors = self.gathered(kind, paths)
-            if vectors is not None:
-                return vectors  # it is kept already, in other sets
-            vectors, is_whole = find()
+        features = self.kept.pop(key, None)
+        if features is None:
+            features = self.gathered(kind, paths)
+            if features is not None:
+                return features  # already kept as part of other arrays
+            features, is_whole = find()
             if not is_whole:
-                return vectors
-        self.kept[key] = vectors
+                return features
+        self.kept[key] = features
         while sum(tensor.nbytes for tensor in self.kept.values()) > self.most_bytes:
             del self.kept[next(iter(self.kept))]
-        return vectors
+        return features
 
     def gathered(self, kind: object, paths: Sequence[str]) -> Tensor | None:
-        """The vectors of images that are all in sets of others, as those of a fold are; None if one is not."""
+        """Features assembled from kept arrays, as for the images of a fold; None if one is missing."""
         rows = {
             path: row
-            for (other, names), vectors in self.kept.items()
+            for (other, names), features in self.kept.items()
             if other == kind
-            for path, row in zip(names, vectors, strict=True)
+            for path, row in zip(names, features, strict=True)
         }
         found = [rows.get(path) for path in paths]
         whole = [row for row in found if row is not None]
@@ -56,9 +56,9 @@ class VectorMemory:
 
 
 def share_of_memory() -> int:
-    """What one of as many processes as there are cores may keep."""
+    """Bytes that each of one process per core may keep."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(MOST_BYTES, int(SHARE * memory) // (os.cpu_count() or 1))
 
 
-NO_MEMORY = VectorMemory(0)
+NO_MEMORY = FeatureMemory(0)

@@ -1,4 +1,4 @@
-"""Files of feature vectors, written once and never changed, and where in them each vector is."""
+"""Segments: immutable files of features, and the lookup of keys in them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tlkit.files.checksum import DIGITS, Hashing, sha256_with
 
-Vector = NDArray[np.float32]
+FeatureArray = NDArray[np.float32]
 
 
 KEY_BYTES = 16
@@ -25,14 +25,14 @@ INDEX = np.dtype([("key", "u1", KEY_BYTES), ("checksum", "<u4")])
 
 
 def segment_files(folder: str) -> Iterator[str]:
-    """The segments of a space, oldest first."""
+    """The segments of a feature set, oldest first."""
     with contextlib.suppress(FileNotFoundError):
         yield from sorted(entry.path for entry in os.scandir(folder) if entry.name.endswith(".segment"))
 
 
 @dataclass(frozen=True)
 class Segment:
-    """An open file of rows. index [n] of INDEX; shape: of one vector; offset: where the vectors begin."""
+    """An open file of rows. index [n] of INDEX; shape: of one feature vector; offset: where the features begin."""
 
     path: str
     index: NDArray[np.void]
@@ -45,60 +45,60 @@ class Segment:
 
     @classmethod
     def read(cls, path: str) -> Segment:
-        """Raises OSError if it is gone, ValueError if it is damaged."""
+        """Raises OSError if it does not exist, ValueError if it is damaged."""
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             try:
                 rows, index_bytes = read_header(file, INDEX, size)
                 index = np.frombuffer(file.read(index_bytes), INDEX, math.prod(rows))
-                (count, *shape), vector_bytes = read_header(file, np.dtype(np.float32), size)
+                (count, *shape), feature_bytes = read_header(file, np.dtype(np.float32), size)
             except OSError:
                 raise
-            except Exception as error:  # a damaged header can raise nearly anything
+            except Exception as error:  # a damaged header can raise many kinds of exceptions
                 raise ValueError(f"{path}: {error}") from error
             offset = file.tell()
             digits = sha256_with(file, offset, size, b"")
             file.seek(max(0, size - DIGITS))
-            whole = rows == (count,) and offset + vector_bytes + DIGITS == size and file.read() == digits
+            whole = rows == (count,) and offset + feature_bytes + DIGITS == size and file.read() == digits
         if not whole:
             raise ValueError(f"{path} is not whole")
         return cls(path, index, tuple(shape), offset)
 
     @staticmethod
-    def write(file: IO[bytes], rows: Mapping[bytes, Vector]) -> None:
-        """Two npy arrays, one after the other: the index, and the vectors [n, ...].
+    def write(file: IO[bytes], rows: Mapping[bytes, FeatureArray]) -> None:
+        """Two npy arrays, one after the other: the index, and the features [n, ...].
 
-        Then the seal of all that lies before the vectors, which have checksums of their own: they are not all read.
+        Followed by the checksum of everything before the features, which have their own, so that opening is fast.
         """
         index = np.empty(len(rows), INDEX)
-        for place, (key, vector) in enumerate(rows.items()):
-            index[place] = np.frombuffer(key, np.uint8), checksum(key, vector.tobytes())
-        vectors = np.stack(list(rows.values()))
+        for place, (key, row) in enumerate(rows.items()):
+            index[place] = np.frombuffer(key, np.uint8), checksum(key, row.tobytes())
+        features = np.stack(list(rows.values()))
         hashing = Hashing(file)
         np.lib.format.write_array(hashing, index, version=(1, 0), allow_pickle=False)
-        np.lib.format.write_array_header_1_0(hashing, np.lib.format.header_data_from_array_1_0(vectors))
-        file.write(vectors.tobytes())
+        np.lib.format.write_array_header_1_0(hashing, np.lib.format.header_data_from_array_1_0(features))
+        file.write(features.tobytes())
         file.write(hashing.sha256.hexdigest().encode())
 
 
 def read_header(file: IO[bytes], dtype: np.dtype[Any], size: int) -> tuple[tuple[int, ...], int]:
-    """The shape of an array of this type, and how many bytes it takes of a file of that size. Raises ValueError."""
+    """Shape of an array of this type, and its bytes in a file of that size. Raises ValueError."""
     np.lib.format.read_magic(file)
     shape, fortran, found = np.lib.format.read_array_header_1_0(file)
     taken = math.prod(shape) * dtype.itemsize
     if found != dtype or fortran or min(shape, default=0) < 0 or taken > size:
-        raise ValueError("it holds something else")
+        raise ValueError("unexpected content")
     return shape, taken
 
 
 def checksum(key: bytes, content: bytes) -> int:
-    """CRC-32 of a row: what a disk or a copy damaged is noticed; nobody is kept from forging it."""
+    """CRC-32 of a row, against damage, not against forgery."""
     return zlib.crc32(content, zlib.crc32(key))
 
 
 @dataclass
 class Lookup:
-    """Where each key is, at 16 bytes a key: the first 8 bytes of all keys, sorted, and their places."""
+    """Index of keys, 16 bytes per key: sorted first 8 bytes of the keys and their positions."""
 
     segments: list[Segment] = field(default_factory=list)
     prefixes: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -107,7 +107,7 @@ class Lookup:
 
     @classmethod
     def over(cls, segments: list[Segment]) -> Lookup:
-        """The lookup of all rows of these segments."""
+        """Build the lookup of all rows of these segments."""
         if not segments:
             return cls()
         prefixes = np.concatenate([np.ascontiguousarray(s.index["key"][:, :8]).view(np.uint64)[:, 0] for s in segments])
@@ -116,7 +116,7 @@ class Lookup:
         return cls(segments, prefixes[order], order, starts)
 
     def find(self, key: bytes) -> tuple[Segment, int] | None:
-        """The segment and row of a key; of several the newest."""
+        """Segment and row of a key, the newest if there are several."""
         prefix = np.frombuffer(key[:8], np.uint64)[0]
         first, end = (int(np.searchsorted(self.prefixes, prefix, side)) for side in ("left", "right"))
         for place in self.places[first:end][::-1].tolist():
@@ -128,14 +128,14 @@ class Lookup:
 
 
 class OpenFile:
-    """The file read last, kept open, as neighbors are mostly wanted one after the other."""
+    """The last file read, kept open, because consecutive rows are usually read in sequence."""
 
     def __init__(self) -> None:
         self.path = ""
         self.descriptor = -1
 
     def read(self, path: str, offset: int, size: int) -> bytes | None:
-        """Part of a file; None if the file is gone or cannot be read."""
+        """Part of a file; None if it cannot be read."""
         try:
             if path != self.path:
                 self.close()

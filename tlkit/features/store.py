@@ -1,8 +1,8 @@
-"""Feature vectors on disk, shared by all runs: every image passes a backbone once, ever.
+"""The feature cache on disk, shared by all runs: an image passes a backbone only once.
 
-A space is a folder for what determines a vector beside the image: backbone, weights, preprocessing, precision. It holds
-segments: files that are written once, whole, and never changed, so that any number of processes may read and add at
-once without locks, and a file that goes away while it is read does no harm. Each row has a checksum.
+A feature set is a folder for one combination of backbone, weights, preprocessing and precision. It contains segments:
+immutable files, written atomically, so that any number of processes can read and write at the same time without locks,
+and a segment may be deleted while others read it. Each row has a checksum.
 """
 
 from __future__ import annotations
@@ -19,56 +19,56 @@ import numpy as np
 
 from tlkit.errors import TlkitError
 from tlkit.features.cache import cache_root, make_namespace, make_room
-from tlkit.features.segments import KEY_BYTES, Lookup, OpenFile, Segment, Vector, checksum, segment_files
+from tlkit.features.segments import KEY_BYTES, FeatureArray, Lookup, OpenFile, Segment, checksum, segment_files
 from tlkit.files.atomic import write_atomically
 
 SEGMENT_BYTES = 32_000_000
 
 
 SEGMENT_SECONDS = 5.0
-"""A segment is written when so much waits for it, or when so long has passed: what an interruption costs."""
+"""A segment is written after this many bytes or seconds; an interruption loses at most that much."""
 
 
 SMALL_SEGMENTS = 32
-"""So many segments below half of SEGMENT_BYTES are joined."""
+"""This many segments smaller than half of SEGMENT_BYTES are merged."""
 
 
 def feature_key(image_digest: bytes, view: str = "") -> bytes:
-    """What names a vector, [KEY_BYTES]: the SHA-256 of an image file, and which view of it was taken."""
+    """Key of a feature vector [KEY_BYTES]: hash of the image file and of the view."""
     return hashlib.sha256(image_digest + view.encode()).digest()[:KEY_BYTES]
 
 
 class Store(Protocol):
-    """What extraction needs of a store."""
+    """Interface of a feature store."""
 
     def __contains__(self, key: bytes) -> bool: ...
 
-    def read(self, key: bytes) -> Vector | None:
-        """The vector of a key, or None."""
+    def read(self, key: bytes) -> FeatureArray | None:
+        """The features of a key, or None."""
 
-    def write(self, keys: Sequence[bytes], vectors: Vector) -> None:
-        """Keep a batch of vectors [B, ...]."""
+    def write(self, keys: Sequence[bytes], features: FeatureArray) -> None:
+        """Store a batch of features [B, ...]."""
 
     def commit(self) -> None:
-        """Let others see what was written."""
+        """Make written features visible to other processes."""
 
     def find_segments(self) -> None:
-        """See what others have written."""
+        """Find features that other processes have written."""
 
     def close(self) -> None:
-        """Commit what waits."""
+        """Write buffered features and close."""
 
 
 class NoStore:
-    """Keeps nothing: for a cache folder that cannot be used."""
+    """A store that stores nothing, for --no-cache or an unusable cache folder."""
 
     def __contains__(self, key: bytes) -> bool:
         return False
 
-    def read(self, key: bytes) -> Vector | None:
+    def read(self, key: bytes) -> FeatureArray | None:
         return None
 
-    def write(self, keys: Sequence[bytes], vectors: Vector) -> None:
+    def write(self, keys: Sequence[bytes], features: FeatureArray) -> None:
         pass
 
     def commit(self) -> None:
@@ -82,15 +82,15 @@ class NoStore:
 
 
 class FeatureStore:
-    """One space. Looked up from many threads, read and written from one.
+    """One feature set. Lookups are thread-safe; read and write from one thread.
 
-    Nothing that fails here ends a run: it goes on without, and each kind of trouble is said once.
+    Errors never stop a run: it continues without the cache, and each kind of error is logged once.
     """
 
     def __init__(self, root: str, space: Mapping[str, Any], limit: int, warn: Callable[[str], None]) -> None:
-        """root: of all spaces. space: what determines the vectors, plain JSON types. limit: bytes on disk in all.
+        """root: folder of all feature sets. space: its description, plain JSON types. limit: bytes of the cache.
 
-        Raises OSError or TlkitError if the folder cannot be made.
+        Raises OSError or TlkitError if the folder cannot be created.
         """
         self.root = root
         self.folder = make_namespace(root, space)
@@ -100,7 +100,7 @@ class FeatureStore:
         self.damage_was_said = False
         self.segments: dict[str, Segment] = {}
         self.lookup = Lookup()
-        self.waiting: dict[bytes, Vector] = {}
+        self.waiting: dict[bytes, FeatureArray] = {}
         self.waiting_since = 0.0
         self.used: set[str] = set()
         self.numbers = itertools.count()
@@ -108,13 +108,13 @@ class FeatureStore:
         self.find_segments()
 
     def find_segments(self) -> None:
-        """Know the segments that are there now, of this process and others."""
+        """Find the segments that exist now, of this process and others."""
         known, self.segments = self.segments, {}
         for path in segment_files(self.folder):
             try:
                 self.segments[path] = known.get(path) or Segment.read(path)
             except OSError:
-                continue  # another process has just joined it with others, or it is not ours to read
+                continue  # another process has merged it, or it is not readable
             except ValueError:
                 self.say_damaged(path)
                 with contextlib.suppress(OSError):
@@ -124,9 +124,9 @@ class FeatureStore:
     def __contains__(self, key: bytes) -> bool:
         return self.lookup.find(key) is not None
 
-    def read(self, key: bytes) -> Vector | None:
-        """The vector of a key; None if it is not there, or no longer what was written."""
-        for _ in range(2):  # once more where another process has joined segments meanwhile
+    def read(self, key: bytes) -> FeatureArray | None:
+        """The features of a key; None if missing or damaged."""
+        for _ in range(2):  # a second time, in case another process has merged segments meanwhile
             found = self.lookup.find(key)
             if found is None:
                 return None
@@ -135,65 +135,66 @@ class FeatureStore:
             if content is not None and checksum(key, content) == segment.index["checksum"][row]:
                 self.mark_used(segment.path)
                 return np.frombuffer(content, np.float32).reshape(segment.shape)
-            if content is not None:  # what is written anew lies in a newer segment, which is looked in first
+            if content is not None:  # rewritten features are in a newer segment, which is searched first
                 self.say_damaged(segment.path)
                 return None
             self.find_segments()
         return None
 
     def mark_used(self, path: str) -> None:
-        """The least recently used segments go first when room is needed."""
+        """Mark segments as used: the least recently used are deleted first."""
         if path not in self.used:
             self.used.add(path)
             with contextlib.suppress(OSError):
                 os.utime(path)
 
-    def write(self, keys: Sequence[bytes], vectors: Vector) -> None:
-        """Keep a batch of vectors [B, ...]; they are on disk after SEGMENT_SECONDS at most, or after close().
+    def write(self, keys: Sequence[bytes], features: FeatureArray) -> None:
+        """Store a batch of features [B, ...]; on disk after at most SEGMENT_SECONDS, or after close().
 
-        A batch is kept whole, so that a run that was interrupted goes on with the same batches.
+        A batch is never divided, so that an interrupted run resumes with the same batches.
         """
         if not self.keeps:
             return
         if not self.waiting:
             self.waiting_since = time.monotonic()
-        self.waiting |= zip(keys, np.array(vectors, np.float32), strict=True)
+        self.waiting |= zip(keys, np.array(features, np.float32), strict=True)
         waited = time.monotonic() - self.waiting_since
-        if len(self.waiting) * vectors[0].nbytes >= SEGMENT_BYTES or waited >= SEGMENT_SECONDS:
+        if len(self.waiting) * features[0].nbytes >= SEGMENT_BYTES or waited >= SEGMENT_SECONDS:
             self.commit()
 
     def commit(self) -> None:
-        """Write what waits as one segment."""
+        """Write buffered features as one segment."""
         rows, self.waiting = self.waiting, {}
         if not rows or not self.keeps:
             return
-        size = sum(vector.nbytes for vector in rows.values())
+        size = sum(row.nbytes for row in rows.values())
         path = os.path.join(self.folder, f"{time.time_ns():016x}-{os.getpid():x}-{next(self.numbers)}.segment")
         try:
             if not make_room(self.root, self.limit - size, keep=self.used):
                 self.give_up(
-                    f"the cache is at its limit, and keeps no more vectors; --cache-limit raises it ({self.root})"
+                    f"the cache in {self.root} is full, so features are not cached from here on; "
+                    "raise the limit with --cache-limit SIZE"
                 )
                 return
             write_atomically(path, lambda file: Segment.write(file, rows))
         except (OSError, TlkitError) as error:
-            self.give_up(f"vectors are not kept from here on: {error}")
+            self.give_up(f"features are not cached from here on: {error}")
             return
         self.used.add(path)
         self.find_segments()
 
     def give_up(self, why: str) -> None:
-        """Go on without writing."""
+        """Stop writing to the cache."""
         self.keeps = False
         self.warn(why)
 
     def say_damaged(self, path: str) -> None:
         if not self.damage_was_said:
-            self.warn(f"{path} is damaged; what it held is computed again")
+            self.warn(f"{path} is damaged; its features are computed again")
             self.damage_was_said = True
 
     def close(self) -> None:
-        """Commit what waits, and join small segments."""
+        """Write buffered features and merge small segments."""
         self.commit()
         small = [s for s in self.segments.values() if len(s.index) * s.row_bytes < SEGMENT_BYTES // 2]
         if self.keeps and len(small) >= SMALL_SEGMENTS:
@@ -201,13 +202,13 @@ class FeatureStore:
         self.file.close()
 
     def join(self, segments: Sequence[Segment]) -> None:
-        """Write the rows of small segments as larger ones, then remove the small ones."""
+        """Merge small segments into larger ones, then delete the small ones."""
         for segment in segments:
             for key in map(bytes, segment.index["key"]):
-                vector = self.read(key)
-                if vector is not None:
-                    self.waiting[key] = vector
-            if sum(vector.nbytes for vector in self.waiting.values()) >= SEGMENT_BYTES:
+                row = self.read(key)
+                if row is not None:
+                    self.waiting[key] = row
+            if sum(row.nbytes for row in self.waiting.values()) >= SEGMENT_BYTES:
                 self.commit()
         self.commit()
         if self.keeps:
@@ -218,9 +219,9 @@ class FeatureStore:
 
 
 def open_store(space: Mapping[str, Any], limit: int, warn: Callable[[str], None]) -> Store:
-    """The store of a space, or one that keeps nothing if the cache folder cannot be used."""
+    """Open the store of a feature set; a NoStore if the cache folder cannot be used."""
     try:
         return FeatureStore(cache_root(), space, limit, warn)
     except (OSError, TlkitError) as error:
-        warn(f"vectors are not kept between runs: {error}")
+        warn(f"features are not cached: {error}")
         return NoStore()

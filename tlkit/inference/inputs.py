@@ -1,4 +1,4 @@
-"""The inputs of predict in order: paths as named, the images of folders, and lists on standard input."""
+"""The inputs of predict in order: given paths, images in folders, and lists on standard input."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CHUNK = 1 << 16
 
 
 LONGEST_NAME = 1 << 20
-"""Bytes after which a name without an end is no name: no system opens a path of more than a few thousand."""
+"""Bytes after which a name without terminator is invalid: no system opens longer paths."""
 
 
 def read_inputs(arguments: list[str], null: bool, crlf: bool) -> Iterator[str]:
-    """Paths as they are named; for a folder the images in it, for LIST the paths on standard input.
+    """Yield given paths; for a folder its images, for LIST the paths on standard input.
 
     null, crlf: how that list is written. Raises MissingInputError or DataError if it cannot be read.
     """
@@ -40,7 +40,7 @@ def read_inputs(arguments: list[str], null: bool, crlf: bool) -> Iterator[str]:
 
 
 def split_names(descriptor: int, end: bytes) -> Iterator[bytes]:
-    """Names that each end with `end` (the last one may lack it), given as soon as they are whole."""
+    """Yield names terminated by `end` (optional for the last one) as soon as they are complete."""
     rest = b""
     while chunk := read_some(descriptor):
         *names, rest = (rest + chunk).split(end)
@@ -57,17 +57,17 @@ def split_names(descriptor: int, end: bytes) -> Iterator[bytes]:
 
 
 def read_some(descriptor: int) -> bytes:
-    """What there is to read, waiting for the first of it; nothing at the end. Raises MissingInputError."""
+    """Read available bytes, waiting for the first; empty at the end of input. Raises MissingInputError."""
     while True:
         try:
             return os.read(descriptor, CHUNK)
-        except BlockingIOError:  # whoever gave us the descriptor made it so
+        except BlockingIOError:  # the descriptor was inherited in non-blocking mode
             select.select([descriptor], [], [])
         except OSError as error:
             raise MissingInputError("standard input", f"cannot be read: {error.strerror}") from error
 
 
 def strip_crlf_and_bom(names: Iterator[bytes]) -> Iterator[bytes]:
-    """Names without the carriage return that ends each, and the byte order mark that may stand before the first."""
+    """Strip a carriage return from the end of each name, and a byte order mark from the start of the first."""
     for number, name in enumerate(names):
         yield (name if number else name.removeprefix(codecs.BOM_UTF8)).removesuffix(b"\r")

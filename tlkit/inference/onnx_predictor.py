@@ -1,4 +1,4 @@
-"""A model in an .onnx file, run by onnxruntime. Loads no torch."""
+"""Run a model in an .onnx file with onnxruntime. Loads no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tlkit.model.onnx_session import failure, import_runtime, plain, start_sessi
 
 @dataclass(frozen=True)
 class OnnxPredictor:
-    """A Labeller. session: of onnxruntime."""
+    """A Predictor. session: of onnxruntime."""
 
     path: str
     session: Any
@@ -41,7 +41,7 @@ class OnnxPredictor:
 
 
 def open_onnx(path: str, device: str) -> OnnxPredictor:
-    """Open a file that export wrote. device: auto, cpu, cuda or cuda:N.
+    """Open a file written by tlkit export. device: auto, cpu, cuda or cuda:N.
 
     Raises what read_onnx raises, DataError for a graph that does not run, UsageError or UnavailableError for a device,
     UnavailableError if onnxruntime is missing.
@@ -50,7 +50,7 @@ def open_onnx(path: str, device: str) -> OnnxPredictor:
 
 
 def open_graph(path: str, file: OnnxFile, device: str) -> OnnxPredictor:
-    """The model of a file that was read. path: by which a person knows it. Raises as open_onnx."""
+    """Open a file that has been read. path: for error messages. Raises like open_onnx."""
     runtime = import_runtime(path)
     try:
         classes = class_names(file.description["classes"])

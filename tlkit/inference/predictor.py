@@ -1,4 +1,4 @@
-"""What predict and evaluate need of a model, whatever runs it. Loads no torch."""
+"""The interface of a model for predict and evaluate, independent of the backend. Loads no torch."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ Logits = NDArray[np.float32]
 
 
 class Predictor(Protocol):
-    """A model that is ready: images in, a score for each class out."""
+    """A loaded model: images in, one score per class out."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How an image becomes the pixels that logits takes."""
+        """Preprocessing of the pixels that `logits` takes."""
 
     @property
     def computing(self) -> str:
-        """On what, and in what, for people: two of the same file that have it in common give the same scores."""
+        """Device and precision as text. Two predictors of the same file with the same text give the same scores."""
 
     def expect(self, images: int) -> None:
-        """Get ready for so many images. What each gets does not depend on how they are then divided into processes."""
+        """Prepare for this number of images in total. Scores do not depend on how they are divided among processes."""
 
     def logits(self, pixels: Pixels) -> Logits:
         """uint8 [B, H, W, 3] -> float32 [B, C]"""
 
 
 def require_finite(logits: Logits, path: str) -> None:
-    """Raises DataError if the scores of an image, [C], are infinite or no numbers."""
+    """Raises DataError if the scores of an image [C] are infinite or NaN."""
     if not np.isfinite(logits).all():
-        problem = "the model gives no finite numbers for it; its weights may be damaged"
+        problem = "the model's scores are not finite; its weights may be damaged"
         raise DataError(path, problem, "If --precision is fp16 or bf16, try fp32.")

@@ -1,4 +1,4 @@
-"""Results in the order of their items, while items still come: computed by threads, ahead, but never far.
+"""An ordered parallel map for items that still arrive, computed by threads with bounded look-ahead.
 
 For pipelines, where somebody waits for what is ready. Items that are all there take data/in_order.py, which is simpler.
 """
@@ -18,19 +18,19 @@ Result = TypeVar("Result")
 
 
 IDLE_SECONDS = 0.05
-"""How long what is there waits for a next result."""
+"""Seconds that available results wait for the next one."""
 
 
 LONGEST_WAIT = 0.15
-"""How long it waits in all, where results keep coming."""
+"""Seconds that available results wait at most while more keep arriving."""
 
 
 LOOK_UP_SECONDS = 0.5
-"""How long nothing at all may come until an empty list is given."""
+"""Seconds without any result after which an empty list is yielded."""
 
 
 class Raised:
-    """An exception in the place of a result."""
+    """An exception instead of a result."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -39,11 +39,11 @@ class Raised:
 def stream(
     function: Callable[[Item], Result], items: Iterator[Item], workers: int, size: int
 ) -> Iterator[list[Result]]:
-    """The results of function over items, in their order, up to `size` together as soon as they can be given.
+    """Yield the results of function over items, in order, in lists of up to `size` as soon as they are available.
 
-    What is there does not wait long for what is slow to come, be it the item or its result. Lists may be empty: then
-    nothing has come for a while, and one can look who still waits for results. Threads take items one by one, some way
-    ahead. An exception is raised in its item's place.
+    Available results do not wait long for slow items or slow results. An empty list means that no result arrived for a
+    while, so that the caller can check whether its consumer still exists. Threads take items one by one, with bounded
+    look-ahead. An exception is raised at the position of its item.
     """
     line = OrderedQueue(function, items, ahead=2 * max(size, workers))
     for _ in range(max(workers, 1)):
@@ -56,7 +56,7 @@ def stream(
 
 
 class OrderedQueue(Generic[Item, Result]):
-    """Places in the order of items. Threads that `work` take items and fill their places; one thread collects."""
+    """Slots in the order of items. Worker threads take items and fill their slots; one thread collects results."""
 
     def __init__(self, function: Callable[[Item], Result], items: Iterator[Item], ahead: int) -> None:
         self.function = function
@@ -70,7 +70,7 @@ class OrderedQueue(Generic[Item, Result]):
         self.front = threading.Condition(self.guard)
 
     def worker_loop(self) -> None:
-        """Take items and fill their places, as long as there are some."""
+        """Take items and fill their slots until none are left."""
         while (taken := self.take_item()) is not None:
             item, place = taken
             try:
@@ -83,7 +83,7 @@ class OrderedQueue(Generic[Item, Result]):
                     self.front.notify()
 
     def take_item(self) -> tuple[Item, list[Result | Raised]] | None:
-        """The next item and its place, as soon as there is room for it; None if no item follows."""
+        """The next item and its slot, as soon as there is room; None at the end."""
         with self.taking:
             with self.guard:
                 while len(self.slots) >= self.ahead and not self.ended:
@@ -104,14 +104,14 @@ class OrderedQueue(Generic[Item, Result]):
         return item, place
 
     def end(self, *last: list[Result | Raised]) -> None:
-        """No item follows, or an error does."""
+        """Mark the end of the items, or an error."""
         with self.guard:
             self.slots.extend(last)
             self.ended = True
             self.front.notify()
 
     def close(self) -> None:
-        """Nobody collects any more, so no thread takes another item."""
+        """Stop the threads: results are not collected any more."""
         with self.guard:
             self.ended = True
             self.room.notify()
@@ -122,7 +122,7 @@ class OrderedQueue(Generic[Item, Result]):
             return self.ended and not self.slots
 
     def collect(self, size: int) -> list[Result]:
-        """The next results, at most `size`: those that come without long waits, none if none does for a while."""
+        """The next results, at most `size`, without long waits; empty if none arrived for a while."""
         found: list[Result] = []
         latest = 0.0
         with self.guard:

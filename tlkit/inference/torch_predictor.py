@@ -1,4 +1,4 @@
-"""A model run by torch, quicker from the second batch on."""
+"""Run a model with torch, with a network optimized for inference after the first images."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tlkit.model.files import LoadedModel
 from tlkit.model.optimize import optimized_for_inference
 
 QUICKEN_AFTER = 32
-"""Images that pass first: for one image, making a network quicker takes longer than it saves."""
+"""Optimize the network after this many images: for a single image, optimizing takes longer than it saves."""
 
 
 class TorchPredictor:
-    """A Labeller. Its network lies on its devices already; images enter on `device`. precision: a key of PRECISIONS.
+    """A Predictor whose network is already on its devices; images enter on `device`. precision: a key of PRECISIONS.
 
     shared_out: how several devices pass a batch together.
     """
@@ -64,7 +64,7 @@ class TorchPredictor:
         return self.in_parts(kind_of(self.device).from_host(batch)).cpu().numpy()
 
     def forward(self, batch: Tensor) -> Tensor:
-        """Those that pass together, [B, C] in float32."""
+        """Logits of one chunk, [B, C] float32."""
         with in_precision(self.precision, self.device):
             found: Tensor = self.module(normalize(batch.to(self.device, non_blocking=True), self.preprocessing))
         return found.float()

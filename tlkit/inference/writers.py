@@ -30,7 +30,7 @@ to_ascii_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 class Writer(Protocol):
-    """A format. ranked: several labels for each image, so rows carry their rank."""
+    """A format. ranked: several labels per image, with a rank column."""
 
     def header(self, ranked: bool) -> bytes: ...
 
@@ -38,10 +38,10 @@ class Writer(Protocol):
 
 
 class TsvWriter:
-    r"""path, label, probability, and with several labels the rank. No header.
+    r"""path, label, probability, and the rank if there are several labels. No header.
 
     Backslash, tab, newline and carriage return in a name are written as \\ \t \n \r, so a record is one line
-    and every name can be told.
+    and every name is lossless.
     """
 
     ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
@@ -55,7 +55,7 @@ class TsvWriter:
 
 
 class CsvWriter:
-    """The columns of tsv with a header, quoted as RFC 4180 says (lines end with a newline alone)."""
+    """The columns of tsv with a header, quoted as in RFC 4180 (but lines end with a newline only)."""
 
     def header(self, ranked: bool) -> bytes:
         return self._lines([["path", "label", "probability"] + ["rank"] * ranked])
@@ -74,7 +74,7 @@ class CsvWriter:
 
 
 class JsonlWriter:
-    """One JSON object for each input, failures included, as docs/predictions.schema.json describes it.
+    """One JSON object per input, including failures; see docs/predictions.schema.json.
 
     A name that is not UTF-8 is path_bytes in base64, a class likewise label_bytes. A line with characters
     that a terminal may act on is all ASCII.
@@ -102,7 +102,7 @@ WRITERS: dict[str, Writer] = {"tsv": TsvWriter(), "csv": CsvWriter(), "jsonl": J
 
 
 def table_rows(prediction: Prediction, ranked: bool) -> list[list[str]]:
-    """The rows of one input: none for a failure, else one for each label."""
+    """The rows of one input: none for a failure, else one per label."""
     return [
         [prediction.path, label, f"{probability:.6f}"] + [str(rank)] * ranked
         for rank, (label, probability) in enumerate(prediction.top, start=1)

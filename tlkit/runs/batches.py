@@ -26,7 +26,7 @@ from tlkit.errors import DataError
 from tlkit.features.backend import Backend, Engines
 from tlkit.features.extract import EXTRACTION_BATCH, Extraction
 from tlkit.features.extractor import FeatureExtractor, feature_statistics
-from tlkit.features.memory_cache import NO_MEMORY, VectorMemory
+from tlkit.features.memory_cache import NO_MEMORY, FeatureMemory
 from tlkit.features.store import NoStore, Store, open_store
 from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
@@ -45,7 +45,7 @@ NO_LONGER_READABLE = "It was readable when the run started."
 
 @dataclass(frozen=True)
 class PreparedBatches:
-    """What the loop trains on. module: the head over features, or the whole classifier over images.
+    """The inputs of the training loop. module: the head over features, or the whole classifier over images.
 
     dataset: without skipped images. world: the ranks that train; rank 0 alone where only the head trains.
     val_batch_size: images of a validation batch. of_images: whether the backbone runs in every epoch.
@@ -69,7 +69,7 @@ class BatchBuilder:
 
     setup: TrainingSetup
     signals: Interruption
-    memory: VectorMemory = NO_MEMORY
+    memory: FeatureMemory = NO_MEMORY
 
     def batches(self) -> PreparedBatches:
         """All ranks call this together. Raises DataError for images that cannot be read."""
@@ -111,7 +111,7 @@ class BatchBuilder:
 
         def compute() -> tuple[Tensor, bool]:
             before = len(bad)
-            found = extraction.vectors(samples, view, label, bad)
+            found = extraction.features(samples, view, label, bad)
             return found, len(bad) == before
 
         namespace = json.dumps(self.engines.cache_namespace(self.engine), sort_keys=True)
@@ -135,7 +135,7 @@ class BatchBuilder:
         workers = worker_count(options.workers)
         if self.setup.is_new:
             bad: list[ImageError] = []
-            plain = self.extraction(NoStore()).vectors(dataset.train, self.plain_view, "features", bad)
+            plain = self.extraction(NoStore()).features(dataset.train, self.plain_view, "features", bad)
             bad += self.damaged(dataset.val)
             dataset = self.without_bad(bad)
             self.standardize(plain)

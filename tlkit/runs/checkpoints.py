@@ -31,7 +31,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "backbone": (dict,),
     "split_sha256": (str,),
 }
-"""What every checkpoint holds."""
+"""Required keys of a checkpoint."""
 
 
 PROGRESS_TYPES: dict[str, tuple[type, ...]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tlkit.features.memory_cache import NO_MEMORY, VectorMemory
+from tlkit.features.memory_cache import NO_MEMORY, FeatureMemory
 from tlkit.training.loop import TrainingObserver
 from tlkit.training.state import TrainingState
 
@@ -27,7 +27,7 @@ class RunPolicy:
     saves: Callable[[TrainingState], bool] = always
     observer: TrainingObserver = field(default_factory=TrainingObserver)
     exports_model: bool = True
-    memory: VectorMemory = NO_MEMORY
+    memory: FeatureMemory = NO_MEMORY
 
 
 STANDALONE = RunPolicy()

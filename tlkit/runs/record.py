@@ -1,4 +1,4 @@
-"""What a run writes about itself beside its checkpoints: options, images, status."""
+"""Files that describe a run: options, split, about, status."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from tlkit.distributed.world import World
-from tlkit.features.memory_cache import NO_MEMORY, VectorMemory
+from tlkit.features.memory_cache import NO_MEMORY, FeatureMemory
 from tlkit.interruption import Interruption
 from tlkit.runs.batches import BatchBuilder, PreparedBatches
 from tlkit.runs.consistency import require_same_files
@@ -28,7 +28,7 @@ class TrainingSession:
 
 @contextmanager
 def prepared(
-    plan: Plan, signals: Interruption, world: World, record: Record = NO_RECORD, memory: VectorMemory = NO_MEMORY
+    plan: Plan, signals: Interruption, world: World, record: Record = NO_RECORD, memory: FeatureMemory = NO_MEMORY
 ) -> Iterator[TrainingSession]:
     """Build the classifier and the batches of a plan; close the image decoder at the end of the block.
 

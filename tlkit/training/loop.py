@@ -101,7 +101,7 @@ class Trainer:
     world: World = SINGLE_PROCESS
 
     def train(self, observers: Sequence[TrainingObserver] = ()) -> None:
-        """Train until all epochs are done or patience is used up. observers: called in this order.
+        """Train until all epochs are done or patience is exhausted. observers: called in this order.
 
         Batches may raise an exception to stop; between two of them the state is complete. All ranks call this
         together and get the same figures. Raises NonFiniteLossError.

@@ -14,7 +14,7 @@ from tlkit.training.objective import log_probabilities
 
 
 def true_ranks(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many classes come before the true one, int64 [N]; of equal scores the first class comes first.
+    """How many classes come before the true one, int64 [N]; among equal scores the lower class number wins.
 
     logits [N, C], labels [N]
     """

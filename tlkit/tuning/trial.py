@@ -16,7 +16,7 @@ from tlkit.data.folder import Dataset, folds_of
 from tlkit.data.sources import find_dataset
 from tlkit.distributed.world import SINGLE_PROCESS
 from tlkit.errors import OutputError, ResourceError, StorageError, UnavailableError, to_tlkit_error
-from tlkit.features.memory_cache import VectorMemory, share_of_memory
+from tlkit.features.memory_cache import FeatureMemory, share_of_memory
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
 from tlkit.options import FinetuneOptions, ResumeOptions
@@ -188,7 +188,7 @@ def accuracy_on(options: FinetuneOptions, dataset: Dataset, signals: Interruptio
     return best.val["accuracy"]
 
 
-cached_features = VectorMemory(share_of_memory())
+cached_features = FeatureMemory(share_of_memory())
 
 cached_datasets: dict[tuple[object, ...], Dataset] = {}
 
