@@ -38,7 +38,6 @@ class CommandEntry:
 READERS = ("torch", "pillow")
 MODEL_PATH, FILE_PATH = "Prints the path of the finished model.", "Prints the path of the file."
 
-
 COMMANDS = {
     "finetune": CommandEntry("Train", "Train a new classifier on a pretrained backbone", READERS, MODEL_PATH),
     "resume": CommandEntry("Train", "Continue a run exactly where it stopped", READERS, MODEL_PATH),
@@ -57,10 +56,8 @@ COMMANDS = {
 }
 """Every command. Its options are the class NameOptions of tlkit.options, its function tlkit.commands.NAME.NAME."""
 
-
 FAST_EXIT_COMMANDS = ("predict", "evaluate", "summary")
 """Commands that need no cleanup when the interpreter exits."""
-
 
 COMPLETE = "_TLKIT_COMPLETE"
 """Set by a shell that asks for completions."""

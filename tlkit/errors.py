@@ -88,13 +88,10 @@ class MismatchError(TlkitError):
 OUT_OF_MEMORY = ("out of memory", "llocate memory", "bad_alloc", "bad allocation")
 """Phrases in the messages of CUDA, torch's allocator, the system and the C++ library."""
 
-
 LOST_RANK = ("gloo/", "NCCL", "DistBackendError", "DistNetworkError", "DistStoreError")
 """Names of torch's transports between processes, which appear in the messages of lost connections."""
 
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 FAILING = (*FULL, errno.EIO)
 """Error numbers of a full or broken disk."""
@@ -136,6 +133,4 @@ def to_tlkit_error(error: Exception) -> TlkitError:
 
 
 DONE = 0
-
-
 SOME_INPUTS_FAILED = 3

@@ -14,7 +14,6 @@ from types import FrameType
 
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-
 SAME_SIGNAL = 0.3
 """Seconds within which signals count as one: closing terminals and forwarding programs send pairs."""
 

@@ -14,14 +14,10 @@ from tlkit.errors import StorageError, escape_name
 from tlkit.interruption import HANDLED, die_by
 
 Item = TypeVar("Item")
-
-
 STANDARD_OUTPUT, STANDARD_ERROR = 1, 2
-
 
 data_output = STANDARD_OUTPUT
 """The descriptor for data: standard output, or its copy inside `output_for_data_alone`."""
-
 
 beside_bars: Callable[[], str] = str
 """Text next to progress bars; empty unless a command sets it."""

@@ -109,7 +109,7 @@ def test_a_cache_that_cannot_be_written_is_said_once(
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("TLKIT_CACHE", str(tmp_path / "file"))
     result = tlkit(*finetune_arguments(data, tmp_path / "run"))
-    assert result.status == 0 and result.err.count("not kept") == 1
+    assert result.status == 0 and result.err.count("not cached") == 1
     assert counts(result.err) == (30, 0)
 
 

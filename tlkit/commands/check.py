@@ -21,7 +21,6 @@ from tlkit.terminal import write_stdout
 TINY_SIDE = 32
 """Images with a shorter side than this, in pixels, are reported as tiny."""
 
-
 UNEVEN = 10
 """Warn if the largest class has more than this many times the images of the smallest."""
 

@@ -27,7 +27,6 @@ from tlkit.data.image_file import ImageError, is_refusal, reading
 
 MAX_PIXELS = 64_000_000
 
-
 BACKGROUND = (255, 255, 255)
 """Color behind transparent pixels."""
 

@@ -25,10 +25,7 @@ from tlkit.data.image_file import ImageError
 from tlkit.data.view import View
 
 LENGTH = struct.Struct("<I")
-
-
 Response = tuple[dict[str, Any], bytes]
-
 
 WALL_TIME_FACTOR = 3
 """Limit of wall-clock time as a multiple of CPU time, for busy machines and slow drives.
@@ -36,10 +33,8 @@ WALL_TIME_FACTOR = 3
 With a wall-clock limit alone, good images would fail on a busy machine.
 """
 
-
 BYTES_PER_PIXEL = 40
 """Upper bound of memory per pixel: orientation, transparency and conversion need at most 24."""
-
 
 BASE_BYTES = 1 << 30
 

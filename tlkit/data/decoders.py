@@ -31,14 +31,11 @@ from tlkit.files.python_path import python_arguments
 
 Pixels = NDArray[np.uint8]
 
-
 DECODE_SECONDS = 10.0
 """CPU time limit per image, in seconds."""
 
-
 PROGRAM = "from tlkit.data.decoder_process import main; main(float(sys.argv.pop(1)))"
 """Program of a decoder process."""
-
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -48,14 +45,11 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
 }
 
-
 SOCKET_BYTES = 1 << 20
 """Socket buffer size, as far as the system allows it."""
 
-
 LONGEST_RESPONSE = 64 << 10
 """Bytes. A longer response means that the decoder process is corrupted."""
-
 
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 

@@ -15,14 +15,10 @@ from tlkit.data.listing import find_images, require_folder, subfolders
 from tlkit.errors import DataError, UsageError
 
 VALIDATION_NAMES = ("val", "valid", "validation")
-
-
 PARTS = ("train", *VALIDATION_NAMES, "test")
-
 
 DEFAULT_SHARE = 0.2
 """Fraction of each class used for validation."""
-
 
 LAYOUT = "expected DATA/<class>/image, or DATA/train/<class>/image with DATA/val/<class>/image"
 

@@ -10,18 +10,14 @@ from typing import BinaryIO
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Accepted formats, by Pillow's names."""
 
-
 MORE_FORMATS = ("AVIF", "JPEG2000")
 """Formats that --formats can add. No others: some of Pillow's readers start programs."""
-
 
 SEVERAL_FRAMES = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
 """Formats with several frames or pages. A second picture in a JPEG is only a preview or depth map."""
 
-
 Signatures = tuple[tuple[int, bytes, str], ...]
 """(offset, signature bytes, format name)."""
-
 
 ACCEPTED: Signatures = (
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -33,7 +29,6 @@ ACCEPTED: Signatures = (
     (0, b"MM\0*", "TIFF"),
 )
 
-
 NOT_ACCEPTED: Signatures = (
     (4, b"ftypavi", "AVIF"),
     (4, b"ftypheic", "HEIC"),
@@ -44,7 +39,6 @@ NOT_ACCEPTED: Signatures = (
     (0, b"\xff\x0a", "JPEG XL"),
     (0, b"8BPS", "Photoshop"),
 )
-
 
 SIGNATURE_BYTES = 16
 

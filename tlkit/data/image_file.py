@@ -27,7 +27,6 @@ IMAGE_ERROR_CODES = (
     "decode_timeout",
 )
 
-
 OPEN_ERRORS = {
     errno.ENOENT: ("not_found", "no such file"),
     errno.ENOTDIR: ("not_found", "no such file"),
@@ -37,7 +36,6 @@ OPEN_ERRORS = {
     errno.ELOOP: ("symlink_loop", "too many levels of symbolic links"),
     errno.ENXIO: ("not_regular_file", "not a regular file"),
 }
-
 
 PROCESS_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 

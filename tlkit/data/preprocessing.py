@@ -21,9 +21,7 @@ INTERPOLATIONS = {
     "box": Image.Resampling.BOX,
 }
 
-
 CROP_MODES = ("center", "squash", "border")
-
 
 LARGEST_SIDE = 4096
 """Largest input side of a backbone, in pixels."""

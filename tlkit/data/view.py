@@ -80,8 +80,6 @@ def strong(image: Image.Image, preprocessing: Preprocessing, generator: random.R
 
 
 Augment = Callable[[Image.Image, Preprocessing, random.Random], Image.Image]
-
-
 AUGMENTATIONS: dict[str, Augment] = {"light": light, "strong": strong}
 
 

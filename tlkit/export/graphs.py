@@ -25,7 +25,6 @@ from tlkit.versions import version as installed_version
 LARGEST_ONNX = 2**31 - 2**24
 """Bytes of weights. An ONNX file is one protobuf message of at most 2 GiB; the graph itself takes a few MB."""
 
-
 PIXELS, LOGITS, FEATURES = "pixels", "logits", "features"
 
 

@@ -14,10 +14,8 @@ from tlkit.model.files import LoadedModel
 TOLERANCE = 1e-4
 """Allowed difference of logits, times the largest logit if that is above 1. Rounding stays far below."""
 
-
 TIE = 1e-6
 """Logits this close, as a fraction of the largest, are tied: either class may be predicted."""
-
 
 BATCH_SIZES = (1, 7, 64)
 """Batches of images to compare."""

@@ -32,16 +32,9 @@ from tlkit.options import FinetuneOptions
 from tlkit.terminal import log_status
 
 Backend = Literal["torch", "onnxruntime"]
-
-
 TORCH: Backend = "torch"
-
-
 ONNXRUNTIME: Backend = "onnxruntime"
-
-
 FLAG, INSTEAD = "--engine onnxruntime", "Use --engine torch."
-
 
 LIBRARIES = {
     TORCH: ("torch", "torchvision", "timm", "pillow"),
@@ -49,15 +42,12 @@ LIBRARIES = {
 }
 """Packages whose version is part of the cache key."""
 
-
 FEWEST_IMAGES = 500
 """For a CNN on a CPU onnxruntime takes about 0.8 of torch's time per image, and the export of a backbone about 6 s: at
 60 ms per image the export pays from 500 images on."""
 
-
 LARGEST_WEIGHTS = 256 << 20
 """Bytes of weights. Exporting a network needs several copies of them in memory."""
-
 
 TOLERANCE = 1e-4
 """Largest difference between the features of both backends, as a fraction of the largest feature."""

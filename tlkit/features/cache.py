@@ -19,7 +19,6 @@ from tlkit.files.atomic import TEMPORARY_SUFFIX, write_atomically
 LAYOUT = "features-2"
 """Folder name, changed with the file layout, so that versions of tlkit do not read each other's files."""
 
-
 DESCRIPTION = "space.json"
 
 

@@ -33,7 +33,6 @@ from tlkit.terminal import progress
 
 EXTRACTION_BATCH = {name: kind.extraction_batch for name, kind in DEVICES.items()}
 
-
 IN_MEMORY_BYTES = 2 << 30
 """Larger feature arrays are memory-mapped from a file, so that unused parts need no memory."""
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 MOST_BYTES = 2 << 30
 
-
 SHARE = 0.25
 """Fraction of the memory that all processes of a machine together may use for features."""
 

@@ -31,7 +31,6 @@ from tlkit.terminal import log_status
 LARGEST_WEIGHTS = 1 << 30
 """Bytes of weights of a network that gets a model.onnx."""
 
-
 COMPARED = (1, 3)
 """Batch sizes with which model.onnx is compared with model.pt."""
 

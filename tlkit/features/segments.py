@@ -16,11 +16,7 @@ from numpy.typing import NDArray
 from tlkit.files.checksum import DIGITS, Hashing, sha256_with
 
 FeatureArray = NDArray[np.float32]
-
-
 KEY_BYTES = 16
-
-
 INDEX = np.dtype([("key", "u1", KEY_BYTES), ("checksum", "<u4")])
 
 

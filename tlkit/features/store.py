@@ -24,10 +24,8 @@ from tlkit.files.atomic import write_atomically
 
 SEGMENT_BYTES = 32_000_000
 
-
 SEGMENT_SECONDS = 5.0
 """A segment is written after this many bytes or seconds; an interruption loses at most that much."""
-
 
 SMALL_SEGMENTS = 32
 """This many segments smaller than half of SEGMENT_BYTES are merged."""

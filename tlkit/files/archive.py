@@ -11,10 +11,8 @@ from tlkit.files.checksum import check_archive_checksum
 
 MAGIC = b"PK\x03\x04"
 
-
 LOCAL_HEADER = 30
 """Bytes of a local file header before the name; the last four are the lengths of name and extra field."""
-
 
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError, NotImplementedError)
 """Exceptions that zipfile raises for unreadable archives."""

@@ -19,7 +19,6 @@ from tlkit.errors import FAILING, FULL, OutputError, StorageError, TlkitError
 
 TEMPORARY_SUFFIX = ".tlkit-tmp"
 
-
 Measure = Callable[[], int | None]
 """Returns the bytes that a file needs, for the error message when the disk is full; None if unknown."""
 

@@ -17,25 +17,18 @@ from tlkit.files.inputs import size_of
 DIGITS = 64
 """Hexadecimal digits of a SHA-256."""
 
-
 CHECKSUM_KEY = "tlkit_sha256"
 """Key of the checksum in file metadata."""
-
 
 MARK = b"tlkit-sha256:"
 """Prefix of the checksum in a zip comment."""
 
-
 END_OF_ARCHIVE = b"PK\x05\x06"
-
 
 END_BYTES = 22
 """Size of the end record of a zip archive; its last two bytes are the length of the comment that follows."""
 
-
 NO_COMMENT = b"\0\0"
-
-
 BLOCK = 1 << 20
 
 

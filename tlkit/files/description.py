@@ -11,7 +11,6 @@ from tlkit.errors import DataError, MismatchError
 VERSION = 1
 """Format version of every file that tlkit writes."""
 
-
 DESCRIPTION_KEY, VERSION_KEY = "tlkit", "tlkit_format"
 """Metadata keys of the description in JSON and of its version."""
 

@@ -18,15 +18,9 @@ from tlkit.files.inputs import open_input
 MODEL_CHECKSUM_KEY = "tlkit_model_sha256"
 """Metadata entry of a run's model.onnx: the checksum of the model.pt that it was made from."""
 
-
 METADATA, KEY, VALUE = 14, 1, 2
-
-
 DATA_LOCATION = 14
-
-
 VARINT, EIGHT_BYTES, LENGTH, FOUR_BYTES = 0, 1, 2, 5
-
 
 PARTS: Mapping[str, Mapping[int, str]] = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},

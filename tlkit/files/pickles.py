@@ -26,20 +26,15 @@ HARMLESS = (
 )
 """Names that tensors and plain values use, as a regular expression. Everything else counts as code."""
 
-
 NAME = r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*"
-
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first of the five pickles at the start of a torch file in the legacy (non-zip) format."""
 
-
 LEGACY_PICKLES = 5
-
 
 LONGEST = 5_000_000
 """Largest number of pickle operations to inspect (a few seconds)."""
-
 
 IN_A_TORCHSCRIPT_ARCHIVE = "constants.pkl"
 

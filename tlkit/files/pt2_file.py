@@ -25,14 +25,11 @@ from tlkit.files.pickles import unsafe
 
 FORMAT = "tlkit-exported-program"
 
-
 DESCRIPTION_FILE = "tlkit.json"
 """Name of the description among the archive's extra files."""
 
-
 PROGRAM_FILE = "archive_format"
 """A file in every archive of torch.export."""
-
 
 DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64,

@@ -20,12 +20,8 @@ from tlkit.files.pickles import is_torch_like, unsafe
 FIELD = f'"{CHECKSUM_KEY}":"'.encode()
 """Text before the digits. It cannot occur inside another string of the header, where quotes are escaped."""
 
-
 BLANK = b"0" * DIGITS
-
-
 LENGTH_BYTES = 8
-
 
 LARGEST_HEADER = 3_000_000
 """Bytes. 1,000 tensors and 50,000 classes need two million; parsing takes about twenty times that in memory."""

@@ -11,8 +11,6 @@ from tlkit.files.inputs import open_input
 from tlkit.files.safetensors_file import SafetensorsFile, read_safetensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-
-
 CONFIG_KEY = "tlkit_config_sha256"
 
 

@@ -13,12 +13,8 @@ from tlkit.errors import DataError, MissingInputError
 LIST = "-"
 """The PATH that stands for a list on standard input."""
 
-
 STANDARD_INPUT = 0
-
-
 CHUNK = 1 << 16
-
 
 LONGEST_NAME = 1 << 20
 """Bytes after which a name without terminator is invalid: no system opens longer paths."""

@@ -12,18 +12,13 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-
-
 Result = TypeVar("Result")
-
 
 IDLE_SECONDS = 0.05
 """Seconds that available results wait for the next one."""
 
-
 LONGEST_WAIT = 0.15
 """Seconds that available results wait at most while more keep arriving."""
-
 
 LOOK_UP_SECONDS = 0.5
 """Seconds without any result after which an empty list is yielded."""

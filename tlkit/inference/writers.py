@@ -21,11 +21,7 @@ from tlkit.options import STANDARD_OUTPUT
 from tlkit.terminal import write_stdout
 
 RECORD_VERSION = 1
-
-
 to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
-
 to_ascii_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 

@@ -11,7 +11,6 @@ from tlkit.options.declare import argument, option
 MORE_FORMATS = ("AVIF", "JPEG2000")
 """The formats that --formats can add; data/formats.py has the same list, which options do not import."""
 
-
 BAD_SHARE, BAD_IMAGES = 0.01, 10
 """The most images that --skip-bad skips: this share of them or this number, whichever is more."""
 

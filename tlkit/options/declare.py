@@ -16,7 +16,6 @@ from tlkit.errors import UsageError
 RENAMED = {"keep": "keep_checkpoints"}
 """Old names of options: the command line takes them, and stored options are read with them."""
 
-
 GROUPS = (
     "Common", "Search", "Model", "Training", "Data checks", "Input and output", "Speed and memory",
     "Checkpoints and logging", "Several devices", "Other",

@@ -10,7 +10,6 @@ from tlkit.options.declare import option
 
 Parallel = Literal["none", "data", "model"]
 
-
 GPU = "cuda"
 """torch's name of a GPU, as --device takes it; see devices.kinds."""
 

@@ -17,13 +17,8 @@ from tlkit.options.ranks import PROCESSES, RestartOptions, check_ranks
 MetricName = Literal["accuracy", "macro_f1", "loss", "balanced_accuracy", "top5_accuracy"]
 """The names of training.metrics.METRICS, repeated because options load no numpy; a test compares the two."""
 
-
 METRIC_NAMES: tuple[str, ...] = get_args(MetricName)
-
-
 DEFAULT_VIEWS = 8
-
-
 DEFAULT_BATCH = 16
 
 

@@ -12,14 +12,11 @@ from tlkit.options.declare import GROUPS, Options, choices_of, flag_of, kinds_of
 
 WIDTH = 80
 
-
 COLUMN = 26
 """Where the descriptions start."""
 
-
 GLUE = "\N{NO-BREAK SPACE}"
 """Keeps the words of a note on one line."""
-
 
 Row = tuple[str, str]
 """An option or command as it is typed, and its description."""

@@ -10,7 +10,6 @@ from tlkit.options.declare import Options, argument, did_you_mean, option
 LOGS = ("tensorboard", "wandb")
 """The tools of --log; monitoring/monitor.py has the same list, which options do not import."""
 
-
 NOWHERE = "none"
 
 

@@ -10,14 +10,10 @@ from tlkit.options.declare import option
 
 DEFAULT_BACKBONE = "timm/vit_small_patch14_dinov2.lvd142m"
 
-
 HeadName = Literal["linear", "mlp", "stack"]
 """The names of model.head.HEADS, repeated because options load no torch; a test compares the two."""
 
-
 HEADS_WITH_HIDDEN = ("mlp",)
-
-
 HEADS_ON_CLASS_OUTPUTS = ("stack",)
 
 

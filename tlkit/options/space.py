@@ -24,9 +24,7 @@ DEFAULT_SPACE = (
 )
 """The default space: the options that matter most for a head on frozen features, around finetune's defaults."""
 
-
 MOST_CORNERS = 4096
-
 
 Point = dict[str, Any]
 """Options with values: the difference of one trial from the shared options."""

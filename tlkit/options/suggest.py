@@ -22,7 +22,6 @@ COMMAND_HABITS = {
 }  # fmt: skip
 """Names of commands in other tools, and the command or option of tlkit."""
 
-
 HABITS: dict[str, tuple[str, ...]] = {
     "--lr": ("--learning-rate",),
     "--wd": ("--weight-decay",),
@@ -127,7 +126,6 @@ HABITS: dict[str, tuple[str, ...]] = {
     "--skip-errors": ("--skip-bad",),
 }
 """Names of options in other tools, and replacements: the first one that the command has is suggested."""
-
 
 ADVICE = {
     "--threshold": ("--top-k", "Filter the probabilities: tlkit predict MODEL PATH | awk -F'\\t' '$3 >= 0.5'"),

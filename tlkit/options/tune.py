@@ -16,10 +16,7 @@ from tlkit.options.finetune import FinetuneOptions
 from tlkit.options.space import Point, Space, Written, described, read_written, space_of
 
 DEFAULT_SAMPLES = 20
-
-
 DEFAULT_GRACE = 5
-
 
 NOT_TRIED = (
     *(field.name for field in dataclasses.fields(DataOptions) if field.name != "seed"),
@@ -28,7 +25,6 @@ NOT_TRIED = (
     "no_onnx", "trust_pickle", "deterministic", "debug",
 )  # fmt: skip
 """Options of finetune that do not change the model, or would make trials incomparable."""
-
 
 OF_ONE_RUN = {
     **dict.fromkeys(
@@ -39,7 +35,6 @@ OF_ONE_RUN = {
     "log": "applies to one run; tune writes results.jsonl, and a history.jsonl per trial",
 }
 """Options of finetune that tune refuses, and why."""
-
 
 CHANGED_ON_RESUMING = ("samples", "cpus_per_trial", "gpus_per_trial", "time_budget", "ray_address")
 """Options that a resumed search may change: its size and its resources."""

@@ -10,10 +10,7 @@ from tlkit.reports.facts import Bin
 from tlkit.reports.markup import Markup, joined, tag
 
 WIDTH, HEIGHT = 460, 270
-
-
 LEFT, RIGHT, TOP, BOTTOM = 68, 14, 20, 42
-
 
 MARKED_POINTS = 30
 """Up to this number of points, each is drawn as a dot with its value as a tooltip."""

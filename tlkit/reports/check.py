@@ -19,7 +19,6 @@ from tlkit.terminal import count
 MOST_CLASSES = 30
 """Largest number of classes listed in the text output."""
 
-
 Size = tuple[int, int, int]
 """(pixels, width, height) of an image, so that sorting orders by area."""
 

@@ -7,16 +7,9 @@ from collections.abc import Sequence
 from tlkit.reports.markup import Markup, joined, tag
 
 LARGEST_TABLE = 20
-
-
 LARGEST_PICTURE = 200
-
-
 SHADES = 10
-
-
 LISTED = 15
-
 
 Matrix = Sequence[Sequence[int]]
 """Rows are the true class, columns the predicted one."""

@@ -12,8 +12,6 @@ from tlkit.reports.markup import Markup, joined, tag
 from tlkit.training.metrics import METRICS, history_key, shown_metrics
 
 LISTED_EPOCHS = 200
-
-
 LISTED_IMAGES = 20
 
 

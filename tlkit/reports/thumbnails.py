@@ -16,8 +16,6 @@ from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.view import View
 
 SIDE = 160
-
-
 NO_MEAN, NO_DEVIATION = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 

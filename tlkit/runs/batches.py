@@ -39,7 +39,6 @@ from tlkit.training.objective import label_tensor
 HEAD_VAL_BATCH = 4096
 """Features that pass through the head together in validation."""
 
-
 NO_LONGER_READABLE = "It was readable when the run started."
 
 

@@ -33,7 +33,6 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 """Required keys of a checkpoint."""
 
-
 PROGRESS_TYPES: dict[str, tuple[type, ...]] = {
     "step_in_epoch": (int,),
     "tally": (dict, NoneType),

@@ -14,10 +14,7 @@ from tlkit.terminal import log_status
 from tlkit.versions import version
 
 LIBRARIES = ("tlkit", "torch", "torchvision", "timm", "pillow")
-
-
 LAST_DIGITS = "the result may differ in its last digits from that of a run without an interruption"
-
 
 EFFECTS = defaultdict(
     lambda: LAST_DIGITS,

@@ -23,7 +23,6 @@ RESUME_OVERRIDES = (
 )  # fmt: skip
 """Options that tlkit resume can change."""
 
-
 SAFE_TO_CHANGE = (*RESUME_OVERRIDES, "val", "out", "keep_checkpoints", "save_every", "cache_limit", "no_onnx", "debug")
 """Options that may differ between options.json and the checkpoint. Any other decides the result of training. The
 validation images of --val are listed in the checkpoint."""

@@ -18,10 +18,8 @@ SCHEDULES: dict[str, Schedule] = {
     "step": lambda done: 0.1 ** math.floor(3 * done),
 }
 
-
 UNFROZEN_SCALE = 0.01
 """Learning rate of unfrozen backbone layers, as a share of the head's: pretrained weights need small steps."""
-
 
 OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, object]]], torch.optim.Optimizer]] = {
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.0),

@@ -19,7 +19,6 @@ from tlkit.training.state import TrainingState
 BUCKET_VALUES = 1 << 23
 """Gradient values in one all-reduce: enough for few messages, and few enough that the copy takes little memory."""
 
-
 Outputs = tuple[Tensor, Tensor]
 """Logits [b, C], and the share of b samples in the mean loss of the batch."""
 
