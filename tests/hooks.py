@@ -349,6 +349,6 @@ def commit_and_go_back(times: int) -> None:
 
 def wait_little_for_tools(seconds: float) -> None:
     """A finished run waits so many seconds for its logging tools."""
-    from tlkit.monitoring import run
+    from tlkit.monitoring import run_monitor
 
-    run.CLOSE_TIMEOUT = seconds
+    run_monitor.CLOSE_TIMEOUT = seconds

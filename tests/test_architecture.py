@@ -68,13 +68,14 @@ WITHOUT_TORCH = [
     "tlkit.data.duplicates", "tlkit.data.folder", "tlkit.data.listing", "tlkit.data.scan", "tlkit.data.sources",
     "tlkit.devices.nvml",
     "tlkit.devices.request", "tlkit.distributed.env", "tlkit.distributed.failures", "tlkit.distributed.join",
-    "tlkit.distributed.launch", "tlkit.distributed.world", "tlkit.errors", "tlkit.features.graphs",
+    "tlkit.distributed.launch", "tlkit.distributed.world", "tlkit.errors", "tlkit.features.onnx_graphs",
     "tlkit.features.store", "tlkit.files.archive", "tlkit.files.atomic", "tlkit.files.description",
     "tlkit.files.inputs", "tlkit.files.json_file", "tlkit.files.onnx_file", "tlkit.files.pickles",
-    "tlkit.files.new_run", "tlkit.files.run_folder", "tlkit.files.checksum", "tlkit.inference.inputs",
+    "tlkit.files.new_run", "tlkit.files.run_folder", "tlkit.files.checksum", "tlkit.inference.input_paths",
     "tlkit.inference.onnx_predictor",
     "tlkit.inference.open", "tlkit.inference.predictor", "tlkit.inference.stream", "tlkit.inference.writers",
-    "tlkit.interruption", "tlkit.monitoring.run", "tlkit.options", "tlkit.options.declare", "tlkit.options.space",
+    "tlkit.interruption", "tlkit.monitoring.run_monitor", "tlkit.options", "tlkit.options.declare",
+    "tlkit.options.space",
     "tlkit.options.tune", "tlkit.reports.val_predictions_file", "tlkit.runs.consistency", "tlkit.runs.reopen",
     "tlkit.terminal", "tlkit.training.evaluation", "tlkit.training.metrics", "tlkit.training.objective",
     "tlkit.tuning.cluster", "tlkit.tuning.leaderboard", "tlkit.tuning.results", "tlkit.tuning.samplers",
@@ -340,3 +341,16 @@ def test_a_large_function_is_found(tmp_path: Path) -> None:
     assert large_functions(tmp_path / "tlkit") == [
         "tlkit.a.f: 51 lines, 0 parameters", "tlkit.a.g: 1 lines, 8 parameters"
     ]  # fmt: skip
+
+
+MIRRORS = {"batches", "evaluation", "open", "sources", "state", "weights"}
+"""Files in two folders that do the same for two things, such as opening a model and opening a predictor."""
+
+
+def test_a_file_name_means_one_thing() -> None:
+    """Two files share a name only if they mirror each other, or if one is the command that the other serves."""
+    folders: dict[str, list[str]] = {}
+    for path in FILES:
+        folders.setdefault(path.stem, []).append(path.parent.name)
+    shared = {stem for stem, rooms in folders.items() if len(set(rooms) - {"commands"}) > 1} - {"__init__"}
+    assert shared <= MIRRORS, shared - MIRRORS

@@ -15,7 +15,7 @@ import pytest
 from tlkit.errors import StorageError
 from tlkit.features import store as store_module
 from tlkit.features.cache import cache_root, clear, graph_file, list_feature_sets, make_room, summarize
-from tlkit.features.graphs import find_graph, keep_graph
+from tlkit.features.onnx_graphs import find_graph, keep_graph
 from tlkit.features.segments import Lookup, Segment
 from tlkit.features.store import FeatureStore, NoStore, feature_key, open_store
 from tlkit.files.checksum import DIGITS

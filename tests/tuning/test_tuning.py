@@ -30,11 +30,11 @@ from tlkit.training.history import EpochRow
 from tlkit.training.metrics import METRICS
 from tlkit.tuning import reaper
 from tlkit.tuning.cluster import with_trial_device
-from tlkit.tuning.folder import SearchFolder, new_search_folder
 from tlkit.tuning.leaderboard import leaderboard
 from tlkit.tuning.prepare import Network, Prepared, features_key, network_key
 from tlkit.tuning.results import Table, Trial, mean_and_error
 from tlkit.tuning.samplers import OptunaSampler, SeededSampler
+from tlkit.tuning.search_folder import SearchFolder, new_search_folder
 from tlkit.tuning.start import read_options, write_options
 from tlkit.tuning.state import OngoingSearch, missing, record_ended
 from tlkit.tuning.trial import TrialReporter, outcome_of_trial, run_trial

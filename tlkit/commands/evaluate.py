@@ -18,9 +18,9 @@ from tlkit.data.image_file import ImageError
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
-from tlkit.distributed.gather import gather_in_order, shard_indices
 from tlkit.distributed.join import joined
 from tlkit.distributed.launch import is_for_ranks, launch
+from tlkit.distributed.sharding import gather_in_order, shard_indices
 from tlkit.distributed.world import World
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError
 from tlkit.files.run_folder import RunFolder

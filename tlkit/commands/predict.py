@@ -11,7 +11,7 @@ from tlkit.data.view import View
 from tlkit.distributed.env import require_single_process
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, UsageError
 from tlkit.inference.failure_report import FailureReport
-from tlkit.inference.inputs import LIST, read_inputs
+from tlkit.inference.input_paths import LIST, read_inputs
 from tlkit.inference.open import open_predictor
 from tlkit.inference.prediction import loader, predict_batch
 from tlkit.inference.stream import stream

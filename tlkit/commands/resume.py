@@ -16,7 +16,7 @@ from tlkit.options import ResumeOptions
 from tlkit.options.declare import flag_of
 from tlkit.options.monitoring import sinks_of
 from tlkit.runs.reopen import reopen, run_before_restart
-from tlkit.tuning.folder import SearchFolder
+from tlkit.tuning.search_folder import SearchFolder
 
 Value = TypeVar("Value")
 

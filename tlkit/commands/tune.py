@@ -12,7 +12,7 @@ from tlkit.files.atomic import write_atomically
 from tlkit.options import TuneOptions
 from tlkit.options.space import absolute, as_toml
 from tlkit.options.tune import CHANGED_ON_RESUMING
-from tlkit.tuning.folder import SearchFolder, new_search_folder
+from tlkit.tuning.search_folder import SearchFolder, new_search_folder
 from tlkit.tuning.start import read_dataset, require_feasible, resume_search, write_options
 
 

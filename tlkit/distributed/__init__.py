@@ -6,7 +6,7 @@ Files:
     join.py           make a process a rank of the job
     world.py          the interface of all ranks; a single process is a world of one
     process_group.py  that interface over torch.distributed
-    gather.py         distribute images over ranks and collect the results in order
+    sharding.py       distribute images over ranks and collect the results in order
     failures.py       decide which rank prints an error, and with which exit code
 
 May import: files, options, terminal, interruption, errors.

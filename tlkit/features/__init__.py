@@ -7,7 +7,7 @@ Files:
     store.py         the feature cache: read and write the features of one feature set
     segments.py      files of the cache
     cache.py         folder of the cache, its size limit, and `tlkit cache`
-    graphs.py        ONNX graphs kept in the cache
+    onnx_graphs.py   ONNX graphs kept in the cache
     run_model.py     model.onnx of a finished run
     memory_cache.py  features kept in memory between the trials of a search
 

@@ -22,7 +22,7 @@ from tlkit.data.decoders import Pixels
 from tlkit.errors import UsageError, first_line, is_memory
 from tlkit.export.graphs import FEATURES, PIXELS, as_onnx, has_extra, require_extra, weight_bytes
 from tlkit.features.extractor import FeatureExtractor
-from tlkit.features.graphs import find_graph, keep_graph
+from tlkit.features.onnx_graphs import find_graph, keep_graph
 from tlkit.files.description import metadata_of
 from tlkit.model.files import FromPixels, ModelDescription
 from tlkit.model.head import HEADS

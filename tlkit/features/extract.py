@@ -24,7 +24,7 @@ from tlkit.data.ordered_map import map_in_order
 from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
 from tlkit.devices.kinds import DEVICES
-from tlkit.distributed.gather import gather_in_order, shard_indices
+from tlkit.distributed.sharding import gather_in_order, shard_indices
 from tlkit.distributed.world import World
 from tlkit.features.segments import KEY_BYTES
 from tlkit.features.store import Store, feature_key

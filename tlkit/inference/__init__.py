@@ -5,7 +5,7 @@ Files:
     predictor.py        the interface of a predictor
     torch_predictor.py  predictor that runs torch
     onnx_predictor.py   predictor that runs an .onnx file with onnxruntime, without torch
-    inputs.py           the paths to predict: arguments, folders, lists on stdin
+    input_paths.py      the paths to predict: arguments, folders, lists on stdin
     stream.py           load inputs in threads and yield batches in input order
     prediction.py       from decoded pixels to labels and probabilities
     writers.py          prediction formats: tsv, csv, jsonl (table WRITERS), and where records go

@@ -2,7 +2,7 @@
 
 Files:
     monitor.py           feed each tool from a thread of its own (table SINKS)
-    run.py               connect a run with its tools; pictures and report at its end
+    run_monitor.py       connect a run with its tools; pictures and report at its end
     tensorboard_sink.py  write TensorBoard event files
     wandb_sink.py        log to Weights & Biases through a separate process
     wandb_process.py     that process

@@ -20,7 +20,7 @@ from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
-from tlkit.distributed.gather import shard_indices
+from tlkit.distributed.sharding import shard_indices
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import DataError
 from tlkit.features.backend import Backend, Engines

@@ -16,7 +16,7 @@ from tlkit.files.atomic import write_json_atomically
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interrupted
 from tlkit.monitoring.monitor import Monitor
-from tlkit.monitoring.run import run_monitor
+from tlkit.monitoring.run_monitor import run_monitor
 from tlkit.options import FinetuneOptions
 from tlkit.runs.checkpoints import Checkpoint, Origin, write_checkpoint
 from tlkit.runs.environment import present_environment

@@ -21,7 +21,7 @@ from tlkit.files.new_run import create_run_folder, default_run_folder
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
 from tlkit.model.files import MODEL_FORMAT
-from tlkit.monitoring.run import report_and_close, run_monitor
+from tlkit.monitoring.run_monitor import report_and_close, run_monitor
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.runs.checkpoints import Checkpoint, find_epoch, newest_checkpoint, read_checkpoint
 from tlkit.runs.consistency import require_same_options

@@ -14,7 +14,7 @@ from tlkit.features.run_model import write_onnx_model
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
 from tlkit.model.files import LoadedModel, write_model
-from tlkit.monitoring.run import report_and_close
+from tlkit.monitoring.run_monitor import report_and_close
 from tlkit.options import FinetuneOptions
 from tlkit.runs.checkpoints import Checkpoint, Checkpointer, find_epoch
 from tlkit.runs.plan import Plan, broadcast_plan

@@ -16,7 +16,7 @@ from tlkit.files.atomic import write_atomically
 from tlkit.files.json_file import read_json_lines
 from tlkit.options.space import Point
 from tlkit.training.metrics import METRICS
-from tlkit.tuning.folder import SearchFolder
+from tlkit.tuning.search_folder import SearchFolder
 
 ENDED = ("finished", "stopped", "failed")
 """States of a trial that is not trained again. The other state is "running", also of a search that was stopped."""

@@ -23,11 +23,11 @@ from tlkit.reports.gather import report
 from tlkit.runs.checkpoints import read_checkpoint
 from tlkit.terminal import count, log_status, print_error, write_stdout
 from tlkit.tuning import cluster
-from tlkit.tuning.folder import SearchFolder
 from tlkit.tuning.leaderboard import leaderboard
 from tlkit.tuning.prepare import Key, network_key, prepare
 from tlkit.tuning.results import ENDED, Table
 from tlkit.tuning.samplers import Sampler, SeededSampler, make_sampler
+from tlkit.tuning.search_folder import SearchFolder
 from tlkit.tuning.state import OngoingSearch, missing, record_ended
 
 

@@ -21,7 +21,7 @@ from tlkit.options import TuneOptions
 from tlkit.options.tune import cores
 from tlkit.terminal import count
 from tlkit.tuning.cluster import require_ray, require_reachable
-from tlkit.tuning.folder import SearchFolder
+from tlkit.tuning.search_folder import SearchFolder
 
 
 def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle: str | None = None) -> int:

@@ -18,11 +18,11 @@ from tlkit.options import FinetuneOptions, TuneOptions
 from tlkit.training.history import EpochRow
 from tlkit.training.loop import is_over
 from tlkit.training.metrics import METRICS, better
-from tlkit.tuning.folder import SearchFolder
 from tlkit.tuning.leaderboard import Display
 from tlkit.tuning.prepare import Prepared
 from tlkit.tuning.results import Table, Trial, mean_and_error, standard_error
 from tlkit.tuning.samplers import Sampler
+from tlkit.tuning.search_folder import SearchFolder
 from tlkit.tuning.trial import EPOCH, OBJECTIVE, Assignment, Report
 
 Method = TypeVar("Method", bound=Callable[..., Any])

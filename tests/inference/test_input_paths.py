@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tlkit.errors import DataError, MissingInputError
-from tlkit.inference import inputs
-from tlkit.inference.inputs import LONGEST_NAME, read_inputs, read_some, split_names, strip_crlf_and_bom
+from tlkit.inference import input_paths
+from tlkit.inference.input_paths import LONGEST_NAME, read_inputs, read_some, split_names, strip_crlf_and_bom
 
 ODD_NAMES = [b"two words", b"\xe2\x80\xa8line separator", b"form\x0cfeed", b"\xc2\x85next line", b"vertical\x0btab",
              b"\x1cfile separator", b"caf\xe9", b"tab\t", b"-dash", b"trailing space ", b"\x1b[31m", b"\\x",
@@ -78,7 +78,7 @@ def test_what_has_no_ends_is_no_list(end: bytes, hint: str, monkeypatch: pytest.
     def without_end(descriptor: int) -> bytes:
         return b"x" * 65536
 
-    monkeypatch.setattr(inputs, "read_some", without_end)
+    monkeypatch.setattr(input_paths, "read_some", without_end)
     with pytest.raises(DataError, match=f"{LONGEST_NAME:,} bytes") as caught:
         list(split_names(0, end))
     assert hint in caught.value.hint
@@ -107,7 +107,7 @@ def test_lists_folders_and_files_follow_each_other(tmp_path: Path, monkeypatch: 
         assert (descriptor, end) == (0, b"\0")
         return iter([b"listed", b"caf\xe9"])
 
-    monkeypatch.setattr(inputs, "split_names", listed)
+    monkeypatch.setattr(input_paths, "split_names", listed)
     found = list(read_inputs(["-dash.jpg", str(tmp_path), "-", "missing"], null=True, crlf=False))
     assert list(map(os.fsencode, found)) == [
         b"-dash.jpg", os.fsencode(tmp_path / "a.jpg"), os.fsencode(tmp_path / "b.jpg"), b"listed", b"caf\xe9",
