@@ -321,6 +321,10 @@ def lines_of_rooms(package: Path) -> dict[str, tuple[int, int]]:
     return rooms
 
 
+def test_functions_are_short_and_take_few_parameters() -> None:
+    assert large_functions(PACKAGE) == []
+
+
 def test_files_do_one_job() -> None:
     for path in FILES:
         lines = path.read_text().splitlines()

@@ -220,7 +220,7 @@ def parameter_of(field: dataclasses.Field[Any], hint: Any, hidden: bool) -> insp
         about = typer.Argument(metavar=field.name.upper())
     else:
         old = [flag_of(before) for before, now in RENAMED.items() if now == field.name]
-        names = [flag_of(field.name), *filter(None, [field.metadata["short"]]), *old]
+        names = [flag_of(field.name), *filter(None, [field.metadata.get("short")]), *old]
         complete = (lambda: literals) if literals else None
         about = typer.Option(*names, help=field.metadata["help"], hidden=hidden, autocompletion=complete)
     return inspect.Parameter(

@@ -38,7 +38,7 @@ def test_help_shows_every_option(command: str) -> None:
         if field.name not in KINDS[command].HIDDEN:
             positional = field.metadata.get("positional")
             assert (
-                field.metadata["metavar"] or field.name.upper() if positional else flag_of(field.name)
+                field.metadata.get("metavar") or field.name.upper() if positional else flag_of(field.name)
             ) in result.stdout
 
 

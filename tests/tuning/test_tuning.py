@@ -410,7 +410,7 @@ def test_trials_use_the_backend_of_the_features(folder: SearchFolder) -> None:
 def test_a_search_can_be_resumed_from_any_folder(folder: SearchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.path)
     options = TuneOptions(data="photos", weights="w.pth", trust_pickle="w.pth", try_=["weight_decay=uniform:0:1"])
-    with pytest.raises(UsageError, match="--weights: is given"):
+    with pytest.raises(UsageError, match="--weights: has one value"):
         tune("weights=choice:a.pth,none", weights="w.pth")
     write_space(folder, options)
     resolved = with_absolute_paths(options, folder)

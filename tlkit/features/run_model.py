@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tlkit.errors import UsageError, first_line
-from tlkit.export.join_head import can_join, join_head
 from tlkit.export.graphs import LOGITS, PIXELS, as_onnx, has_extra, weight_bytes
+from tlkit.export.join_head import can_join, join_head
 from tlkit.export.verify import compare
 from tlkit.features.backend import Engines
 from tlkit.features.extractor import FeatureExtractor

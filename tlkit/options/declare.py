@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypedDict, Union, Unpack, get_args, get_origin, get_type_hints
 
 from tlkit.errors import UsageError
 
@@ -29,27 +29,24 @@ def argument(help: str, *, default: Any = dataclasses.MISSING, metavar: str | No
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    group: str = "Other",
-    shown: str | None = None,
-    short: str | None = None,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    metavar: str | None = None,
-    stored: bool = True,
-) -> Any:
-    """Declare a flag: ``learning_rate`` becomes ``--learning-rate``. Bounds are inclusive.
+class Details(TypedDict, total=False):
+    """Optional properties of an option. Bounds are inclusive.
 
     group: one of GROUPS. shown: the default in words, for --help. stored: whether a run records the option.
     """
-    metadata = {
-        "help": help, "group": group, "shown": shown, "short": short, "min": minimum, "max": maximum,
-        "metavar": metavar, "stored": stored,
-    }  # fmt: skip
-    return dataclasses.field(default=default, metadata=metadata)
+
+    group: str
+    shown: str
+    short: str
+    minimum: float
+    maximum: float
+    metavar: str
+    stored: bool
+
+
+def option(default: Any, help: str, **details: Unpack[Details]) -> Any:
+    """Declare a flag: ``learning_rate`` becomes ``--learning-rate``."""
+    return dataclasses.field(default=default, metadata={"group": "Other", "stored": True, **details, "help": help})
 
 
 def flag_of(name: str) -> str:
@@ -155,7 +152,7 @@ class Options:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, flag = getattr(self, field.name), flag_of(field.name)
-            smallest, largest = field.metadata.get("min"), field.metadata.get("max")
+            smallest, largest = field.metadata.get("minimum"), field.metadata.get("maximum")
             if not isinstance(value, (int, float)):
                 continue
             if isinstance(value, float) and not math.isfinite(value):

@@ -75,20 +75,20 @@ def ordered_fields(kind: type[Options]) -> list[dataclasses.Field[Any]]:
 
 def argument_name(field: dataclasses.Field[Any]) -> str:
     """A positional argument as it is written in the usage."""
-    return str(field.metadata["metavar"] or field.name.upper())
+    return str(field.metadata.get("metavar") or field.name.upper())
 
 
 def name_of(field: dataclasses.Field[Any], hint: Any) -> str:
     """An option with its short form and the kind of its value: -o, --output FILE"""
-    short = field.metadata["short"]
+    short = field.metadata.get("short")
     names = f"{short}, {flag_of(field.name)}" if short else flag_of(field.name)
     return " ".join(filter(None, (names, metavar_of(field, hint))))
 
 
 def metavar_of(field: dataclasses.Field[Any], hint: Any) -> str:
     """The placeholder of an option's value: N, FLOAT, FILE, DIR, NAME or literal words; empty for a switch."""
-    if field.metadata["metavar"]:
-        return str(field.metadata["metavar"])
+    if field.metadata.get("metavar"):
+        return str(field.metadata.get("metavar"))
     words = {int: "N", float: "FLOAT", str: "NAME"}
     plain = [words[kind] for kind in kinds_of(hint) if get_origin(kind) is None and kind in words]
     return "|".join((*plain, *choices_of(hint)))
@@ -111,7 +111,7 @@ def default_text(field: dataclasses.Field[Any]) -> str:
 
 def range_text(field: dataclasses.Field[Any]) -> str:
     """at least 1; 0 to 1; nothing where only negative numbers are excluded"""
-    smallest, largest = field.metadata.get("min"), field.metadata.get("max")
+    smallest, largest = field.metadata.get("minimum"), field.metadata.get("maximum")
     if largest is not None and largest <= 4096:
         return f"{smallest:g} to {largest:g}"
     return f"at least {smallest:g}" if smallest else ""
