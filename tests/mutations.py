@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tlkit.files.checksum import DIGITS, sha256_of, write_checksummed_archive
-from tlkit.files.onnx_file import SEAL_BYTES, checksum_of
+from tlkit.files.onnx_file import CHECKSUM_BYTES, checksum_of
 from tlkit.files.safetensors_file import BLANK, FIELD
 
 Mutate = Callable[[bytes, random.Random], bytes]
@@ -217,7 +217,7 @@ def mutate_safetensors(content: bytes, chance: random.Random) -> bytes:
 
 def mutate_onnx(content: bytes, chance: random.Random) -> bytes:
     """Other bytes, mostly of the description at the end, sealed again."""
-    inner = content[:-SEAL_BYTES]
+    inner = content[:-CHECKSUM_BYTES]
     place = max(0, inner.rfind(b'{"classes"')) if chance.random() < 0.7 else 0
     inner = inner[:place] + mutate_bytes(inner[place:], chance)
     return inner + checksum_of(inner)

@@ -147,7 +147,7 @@ def test_a_run_whose_tool_is_missing_is_refused_or_resumed_without_it(
 ) -> None:
     (tmp_path / "options.json").write_text(json.dumps({"given": {}, "resolved": {"log": ["wandb"]}}))
     resumed: list[ResumeOptions] = []
-    monkeypatch.setattr("tlkit.commands.resume.go_on", lambda run, options, typed: resumed.append(options) or 0)
+    monkeypatch.setattr("tlkit.commands.resume.reopen", lambda run, options, typed: resumed.append(options) or 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match="--log wandb: needs wandb"):
         resume(ResumeOptions(checkpoint=str(tmp_path)))

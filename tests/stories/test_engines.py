@@ -167,7 +167,7 @@ def test_a_run_keeps_to_its_engine(
     longer = tlkit("resume", tmp_path / "cut", "--epochs", 8)
     assert counts(longer.err) == (30, 0) and "warning" not in longer.err.replace("warning   --epochs", "")
     with_torch = tlkit("resume", tmp_path / "cut", "--epochs", 9, "--engine", "torch")
-    assert with_torch.status == 0 and "onnxruntime: None here" in with_torch.err
+    assert with_torch.status == 0 and "onnxruntime: now None" in with_torch.err
 
 
 @pytest.mark.parametrize("what", ["fails", "changes"])

@@ -247,7 +247,7 @@ def test_options_that_would_be_ignored_are_refused(images: Path, tmp_path: Path,
     share = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run", "--val", "0.5"))
     assert share.status == 2 and f"{tmp_path}/data/val" in share.err
     nothing = tlkit(*finetune_arguments(images, tmp_path / "run", "--unfreeze", "fc"))
-    assert nothing.status == 2 and "--unfreeze: 'fc' adds nothing to train" in nothing.err
+    assert nothing.status == 2 and "--unfreeze: 'fc' adds no trainable parameters" in nothing.err
     assert not (tmp_path / "run").exists()
 
 
@@ -281,7 +281,7 @@ def test_a_class_with_one_image_is_trained_on_and_said(images: Path, tmp_path: P
     write_image(tmp_path / "data" / "white" / "only.png", (250, 250, 250), 1)
     result = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run"))
     assert result.status == 0
-    assert "class 'white' has one image" in result.err
+    assert "class 'white' has only one image" in result.err
 
 
 def test_a_run_folder_in_use_and_outputs_that_cannot_be(

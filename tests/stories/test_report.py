@@ -110,13 +110,13 @@ def test_where_the_backbone_runs_each_epoch_it_does_not_run_again_for_the_report
 ) -> None:
     run = tmp_path / "run"
     loaded: list[str] = []
-    load = decoders.Decoder.load
+    load = decoders.Decoder.load_open
 
-    def counted(self: decoders.Decoder, path: str, view: Any) -> Any:
+    def counted(self: decoders.Decoder, path: str, file: Any, view: Any) -> Any:
         loaded.append(path)
-        return load(self, path, view)
+        return load(self, path, file, view)
 
-    monkeypatch.setattr(decoders.Decoder, "load", counted)
+    monkeypatch.setattr(decoders.Decoder, "load_open", counted)
     if how == "DataParallel":  # what --parallel data wraps a module in, which passes all on where there is no GPU
         from torch.nn import DataParallel
 

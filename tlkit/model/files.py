@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
@@ -170,11 +171,14 @@ def load_network(path: str, description: ModelDescription, state: Mapping[str, T
         )
         raise MismatchError(path, problem, hint)
     try:
-        with SkipRandomInit():
-            network = description.build()
+        # Shapes first, on a device without memory: a small file must not demand the memory of a large network.
+        with torch.device("meta"):
+            differences = list_differences(description.build().state_dict(), state)
+        if not differences:
+            with SkipRandomInit():
+                network = description.build()
     except UsageError as error:
         raise MismatchError(path, f"its network cannot be built: {error.problem}") from error
-    differences = list_differences(network.state_dict(), state)
     if differences:
         problem = f"its weights do not fit {description.backbone} with {len(description.classes)} classes"
         raise MismatchError(path, problem, "\n".join([*differences, hint]))
