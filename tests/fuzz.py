@@ -85,13 +85,12 @@ def resume_from(path: str) -> None:
     from tlkit.training.state import TrainingState
 
     checkpoint = as_checkpoint(path)
-    assert isinstance(checkpoint, dict)
-    options = stored_options(path, checkpoint.get("options"))
+    options = stored_options(path, checkpoint.options)
     classifier, description = assemble(options, ("blue", "green", "red"))
-    require_same_backbone(description, checkpoint, path)
+    require_same_backbone(description, checkpoint.content, path)
     state = TrainingState(classifier, build_optimizer(classifier.head, classifier.backbone, "adamw", 0.01))
     with as_content_of(path, "checkpoint"), torch.no_grad():
-        state.load(checkpoint)
+        state.load(checkpoint.to_dict())
         state.where()
 
 
