@@ -258,6 +258,7 @@ def test_a_file_with_a_wrong_checksum_of_its_model(own_run: Path, images: Path, 
     assert "was not made from this model.pt" in tlkit("predict", own_run, images).err
 
 
+@pytest.mark.slow
 def test_the_best_model_of_a_search_has_the_file_and_its_trials_have_none(
     images: Path, tmp_path: Path, tlkit: Run
 ) -> None:
