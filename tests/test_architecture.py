@@ -42,7 +42,7 @@ ALLOWED = {
     },
     "reports": {"training", "data", "files", "options", "terminal", "errors"},
     "export": {"model", "files", "versions", "errors"},
-    "model": {"devices", "data", "files", "options", "terminal", "errors"},
+    "model": {"devices", "data", "files", "options", "terminal", "interruption", "errors"},
     "training": {"devices", "distributed", "errors"},
     "devices": {"distributed", "options", "terminal", "errors"},
     "data": {"distributed", "files", "options", "terminal", "errors"},

@@ -81,6 +81,26 @@ class Interruption:
             raise Interrupted(self.requested)
 
 
+active: list[Interruption] = []
+"""The interruptions of nested `handled` blocks; the last one handles signals."""
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Hold signals back inside. For code that turns any exception into another one, such as importing a C extension:
+    the signal would look like a missing library."""
+    if not active or active[-1]._deferring:
+        yield
+        return
+    current = active[-1]
+    current._deferring = True
+    try:
+        yield
+    finally:
+        current._deferring = False
+    current.raise_if_requested()
+
+
 @contextlib.contextmanager
 def handled(announcement: str = "") -> Iterator[Interruption]:
     """Handle SIGINT, SIGTERM and SIGHUP inside; restore the handlers afterwards."""
@@ -95,9 +115,11 @@ def handled(announcement: str = "") -> Iterator[Interruption]:
     watcher.start()
     previous_fd = signal.set_wakeup_fd(report_failures, warn_on_full_buffer=False)
     previous = {number: signal.signal(number, interruption.handle) for number in wanted}
+    active.append(interruption)
     try:
         yield interruption
     finally:
+        active.pop()
         for number, handler in previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(previous_fd)

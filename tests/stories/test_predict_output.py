@@ -45,7 +45,6 @@ def test_a_file_is_there_when_all_is_written(model: Path, images: Path, tmp_path
     assert os.listdir(tmp_path) == ["out.jsonl"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_file_that_is_interrupted_leaves_nothing(model: Path, picture: Path, tmp_path: Path, number: int) -> None:
     (tmp_path / "old.tsv").write_bytes(b"old\n")

@@ -14,5 +14,5 @@ Files:
     onnx_session.py  start onnxruntime sessions
     pipeline/        split a network over several devices
 
-May import: devices, data, files, options, terminal, errors.
+May import: devices, data, files, options, terminal, interruption, errors.
 """

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from tlkit.errors import DataError, ResourceError, UnavailableError, UsageError, first_line, is_memory
+from tlkit.interruption import held_back
 from tlkit.options.devices import GPU
 
 ONLY_FATAL = 4
@@ -17,7 +18,8 @@ def import_runtime(path: str) -> Any:
     """Import onnxruntime without its logging. Raises UnavailableError if it is not installed."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import
     try:
-        import onnxruntime
+        with held_back():
+            import onnxruntime
     except ImportError as error:
         raise UnavailableError(path, "needs onnxruntime", "Install it: pip install 'tlkit[onnx]'") from error
     onnxruntime.set_default_logger_severity(ONLY_FATAL)

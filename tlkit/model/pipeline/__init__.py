@@ -4,5 +4,5 @@ Files:
     trace.py  trace one forward pass and find where the network can be cut
     split.py  put the stages on devices and move activations between them
 
-May import: devices, data, files, options, terminal, errors.
+May import: devices, data, files, options, terminal, interruption, errors.
 """
