@@ -90,7 +90,7 @@ def wanted_signals() -> list[str]:
 
 
 def for_ranks(folder: str, processes: int) -> dict[str, str]:
-    """Environment variables for ranks on one machine. Those that the user has set keep their values."""
+    """Environment variables for ranks on one machine. Values set by the user are kept."""
     cores = len(os.sched_getaffinity(0))
     defaults = {
         "OMP_NUM_THREADS": str(max(1, cores // processes)),

@@ -48,7 +48,7 @@ class FeatureExtractor:
         return self.in_parts(kind_of(self.device).from_host(batch))
 
     def forward(self, batch: Tensor) -> Tensor:
-        """Those that pass together."""
+        """Features of one chunk: uint8 [B, H, W, 3] -> float32 [B, D] or [B, P, D]."""
         features: Tensor = self.fast_network(normalize(batch.to(self.device, non_blocking=True), self.preprocessing))
         return features
 

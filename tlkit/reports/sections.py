@@ -149,6 +149,7 @@ def classes(facts: ReportData) -> Markup:
 
 
 def class_row(figures: ClassFigures) -> Markup:
+    """The table row of a class, with a bar for its F1."""
     numbers = [percent(figures.precision), percent(figures.recall), f"{figures.support:,}", f"{figures.train:,}"]
     bar = tag(
         "svg",

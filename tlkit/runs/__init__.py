@@ -14,7 +14,7 @@ Files:
     environment.py      versions, device and threads of a run; warnings where they differ from a checkpoint's
     val_predictions.py  collect the best epoch's predictions on the validation images
     resume.py           resume a run in its folder, or from a checkpoint in a new folder
-    resume_options.py   the recorded options of a run, with those that resume changes
+    resume_options.py   the recorded options of a run, and the options that resume overrides
     reopen.py           lock the run folder that resume or a restart continues
     consistency.py      verify that all ranks have the same options, images and libraries
     policy.py           differences between a run alone and a trial of a search

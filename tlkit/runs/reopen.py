@@ -13,7 +13,7 @@ from tlkit.runs.consistency import require_same_options
 
 
 def reopen(run: RunFolder, options: ResumeOptions, cli_options: RestartOptions) -> int:
-    """Resume a run in its own folder. cli_options: those that all ranks were started with. Returns the exit status."""
+    """Resume a run in its own folder. cli_options: as given to all ranks. Returns the exit status."""
     assert isinstance(cli_options, Options)
     with run.locked(), interruption.handled("stopping") as signals, joined(cli_options) as world:
         write_note("run", run.path)

@@ -90,7 +90,7 @@ def restore_best_checkpoint(run: RunFolder, checkpoint: Checkpoint) -> bool:
         log_status(
             "warning",
             f"the checkpoint of the best epoch, {best.epoch}, is damaged or missing; "
-            "the best epoch is chosen from those that follow",
+            "the best epoch is chosen from later epochs",
         )
         return False
     if found.path != run.best_checkpoint:
@@ -174,7 +174,7 @@ def named_checkpoint(run: RunFolder | None, named: str) -> Checkpoint:
 def initial_checkpoints(new: RunFolder, checkpoint: Checkpoint) -> dict[str, Checkpoint]:
     """The first checkpoints of a new run, by file: the one that was read, and that of its best epoch if it is found.
 
-    Otherwise the best epoch is chosen from those that follow.
+    Otherwise the best epoch is chosen from later epochs.
     """
     if checkpoint.best is None:
         return {new.last_checkpoint: checkpoint}
@@ -187,7 +187,7 @@ def initial_checkpoints(new: RunFolder, checkpoint: Checkpoint) -> dict[str, Che
     log_status(
         "warning",
         f"the checkpoint of the best epoch, {checkpoint.best.epoch}, was not found next to {file}; "
-        "the best epoch is chosen from those that follow",
+        "the best epoch is chosen from later epochs",
     )
     return {new.last_checkpoint: checkpoint.without_best()}
 
@@ -208,7 +208,7 @@ def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
 
 
 def rescan_dataset(options: FinetuneOptions) -> Dataset:
-    """Read the data folder. With --skip-bad all images are decoded: the run skipped those that are damaged inside."""
+    """Read the data folder. With --skip-bad all images are decoded, because the run also skipped images with damage in the middle."""
     return check_images(options, find_dataset(options), thorough=options.skip_bad)
 
 
