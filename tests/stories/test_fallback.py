@@ -150,7 +150,7 @@ def test_a_damaged_best_is_found_again_or_said_to_be_lost(
     result = tlkit("resume", lost)
     assert result.status == 0
     assert (
-        "the checkpoint of the best epoch, 2, is damaged or missing; the best epoch is chosen from those that follow"
+        "the checkpoint of the best epoch, 2, is damaged or missing; the best epoch is chosen from later epochs"
         in result.err
     )
     assert json.loads((lost / "status.json").read_text())["best"]["epoch"] == 5

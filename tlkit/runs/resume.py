@@ -208,7 +208,7 @@ def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
 
 
 def rescan_dataset(options: FinetuneOptions) -> Dataset:
-    """Read the data folder. With --skip-bad all images are decoded, because the run also skipped images with damage in the middle."""
+    """Read the data folder. With --skip-bad all images are decoded, to find damage in the middle of files too."""
     return check_images(options, find_dataset(options), thorough=options.skip_bad)
 
 

@@ -69,7 +69,7 @@ def overrides(options: ResumeOptions) -> dict[str, Any]:
 
 
 def with_overrides(origin: str, stored: Mapping[str, Any], options: ResumeOptions) -> FinetuneOptions:
-    """Stored options with those that this resume changes. Raises DataError naming origin for invalid values."""
+    """Stored options with the overrides of this resume. Raises DataError naming origin for invalid values."""
     return dataclasses.replace(stored_options(origin, stored), **overrides(options))
 
 

@@ -53,7 +53,7 @@ LOCK_SECONDS = 60.0
 class Assignment:
     """The run that a process has to train, as plain values that can be sent to another machine.
 
-    point: the options that the trial changes. options: those that all trials share. report_epochs: epochs after which
+    point: the options that the trial changes. options: shared by all trials. report_epochs: epochs after which
     the scheduler decides whether the trial stops. cache: the cache folder of features.
     """
 
@@ -115,7 +115,7 @@ class TrialReporter(TrainingObserver):
         self.saved_at = time.monotonic()
 
     def should_save(self, state: TrainingState) -> bool:
-        """Whether an epoch gets a checkpoint: those that are reported, and one every few seconds."""
+        """Whether an epoch gets a checkpoint: if it is reported, and one every few seconds."""
         if state.epoch not in self.report_epochs and time.monotonic() - self.saved_at < SAVE_SECONDS:
             return False
         self.saved_at = time.monotonic()
