@@ -8,8 +8,10 @@ import timm
 import torch
 from torch import nn
 
+from tlkit.data.preprocessing import Preprocessing
+from tlkit.errors import MismatchError
 from tlkit.model.backbones import build_network, find_backbone
-from tlkit.model.files import SkipRandomInit
+from tlkit.model.files import ModelDescription, SkipRandomInit, load_network
 
 NAMES = [
     "timm/test_resnet", "timm/test_vit", "timm/test_efficientnet", "torchvision/swin_v2_t", "torchvision/maxvit_t",
@@ -51,3 +53,26 @@ def test_other_tensors_are_drawn_as_usual() -> None:
         assert torch.empty(100).uniform_(1, 2).min() >= 1
         assert nn.init.trunc_normal_(torch.empty(100), 5, 1, 4, 6).min() >= 4
         assert nn.init.trunc_normal_(nn.Parameter(torch.empty(100)), 5, 1, 4, 6).min() >= 4
+
+
+def described() -> ModelDescription:
+    preprocessing = Preprocessing((64, 64), (64, 64), "center", "bilinear", (0.5,) * 3, (0.5,) * 3)  # type: ignore[arg-type]
+    name = find_backbone("timm/test_resnet")
+    return ModelDescription(name, "none", "", 64, None, "linear", None, 0, ("a", "b", "c"), preprocessing)
+
+
+def test_a_network_that_reads_values_while_it_is_built_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a network cannot be built on the meta device, on which shapes are compared first."""
+    description, build = described(), ModelDescription.build
+    state = description.build().state_dict()
+
+    def reading(self: ModelDescription) -> nn.Module:
+        assert torch.zeros(1).item() == 0
+        return build(self)
+
+    monkeypatch.setattr(ModelDescription, "build", reading)
+    found = load_network("m.pt", description, state)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in found.state_dict().items())
+    (first, *_) = state
+    with pytest.raises(MismatchError, match="do not fit"):
+        load_network("m.pt", description, {key: tensor for key, tensor in state.items() if key != first})

@@ -171,12 +171,12 @@ def load_network(path: str, description: ModelDescription, state: Mapping[str, T
         )
         raise MismatchError(path, problem, hint)
     try:
-        # Shapes first, on a device without memory: a small file must not demand the memory of a large network.
-        with torch.device("meta"):
-            differences = list_differences(description.build().state_dict(), state)
+        # Shapes first: a small file must not demand the memory of a large network.
+        differences = differences_on_meta(description, state)
         if not differences:
             with SkipRandomInit():
                 network = description.build()
+            differences = list_differences(network.state_dict(), state)
     except UsageError as error:
         raise MismatchError(path, f"its network cannot be built: {error.problem}") from error
     if differences:
@@ -185,6 +185,17 @@ def load_network(path: str, description: ModelDescription, state: Mapping[str, T
     with as_content_of(path, "model"):
         load_tensors(network, state)
     return network.eval().requires_grad_(False)
+
+
+def differences_on_meta(description: ModelDescription, state: Mapping[str, Tensor]) -> list[str]:
+    """How the weights differ in shape from the network, built on a device without memory. Empty if it cannot be."""
+    try:
+        with torch.device("meta"):
+            return list_differences(description.build().state_dict(), state)
+    except UsageError:
+        raise
+    except Exception:  # some networks read the values of tensors while they are built
+        return []
 
 
 class SkipRandomInit(TorchFunctionMode):
