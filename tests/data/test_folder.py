@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -169,6 +170,26 @@ def test_links_that_lead_nowhere_are_found_to_be_reported(tmp_path: Path) -> Non
         BAD[name][1](tmp_path / name)
     (tmp_path / "loop").symlink_to("loop")
     assert relative(find_images(str(tmp_path)), tmp_path) == ["dangling.jpg", "loop.jpg"]
+
+
+def test_folders_nested_more_deeply_than_python_calls_are_searched(tmp_path: Path) -> None:
+    deepest = str(tmp_path)
+    for _ in range(sys.getrecursionlimit() + 100):
+        deepest += "/d"
+        os.mkdir(deepest)
+    image = f"{deepest}/1.png"
+    with open(image, "wb") as file:
+        file.write(b"x")
+    assert list(find_images(str(tmp_path))) == [image]
+
+
+def test_a_chain_of_links_that_the_system_does_not_follow_is_found_to_be_reported(tmp_path: Path) -> None:
+    length = sys.getrecursionlimit() + 100
+    for number in range(length):
+        (tmp_path / f"{number}.png").symlink_to(f"{number + 1}.png")
+    (tmp_path / f"{length}.png").write_bytes(b"x")
+    found = relative(find_images(str(tmp_path)), tmp_path)
+    assert f"{length}.png" in found and "0.png" in found
 
 
 def test_hard_links_are_files_of_their_own(tmp_path: Path) -> None:

@@ -41,21 +41,25 @@ def find_images(folder: str, *, root: str | None = None, deep: bool = True) -> I
     home = os.path.realpath(root or folder)
     seen = {identity(os.stat(home)), identity(os.stat(folder))}
 
-    def walk(current: str, by_link: bool) -> Iterator[str]:
-        try:
-            entries = entries_of(current)
-        except MissingInputError:
-            yield current
-            return
-        for entry in entries:
-            if entry.is_symlink() and has_own_place(entry.path, home):
+    def walk() -> Iterator[str]:
+        # A list instead of recursion: folders can be nested more deeply than Python allows calls to be.
+        waiting: list[tuple[str, os.DirEntry[str] | None, bool]] = [(folder, None, False)]
+        while waiting:
+            path, entry, by_link = waiting.pop()
+            if entry is None:  # a folder to list
+                try:
+                    waiting += [(below.path, below, by_link) for below in reversed(entries_of(path))]
+                except MissingInputError:
+                    yield path
+                continue
+            if entry.is_symlink() and has_own_place(path, home):
                 continue
             linked = by_link or entry.is_symlink()
             if is_folder(entry):
                 if deep and is_new(entry):
-                    yield from walk(entry.path, linked)
+                    waiting.append((path, None, linked))
             elif looks_like_image(entry) and (not linked or is_new(entry)):
-                yield entry.path
+                yield path
 
     def is_new(entry: os.DirEntry[str]) -> bool:
         try:
@@ -66,7 +70,7 @@ def find_images(folder: str, *, root: str | None = None, deep: bool = True) -> I
         seen.add(found)
         return new
 
-    return walk(folder, by_link=False)
+    return walk()
 
 
 def entries_of(folder: str) -> list[os.DirEntry[str]]:
@@ -85,11 +89,13 @@ def identity(status: os.stat_result) -> tuple[int, int]:
 
 def has_own_place(link: str, home: str) -> bool:
     """Whether a link leads to a path below `home` (a real path) that is listed anyway."""
+    if not os.path.exists(link):  # also a chain of links that is too long, for which realpath would fail
+        return False
     target = os.path.realpath(link)
     inside = os.path.join(home, "")
     if target != home and not target.startswith(inside):
         return False
-    return os.path.exists(target) and not any(map(is_hidden, target.removeprefix(inside).split(os.sep)))
+    return not any(map(is_hidden, target.removeprefix(inside).split(os.sep)))
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
