@@ -11,16 +11,18 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.browser import PROGRAM, open_browser
-from tlkit.errors import DataError
 from tlkit.reports.charts import epoch_ticks, nice_ticks
-from tlkit.reports.facts import Bin, ClassFigures, Measured, Mistake, ReportData
-from tlkit.reports.gather import for_shell, write_page
-from tlkit.reports.markup import tag, text
+from tlkit.reports.facts import Measured, Mistake, ReportData
+from tlkit.reports.gather import for_shell
+from tlkit.reports.markup import shorten, tag, text
 from tlkit.reports.page import render
+from tlkit.training.evaluation import Predictions, evaluate_predictions
+from tlkit.training.history import EpochRow
 
 HOSTILE = ['<script src="http://example.com/x.js"></script>', "a\"b'&amp;", "\u202egpj.exe", "\x1b[31m\n", "caf\udce9",
            "x" * 200, "日本語", "</style></svg><img src=http://example.com/y onerror=alert(1)>"]  # fmt: skip
@@ -35,8 +37,9 @@ def thumbnail() -> bytes:
 def facts(classes: int = 5, epochs: int = 40, names: list[str] | None = None) -> ReportData:
     names = [*(names or []), *(f"class {number}" for number in range(classes))][:classes]
     confusion = [[40 if t == g else int((7 * t + 3 * g) % 11 == 0) for g in range(classes)] for t in range(classes)]
-    figures = [ClassFigures(name, 0.9, 0.8, 0.85, sum(row), 160) for name, row in zip(names, confusion, strict=True)]
-    bins = [Bin(n / 15, (n + 1) / 15, n * n, (n + 0.5) / 15, n / 15) for n in range(15)]
+    pairs = np.repeat(np.argwhere(np.ones((classes, classes))), np.ravel(confusion), axis=0)
+    confidence = np.linspace(0.05, 1, len(pairs))
+    predictions = Predictions(pairs[:, 0], pairs[:, 1], confidence, -np.log(confidence))
     mistakes = [
         Mistake(
             f"val/{name}/{place}.jpg", name, names[place - 1], 0.99 - place / 100, None if place == 1 else thumbnail()
@@ -44,11 +47,11 @@ def facts(classes: int = 5, epochs: int = 40, names: list[str] | None = None) ->
         for place, name in enumerate(names[:24])
     ]
     history = [
-        {"epoch": e, "learning_rate": 0.01 * math.cos(e / epochs), "train_loss": 1 / e, "val_loss": 0.1 + 1 / e,
-         "train_accuracy": 1 - 0.3 / e, "val_accuracy": 0.96 - 0.2 / e, "val_macro_f1": 0.95 - 0.2 / e, "seconds": 0.01}
+        EpochRow(e, 9 * e, 0.01 * math.cos(e / epochs), {"loss": 1 / e, "accuracy": 1 - 0.3 / e},
+                 {"loss": 0.1 + 1 / e, "accuracy": 0.96 - 0.2 / e, "macro_f1": 0.95 - 0.2 / e}, 0.01)
         for e in range(1, epochs + 1)
     ]  # fmt: skip
-    measured = Measured(sum(map(sum, confusion)), 0.02, figures, confusion, bins, mistakes, 77)
+    measured = Measured(evaluate_predictions(predictions, tuple(names)), [160] * classes, mistakes)
     best = history[-1] if history else None
     return ReportData(
         "run", "runs/run", "images", "finished", "1 May 2026", "accuracy", classes, 800, 200, history, best, measured,
@@ -103,7 +106,7 @@ def test_attributes_and_text_are_escaped() -> None:
 def test_every_confusion_is_there_as_far_as_it_can_be_read(classes: int) -> None:
     page = Elements(render(facts(classes)))
     looks = [value for name, value in page.attributes if name == "class"]
-    wrong = sum(bool(c) for t, row in enumerate(facts(classes).measured.confusion) for g, c in enumerate(row) if t != g)
+    wrong = len(facts(classes).measured.evaluation.confusion.mistakes())
     assert sum(str(look).startswith("wrong s") for look in looks) == (wrong if classes <= 200 else 0)
 
 
@@ -160,7 +163,6 @@ def test_commands_can_be_typed_whatever_the_folders_are_called(tmp_path: Path, m
     assert for_shell(str(home)) == "~" and for_shell(os.sep) == "/"
 
 
-@pytest.mark.parametrize("damage", [{"best": {"epoch": 1}}, {"history": [{"epoch": 1, "seconds": "x"}]}])
-def test_files_that_a_run_would_not_write_are_told_as_such(damage: dict[str, object], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="run: is not a complete run folder"):
-        write_page(dataclasses.replace(facts(), **damage), str(tmp_path / "page.html"))  # type: ignore[arg-type]
+def test_a_long_name_keeps_its_head_and_its_tail() -> None:
+    assert shorten("n02085620_Chihuahua_long_haired", 20) == "n02085620_…ng_haired"
+    assert [len(shorten("x" * length)) for length in (19, 20, 21, 300)] == [19, 20, 20, 20]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,8 +16,8 @@ from tests.conftest import Run, finetune_arguments
 from tests.stories.predicting import without_numbers_for
 from tlkit.data import decoders
 from tlkit.inference.open import open_predictor
-from tlkit.reports.evaluation import as_json
-from tlkit.training.evaluation import Evaluation
+from tlkit.reports.evaluation import as_json, as_text
+from tlkit.training.evaluation import Evaluation, Predictions, evaluate_predictions
 
 OPEN_PREDICTOR = "tlkit.commands.evaluate.open_predictor"
 
@@ -31,8 +32,34 @@ def test_a_model_that_gives_no_numbers_is_refused(
 
 
 def test_what_is_no_number_is_never_written() -> None:
+    broken = dataclasses.replace(evaluation_of(2), figures={"loss": float("nan")})
     with pytest.raises(ValueError, match="JSON"):
-        as_json(Evaluation(("a", "b"), np.eye(2, dtype=np.int64), float("nan")), [])
+        as_json(broken, [])
+
+
+def evaluation_of(classes: int) -> Evaluation:
+    """Two images of each class, of which one is taken for the next class, and both of the last class for the first."""
+    labels = np.repeat(np.arange(classes), 2)
+    predicted = labels.copy()
+    predicted[1::2] = (labels[1::2] + 1) % classes
+    predicted[-2] = 0
+    confidence = np.full(len(labels), 0.75)
+    return evaluate_predictions(
+        Predictions(labels, predicted, confidence, -np.log(confidence)), tuple(map(str, labels[::2]))
+    )
+
+
+@pytest.mark.parametrize("classes", [512, 513, 100_000])
+def test_a_confusion_matrix_of_many_classes_is_a_list_of_pairs(classes: int) -> None:
+    found = json.loads(as_json(evaluation_of(classes), []))
+    if classes <= 512:
+        assert np.array(found["confusion"]).sum() == 2 * classes and "confusion_pairs" not in found
+    else:
+        assert found["confusion"] is None
+        assert found["confusion_pairs"][:3] == [[0, 0, 1], [0, 1, 1], [1, 1, 1]]
+        assert sum(images for *_, images in found["confusion_pairs"]) == 2 * classes
+    text = as_text(evaluation_of(classes), [])
+    assert "most frequent confusions" in text and f"     2  {classes - 1} predicted as 0\n" in text
 
 
 def test_nothing_more_is_computed_once_it_is_clear_that_it_is_refused(

@@ -256,8 +256,8 @@ def test_evaluate_for_people_and_programs(finished_run: Path, images: Path, tmp_
     expected = evaluate_logits(logits, torch.tensor([label for _, label in files]), model.classes)
     result = json.loads(tlkit("evaluate", finished_run, images, "--split", "all", "--format", "json").out)
     assert result["images"] == 30
-    assert result["confusion"] == expected.confusion.tolist()
-    assert result["calibration_error"] == pytest.approx(expected.calibration_error, abs=1e-5)
+    assert result["confusion"] == expected.confusion.matrix().tolist()
+    assert result["calibration_error"] == pytest.approx(expected.calibration.error, abs=1e-5)
     text = tlkit("evaluate", finished_run / "model.pt", images, "--split", "all").out
     assert f"accuracy {expected.figures['accuracy']:.4f}" in text
     assert all(name in text for name in model.classes)

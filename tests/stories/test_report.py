@@ -183,7 +183,8 @@ def test_a_run_on_its_way_has_a_report(warm: Warm, data: Path, tmp_path: Path, t
     ("file", "content"),
     [("history.jsonl", "{"), ("validation.jsonl", '{"epoch": 1}\n'), ("split.json", "{}"), ("options.json", "[]"),
      ("validation.jsonl", ""), ("about.json", "no"), ("about.json", '{"warnings": 5}'), ("history.jsonl", "[1]\n"),
-     ("status.json", "[]"), ("status.json", '{"state": "finished", "best": 5}')],
+     ("status.json", "[]"), ("status.json", '{"state": "finished", "best": 5}'),
+     ("status.json", '{"state": "finished", "best": {"epoch": 1}}')],
 )  # fmt: skip
 def test_what_is_damaged_is_named(file: str, content: str, reported: Path, tmp_path: Path, tlkit: Run) -> None:
     run = tmp_path / "run"

@@ -39,7 +39,9 @@ def test_an_evaluation_agrees_with_scikit_learn(classes: int, samples: int) -> N
     np.testing.assert_allclose(found.recall, recall)
     np.testing.assert_allclose(found.f1, f1)
     np.testing.assert_array_equal(found.support, support)
-    np.testing.assert_array_equal(found.confusion, sklearn_metrics.confusion_matrix(truth, predicted, labels=names))
+    np.testing.assert_array_equal(
+        found.confusion.matrix(), sklearn_metrics.confusion_matrix(truth, predicted, labels=names)
+    )
 
 
 ORACLES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -113,7 +115,7 @@ def test_figures_by_hand() -> None:
     logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
     labels = torch.tensor([0, 0, 1, 1])
     found = evaluate_logits(logits, labels, ("no", "yes"))
-    assert found.confusion.tolist() == [[2, 0], [1, 1]]
+    assert found.confusion.matrix().tolist() == [[2, 0], [1, 1]]
     assert found.precision.tolist() == [pytest.approx(2 / 3), 1.0]
     assert found.recall.tolist() == [1.0, 0.5]
     assert found.f1.tolist() == [pytest.approx(0.8), pytest.approx(2 / 3)]

@@ -8,15 +8,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from tlkit.errors import escape_name
 from tlkit.files.run_folder import RunFolder
 from tlkit.monitoring.monitor import CLOSE_TIMEOUT, Monitor, RunInfo, RunSummary, open_monitor, require_installed
 from tlkit.options import FinetuneOptions
-from tlkit.reports.confusion import shortened
 from tlkit.reports.facts import ReportData
 from tlkit.reports.gather import report
+from tlkit.reports.markup import shorten
 from tlkit.terminal import log_status
 
 STOPPED_TIMEOUT = 3.0
@@ -44,11 +45,12 @@ def report_and_close(run: RunFolder, monitor: Monitor) -> None:
 
 def run_summary(data: ReportData) -> RunSummary:
     """The figures of the best epoch, the confusion matrix and the most confident mistakes."""
-    figures = {f"best/{name}": v for name, v in (data.best or {}).items() if isinstance(v, (int, float))}
+    figures = {f"best/{name}": value for name, value in (data.best.to_dict() if data.best else {}).items()}
     images: dict[str, bytes] = {}
     if data.measured is not None:
-        names = [figures.name for figures in data.measured.classes]
-        images["confusion matrix"] = confusion_image(names, data.measured.confusion)
+        evaluation = data.measured.evaluation
+        if len(evaluation.classes) <= MOST_CLASSES:
+            images["confusion matrix"] = confusion_image(evaluation.classes, evaluation.confusion.matrix())
         shown = [(m.thumbnail, m.label, m.predicted, m.probability) for m in data.measured.mistakes if m.thumbnail]
         if shown:
             images["most confident mistakes"] = mistakes_image(shown)
@@ -56,6 +58,9 @@ def run_summary(data: ReportData) -> RunSummary:
 
 
 INK, PAPER, RIGHT, WRONG = (28, 36, 48), (255, 255, 255), (36, 87, 214), (194, 53, 43)
+
+MOST_CLASSES = 512
+"""Classes of the largest confusion matrix that is drawn: one of 10,000 would take gigabytes."""
 
 MATRIX_SIDE = 900
 """Pixels of a large confusion matrix."""
@@ -66,9 +71,8 @@ NAMED_CELL, COUNTED_CELL = 11, 24
 GAP, LINE = 12, 20
 
 
-def confusion_image(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> bytes:
-    """PNG of a confusion matrix. Rows: true class; columns: predicted class, in the same order; shade: share of row."""
-    counts = np.array(confusion)
+def confusion_image(classes: Sequence[str], counts: NDArray[np.int64]) -> bytes:
+    """PNG of a confusion matrix [C, C]. Rows: true class; columns: predicted class; shade: share of row."""
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     strength = np.where(counts > 0, 0.2 + 0.8 * share, 0)[..., None]
     full = np.where(np.eye(len(classes), dtype=bool)[..., None], RIGHT, WRONG)
@@ -77,7 +81,7 @@ def confusion_image(classes: Sequence[str], confusion: Sequence[Sequence[int]]) 
     cell = max(3, min(64, MATRIX_SIDE // len(classes)))
     side = cell * len(classes)
     font = ImageFont.load_default(max(9, min(16, cell - 2)))
-    labels = [f"{place} {shortened(escape_name(name))}" for place, name in enumerate(classes)]
+    labels = [f"{place} {shorten(escape_name(name))}" for place, name in enumerate(classes)]
     left = round(max(map(font.getlength, labels))) + 2 * GAP if cell >= NAMED_CELL else GAP
     image = Image.new("RGB", (left + side + GAP, 3 * LINE + side + GAP), PAPER)
     image.paste(shades.resize((side, side), Image.Resampling.NEAREST), (left, 3 * LINE))
@@ -105,8 +109,8 @@ def mistakes_image(mistakes: Sequence[tuple[bytes, str, str, float]], columns: i
     for place, (thumbnail, (_, label, predicted, probability)) in enumerate(zip(thumbnails, mistakes, strict=True)):
         left, top = GAP + place % columns * step, GAP + place // columns * (step + 2 * LINE)
         image.paste(thumbnail, (left, top))
-        draw.text((left, top + side + 4), f"{shortened(escape_name(predicted), 15)} {probability:.0%}", WRONG, font)
-        draw.text((left, top + side + LINE), f"true: {shortened(escape_name(label), 15)}", INK, font)
+        draw.text((left, top + side + 4), f"{shorten(escape_name(predicted), 15)} {probability:.0%}", WRONG, font)
+        draw.text((left, top + side + LINE), f"true: {shorten(escape_name(label), 15)}", INK, font)
     return to_png(image)
 
 

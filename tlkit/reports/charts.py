@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from tlkit.reports.facts import Bin
 from tlkit.reports.markup import Markup, joined, tag
+from tlkit.terminal import count
+from tlkit.training.evaluation import Calibration
 
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 68, 14, 20, 42
@@ -69,10 +71,16 @@ def line_chart(title: str, y_name: str, series: Sequence[Series], best: int | No
         low, high = math.floor(20 * min(values) - 0.2) / 20, 1.0
     ticks = nice_ticks(low, high)
     frame = Frame((1, max(last, 2)), (ticks[0], ticks[-1]))
-    marks = [best_mark(frame, best)] if best is not None else []
+    marks: list[Markup] = []
+    if best is not None:
+        x = frame.across(best)
+        anchor = "end" if float(x) > WIDTH - 60 else "middle"
+        marks.append(tag("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="best"))
+        marks.append(tag("text", f"best: {best}", x=x, y=TOP - 7, class_=f"tick {anchor}"))
+    words = [f"{s.name} from {s.points[0][1]:.4g} to {s.points[-1][1]:.4g}" for s in shown]
     picture = tag(
         "svg",
-        tag("title", f"{title} by epoch: {'; '.join(summary(s) for s in shown)}"),
+        tag("title", f"{title} by epoch: {'; '.join(words)}"),
         frame.axes(epoch_ticks(int(last)), ticks, "epoch", y_name),
         *marks,
         *(curve(frame, s) for s in shown),
@@ -95,89 +103,46 @@ def curve(frame: Frame, series: Series) -> Markup:
     return joined(line, *dots)
 
 
-def best_mark(frame: Frame, best: int) -> Markup:
-    """A line at the best epoch."""
-    x = frame.across(best)
-    line = tag("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="best")
-    anchor = "end" if float(x) > WIDTH - 60 else "middle"
-    return joined(line, tag("text", f"best: {best}", x=x, y=TOP - 7, class_=f"tick {anchor}"))
-
-
 def legend(series: Sequence[Series]) -> Markup:
     """The name of each curve beside a piece of it."""
-    return tag(
-        "span",
-        *(
-            tag(
-                "span",
-                tag("svg", tag("line", x1=0, x2=22, y1=6, y2=6, class_=f"curve {s.look}"), viewBox="0 0 22 12"),
-                s.name,
-            )
-            for s in series
-        ),
-        class_="legend",
-    )
+    lines = [tag("line", x1=0, x2=22, y1=6, y2=6, class_=f"curve {s.look}") for s in series]
+    entries = [
+        tag("span", tag("svg", line, viewBox="0 0 22 12"), s.name) for line, s in zip(lines, series, strict=True)
+    ]
+    return tag("span", *entries, class_="legend")
 
 
-def summary(series: Series) -> str:
-    """A curve in words, for screen readers."""
-    return f"{series.name} from {series.points[0][1]:.4g} to {series.points[-1][1]:.4g}"
-
-
-def reliability_chart(bins: Sequence[Bin]) -> Markup:
+def reliability_chart(calibration: Calibration) -> Markup:
     """Accuracy by confidence: bars that end on the diagonal are perfectly calibrated."""
     frame = Frame((0, 1), (0, 1))
+    columns = (calibration.samples, calibration.confidence, calibration.accuracy)
+    most, bars, words = max(1, int(calibration.samples.max())), list[Markup](), list[str]()
+    for (low, high), samples, confidence, accuracy in zip(pairwise(calibration.edges), *columns, strict=True):
+        if not samples:
+            continue
+        words.append(f"confidence {low:.0%} to {high:.0%}: {count(samples, 'image')}, accuracy {accuracy:.0%}")
+        y = frame.up(confidence)
+        line = tag("line", x1=frame.across(low), x2=frame.across(high), y1=y, y2=y, class_="confidence")
+        shown = (bar(frame, low, high, accuracy, "share"), line, bar(frame, low, high, 0.12 * samples / most, "count"))
+        bars.append(tag("g", tag("title", words[-1]), *shown))
     fifths = [0, 0.2, 0.4, 0.6, 0.8, 1]
-    filled = [b for b in bins if b.samples]
-    most = max((b.samples for b in filled), default=1)
-    bars = [
-        tag(
-            "g",
-            tag("title", describe_bin(b)),
-            bar(frame, b, b.accuracy, "share"),
-            tag(
-                "line",
-                x1=frame.across(b.low),
-                x2=frame.across(b.high),
-                y1=frame.up(b.confidence),
-                y2=frame.up(b.confidence),
-                class_="confidence",
-            ),
-            bar(frame, b, 0.12 * b.samples / most, "count"),
-        )
-        for b in filled
-    ]
-    diagonal = tag(
-        "line", x1=frame.across(0), y1=frame.up(0), x2=frame.across(1), y2=frame.up(1), class_="curve diagonal"
-    )
-    words = "; ".join(describe_bin(b) for b in filled)
+    start, end = frame.across(0), frame.across(1)
     return tag(
         "svg",
-        tag("title", f"Reliability diagram. {words}"),
+        tag("title", f"Reliability diagram. {'; '.join(words)}"),
         frame.axes(fifths, fifths, "confidence", "accuracy"),
         *bars,
-        diagonal,
+        tag("line", x1=start, y1=frame.up(0), x2=end, y2=frame.up(1), class_="curve diagonal"),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
     )
 
 
-def bar(frame: Frame, bin: Bin, height: float, look: str) -> Markup:
-    """A bar of a bin, starting at the x axis."""
-    x, y = float(frame.across(bin.low)) + 1, frame.up(height)
-    return tag(
-        "rect",
-        x=number(x),
-        y=y,
-        width=number(float(frame.across(bin.high)) - x - 1),
-        height=number(float(frame.up(0)) - float(y)),
-        class_=look,
-    )
-
-
-def describe_bin(bin: Bin) -> str:
-    images = "1 image" if bin.samples == 1 else f"{bin.samples:,} images"
-    return f"confidence {bin.low:.0%} to {bin.high:.0%}: {images}, accuracy {bin.accuracy:.0%}"
+def bar(frame: Frame, low: float, high: float, height: float, look: str) -> Markup:
+    """A bar from low to high, starting at the x axis."""
+    x, y = float(frame.across(low)) + 1, frame.up(height)
+    width, height = float(frame.across(high)) - x - 1, float(frame.up(0)) - float(y)
+    return tag("rect", x=number(x), y=y, width=number(width), height=number(height), class_=look)
 
 
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from tlkit.data.bad_images import error_fields, groups_listing, listing
 from tlkit.data.folder import Dataset, Sample
@@ -121,7 +120,7 @@ def verdict(report: Report) -> list[str]:
 def as_json(report: Report) -> str:
     """JSON: all findings, unabridged."""
     dataset, repeats = report.dataset, report.repeats
-    value: dict[str, Any] = {
+    value = {
         "data": path_fields(dataset.root),
         "shape": dataset.shape,
         "classes": [{**label_fields(name), "train": train, "val": val} for name, train, val in report.class_counts()],

@@ -3,31 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Bin:
-    """Predictions with a probability between low and high: their number, mean confidence and accuracy."""
-
-    low: float
-    high: float
-    samples: int
-    confidence: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
-class ClassFigures:
-    """Figures of one class on the validation images. train: number of its training images."""
-
-    name: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-    train: int
+from tlkit.training.evaluation import Evaluation
+from tlkit.training.history import EpochRow
 
 
 @dataclass(frozen=True)
@@ -43,25 +22,28 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of the best epoch's predictions on the validation images."""
+    """The evaluation of one epoch's predictions on the validation images, and the worst mistakes.
 
-    samples: int
-    calibration_error: float
-    classes: Sequence[ClassFigures]
-    confusion: Sequence[Sequence[int]]
-    bins: Sequence[Bin]
+    train_images [C]: training images of each class.
+    """
+
+    evaluation: Evaluation
+    train_images: Sequence[int]
     mistakes: Sequence[Mistake]
-    mistaken: int
+
+    @property
+    def mistaken(self) -> int:
+        """Number of wrong predictions."""
+        return self.evaluation.samples - int(self.evaluation.confusion.correct.sum())
 
 
 @dataclass(frozen=True)
 class ReportData:
     """Everything that the report shows about a run.
 
-    folder, data_folder: quoted for the shell. history: one row per epoch; best: the row of the best epoch.
-    measured: None until the run has finished. data, model: one-line descriptions. warnings: about the data.
-    skipped: (path, reason) of images left out. given, options: by flag, as typed and as resolved.
-    notes: about missing parts of the report.
+    folder, data_folder: quoted for the shell. measured: None until the run has finished. data, model: one-line
+    descriptions. warnings: about the data. skipped: (path, reason) of images left out. given, options: by flag, as
+    typed and as resolved. notes: about missing parts of the report.
     """
 
     name: str
@@ -73,8 +55,8 @@ class ReportData:
     classes: int
     train_images: int
     val_images: int
-    history: Sequence[Mapping[str, Any]]
-    best: Mapping[str, Any] | None
+    history: Sequence[EpochRow]
+    best: EpochRow | None
     measured: Measured | None
     data: str
     model: str
@@ -83,4 +65,4 @@ class ReportData:
     given: Mapping[str, str]
     options: Mapping[str, str]
     versions: Mapping[str, str]
-    notes: Sequence[str] = field(default_factory=tuple)
+    notes: Sequence[str] = ()

@@ -8,10 +8,6 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
-from typing import Any
-
-import numpy as np
 
 from tlkit.data.bad_images import read_skipped
 from tlkit.data.decoders import worker_count
@@ -23,12 +19,12 @@ from tlkit.files.json_file import read_whole_json
 from tlkit.files.run_folder import RunFolder
 from tlkit.options import FinetuneOptions
 from tlkit.options.declare import flag_of, without_home
-from tlkit.reports.facts import Bin, ClassFigures, Measured, Mistake, ReportData
+from tlkit.reports.facts import Measured, Mistake, ReportData
 from tlkit.reports.page import render
 from tlkit.reports.thumbnails import thumbnails
 from tlkit.reports.val_predictions_file import Validation, read_validation
 from tlkit.terminal import log_status
-from tlkit.training.evaluation import Calibration, Evaluation, calibrate, evaluate_predictions
+from tlkit.training.evaluation import evaluate_predictions
 from tlkit.training.history import EpochRow
 
 SHOWN_MISTAKES = 24
@@ -55,7 +51,47 @@ def write_page(facts: ReportData, path: str) -> None:
 def gather(run: RunFolder, data: str | None = None) -> ReportData:
     """Read everything that the report needs. data: the image folder, if it has moved. Raises DataError."""
     with damage_as_data_error(run.path):
-        return read_report_data(run, data)
+        stored = run.read_options()
+        try:
+            options = FinetuneOptions.from_dict(stored["resolved"])
+        except (UsageError, TypeError) as error:
+            raise DataError(run.options_file, f"contains invalid options: {error}") from error
+        root = data or options.data
+        split = run.read_split() if os.path.exists(run.split_file) else {"classes": [], "train": {}, "val": {}}
+        about = read_whole_json(run.about_file) if os.path.exists(run.about_file) else {}
+        status = read_whole_json(run.status_file, "state") if os.path.exists(run.status_file) else {}
+        best = EpochRow.from_dict(status["best"]) if status.get("best") else None
+        classes, validation, measured = tuple(split["classes"]), read_validation(run, split["classes"]), None
+        if validation is not None:
+            measured = Measured(
+                evaluate_predictions(validation.predictions, classes),
+                [len(split["train"].get(name, ())) for name in classes],
+                worst_mistakes(validation, classes, root, options),
+            )
+        default = FinetuneOptions(data="").to_dict()
+        given = {name: value for name, value in stored["given"].items() if value != default.get(name, value)}
+        return ReportData(
+            name=os.path.basename(os.path.abspath(run.path)),
+            folder=for_shell(run.path),
+            data_folder=for_shell(root),
+            state=status.get("state", "unknown"),
+            time=time.strftime("%-d %B %Y"),
+            metric=options.metric,
+            classes=len(classes),
+            train_images=sum(map(len, split["train"].values())),
+            val_images=sum(map(len, split["val"].values())),
+            history=read_history(run),
+            best=best,
+            measured=measured,
+            data=at_home(about.get("data", "")),
+            model=at_home(about.get("model", options.backbone)),
+            warnings=[at_home(warning) for warning in about.get("warnings", ())],
+            skipped=[(at_home(error.path), error.message) for error in read_skipped(run)],
+            given=as_flags(given),
+            options=as_flags(options.to_dict()),
+            versions={name: str(value) for name, value in about.get("environment", {}).items()},
+            notes=notes(validation, measured, best, root),
+        )
 
 
 @contextmanager
@@ -68,102 +104,21 @@ def damage_as_data_error(path: str) -> Iterator[None]:
         raise DataError(path, problem) from error
 
 
-def read_report_data(run: RunFolder, data: str | None) -> ReportData:
-    """Like gather, for a run folder with valid files."""
-    stored = run.read_options()
-    options = resolved_options(run, stored["resolved"])
-    root = data or options.data
-    split = run.read_split() if os.path.exists(run.split_file) else {"classes": [], "train": {}, "val": {}}
-    about = read_whole_json(run.about_file) if os.path.exists(run.about_file) else {}
-    status = read_whole_json(run.status_file, "state") if os.path.exists(run.status_file) else {}
-    history, best = read_history(run), status.get("best")
-    validation = read_validation(run, split["classes"])
-    measured = measure(validation, split, root, options) if validation is not None else None
-    return ReportData(
-        name=os.path.basename(os.path.abspath(run.path)),
-        folder=for_shell(run.path),
-        data_folder=for_shell(root),
-        state=status.get("state", "unknown"),
-        time=time.strftime("%-d %B %Y"),
-        metric=options.metric,
-        classes=len(split["classes"]),
-        train_images=sum(map(len, split["train"].values())),
-        val_images=sum(map(len, split["val"].values())),
-        history=history,
-        best=best,
-        measured=measured,
-        data=at_home(about.get("data", "")),
-        model=at_home(about.get("model", options.backbone)),
-        warnings=[at_home(warning) for warning in about.get("warnings", ())],
-        skipped=[(at_home(error.path), error.message) for error in read_skipped(run)],
-        given=described(given_options(stored["given"])),
-        options=described(options.to_dict()),
-        versions={name: str(value) for name, value in about.get("environment", {}).items()},
-        notes=notes(validation, measured, best, root),
-    )
-
-
-def resolved_options(run: RunFolder, stored: Mapping[str, Any]) -> FinetuneOptions:
-    """The validated options of a run folder. Raises DataError."""
-    try:
-        return FinetuneOptions.from_dict(stored)
-    except (UsageError, TypeError) as error:
-        raise DataError(run.options_file, f"contains invalid options: {error}") from error
-
-
-def given_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options given on the command line that differ from their defaults."""
-    default = FinetuneOptions(data="").to_dict()
-    return {name: value for name, value in given.items() if value != default.get(name, value)}
-
-
-def described(options: Mapping[str, Any]) -> dict[str, str]:
+def as_flags(options: Mapping[str, object]) -> dict[str, str]:
     """Flags and values as text; the home folder is written as ~."""
     values = {flag_of(name): without_home(value) for name, value in options.items()}
     return {flag: "default" if v is None else str(v) for flag, v in values.items()}
 
 
-def read_history(run: RunFolder) -> list[dict[str, float]]:
-    """The rows of history.jsonl, one per epoch; empty if it does not exist. Raises DataError if it is damaged."""
+def read_history(run: RunFolder) -> list[EpochRow]:
+    """The epochs of history.jsonl; empty if it does not exist. Raises DataError if it is damaged."""
     if not os.path.exists(run.history_file):
         return []
     with open_input(run.history_file) as file:
         try:
-            return [EpochRow.from_dict(json.loads(line)).to_dict() for line in file]
+            return [EpochRow.from_dict(json.loads(line)) for line in file]
         except (ValueError, RecursionError) as error:
             raise DataError(run.history_file, f"is damaged ({error})") from error
-
-
-def measure(validation: Validation, split: Mapping[str, Any], root: str, options: FinetuneOptions) -> Measured:
-    """Figures of the validation predictions, and the worst mistakes with thumbnails."""
-    predictions, classes = validation.predictions, tuple(split["classes"])
-    evaluation = evaluate_predictions(predictions, classes)
-    calibration = calibrate(predictions.confidence, predictions.correct)
-    return Measured(
-        samples=evaluation.samples,
-        calibration_error=evaluation.calibration_error,
-        classes=class_figures(evaluation, split),
-        confusion=evaluation.confusion.tolist(),
-        bins=bins(calibration),
-        mistakes=worst_mistakes(validation, classes, root, options),
-        mistaken=int(np.count_nonzero(~predictions.correct)),
-    )
-
-
-def bins(calibration: Calibration) -> list[Bin]:
-    columns = (calibration.samples, calibration.confidence, calibration.accuracy)
-    return [
-        Bin(float(low), float(high), int(samples), float(confidence), float(accuracy))
-        for (low, high), samples, confidence, accuracy in zip(pairwise(calibration.edges), *columns, strict=True)
-    ]
-
-
-def class_figures(evaluation: Evaluation, split: Mapping[str, Any]) -> list[ClassFigures]:
-    columns = (evaluation.precision, evaluation.recall, evaluation.f1, evaluation.support)
-    return [
-        ClassFigures(name, float(p), float(r), float(f1), int(support), len(split["train"].get(name, ())))
-        for name, p, r, f1, support in zip(evaluation.classes, *columns, strict=True)
-    ]
 
 
 def worst_mistakes(
@@ -187,14 +142,12 @@ def worst_mistakes(
     ]
 
 
-def notes(
-    validation: Validation | None, measured: Measured | None, best: Mapping[str, Any] | None, root: str
-) -> list[str]:
+def notes(validation: Validation | None, measured: Measured | None, best: EpochRow | None, root: str) -> list[str]:
     """Notes about missing parts of the page and why they are missing."""
     if validation is None or measured is None:
         return ["Figures per class and image are missing: the run has not finished yet."]
     found = []
-    if best is None or best["epoch"] != validation.epoch:
+    if best is None or best.epoch != validation.epoch:
         found.append(f"Figures per class and image are from epoch {validation.epoch}, not from the best epoch.")
     absent = sum(mistake.thumbnail is None for mistake in measured.mistakes)
     if absent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterable
 
 from tlkit.errors import escape_name
 
@@ -31,3 +32,20 @@ def tag(name: str, /, *children: object, **attributes: object) -> Markup:
 def joined(*parts: object) -> Markup:
     """Concatenate parts; None is skipped."""
     return Markup("".join(text(part) for part in parts if part is not None))
+
+
+def table(head: Iterable[object], rows: Iterable[Iterable[object]], look: str | None = None) -> Markup:
+    """A table of cells (td or th elements). look: its CSS class."""
+    body = [tag("tr", *row) for row in rows]
+    return tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body), class_=look)
+
+
+def scrollable(content: object, label: str, look: str = "") -> Markup:
+    """Content that scrolls where it is wider than the page, also by keyboard. look: more CSS classes."""
+    return tag("div", content, class_=f"scroll {look}".rstrip(), tabindex=0, role="region", aria_label=label)
+
+
+def shorten(name: str, most: int = 20) -> str:
+    """A long name without its middle: names often differ only at their ends."""
+    head = -(-(most - 1) // 2)
+    return name if len(name) <= most else f"{name[:head]}…{name[len(name) - (most - 1 - head) :]}"

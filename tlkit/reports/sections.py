@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from tlkit.reports.charts import Series, line_chart, reliability_chart
 from tlkit.reports.confusion import confusion_matrix
-from tlkit.reports.facts import ClassFigures, Mistake, ReportData
-from tlkit.reports.markup import Markup, joined, tag
+from tlkit.reports.facts import Mistake, ReportData
+from tlkit.reports.markup import Markup, joined, scrollable, table, tag
 from tlkit.training.metrics import METRICS, history_key, shown_metrics
 
 LISTED_EPOCHS = 200
@@ -23,12 +23,16 @@ def section(title: str, about: str, *content: object) -> Markup:
 
 def header(facts: ReportData) -> Markup:
     """Name of the run and its main figures."""
+    figures = [
+        tag("div", tag("dt", name), tag("dd", value), tag("dd", remark or Markup("&nbsp;"), class_="remark"))
+        for name, value, remark in tiles(facts)
+    ]
     return tag(
         "header",
         tag("p", "Training report", class_="eyebrow"),
         tag("h1", facts.name),
         tag("p", facts.model, class_="about"),
-        tag("dl", *(tile(*figure) for figure in tiles(facts)), class_="tiles"),
+        tag("dl", *figures, class_="tiles"),
     )
 
 
@@ -37,27 +41,23 @@ def tiles(facts: ReportData) -> list[tuple[str, str, str]]:
     found = [
         ("classes", f"{facts.classes:,}", f"{facts.train_images:,} training images"),
         ("validation images", f"{facts.val_images:,}", "not used for training"),
-        ("training time", duration(sum(row.get("seconds", 0) for row in facts.history)), "sum over epochs"),
+        ("training time", duration(sum(row.seconds for row in facts.history)), "sum over epochs"),
     ]
     if facts.best is None:
         return [("state", facts.state, f"{len(facts.history)} epochs so far"), *found]
-    best = facts.best
-    remarks = {facts.metric: f"best epoch: {best['epoch']} of {len(facts.history)}"}
+    if facts.measured is not None:
+        evaluation = facts.measured.evaluation
+        found = [
+            ("mistakes", f"{facts.measured.mistaken:,}", f"of {evaluation.samples:,} validation images"),
+            ("calibration error", f"{evaluation.calibration.error:.1%}", "gap between confidence and accuracy"),
+            *found,
+        ]
+    remarks = {facts.metric: f"best epoch: {facts.best.epoch} of {len(facts.history)}"}
     figures = [
-        (metric.label, metric.report_text(best[history_key(name)]), remarks.get(name, ""))
+        (metric.label, metric.report_text(facts.best.val[name]), remarks.get(name, ""))
         for name, metric in sorted(shown_metrics(facts.metric).items(), key=lambda item: item[0] != facts.metric)
     ]
-    if facts.measured is not None:
-        measured = facts.measured
-        found.insert(
-            0, ("calibration error", percent(measured.calibration_error), "gap between confidence and accuracy")
-        )
-        found.insert(0, ("mistakes", f"{measured.mistaken:,}", f"of {measured.samples:,} validation images"))
     return [*figures, *found]
-
-
-def tile(name: str, value: str, remark: str) -> Markup:
-    return tag("div", tag("dt", name), tag("dd", value), tag("dd", remark or Markup("&nbsp;"), class_="remark"))
 
 
 def notes(facts: ReportData) -> Markup:
@@ -69,31 +69,18 @@ def curves(facts: ReportData) -> Markup:
     """Line charts of losses, metrics and learning rate by epoch."""
     if not facts.history:
         return Markup()
-    best = facts.best["epoch"] if facts.best is not None else None
+    best = facts.best.epoch if facts.best is not None else None
 
-    def series(name: str, look: str, key: str) -> Series:
-        rows = [row for row in facts.history if isinstance(row.get(key), (int, float))]
-        return Series(name, look, [(row["epoch"], row[key]) for row in rows])
+    def of_metric(name: str) -> list[Series]:
+        train = [(row.epoch, row.train[name]) for row in facts.history if name in row.train]
+        val = [(row.epoch, row.val[name]) for row in facts.history if name in row.val]
+        return [Series("training", "train", train), Series("validation", "val", val)]
 
+    shown = {"loss": METRICS["loss"], **shown_metrics(facts.metric)}
+    rate = Series("at the end of the epoch", "other", [(row.epoch, row.learning_rate) for row in facts.history])
     charts = [
-        line_chart(
-            "Loss", "loss", [series("training", "train", "train_loss"), series("validation", "val", "val_loss")], best
-        ),
-        line_chart(
-            "Accuracy",
-            "accuracy",
-            [
-                series("training", "train", "train_accuracy"),
-                series("validation", "val", "val_accuracy"),
-            ],
-            best,
-        ),
-        *(
-            line_chart(upper_first(metric.label), metric.about, [series("validation", "val", history_key(name))], best)
-            for name, metric in shown_metrics(facts.metric).items()
-            if name not in ("loss", "accuracy")
-        ),
-        line_chart("Learning rate", "head", [series("at the end of the epoch", "other", "learning_rate")], best),
+        *(line_chart(upper_first(m.label), m.about, of_metric(name), best) for name, m in shown.items()),
+        line_chart("Learning rate", "head", [rate], best),
     ]
     return section(
         "Learning curves",
@@ -116,55 +103,53 @@ def epochs_table(facts: ReportData) -> Markup:
         "seconds": "seconds",
     }
     every = -(-len(facts.history) // LISTED_EPOCHS)
-    best = facts.best["epoch"] if facts.best is not None else None
+    best = facts.best.epoch if facts.best is not None else None
     rows = [
-        tag("tr", *(tag("td", plain(row.get(key)), class_="number") for key in columns.values()), class_=look)
+        [
+            tag("td", plain(row.to_dict().get(key)), class_="number chosen" if chosen else "number")
+            for key in columns.values()
+        ]
         for place, row in enumerate(facts.history)
-        for look in ["chosen" if row["epoch"] == best else None]
-        if place % every == 0 or look or place == len(facts.history) - 1
+        for chosen in [row.epoch == best]
+        if place % every == 0 or chosen or place == len(facts.history) - 1
     ]
-    head = tag("thead", tag("tr", *(tag("th", name, scope="col", class_="number") for name in columns)))
-    table = tag("table", head, tag("tbody", *rows))
+    head = [tag("th", name, scope="col", class_="number") for name in columns]
     name = "Table of epochs" if every == 1 else f"Table of epochs (every {every}th)"
-    return tag("details", tag("summary", name), tag("div", table, class_="scroll"))
+    return tag("details", tag("summary", name), scrollable(table(head, rows), name))
 
 
 def classes(facts: ReportData) -> Markup:
-    """One row per class, lowest F1 first."""
+    """One row per class, lowest F1 first, with a bar for its F1."""
     if facts.measured is None:
         return Markup()
+    figures = facts.measured.evaluation
+    columns = (figures.classes, figures.f1, figures.precision, figures.recall, figures.support)
+    ordered = sorted(
+        zip(*columns, facts.measured.train_images, strict=True), key=lambda values: (values[4] == 0, values[1])
+    )
+    rows = []
+    for name, f1, precision, recall, support, train in ordered:
+        bar = tag(
+            "svg",
+            tag("rect", width=60, height=8, rx=2, class_="rail"),
+            tag("rect", width=round(60 * f1, 1), height=8, rx=2, class_="share"),
+            viewBox="0 0 60 8",
+            width=60,
+            height=8,
+            aria_hidden="true",
+        )
+        numbers = (f"{precision:.1%}", f"{recall:.1%}", f"{support:,}", f"{train:,}")
+        first = [tag("th", name, scope="row"), tag("td", bar, tag("span", f"{f1:.1%}"), class_="number")]
+        rows.append(first + [tag("td", number, class_="number") for number in numbers])
     head = [tag("th", "class", scope="col")] + [
         tag("th", name, scope="col", class_="number")
         for name in ("F1", "precision", "recall", "validation images", "training images")
     ]
-    ordered = sorted(facts.measured.classes, key=lambda figures: (figures.support == 0, figures.f1))
-    table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *map(class_row, ordered)), class_="classes")
-    body = tag("div", table, class_="scroll tall" if len(ordered) > 30 else "scroll", tabindex=0, role="region")
     return section(
         "Per class",
         "Lowest F1 first. Precision: how many of the images predicted as this class belong to it. Recall: how many "
         "of the images of this class were found. F1 is the harmonic mean of both.",
-        body,
-    )
-
-
-def class_row(figures: ClassFigures) -> Markup:
-    """The table row of a class, with a bar for its F1."""
-    numbers = [percent(figures.precision), percent(figures.recall), f"{figures.support:,}", f"{figures.train:,}"]
-    bar = tag(
-        "svg",
-        tag("rect", width=60, height=8, rx=2, class_="rail"),
-        tag("rect", width=round(60 * figures.f1, 1), height=8, rx=2, class_="share"),
-        viewBox="0 0 60 8",
-        width=60,
-        height=8,
-        aria_hidden="true",
-    )
-    return tag(
-        "tr",
-        tag("th", figures.name, scope="row"),
-        tag("td", bar, tag("span", percent(figures.f1)), class_="number"),
-        *(tag("td", number, class_="number") for number in numbers),
+        scrollable(table(head, rows, "classes"), "Per class", "tall" if len(rows) > 30 else ""),
     )
 
 
@@ -172,8 +157,8 @@ def confusions(facts: ReportData) -> Markup:
     """The confusion matrix."""
     if facts.measured is None:
         return Markup()
-    names = [figures.name for figures in facts.measured.classes]
-    return section("Confusion matrix", "", confusion_matrix(names, facts.measured.confusion))
+    evaluation = facts.measured.evaluation
+    return section("Confusion matrix", "", confusion_matrix(evaluation.classes, evaluation.confusion))
 
 
 def mistakes(facts: ReportData) -> Markup:
@@ -214,8 +199,8 @@ def reliability(facts: ReportData) -> Markup:
         "How well confidence matches accuracy. A bar below its short line means that the model is overconfident there. "
         "The pale bars at the bottom show how many images fall into each range."
     )
-    chart = tag("figure", reliability_chart(facts.measured.bins), class_="chart")
-    error = f"Expected calibration error: {percent(facts.measured.calibration_error)}."
+    chart = tag("figure", reliability_chart(facts.measured.evaluation.calibration), class_="chart")
+    error = f"Expected calibration error: {facts.measured.evaluation.calibration.error:.1%}."
     return section("Reliability", about, tag("div", chart, class_="charts"), tag("p", error, class_="note"))
 
 
@@ -274,7 +259,7 @@ def pairs(title: str, values: Mapping[str, str]) -> Markup:
     rows = [tag("tr", tag("th", name, scope="row"), tag("td", value)) for name, value in values.items()]
     return joined(
         tag("h3", title) if title else None,
-        tag("div", tag("table", tag("tbody", *rows), class_="pairs"), class_="scroll"),
+        scrollable(tag("table", tag("tbody", *rows), class_="pairs"), title or "Options"),
     )
 
 
@@ -288,11 +273,6 @@ def footer(facts: ReportData) -> Markup:
 def upper_first(text: str) -> str:
     """macro F1 -> Macro F1"""
     return text[:1].upper() + text[1:]
-
-
-def percent(value: float) -> str:
-    """0.9612 -> 96.1%"""
-    return f"{value:.1%}"
 
 
 def duration(seconds: float) -> str:

@@ -87,7 +87,7 @@ th.number, td.number { text-align: right; white-space: nowrap; }
 td svg { vertical-align: 1px; } td svg + span { display: inline-block; min-width: 3.9em; }
 .classes tbody th, .pairs td { overflow-wrap: anywhere; min-width: 8rem; }
 .pairs th { white-space: nowrap; color: var(--soft); }
-.chosen td { font-weight: 650; color: var(--accent); }
+td.chosen { font-weight: 650; color: var(--accent); }
 .matrix th, .matrix td { padding: 7px 10px; border: 2px solid var(--card); text-align: center; }
 .matrix tbody th { text-align: right; max-width: 14rem; overflow-wrap: anywhere; }
 .matrix thead th { white-space: nowrap; color: var(--ink); font-size: 0.85rem; }

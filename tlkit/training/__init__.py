@@ -8,7 +8,8 @@ Files:
     metrics.py      METRICS, the table of metrics, and which figures are better
     accumulator.py  sums the loss and counts of a pass, over batches and ranks
     predictions.py  logits into predictions and figures
-    evaluation.py   confusion matrix, per-class figures and calibration, in numpy
+    evaluation.py   per-class figures and calibration, in numpy
+    class_pairs.py  the confusion matrix as pairs of classes that occur
     batch_norm.py   BatchNorm over parts of a batch and over ranks
     history.py      EpochRow, the figures of an epoch as a line of history.jsonl
     state.py        everything that resume restores

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tlkit.training.class_pairs import Confusion
 from tlkit.training.metrics import f1_scores
 
 CALIBRATION_BINS = 15
@@ -38,42 +40,6 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """The result of an evaluation. Arrays are indexed by class.
-
-    confusion [C, C]: rows are the true class, columns the predicted one. figures: the value of each metric; empty where
-    only the best class of each sample is known.
-    """
-
-    classes: tuple[str, ...]
-    confusion: NDArray[np.int64]
-    calibration_error: float
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def samples(self) -> int:
-        return int(self.confusion.sum())
-
-    @property
-    def support(self) -> NDArray[np.int64]:
-        return np.asarray(self.confusion.sum(axis=1))
-
-    @property
-    def precision(self) -> NDArray[np.float64]:
-        """The share of predictions of a class that are correct; 0 for a class that is never predicted."""
-        return np.asarray(self.confusion.diagonal() / np.maximum(self.confusion.sum(axis=0), 1))
-
-    @property
-    def recall(self) -> NDArray[np.float64]:
-        """The share of a class that is predicted correctly; 0 for a class that does not occur."""
-        return np.asarray(self.confusion.diagonal() / np.maximum(self.support, 1))
-
-    @property
-    def f1(self) -> NDArray[np.float64]:
-        return f1_scores(self.support, self.confusion.sum(axis=0), self.confusion.diagonal())
-
-
-@dataclass(frozen=True)
 class Calibration:
     """Accuracy by confidence. Arrays are indexed by bin [B]; bins have equal width.
 
@@ -93,12 +59,46 @@ class Calibration:
         return float((self.samples * np.abs(self.confidence - self.accuracy)).sum() / max(self.samples.sum(), 1))
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation. Arrays are indexed by class [C].
+
+    figures: the value of each metric; empty where only the best class of each sample is known.
+    """
+
+    classes: tuple[str, ...]
+    confusion: Confusion
+    calibration: Calibration
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        return int(self.confusion.images.sum())
+
+    @cached_property
+    def support(self) -> NDArray[np.int64]:
+        """Samples of each class."""
+        return self.confusion.support
+
+    @cached_property
+    def precision(self) -> NDArray[np.float64]:
+        """The share of predictions of a class that are correct; 0 for a class that is never predicted."""
+        return np.asarray(self.confusion.correct / np.maximum(self.confusion.predictions, 1))
+
+    @cached_property
+    def recall(self) -> NDArray[np.float64]:
+        """The share of a class that is predicted correctly; 0 for a class that does not occur."""
+        return np.asarray(self.confusion.correct / np.maximum(self.support, 1))
+
+    @cached_property
+    def f1(self) -> NDArray[np.float64]:
+        return f1_scores(self.support, self.confusion.predictions, self.confusion.correct)
+
+
 def evaluate_predictions(predictions: Predictions, classes: tuple[str, ...]) -> Evaluation:
-    """The confusion matrix and calibration of predictions; figures need the logits, see predictions.evaluate_logits."""
-    count = len(classes)
-    pairs = np.bincount(predictions.labels * count + predictions.predicted, minlength=count * count)
-    error = calibrate(predictions.confidence, predictions.correct).error
-    return Evaluation(classes, pairs.reshape(count, count), error)
+    """Confusions and calibration of predictions; figures need the logits, see predictions.evaluate_logits."""
+    confusion = Confusion.of(predictions.labels, predictions.predicted, len(classes))
+    return Evaluation(classes, confusion, calibrate(predictions.confidence, predictions.correct))
 
 
 def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = CALIBRATION_BINS) -> Calibration:

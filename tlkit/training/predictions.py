@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
@@ -36,15 +37,15 @@ def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) ->
     """Measure logits [N, C] against labels [N]."""
     predictions = predictions_from_logits(logits, labels)
     measured = evaluate_predictions(predictions, classes)
-    confusion, ranks = measured.confusion, true_ranks(logits, labels).cpu().numpy()
+    ranks = true_ranks(logits, labels).cpu().numpy()
     counts = Counts(
         float(predictions.losses.sum()),
         measured.support,
-        confusion.sum(axis=0),
-        confusion.diagonal(),
+        measured.confusion.predictions,
+        measured.confusion.correct,
         np.bincount(ranks, minlength=len(classes)),
     )
-    return Evaluation(measured.classes, confusion, measured.calibration_error, figures_of(counts))
+    return dataclasses.replace(measured, figures=figures_of(counts))
 
 
 def concatenate(parts: Iterable[Predictions]) -> Predictions:
