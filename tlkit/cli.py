@@ -139,9 +139,8 @@ def usage_error(error: typer.TyperException, command: str) -> UsageError:
         return UsageError(flag, "needs a value" if "requires" in error.message else "takes no value", try_help(command))
     if command not in COMMANDS:
         return UsageError(flag, "is not an option of tlkit", try_help(command))
-    found = suggest.unknown_option(command, flag, options_class(command))
-    found.hint = found.hint or try_help(command)
-    return found
+    hint = suggest.suggestion(command, flag, options_class(command)) or try_help(command)
+    return UsageError(flag, f"is not an option of {command}", hint)
 
 
 def try_help(command: str) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -60,18 +61,18 @@ class FakeSink:
             raise OSError(28, "No space left on device")
 
 
-@dataclass(frozen=True)
-class FakeKind:
-    sink: FakeSink
-    needs: str = "math"
-
-    def make(self, notify: Callable[[str], None]) -> FakeSink:
-        return self.sink
+def use(monkeypatch: pytest.MonkeyPatch, sinks: dict[str, FakeSink]) -> None:
+    """Let --log NAME open these sinks."""
+    monkeypatch.setattr(monitor_module, "SINKS", {name: f"sinks.{name}" for name in sinks})
+    for name, sink in sinks.items():
+        module: Any = ModuleType(f"sinks.{name}")
+        module.make_sink = lambda notify, sink=sink: sink
+        monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
 def log_run(monkeypatch: pytest.MonkeyPatch, *sinks: FakeSink, patience: float = 60) -> list[tuple[str, str]]:
     """Log a whole run to sinks; returns the status lines."""
-    monkeypatch.setattr(monitor_module, "SINKS", {str(number): FakeKind(sink) for number, sink in enumerate(sinks)})
+    use(monkeypatch, {str(number): sink for number, sink in enumerate(sinks)})
     lines: list[tuple[str, str]] = []
     monitor = open_monitor(monitor_module.SINKS, INFO, lambda label, text: lines.append((label, text)))
     monitor.log(ROWS[:2])
@@ -120,7 +121,7 @@ def test_without_sinks_a_monitor_does_nothing() -> None:
 
 def test_a_sink_named_twice_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sink = FakeSink()
-    monkeypatch.setattr(monitor_module, "SINKS", {"it": FakeKind(sink)})
+    use(monkeypatch, {"it": sink})
     monitor = open_monitor(["it", "it"], INFO, print)
     monitor.log(ROWS)
     monitor.close()

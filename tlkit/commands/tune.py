@@ -10,7 +10,8 @@ from tlkit.data.sources import require_data
 from tlkit.distributed.env import require_single_process
 from tlkit.files.atomic import write_atomically
 from tlkit.options import TuneOptions
-from tlkit.options.space import absolute, as_toml
+from tlkit.options.network import is_weights_file
+from tlkit.options.space import as_toml
 from tlkit.options.tune import CHANGED_ON_RESUMING
 from tlkit.tuning.search_folder import SearchFolder, new_search_folder
 from tlkit.tuning.start import read_dataset, require_feasible, resume_search, write_options
@@ -46,7 +47,7 @@ def with_absolute_paths(options: TuneOptions, search: SearchFolder) -> TuneOptio
         options,
         data=os.path.abspath(options.data),
         val=os.path.abspath(options.val) if options.val and is_folder else options.val,
-        weights=absolute(options.weights),
+        weights=os.path.abspath(options.weights) if is_weights_file(options.weights) else options.weights,
         trust_pickle=os.path.abspath(options.trust_pickle) if options.trust_pickle is not None else None,
         try_=None,
         space=search.space_file,

@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 from tlkit.errors import UnavailableError, first_line
 
-Row = Mapping[str, Any]
+Row = Mapping[str, float]
 """An epoch as in history.jsonl."""
 
 CLOSE_TIMEOUT = 60.0
@@ -33,7 +34,7 @@ class RunInfo:
 
     folder: str
     name: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     classes: Sequence[str]
 
 
@@ -68,32 +69,18 @@ class Sink(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class SinkKind:
-    """A sink's module, and the library it needs."""
+SINKS = {"tensorboard": "tlkit.monitoring.tensorboard_sink", "wandb": "tlkit.monitoring.wandb_sink"}
+"""The modules by the name in --log NAME; the library that they need and the extra tlkit[NAME] have the same name.
 
-    module: str
-    needs: str
-
-    def make(self, notify: Callable[[str], None]) -> Sink:
-        """Create the sink. notify: prints a status line."""
-        sink: Sink = importlib.import_module(self.module).make_sink(notify)
-        return sink
-
-
-SINKS = {
-    "tensorboard": SinkKind("tlkit.monitoring.tensorboard_sink", "tensorboard"),
-    "wandb": SinkKind("tlkit.monitoring.wandb_sink", "wandb"),
-}
-"""By the name in --log NAME; the extra tlkit[NAME] has the same name."""
+Each has a function make_sink(notify) that returns a Sink. notify(text): prints a status line.
+"""
 
 
 def require_installed(names: Iterable[str]) -> None:
     """Raises UnavailableError for a sink whose library is not installed."""
     for name in names:
-        needs = SINKS[name].needs
-        if importlib.util.find_spec(needs) is None:
-            problem = f"needs {needs}, which is not installed"
+        if importlib.util.find_spec(name) is None:
+            problem = f"needs {name}, which is not installed"
             raise UnavailableError(f"--log {name}", problem, f"Install it with: pip install 'tlkit[{name}]'")
 
 
@@ -107,18 +94,18 @@ class Monitor:
         """Log epochs, in order. Each sink skips epochs that it has logged already."""
         for row in rows:
             for sink in self.sinks:
-                sink.submit(SinkThread.log, dict(row))
+                sink.calls.put(partial(SinkThread.log, sink, dict(row)))
 
     def log_summary(self, summary: RunSummary) -> None:
         """Log the result of the finished run."""
         for sink in self.sinks:
-            sink.submit(SinkThread.log_summary, summary)
+            sink.calls.put(partial(SinkThread.log_summary, sink, summary))
 
     def close(self, seconds: float = CLOSE_TIMEOUT) -> None:
         """Wait for pending writes, at most `seconds`. A second call does nothing."""
         deadline = time.monotonic() + seconds
         for sink in self.sinks:
-            sink.finish()
+            sink.calls.put(None)
         for sink in self.sinks:
             sink.wait(deadline)
         self.sinks = ()
@@ -131,28 +118,19 @@ def open_monitor(names: Iterable[str], info: RunInfo, notify: Callable[[str, str
 
 @dataclass
 class SinkThread:
-    """A sink in its own thread, with a queue of calls. After the sink's first error the thread ends."""
+    """A sink in its own thread, with a queue of calls, ended by None. After the sink's first error the thread ends."""
 
     name: str
     info: RunInfo
     notify: Callable[[str, str], None]
     calls: queue.SimpleQueue[Callable[[], None] | None] = field(default_factory=queue.SimpleQueue, init=False)
     sink: Sink | None = field(default=None, init=False)
-    logged: int = field(default=0, init=False)
+    logged: float = field(default=0, init=False)
     abandoned: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.thread = threading.Thread(target=self.run, name=f"tlkit {self.name}", daemon=True)
         self.thread.start()
-
-    def submit(self, method: Callable[[SinkThread, Any], None], argument: Any) -> None:
-        """Queue a call for the thread."""
-        if self.thread.is_alive():
-            self.calls.put(lambda: method(self, argument))
-
-    def finish(self) -> None:
-        """Let the thread end after the queued calls."""
-        self.calls.put(None)
 
     def wait(self, deadline: float) -> None:
         """Wait for the thread until the deadline, then abandon the sink."""
@@ -167,11 +145,13 @@ class SinkThread:
     def run(self) -> None:
         """Body of the thread."""
         try:
-            self.sink = SINKS[self.name].make(lambda text: self.notify(self.name, text))
-            self.logged = self.sink.open(self.info)
+            make_sink = importlib.import_module(SINKS[self.name]).make_sink
+            sink: Sink = make_sink(lambda text: self.notify(self.name, text))
+            self.sink = sink
+            self.logged = sink.open(self.info)
             while (call := self.calls.get()) is not None:
                 call()
-            self.sink.close()
+            sink.close()
         except Exception as error:
             if not self.abandoned:
                 problem = f"{self.name} failed ({first_line(error)})"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import BinaryIO
 
+from PIL import Image
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -32,9 +33,14 @@ class TensorBoardSink:
         """Read the earlier event files and start the next. Returns the last epoch in them."""
         folder = os.path.join(info.folder, "tensorboard")
         os.makedirs(folder, exist_ok=True)
-        files = event_files(folder)
-        self.written = {position for file in files for position in tags_and_steps(file)}
-        self.file = new_event_file(folder, files)
+        files = sorted(entry.path for entry in os.scandir(folder) if "tfevents" in entry.name)
+        # A kill may have cut off the last value of a file.
+        events = [event for file in files for event in LegacyEventFileLoader(file).Load()]
+        self.written = {(value.tag, event.step) for event in events for value in event.summary.value}
+        # The name sorts after the others, even if the clock was set back.
+        stamps = [int(part) for file in files for part in os.path.basename(file).split(".")[3:4] if part.isdecimal()]
+        stamp = max([int(time.time()), *(stamp + 1 for stamp in stamps)])
+        self.file = open(os.path.join(folder, f"events.out.tfevents.{stamp:010d}.tlkit"), "xb")  # noqa: SIM115
         self.writer = RecordWriter(self.file)
         self.record(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self.log_options(info)
@@ -48,22 +54,25 @@ class TensorBoardSink:
         options = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in info.options.items()}
         metrics = {f"val/{name}": None for name in METRIC_NAMES}
         experiment, start, self.end = summary.hparams(options, metrics)  # type: ignore[no-untyped-call]
-        names = "\n".join(f"    {number}  {name}" for number, name in enumerate(info.classes))
-        for part in (experiment, start, summary.text("classes", to_utf8(names))):  # type: ignore[no-untyped-call]
+        lines = "\n".join(f"    {number}  {name}" for number, name in enumerate(info.classes))
+        names = lines.encode("utf-8", "backslashreplace").decode()  # bytes that are not UTF-8 become \udce9
+        for part in (experiment, start, summary.text("classes", names)):  # type: ignore[no-untyped-call]
             self.add(part, 0)
 
     def log(self, row: Row) -> None:
         """Log the numbers of an epoch."""
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars(row).items()]
-        self.add(Summary(value=values), row["epoch"])
+        self.add(Summary(value=values), int(row["epoch"]))
 
     def log_summary(self, summary: RunSummary) -> None:
         """Log the images and the end of the run."""
         for title, png in summary.images.items():
-            self.add(Summary(value=[Summary.Value(tag=title, image=to_image(png))]), summary.epoch)
+            width, height = Image.open(io.BytesIO(png)).size
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+            self.add(Summary(value=[Summary.Value(tag=title, image=image)]), summary.epoch)
         self.add(self.end, summary.epoch)
 
-    def add(self, summary: Any, step: int) -> None:
+    def add(self, summary: Summary, step: int) -> None:
         """Write the values that are not in an event file yet."""
         new = [value for value in summary.value if (value.tag, step) not in self.written]
         if new:
@@ -85,36 +94,3 @@ class TensorBoardSink:
 def make_sink(notify: Callable[[str], None]) -> TensorBoardSink:
     """Entry point for monitor.SINKS."""
     return TensorBoardSink(notify)
-
-
-def event_files(folder: str) -> list[str]:
-    """The event files of a folder, oldest first."""
-    return sorted(entry.path for entry in os.scandir(folder) if "tfevents" in entry.name)
-
-
-def new_event_file(folder: str, earlier: list[str]) -> BinaryIO:
-    """Create an event file whose name sorts after the others, even if the clock was set back."""
-    stamps = [int(part) for file in earlier for part in os.path.basename(file).split(".")[3:4] if part.isdecimal()]
-    stamp = max([int(time.time()), *(stamp + 1 for stamp in stamps)])
-    return open(os.path.join(folder, f"events.out.tfevents.{stamp:010d}.tlkit"), "xb")
-
-
-def tags_and_steps(file: str) -> Iterator[tuple[str, int]]:
-    """Tag and step of every complete value in an event file; a kill may have cut off the last one."""
-    for event in LegacyEventFileLoader(file).Load():
-        for value in event.summary.value:
-            yield value.tag, event.step
-
-
-def to_image(png: bytes) -> Any:
-    """A PNG file as TensorBoard's image message."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(png)) as image:
-        width, height = image.size
-    return Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
-
-
-def to_utf8(text: str) -> str:
-    r"""Text with bytes that are not UTF-8 spelled out, as in \udce9."""
-    return text.encode("utf-8", "backslashreplace").decode()

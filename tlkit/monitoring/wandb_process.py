@@ -15,9 +15,12 @@ import shlex
 import shutil
 import socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
+
+if TYPE_CHECKING:
+    import wandb
 
 INIT_SECONDS = 20.0
 
@@ -36,7 +39,9 @@ def main() -> None:
         try:
             info = json.loads(sys.stdin.readline())
             run, why_offline = start_run(info)
-            reply(logged=last_epoch(run), url=run.url, why_offline=why_offline, sync=sync_command(run))
+            sync = "" if run.disabled else f"wandb sync {shlex.quote(os.path.dirname(run.settings.sync_file))}"
+            logged = max(int(run.step) - 1, 0)  # the last epoch that the server has of a resumed run
+            reply(logged=logged, url=run.url, why_offline=why_offline, sync=sync)
             for line in sys.stdin:
                 log(run, json.loads(line))
             reply(uploaded=finish(run, info["folder"]))
@@ -44,13 +49,13 @@ def main() -> None:
             reply(problem=" ".join(f"{type(error).__name__}: {error}".split())[:300])
 
 
-def start_run(info: dict[str, Any]) -> tuple[Any, str]:
+def start_run(info: Any) -> tuple[wandb.Run, str]:
     """Start or resume the W&B run. Returns it and why it is offline; "" if it is online."""
     for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):  # their default is in the home folder
         os.environ.setdefault(variable, os.path.join(info["folder"], "wandb", "cache"))
     import wandb
 
-    def init(mode: str | None) -> Any:
+    def init(mode: str) -> wandb.Run:
         return wandb.init(
             dir=info["folder"],
             id=info["id"],
@@ -69,7 +74,10 @@ def start_run(info: dict[str, Any]) -> tuple[Any, str]:
     mode = os.environ.get("WANDB_MODE", "online")
     if mode != "online":
         return init(mode), f"WANDB_MODE is {mode}"
-    if not can_resolve(wandb.setup().settings.base_url):
+    try:  # without a network this fails at once; behind a proxy, host names need not resolve
+        if not getproxies():
+            socket.getaddrinfo(urlsplit(wandb.setup().settings.base_url).hostname, None)
+    except OSError:
         return init("offline"), "no connection"
     before = sessions(info["folder"], info["id"])
     try:
@@ -82,25 +90,12 @@ def start_run(info: dict[str, Any]) -> tuple[Any, str]:
         return init("offline"), why
 
 
-def can_resolve(url: str) -> bool:
-    """Whether the host name of the server resolves; True behind a proxy. Without a network this fails at once."""
-    try:
-        return bool(getproxies() or socket.getaddrinfo(urlsplit(url).hostname, None))
-    except OSError:
-        return False
-
-
 def sessions(folder: str, id: str) -> set[str]:
     """The folders of a W&B run, one per session."""
     return set(glob.glob(os.path.join(glob.escape(folder), "wandb", f"*run-*-{id}")))
 
 
-def last_epoch(run: Any) -> int:
-    """The last epoch that the server has of a resumed run; 0 for a new or offline run."""
-    return max(int(run.step) - 1, 0)
-
-
-def log(run: Any, request: dict[str, Any]) -> None:
+def log(run: wandb.Run, request: Any) -> None:
     """Log values, images and summary of a request."""
     import wandb
     from PIL import Image
@@ -112,7 +107,7 @@ def log(run: Any, request: dict[str, Any]) -> None:
     run.log({**request.get("values", {}), **images}, step=step)
 
 
-def finish(run: Any, run_folder: str) -> bool:
+def finish(run: wandb.Run, run_folder: str) -> bool:
     """End the run and remove earlier offline sessions, which it contains. Returns whether everything was uploaded."""
     try:
         run.finish()
@@ -123,11 +118,6 @@ def finish(run: Any, run_folder: str) -> bool:
         if os.path.basename(folder).startswith("offline-") and os.path.realpath(folder) != own:
             shutil.rmtree(folder, ignore_errors=True)
     return True
-
-
-def sync_command(run: Any) -> str:
-    """The command that uploads a run from disk; "" if W&B is disabled and keeps nothing."""
-    return "" if run.disabled else f"wandb sync {shlex.quote(os.path.dirname(run.settings.sync_file))}"
 
 
 if __name__ == "__main__":

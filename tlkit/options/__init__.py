@@ -26,7 +26,7 @@ May import: errors.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tlkit.options.export import EXPORT_SUFFIXES, ExportOptions
@@ -43,19 +43,18 @@ __all__ = [
     "ResumeOptions", "SummaryOptions", "TuneOptions",
 ]  # fmt: skip
 
-MODULES = {
+ELSEWHERE = {
     "EXPORT_SUFFIXES": "export", "STANDARD_OUTPUT": "predict", "EvaluateOptions": "predict",
     "ResumeOptions": "finetune", "ReportOptions": "monitoring", "RankOptions": "ranks",
-    **dict.fromkeys(
-        ("BackbonesOptions", "CacheOptions", "CheckOptions", "DoctorOptions", "SummaryOptions"), "inspection"
-    ),
+    "BackbonesOptions": "inspection", "CacheOptions": "inspection", "CheckOptions": "inspection",
+    "DoctorOptions": "inspection", "SummaryOptions": "inspection",
 }  # fmt: skip
-"""Where a name is defined, if not in the file of its own command."""
+"""The file in which a name is defined, if not in that of its own command."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import the options of a command when they are first used: help and usage errors need one command's only."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = MODULES.get(name) or name.removesuffix("Options").lower()
+    module = ELSEWHERE.get(name) or name.removesuffix("Options").lower()
     return getattr(importlib.import_module(f"{__name__}.{module}"), name)

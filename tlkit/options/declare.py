@@ -9,12 +9,14 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, ClassVar, Literal, Self, TypedDict, Union, Unpack, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypedDict, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
 from tlkit.errors import UsageError
 
 RENAMED = {"keep": "keep_checkpoints"}
 """Old names of options: the command line takes them, and stored options are read with them."""
+
+T = TypeVar("T")
 
 GROUPS = (
     "Common", "Search", "Model", "Training", "Data checks", "Input and output", "Speed and memory",
@@ -25,8 +27,7 @@ GROUPS = (
 
 def argument(help: str, *, default: Any = dataclasses.MISSING, metavar: str | None = None) -> Any:
     """Declare a positional argument; without a default it must be given."""
-    metadata = {"help": help, "positional": True, "metavar": metavar}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata={"help": help, "positional": True, "metavar": metavar})
 
 
 class Details(TypedDict, total=False):
@@ -44,7 +45,7 @@ class Details(TypedDict, total=False):
     stored: bool
 
 
-def option(default: Any, help: str, **details: Unpack[Details]) -> Any:
+def option(default: T, help: str, **details: Unpack[Details]) -> T:
     """Declare a flag: ``learning_rate`` becomes ``--learning-rate``."""
     return dataclasses.field(default=default, metadata={"group": "Other", "stored": True, **details, "help": help})
 
@@ -54,12 +55,12 @@ def flag_of(name: str) -> str:
     return "--" + name.rstrip("_").replace("_", "-")
 
 
-def label_of(field: dataclasses.Field[Any]) -> str:
+def label_of(field: dataclasses.Field[object]) -> str:
     """The name of an option in messages: its flag, or an argument in capitals."""
     return field.name.upper() if field.metadata.get("positional") else flag_of(field.name)
 
 
-def value_of(name: str, kind: Any, text: str) -> Any:
+def value_of(name: str, kind: object, text: str) -> object:
     """The text of a flag as its declared type. Raises UsageError."""
     kinds, flag = kinds_of(kind), flag_of(name)
     choices = choices_of(kind)
@@ -78,49 +79,47 @@ def value_of(name: str, kind: Any, text: str) -> Any:
     return text
 
 
-def did_you_mean(flag: str, text: str, choices: Collection[str]) -> str:
+def did_you_mean(before: str, text: str, choices: Collection[str]) -> str:
     """A hint with the choice most like a mistyped one; empty if none is like it."""
     import difflib
 
-    close = difflib.get_close_matches(text.lower(), choices, n=1)
-    return f"Did you mean {flag} {close[0]}?" if close else ""
+    close = difflib.get_close_matches(text.lower(), sorted(choices), n=1)
+    return f"Did you mean {before} {close[0]}?" if close else ""
 
 
-def kinds_of(kind: Any) -> tuple[Any, ...]:
+def kinds_of(kind: object) -> tuple[object, ...]:
     """The types that a declared type allows."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
-def choices_of(kind: Any) -> list[str]:
+def choices_of(kind: object) -> list[str]:
     """The words that a declared type allows."""
-    return [choice for one in kinds_of(kind) if get_origin(one) is Literal for choice in get_args(one)]
+    return [str(choice) for one in kinds_of(kind) if get_origin(one) is Literal for choice in get_args(one)]
 
 
-def require_kind(name: str, kind: Any, value: Any) -> Any:
+def require_kind(name: str, kind: object, value: object) -> object:
     """A stored value, if it is of the declared type. Raises UsageError."""
     for one in kinds_of(kind):
-        if get_origin(one) is Literal and value in get_args(one):
-            return value
         plain = get_origin(one) or one
-        number = plain is float and isinstance(value, int) and not isinstance(value, bool)
-        if plain is not Literal and (
-            number or (isinstance(value, plain) and isinstance(value, bool) == (plain is bool))
-        ):
+        if (plain is Literal and value in get_args(one)) or (plain is float and type(value) is int):
+            return value
+        if isinstance(plain, type) and isinstance(value, plain) and isinstance(value, bool) == (plain is bool):
             return value
     raise UsageError(flag_of(name), f"{value!r} is not a valid value")
 
 
-def without_home(value: Any) -> Any:
+def without_home(value: object) -> object:
     """A path in the user's home folder with ~ in its place; any other value as it is."""
     home = os.path.expanduser("~")
-    inside = isinstance(value, str) and home != "/" and os.path.join(value, "").startswith(os.path.join(home, ""))
-    return f"~{value[len(home) :]}" if inside else value
+    if isinstance(value, str) and home != "/" and os.path.join(value, "").startswith(os.path.join(home, "")):
+        return f"~{value[len(home) :]}"
+    return value
 
 
-def with_home(value: Any) -> Any:
+def with_home(value: object) -> object:
     """The inverse of without_home, in the home folder of the current user."""
-    inside = isinstance(value, str) and os.path.join(value, "").startswith("~/")
-    return os.path.expanduser(value) if inside else value
+    is_path = isinstance(value, str) and os.path.join(value, "").startswith("~/")
+    return os.path.expanduser(str(value)) if is_path else value
 
 
 def bytes_of(flag: str, text: str) -> int:
@@ -163,14 +162,23 @@ class Options:
                 raise UsageError(flag, f"{value} is too large; expected at most {largest}")
 
     @classmethod
-    def from_command_line(cls, values: Mapping[str, Any]) -> Self:
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """From values whose types are checked. Raises UsageError for an invalid combination."""
+        return cls(**values)
+
+    def changed(self, values: Mapping[str, Any]) -> Self:
+        """A copy with some values replaced. Raises UsageError for an invalid combination."""
+        return dataclasses.replace(self, **values)
+
+    @classmethod
+    def from_command_line(cls, values: Mapping[str, object]) -> Self:
         """From what was typed: texts, flags that are set, lists of paths; None if not given. Raises UsageError."""
         kinds = get_type_hints(cls)
         given = {name: value for name, value in values.items() if value is not None}
         for field in dataclasses.fields(cls):
             if field.default is dataclasses.MISSING and field.name not in given:
                 raise UsageError(label_of(field), "is missing")
-        return cls(**{n: value_of(n, kinds[n], v) if isinstance(v, str) else v for n, v in given.items()})
+        return cls.of({n: value_of(n, kinds[n], v) if isinstance(v, str) else v for n, v in given.items()})
 
     def command_line(self) -> list[str]:
         """The words to type for these options: the inverse of from_command_line."""
@@ -185,16 +193,16 @@ class Options:
                 flags += [flag] if value is True else [f"{flag}={one}" for one in several]
         return [*flags, "--", *arguments]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Every option that a run records with its value, as plain JSON types."""
         return {name: getattr(self, name) for name in self.stored_names()}
 
-    def to_portable_dict(self) -> dict[str, Any]:
+    def to_portable_dict(self) -> dict[str, object]:
         """As to_dict, for files that are passed on: the user's home folder is written ~."""
         return {name: without_home(value) for name, value in self.to_dict().items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, object]) -> Self:
         """The inverse of to_dict and to_portable_dict, old names included; unknown names are ignored.
 
         Raises UsageError for a value of the wrong type.
@@ -202,7 +210,7 @@ class Options:
         kinds = get_type_hints(cls)
         values = {RENAMED.get(name, name): value for name, value in values.items()}
         known = {name: values[name] for name in cls.stored_names() if name in values}
-        return cls(**{name: require_kind(name, kinds[name], with_home(value)) for name, value in known.items()})
+        return cls.of({name: require_kind(name, kinds[name], with_home(value)) for name, value in known.items()})
 
     @classmethod
     def stored_names(cls) -> list[str]:

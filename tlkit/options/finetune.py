@@ -29,16 +29,8 @@ class FinetuneOptions(
     """tlkit finetune"""
 
     COMMON: ClassVar[tuple[str, ...]] = (
-        "backbone",
-        "epochs",
-        "batch_size",
-        "learning_rate",
-        "augment",
-        "unfreeze",
-        "val",
-        "out",
-        "device",
-    )
+        "backbone", "epochs", "batch_size", "learning_rate", "augment", "unfreeze", "val", "out", "device",
+    )  # fmt: skip
     EXAMPLES: ClassVar[tuple[str, ...]] = (
         "tlkit finetune photos",
         "tlkit finetune photos --backbone resnet50 --epochs 30 --out runs/photos",

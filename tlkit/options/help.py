@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import textwrap
-from typing import Any, get_origin, get_type_hints
+from typing import get_origin, get_type_hints
 
 from tlkit.options.declare import GROUPS, Options, choices_of, flag_of, kinds_of
 
@@ -66,26 +66,26 @@ def groups_of(kind: type[Options]) -> dict[str, list[Row]]:
     return {title: rows for title, rows in groups.items() if rows}
 
 
-def ordered_fields(kind: type[Options]) -> list[dataclasses.Field[Any]]:
+def ordered_fields(kind: type[Options]) -> list[dataclasses.Field[object]]:
     """The fields in the order of --help."""
     own = [name for parent in kind.__mro__ for name in inspect.get_annotations(parent)]
     order = {name: place for place, name in reversed([*enumerate((*kind.COMMON, *own))])}
     return sorted(dataclasses.fields(kind), key=lambda field: order[field.name])
 
 
-def argument_name(field: dataclasses.Field[Any]) -> str:
+def argument_name(field: dataclasses.Field[object]) -> str:
     """A positional argument as it is written in the usage."""
     return str(field.metadata.get("metavar") or field.name.upper())
 
 
-def name_of(field: dataclasses.Field[Any], hint: Any) -> str:
+def name_of(field: dataclasses.Field[object], hint: object) -> str:
     """An option with its short form and the kind of its value: -o, --output FILE"""
     short = field.metadata.get("short")
     names = f"{short}, {flag_of(field.name)}" if short else flag_of(field.name)
     return " ".join(filter(None, (names, metavar_of(field, hint))))
 
 
-def metavar_of(field: dataclasses.Field[Any], hint: Any) -> str:
+def metavar_of(field: dataclasses.Field[object], hint: object) -> str:
     """The placeholder of an option's value: N, FLOAT, FILE, DIR, NAME or literal words; empty for a switch."""
     if field.metadata.get("metavar"):
         return str(field.metadata.get("metavar"))
@@ -94,14 +94,14 @@ def metavar_of(field: dataclasses.Field[Any], hint: Any) -> str:
     return "|".join((*plain, *choices_of(hint)))
 
 
-def describe(field: dataclasses.Field[Any]) -> str:
+def describe(field: dataclasses.Field[object]) -> str:
     """The help of an option, with its default and its range."""
     notes = filter(None, (default_text(field), range_text(field)))
     note = f"[{'; '.join(notes)}]".replace(" ", GLUE)
     return f"{field.metadata['help']} {note}".removesuffix(" []")
 
 
-def default_text(field: dataclasses.Field[Any]) -> str:
+def default_text(field: dataclasses.Field[object]) -> str:
     """default: 16; nothing for switches, which are off, and for arguments."""
     shown = field.metadata.get("shown")
     if shown is None and not field.metadata.get("positional") and not isinstance(field.default, bool):
@@ -109,7 +109,7 @@ def default_text(field: dataclasses.Field[Any]) -> str:
     return f"default: {shown}" if shown else ""
 
 
-def range_text(field: dataclasses.Field[Any]) -> str:
+def range_text(field: dataclasses.Field[object]) -> str:
     """at least 1; 0 to 1; nothing where only negative numbers are excluded"""
     smallest, largest = field.metadata.get("minimum"), field.metadata.get("maximum")
     if largest is not None and largest <= 4096:
@@ -117,7 +117,7 @@ def range_text(field: dataclasses.Field[Any]) -> str:
     return f"at least {smallest:g}" if smallest else ""
 
 
-def completions_of(field: dataclasses.Field[Any], hint: Any) -> list[str]:
+def completions_of(field: dataclasses.Field[object], hint: object) -> list[str]:
     """Literal values of an option, for the shell to complete."""
     literals = re.findall(r"\b[a-z]\w*", field.metadata.get("metavar") or "")
     return [*dict.fromkeys((*choices_of(hint), *literals))]

@@ -11,10 +11,11 @@ import random
 import tomllib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
 from tlkit.errors import MissingInputError, UsageError
-from tlkit.options.dimensions import KINDS, LEFT_OUT, Choice, Dimension, Grid
+from tlkit.options.dimensions import KINDS, LEFT_OUT, Choice, Dimension, Grid, Kind
+from tlkit.options.network import is_weights_file
 
 DEFAULT_SPACE = (
     "learning_rate=loguniform:1e-3:1e-1",
@@ -26,7 +27,7 @@ DEFAULT_SPACE = (
 
 MOST_CORNERS = 4096
 
-Point = dict[str, Any]
+Point = dict[str, object]
 """Options with values: the difference of one trial from the shared options."""
 
 
@@ -57,10 +58,8 @@ class Space:
 
     def most_samples(self) -> int | None:
         """The number of distinct samples; None if it is infinite or above MOST_CORNERS."""
-        if not all(found.exhaustible for found in self.sampled.values()):
-            return None
-        most = math.prod(len(found.corners()) for found in self.sampled.values())
-        return most if most <= MOST_CORNERS else None
+        most = self.count(self.sampled)
+        return most if most <= MOST_CORNERS and all(found.exhaustible for found in self.sampled.values()) else None
 
     def sample(self, seed: int, number: int) -> Point:
         """A value for each sampled option: a function of the seed and the sample's number, counted from 0.
@@ -76,16 +75,15 @@ class Space:
 
     def corners(self) -> Iterator[Point]:
         """The points at the bounds of the space; a sample of them if there are more than MOST_CORNERS."""
-        ends = {name: found.corners() for name, found in self.dimensions.items()}
-        if math.prod(map(len, ends.values())) <= MOST_CORNERS:
+        if self.count(self.dimensions) <= MOST_CORNERS:
             yield from self.combinations(self.dimensions)
             return
         generator = random.Random(0)
         for _ in range(MOST_CORNERS):
-            yield {name: generator.choice(values) for name, values in ends.items()}
+            yield {name: generator.choice(found.corners()) for name, found in self.dimensions.items()}
 
 
-Written = tuple[str, str, str, Sequence[Any]]
+Written = tuple[str, str, str, Sequence[object]]
 """An entry of the space as written: its source for messages, the option, the kind and the values."""
 
 
@@ -99,34 +97,15 @@ def read_written(inline: Sequence[str], file: str | None, given: Container[str] 
         written = [entry for entry in map(split_inline, DEFAULT_SPACE) if entry[1] not in given]
     if not written:
         raise UsageError("--try", "is missing: all options of the default search are given")
-    return [(*entry[:3], [*map(absolute, entry[3])]) if entry[1] == "weights" else entry for entry in written]
+    return [
+        (origin, name, kind, [os.path.abspath(w) if is_file(w) else w for w in words] if name == "weights" else words)
+        for origin, name, kind, words in written
+    ]
 
 
-def absolute(weights: Any) -> Any:
-    """A value of --weights, with an absolute path if it is a file."""
-    is_file = isinstance(weights, str) and weights not in ("pretrained", "none", "")
-    return os.path.abspath(weights) if is_file else weights
-
-
-def as_toml(written: Iterable[Written]) -> str:
-    """The entries as a file for --space."""
-    return "".join(
-        f"{name} = {{ {kind} = {json.dumps(list(words), ensure_ascii=False)} }}\n" for _, name, kind, words in written
-    )
-
-
-def space_of(written: Iterable[Written], kinds: Mapping[str, Any]) -> Space:
-    """The space of these entries. kinds: the tunable options, with their types. Raises UsageError."""
-    dimensions: dict[str, Dimension] = {}
-    for origin, name, kind, words in written:
-        known = known_name(origin, name, kinds)
-        if known in dimensions:
-            raise UsageError(origin, f"repeats {known}; give all its values in one place")
-        try:
-            dimensions[known] = KINDS[kind][1](known, kinds[known], words)
-        except UsageError as error:
-            raise UsageError(origin, f"{known} {error.problem}" if error.subject == known else error.problem) from error
-    return Space(dimensions)
+def is_file(weights: object) -> TypeGuard[str]:
+    """Whether a value of --weights is a file."""
+    return isinstance(weights, str) and weights != "" and is_weights_file(weights)
 
 
 def split_inline(text: str) -> Written:
@@ -136,8 +115,8 @@ def split_inline(text: str) -> Written:
     kind, colon, values = rest.partition(":")
     if not (name and equals and colon):
         raise UsageError(origin, "is not of the form NAME=KIND:VALUES, e.g. learning_rate=loguniform:1e-4:1e-1")
-    require_known_kind(origin, kind)
-    words = values.split(KINDS[kind][0]) if values else []
+    separator, _ = kind_named(origin, kind)
+    words = values.split(separator) if values else []
     if "" in words:
         raise UsageError(origin, "has an empty value")
     return origin, name, kind, words
@@ -154,39 +133,56 @@ def read_file(file: str) -> list[Written]:
         raise UsageError(file, f"is not TOML: {error}") from error
     if not content:
         raise UsageError(file, "is empty; expected lines such as learning_rate = { loguniform = [1e-4, 1e-1] }")
-    written = []
+    written = list[Written]()
     for name, entry in content.items():
-        origin = f"{file}: {name}"
-        if not (isinstance(entry, dict) and len(entry) == 1 and isinstance(next(iter(entry.values())), list)):
-            raise UsageError(origin, "is not of the form { KIND = [VALUES] }, e.g. { loguniform = [1e-4, 1e-1] }")
-        kind, words = next(iter(entry.items()))
-        require_known_kind(origin, kind)
-        written.append((origin, name, kind, words))
+        match [*entry.items()] if isinstance(entry, dict) else []:
+            case [(kind, [*words])]:
+                written.append((f"{file}: {name}", name, kind, words))
+            case _:
+                problem = "is not of the form { KIND = [VALUES] }, e.g. { loguniform = [1e-4, 1e-1] }"
+                raise UsageError(f"{file}: {name}", problem)
     return written
 
 
-def require_known_kind(origin: str, kind: str) -> None:
-    """Raises UsageError."""
+def as_toml(written: Iterable[Written]) -> str:
+    """The entries as a file for --space."""
+    return "".join(
+        f"{name} = {{ {kind} = {json.dumps(list(words), ensure_ascii=False)} }}\n" for _, name, kind, words in written
+    )
+
+
+def kind_named(origin: str, kind: str) -> Kind:
+    """A row of KINDS. Raises UsageError."""
     if kind not in KINDS:
         raise UsageError(origin, f"{kind!r} is not a kind of values; expected {', '.join(KINDS)}")
+    return KINDS[kind]
 
 
-def known_name(origin: str, name: str, kinds: Mapping[str, Any]) -> str:
-    """The option of this name, with - or _. Raises UsageError with a suggestion."""
-    known = name.replace("-", "_")
-    if known in kinds:
-        return known
-    close = difflib.get_close_matches(known, kinds, n=1)
-    hint = f"Did you mean {close[0]}?" if close else f"Tunable options: {', '.join(sorted(kinds))}."
-    raise UsageError(origin, f"{name!r} is not a tunable option", hint)
+def space_of(written: Iterable[Written], kinds: Mapping[str, object]) -> Space:
+    """The space of these entries. kinds: the tunable options, with their types. Raises UsageError with a suggestion."""
+    dimensions: dict[str, Dimension] = {}
+    for origin, name, kind, words in written:
+        _, parse = kind_named(origin, kind)
+        known = name.replace("-", "_")
+        if known not in kinds:
+            close = difflib.get_close_matches(known, kinds, n=1)
+            hint = f"Did you mean {close[0]}?" if close else f"Tunable options: {', '.join(sorted(kinds))}."
+            raise UsageError(origin, f"{name!r} is not a tunable option", hint)
+        if known in dimensions:
+            raise UsageError(origin, f"repeats {known}; give all its values in one place")
+        try:
+            dimensions[known] = parse(known, kinds[known], words)
+        except UsageError as error:
+            raise UsageError(origin, f"{known} {error.problem}" if error.subject == known else error.problem) from error
+    return Space(dimensions)
 
 
-def described(point: Mapping[str, Any]) -> str:
+def described(point: Mapping[str, object]) -> str:
     """A point as text: learning_rate=0.0123 optimizer=sgd"""
     return " ".join(f"{name}={shown(value)}" for name, value in point.items())
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as in --try, numbers rounded to four digits."""
     if value is None:
         return LEFT_OUT

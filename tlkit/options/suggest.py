@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import get_type_hints
 
 from tlkit.errors import UsageError
-from tlkit.options.declare import Options, flag_of
+from tlkit.options.declare import Options, did_you_mean, flag_of
 from tlkit.options.help import argument_name, completions_of
 
 COMMAND_HABITS = {
@@ -22,110 +22,71 @@ COMMAND_HABITS = {
 }  # fmt: skip
 """Names of commands in other tools, and the command or option of tlkit."""
 
-HABITS: dict[str, tuple[str, ...]] = {
-    "--lr": ("--learning-rate",),
-    "--wd": ("--weight-decay",),
-    "--l2": ("--weight-decay",),
-    "--batch": ("--batch-size",),
-    "--bs": ("--batch-size",),
-    "--epoch": ("--epochs",),
-    "--num-epochs": ("--epochs",),
-    "--max-epochs": ("--epochs",),
-    "--n-epochs": ("--epochs",),
-    "--opt": ("--optimizer",),
-    "--sched": ("--schedule",),
-    "--lr-scheduler": ("--schedule",),
-    "--val-split": ("--val", "--split"),
-    "--val-size": ("--val",),
-    "--val-dir": ("--val",),
-    "--test-size": ("--val",),
-    "--validation-split": ("--val",),
-    "--model": ("MODEL", "--backbone", "NAME_OR_MODEL", "RUN", "CKPT_OR_RUN"),
-    "--model-name": ("--backbone", "NAME_OR_MODEL"),
-    "--arch": ("--backbone", "NAME_OR_MODEL"),
-    "--architecture": ("--backbone", "NAME_OR_MODEL"),
-    "--net": ("--backbone", "NAME_OR_MODEL"),
-    "--run": ("RUN", "CKPT_OR_RUN", "MODEL"),
-    "--data-dir": ("DATA", "--data"),
-    "--dataset": ("DATA", "--data"),
-    "--data-path": ("DATA", "--data"),
-    "--data": ("DATA",),
-    "--input": ("[PATH]...", "DATA", "MODEL"),
-    "--source": ("[PATH]...", "DATA"),
-    "--images": ("[PATH]...", "DATA"),
-    "--output": ("--out",),
-    "--output-dir": ("--out", "--output"),
-    "--out-dir": ("--out", "--output"),
-    "--save-dir": ("--out", "--output"),
-    "--outdir": ("--out", "--output"),
-    "--out": ("--output",),
-    "--name": ("--out", "--output"),
-    "--project": ("--out",),
-    "--exp-name": ("--out",),
-    "--num-workers": ("--workers",),
-    "--jobs": ("--workers",),
-    "--gpus": ("--processes", "--gpus-per-trial", "--device cuda"),
-    "--nproc-per-node": ("--processes",),
-    "--num-gpus": ("--processes", "--gpus-per-trial", "--device cuda"),
-    "--gpu": ("--device cuda",),
-    "--cuda": ("--device cuda",),
-    "--cpu": ("--device cpu",),
-    "--fp16": ("--precision fp16",),
-    "--half": ("--precision fp16",),
-    "--bf16": ("--precision bf16",),
-    "--amp": ("--precision bf16",),
-    "--mixed-precision": ("--precision bf16",),
-    "--dtype": ("--precision",),
-    "--img-size": ("--image-size",),
-    "--imgsz": ("--image-size",),
-    "--input-size": ("--image-size",),
-    "--resolution": ("--image-size",),
-    "--size": ("--image-size", "--sizes"),
-    "--pretrained": ("--weights pretrained", "--weights"),
-    "--no-pretrained": ("--weights none",),
-    "--unfreeze-layers": ("--unfreeze",),
-    "--resume": ("tlkit resume CKPT_OR_RUN",),
-    "--checkpoint": ("MODEL", "RUN", "CKPT_OR_RUN", "NAME_OR_MODEL", "tlkit resume CKPT_OR_RUN"),
-    "--ckpt": ("MODEL", "RUN", "CKPT_OR_RUN", "NAME_OR_MODEL", "tlkit resume CKPT_OR_RUN"),
-    "--early-stopping": ("--patience",),
-    "--early-stop": ("--patience",),
-    "--smoothing": ("--label-smoothing",),
-    "--augmentation": ("--augment",),
-    "--aug": ("--augment",),
-    "--auto-augment": ("--augment strong",),
-    "--class-weight": ("--class-weights",),
-    "--random-state": ("--seed",),
-    "--random-seed": ("--seed",),
-    "--monitor": ("--metric",),
-    "--save-top-k": ("--keep-checkpoints",),
-    "--save-interval": ("--save-every",),
-    "--grad-accum": ("--accumulate",),
-    "--accumulation-steps": ("--accumulate",),
-    "--gradient-accumulation-steps": ("--accumulate",),
-    "--grad-checkpointing": ("--gradient-checkpointing",),
-    "--sync-bn": ("--sync-batchnorm",),
-    "--tensorboard": ("--log tensorboard",),
-    "--wandb": ("--log wandb",),
-    "--logger": ("--log",),
-    "--k": ("--top-k", "--folds"),
-    "--topk": ("--top-k",),
-    "--top": ("--top-k",),
-    "--n-trials": ("--samples",),
-    "--trials": ("--samples",),
-    "--num-samples": ("--samples",),
-    "--timeout": ("--time-budget",),
-    "--cv": ("--folds",),
-    "--json": ("--format json", "--format jsonl"),
-    "--csv": ("--format csv",),
-    "--onnx": ("--format onnx",),
-    "--force": ("--overwrite",),
-    "--null-data": ("--null",),
-    "--print0": ("--null",),
-    "--verbose": ("--debug",),
-    "--ignore-errors": ("--skip-bad",),
-    "--skip-errors": ("--skip-bad",),
+MEANT = {
+    ("--learning-rate",): "lr",
+    ("--weight-decay",): "wd l2",
+    ("--batch-size",): "batch bs",
+    ("--epochs",): "epoch num-epochs max-epochs n-epochs",
+    ("--optimizer",): "opt",
+    ("--schedule",): "sched lr-scheduler",
+    ("--val", "--split"): "val-split",
+    ("--val",): "val-size val-dir test-size validation-split",
+    ("MODEL", "--backbone", "NAME_OR_MODEL", "RUN", "CKPT_OR_RUN"): "model",
+    ("--backbone", "NAME_OR_MODEL"): "model-name arch architecture net",
+    ("RUN", "CKPT_OR_RUN", "MODEL"): "run",
+    ("DATA", "--data"): "data-dir dataset data-path",
+    ("DATA",): "data",
+    ("[PATH]...", "DATA", "MODEL"): "input",
+    ("[PATH]...", "DATA"): "source images",
+    ("--out",): "output project exp-name",
+    ("--out", "--output"): "output-dir out-dir save-dir outdir name",
+    ("--output",): "out",
+    ("--workers",): "num-workers jobs",
+    ("--processes", "--gpus-per-trial", "--device cuda"): "gpus num-gpus",
+    ("--processes",): "nproc-per-node",
+    ("--device cuda",): "gpu cuda",
+    ("--device cpu",): "cpu",
+    ("--precision fp16",): "fp16 half",
+    ("--precision bf16",): "bf16 amp mixed-precision",
+    ("--precision",): "dtype",
+    ("--image-size",): "img-size imgsz input-size resolution",
+    ("--image-size", "--sizes"): "size",
+    ("--weights pretrained", "--weights"): "pretrained",
+    ("--weights none",): "no-pretrained",
+    ("--unfreeze",): "unfreeze-layers",
+    ("tlkit resume CKPT_OR_RUN",): "resume",
+    ("MODEL", "RUN", "CKPT_OR_RUN", "NAME_OR_MODEL", "tlkit resume CKPT_OR_RUN"): "checkpoint ckpt",
+    ("--patience",): "early-stopping early-stop",
+    ("--label-smoothing",): "smoothing",
+    ("--augment",): "augmentation aug",
+    ("--augment strong",): "auto-augment",
+    ("--class-weights",): "class-weight",
+    ("--seed",): "random-state random-seed",
+    ("--metric",): "monitor",
+    ("--keep-checkpoints",): "save-top-k",
+    ("--save-every",): "save-interval",
+    ("--accumulate",): "grad-accum accumulation-steps gradient-accumulation-steps",
+    ("--gradient-checkpointing",): "grad-checkpointing",
+    ("--sync-batchnorm",): "sync-bn",
+    ("--log tensorboard",): "tensorboard",
+    ("--log wandb",): "wandb",
+    ("--log",): "logger",
+    ("--top-k", "--folds"): "k",
+    ("--top-k",): "topk top",
+    ("--samples",): "n-trials trials num-samples",
+    ("--time-budget",): "timeout",
+    ("--folds",): "cv",
+    ("--format json", "--format jsonl"): "json",
+    ("--format csv",): "csv",
+    ("--format onnx",): "onnx",
+    ("--overwrite",): "force",
+    ("--null",): "null-data print0",
+    ("--debug",): "verbose",
+    ("--skip-bad",): "ignore-errors skip-errors",
 }
-"""Names of options in other tools, and replacements: the first one that the command has is suggested."""
+"""Replacements, of which the first that the command has is suggested, for names of options in other tools."""
+
+HABITS = {f"--{habit}": meant for meant, habits in MEANT.items() for habit in habits.split()}
 
 ADVICE = {
     "--threshold": ("--top-k", "Filter the probabilities: tlkit predict MODEL PATH | awk -F'\\t' '$3 >= 0.5'"),
@@ -136,13 +97,8 @@ ADVICE = {
 """Names without a counterpart, and advice for the commands that have the option named first."""
 
 
-def unknown_option(command: str, flag: str, kind: type[Options]) -> UsageError:
-    """The error for an option that a command does not have, with a suggestion that it has."""
-    return UsageError(flag, f"is not an option of {command}", suggestion(command, flag, kind))
-
-
 def suggestion(command: str, flag: str, kind: type[Options]) -> str:
-    """Did you mean --learning-rate? Empty if nothing is close."""
+    """A hint for an option that a command does not have: Did you mean --learning-rate? Empty if nothing is close."""
     hints = get_type_hints(kind)
     fields = [field for field in dataclasses.fields(kind) if field.name not in kind.HIDDEN]
     values = {flag_of(f.name): completions_of(f, hints[f.name]) for f in fields if not f.metadata.get("positional")}
@@ -156,17 +112,12 @@ def suggestion(command: str, flag: str, kind: type[Options]) -> str:
             return f"Give {meant.strip('[].')} without an option name: tlkit {command} {meant}"
         if known == "tlkit" or (known in values and (not value or value in values[known])):
             return f"Did you mean {meant}?"
-    return close_match(flag.strip("-").replace("_", "-"), {known.strip("-") for known in values}, "--")
+    close = difflib.get_close_matches(flag.strip("-").replace("_", "-"), sorted(known[2:] for known in values), n=1)
+    return f"Did you mean --{close[0]}?" if close else ""
 
 
 def unknown_command(word: str, commands: Collection[str]) -> UsageError:
     """The error for a word that is not a command, with a suggestion."""
     meant = COMMAND_HABITS.get(word)
-    hint = f"Did you mean tlkit {meant}?" if meant else close_match(word, commands, "tlkit ")
+    hint = f"Did you mean tlkit {meant}?" if meant else did_you_mean("tlkit", word, commands)
     return UsageError(word, "is not a command", hint)
-
-
-def close_match(word: str, known: Collection[str], prefix: str = "") -> str:
-    """Did you mean ...? Empty if nothing is close."""
-    close = difflib.get_close_matches(word, sorted(known), n=1)
-    return f"Did you mean {prefix}{close[0]}?" if close else ""

@@ -6,11 +6,11 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, get_type_hints
+from typing import ClassVar, Literal, get_type_hints
 
 from tlkit.errors import UsageError
 from tlkit.options.data import DataOptions
-from tlkit.options.declare import Options, argument, flag_of, option
+from tlkit.options.declare import Options, argument, flag_of, label_of, option
 from tlkit.options.devices import names_one_gpu
 from tlkit.options.finetune import FinetuneOptions
 from tlkit.options.space import Point, Space, Written, described, read_written, space_of
@@ -104,19 +104,21 @@ class TuneOptions(FinetuneOptions):
             return
         if not self.data:
             raise UsageError("DATA", "is missing")
-        self.require_one_value_for_each()
+        for name in sorted(self.given() & set(self.tried.dimensions)):
+            problem = f"has one value, but --try or --space lists values of {name}; use one of them"
+            raise UsageError(flag_of(name), problem)
         self.require_search_that_fits()
         self.require_possible_trials()
 
     @cached_property
-    def tried(self) -> Space:
-        """The search space. Raises UsageError or MissingInputError."""
-        return space_of(self.written, kinds_tried())
+    def written(self) -> list[Written]:
+        """The search space as written. Raises UsageError or MissingInputError."""
+        return read_written(self.try_ or (), self.space, self.given())
 
     @cached_property
-    def written(self) -> list[Written]:
-        """The search space as written. Raises as `tried` does."""
-        return read_written(self.try_ or (), self.space, self.given())
+    def tried(self) -> Space:
+        """The search space. Raises as `written` does."""
+        return space_of(self.written, kinds_tried())
 
     def given(self) -> set[str]:
         """The options of finetune that differ from their defaults."""
@@ -152,56 +154,45 @@ class TuneOptions(FinetuneOptions):
             samples = min(samples, self.tried.most_samples() or samples)
         return samples * self.tried.count(self.tried.grids)
 
-    def shared(self) -> dict[str, Any]:
+    def shared(self) -> dict[str, object]:
         """The options that all trials share, before the values of a point replace some."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(FinetuneOptions)}
 
     def trial(self, point: Point) -> FinetuneOptions:
         """The options of one trial. Raises UsageError for an invalid combination."""
-        return FinetuneOptions(**{**self.shared(), **point})
+        return FinetuneOptions.of({**self.shared(), **point})
 
     def require_nothing_else_given(self) -> None:
         """Raises UsageError for options that a resumed search cannot change."""
         for field in dataclasses.fields(self):
-            given = getattr(self, field.name) != (field.default if field.default is not dataclasses.MISSING else None)
-            if given and field.name not in (*CHANGED_ON_RESUMING, "resume", "debug", "trust_pickle"):
-                subject = "DATA" if field.name == "data" else flag_of(field.name)
-                raise UsageError(subject, "cannot be combined with --resume, which uses the options of the search")
-
-    def require_one_value_for_each(self) -> None:
-        """Raises UsageError for an option that has both a value and a range."""
-        for name in sorted(self.given() & set(self.tried.dimensions)):
-            raise UsageError(
-                flag_of(name), f"has one value, but --try or --space lists values of {name}; use one of them"
-            )
+            may_change = field.name in (*CHANGED_ON_RESUMING, "resume", "debug", "trust_pickle")
+            if getattr(self, field.name) != field.default and not may_change:
+                problem = "cannot be combined with --resume, which uses the options of the search"
+                raise UsageError(label_of(field), problem)
 
     def require_search_that_fits(self) -> None:
         """Raises UsageError for search options that do not fit the space or each other."""
         endless = [name for name, found in self.tried.dimensions.items() if not found.exhaustible]
         if self.search == "grid" and endless:
-            raise UsageError(
-                "--search grid", f"needs a list of values, but {endless[0]} has a range; use grid or choice"
-            )
+            problem = f"needs a list of values, but {endless[0]} has a range; use grid or choice"
+            raise UsageError("--search grid", problem)
         if self.method == "grid" and self.samples is not None:
             raise UsageError("--samples", "cannot be combined with a grid, where each combination is tried once")
-        if self.search == "bayesian" and self.tried.grids:
-            name = next(iter(self.tried.grids))
+        for name in self.tried.grids if self.search == "bayesian" else ():
             raise UsageError("--search bayesian", f"cannot be combined with the grid of {name}; use choice")
         for name, why in OF_ONE_RUN.items():
             if name in self.given():
                 raise UsageError(flag_of(name), why)
-        if (self.gpus_per_trial or 0) > 1 and self.gpus_per_trial != int(self.gpus_per_trial or 0):
-            raise UsageError(
-                f"--gpus-per-trial {self.gpus_per_trial:g}", "is neither a share of one GPU nor a whole number of GPUs"
-            )
+        gpus = self.gpus_per_trial
+        if gpus is not None and gpus > 1 and gpus % 1:
+            problem = "is neither a share of one GPU nor a whole number of GPUs"
+            raise UsageError(f"--gpus-per-trial {gpus:g}", problem)
         if self.folds is not None and self.metric != "accuracy":
-            raise UsageError(
-                f"--metric {self.metric}", "cannot be combined with --folds, which ranks trials by mean accuracy"
-            )
+            problem = "cannot be combined with --folds, which ranks trials by mean accuracy"
+            raise UsageError(f"--metric {self.metric}", problem)
         if names_one_gpu(self.device):
-            raise UsageError(
-                f"--device {self.device}", "names one GPU, but Ray gives each trial its GPU; use --device cuda"
-            )
+            problem = "names one GPU, but Ray gives each trial its GPU; use --device cuda"
+            raise UsageError(f"--device {self.device}", problem)
 
     def require_possible_trials(self) -> None:
         """Raises UsageError for combinations that finetune would refuse."""
@@ -214,17 +205,14 @@ class TuneOptions(FinetuneOptions):
                 problem = f"would differ between trials that share memory; give a number ({described(point)})"
                 raise UsageError("--batch-size auto", problem)
             if self.folds is not None and options.feeds_images():
-                raise UsageError(
-                    "--folds", f"needs cached features, but the backbone runs in every epoch ({described(point)})"
-                )
+                problem = f"needs cached features, but the backbone runs in every epoch ({described(point)})"
+                raise UsageError("--folds", problem)
             if self.stops and (self.grace_period or 1) > options.planned_epochs():
-                raise UsageError(
-                    f"--grace-period {self.grace_period}",
-                    f"is longer than the {options.planned_epochs()} epochs of a trial",
-                )
+                problem = f"is longer than the {options.planned_epochs()} epochs of a trial"
+                raise UsageError(f"--grace-period {self.grace_period}", problem)
 
 
-def kinds_tried() -> dict[str, Any]:
+def kinds_tried() -> dict[str, object]:
     """The options that a search may change, with their types."""
     hints = get_type_hints(FinetuneOptions)
     return {f.name: hints[f.name] for f in dataclasses.fields(FinetuneOptions) if f.name not in NOT_TRIED}

@@ -151,7 +151,7 @@ def notes(validation: Validation | None, measured: Measured | None, best: EpochR
         found.append(f"Figures per class and image are from epoch {validation.epoch}, not from the best epoch.")
     absent = sum(mistake.thumbnail is None for mistake in measured.mistakes)
     if absent:
-        where = escape_name(without_home(root))
+        where = escape_name(str(without_home(root)))
         found.append(
             f"{absent} of {len(measured.mistakes)} thumbnails are missing: the images cannot be read in {where}. "
             "If they have moved, run: tlkit report RUN --data DIR"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 import logging
 import os
@@ -16,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any
 
 from tlkit.distributed.env import environment, silence
 from tlkit.errors import ResourceError, UnavailableError, UsageError, first_line
@@ -24,7 +22,7 @@ from tlkit.interruption import HANDLED
 from tlkit.options import TuneOptions
 from tlkit.options.devices import GPU
 from tlkit.options.tune import cores
-from tlkit.terminal import count
+from tlkit.terminal import count, log_status
 from tlkit.tuning import reaper
 
 CONNECT_SECONDS = 5.0
@@ -72,18 +70,38 @@ def require_reachable(address: str) -> None:
 
 @contextlib.contextmanager
 def ray_session(address: str | None, cpus: int, gpus: int) -> Iterator[ModuleType]:
-    """The module `ray`, connected to the cluster at an address, or to a local one that ends with the block."""
+    """The module `ray`, connected to the cluster at an address, or to a local one that ends with the block.
+
+    Raises ResourceError or UnavailableError if Ray does not start or refuses the connection.
+    """
     with environment(RAY_SETTINGS), contextlib.ExitStack() as stack:
-        arguments = stack.enter_context(local_ray(cpus, gpus)) if address is None else {"address": address}
+        if address is None:
+            stack.enter_context(local_ray())
         import ray
 
         stack.callback(ray.shutdown)
         handlers = {number: signal.getsignal(number) for number in HANDLED}
         try:
             with silence():  # Ray's C++ code prints what it also raises
-                ray.init(log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=True, **arguments)
+                ray.init(
+                    address or "local",
+                    num_cpus=cpus if address is None else None,
+                    num_gpus=gpus if address is None else None,
+                    include_dashboard=False if address is None else None,
+                    object_store_memory=100 << 20 if address is None else None,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                    configure_logging=True,
+                )
         except Exception as error:
-            raise connection_error(address, error) from error
+            if address is None:
+                raise ResourceError("Ray", f"could not be started: {first_line(error)}") from error
+            problem = f"refused the connection; the token is wrong or missing ({first_line(error)})"
+            hint = (
+                "Run tlkit on a machine of the cluster, with the same RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE "
+                "in the environment as for `ray start`."
+            )
+            raise UnavailableError(f"--ray-address {address}", problem, hint) from error
         finally:  # ray.init installs its own signal handlers
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -92,21 +110,9 @@ def ray_session(address: str | None, cpus: int, gpus: int) -> Iterator[ModuleTyp
         yield ray
 
 
-def connection_error(address: str | None, error: Exception) -> Exception:
-    """The error to raise when ray.init fails."""
-    if address is None:
-        return ResourceError("Ray", f"could not be started: {first_line(error)}")
-    problem = f"refused the connection; the token is wrong or missing ({first_line(error)})"
-    hint = (
-        "Run tlkit on a machine of the cluster, with the same RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE in the "
-        "environment as for `ray start`."
-    )
-    return UnavailableError(f"--ray-address {address}", problem, hint)
-
-
 @contextlib.contextmanager
-def local_ray(cpus: int, gpus: int) -> Iterator[Mapping[str, Any]]:
-    """Arguments of ray.init for a Ray of its own on this machine, in a temporary folder.
+def local_ray() -> Iterator[None]:
+    """The environment of a Ray of its own on this machine, in a temporary folder.
 
     When the block or this process ends, even by SIGKILL, the reaper kills Ray's processes and removes the folder.
     Connections need a token that is only in the memory of these processes.
@@ -129,13 +135,7 @@ def local_ray(cpus: int, gpus: int) -> Iterator[Mapping[str, Any]]:
     )
     try:
         with environment(variables, without=("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")):
-            yield {
-                "address": "local",
-                "num_cpus": cpus,
-                "num_gpus": gpus,
-                "include_dashboard": False,
-                "object_store_memory": 100 << 20,
-            }
+            yield
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -165,7 +165,7 @@ def with_trial_device(options: TuneOptions, gpu: float) -> TuneOptions:
     changes = {"device": device}
     if is_available and "precision" not in options.tried.dimensions:
         changes["precision"] = choose_precision(options.precision, torch.device("cpu" if device == "cpu" else GPU))
-    return dataclasses.replace(options, **changes)  # type: ignore[arg-type]
+    return options.changed(changes)
 
 
 def usable_gpus(options: TuneOptions) -> int:
@@ -186,19 +186,13 @@ def gpu_share(options: TuneOptions, gpus: int, cpus: int) -> float:
     return min(1.0, gpus / max(cores() // cpus, 1)) if options.cluster is None else float(gpus > 0)
 
 
-def require_resources(ray: ModuleType, resources: Mapping[str, float]) -> None:
-    """Raises UsageError unless one machine of the cluster has the resources of a trial."""
+def require_resources(ray: ModuleType, resources: Mapping[str, float], cluster: str | None) -> None:
+    """Log the size of the cluster. Raises UsageError unless one of its machines has the resources of a trial."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, flag, ray_name in (("cpu", "--cpus-per-trial", "CPU"), ("gpu", "--gpus-per-trial", "GPU")):
-        most = max((node.get(ray_name, 0.0) for node in nodes), default=0.0)
+    for name in ("cpu", "gpu"):
+        most = max((node.get(name.upper(), 0.0) for node in nodes), default=0.0)
         if resources[name] > most:
             problem = f"is more than any machine of the cluster has; the largest has {most:g}"
-            raise UsageError(f"{flag} {resources[name]:g}", problem)
-
-
-def describe_cluster(ray: ModuleType, options: TuneOptions) -> str:
-    """8 cores of this machine"""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    total = int(sum(node["Resources"].get("CPU", 0) for node in nodes))
-    machines = "this machine" if options.cluster is None else f"{count(len(nodes), 'node')} of {options.cluster}"
-    return f"{count(total, 'core')} of {machines}"
+            raise UsageError(f"--{name}s-per-trial {resources[name]:g}", problem)
+    machines = "this machine" if cluster is None else f"{count(len(nodes), 'node')} of {cluster}"
+    log_status("Ray", f"{count(int(sum(node.get('CPU', 0) for node in nodes)), 'core')} of {machines}")

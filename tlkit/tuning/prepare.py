@@ -86,7 +86,7 @@ def network_key(options: FinetuneOptions) -> Key:
 
 
 def prepare(
-    trials: Iterable[FinetuneOptions], speeds: Mapping[Key, float], dataset: Dataset, signals: Interruption
+    trials: Iterable[FinetuneOptions], speeds: Mapping[Key, float | None], dataset: Dataset, signals: Interruption
 ) -> Prepared:
     """Compute and cache the features of every backbone, and measure those whose speed is not in `speeds`.
 

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,12 +69,12 @@ class Trial:
             return False, -math.inf, -math.inf
         return self.mean_accuracy is not None, objective, -self.figures["loss"]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The row as in files: each metric is a field in the place of `figures`."""
-        values = {}
+        values = dict[str, object]()
         for one in dataclasses.fields(self):
             if one.name == "figures":
-                values.update({name: self.figures.get(name) for name in METRICS})
+                values |= {name: self.figures.get(name) for name in METRICS}
             else:
                 values[STORED_AS.get(one.name, one.name)] = getattr(self, one.name)
         return values
@@ -103,12 +104,9 @@ class Table:
             rows = []
         return cls(search, metric, {row["trial"]: Trial.from_dict(row) for row in rows})
 
-    def put(self, trial: Trial) -> None:
-        """Add or replace a row, on disk too."""
-        self.rows[trial.trial] = trial
-        self.write_lines()
-
-    def write_lines(self) -> None:
+    def put(self, *trials: Trial) -> None:
+        """Add or replace rows, on disk too."""
+        self.rows.update({trial.trial: trial for trial in trials})
         text = "".join(json.dumps(self.rows[n].to_dict(), allow_nan=False) + "\n" for n in sorted(self.rows))
         write_atomically(self.search.results_lines, lambda file: file.write(text.encode()))
 
@@ -145,6 +143,4 @@ def standard_error(accuracy: float, samples: int) -> float:
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:
     """The mean of values and its standard error."""
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
+    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))

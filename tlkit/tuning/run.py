@@ -6,7 +6,6 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from tlkit.data.folder import Dataset
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError, UnavailableError, to_tlkit_error
@@ -24,7 +23,7 @@ from tlkit.runs.checkpoints import read_checkpoint
 from tlkit.terminal import count, log_status, print_error, write_stdout
 from tlkit.tuning import cluster
 from tlkit.tuning.leaderboard import leaderboard
-from tlkit.tuning.prepare import Key, network_key, prepare
+from tlkit.tuning.prepare import network_key, prepare
 from tlkit.tuning.results import ENDED, Table
 from tlkit.tuning.samplers import Sampler, SeededSampler, make_sampler
 from tlkit.tuning.search_folder import SearchFolder
@@ -59,20 +58,15 @@ def run_trials(table: Table, options: TuneOptions, dataset: Dataset, signals: In
     with cluster.ray_session(options.cluster, cores(), gpus) as ray:
         from tlkit.tuning.ray_tune import decision_epochs, make_scheduler, run_by_ray
 
-        cluster.require_resources(ray, resources)
-        log_status("Ray", cluster.describe_cluster(ray, options))
-        prepared = prepare(planned, known_speeds(options, table), dataset, signals)
+        cluster.require_resources(ray, resources, options.cluster)
+        known = [row for row in table.rows.values() if row.images_per_second is not None]  # before a resume
+        speeds = {network_key(options.trial(row.options)): row.images_per_second for row in known}
+        prepared = prepare(planned, speeds, dataset, signals)
         decisions = decision_epochs(longest, options.grace(longest), options.reduction_factor) if options.stops else []
         ongoing = OngoingSearch(options, table, sampler, prepared, decisions, len(dataset.val))
         with signals.deferred("stopping the trials; they continue when the search is resumed"):
             run_by_ray(ongoing, make_scheduler(ongoing, longest), signals, resources)
     ongoing.display.clear()
-
-
-def known_speeds(options: TuneOptions, table: Table) -> dict[Key, float]:
-    """Images per second of the backbones that were measured before the search was stopped."""
-    rows = table.rows.values()
-    return {network_key(options.trial(r.options)): r.images_per_second for r in rows if r.images_per_second is not None}
 
 
 def planned_trials(options: TuneOptions, table: Table, sampler: Sampler) -> Iterator[FinetuneOptions]:
@@ -89,28 +83,28 @@ def planned_trials(options: TuneOptions, table: Table, sampler: Sampler) -> Iter
 def recorded_in_status(search: SearchFolder, table: Table, trials: int) -> Iterator[None]:
     """Record the state of the search in status.json, and write complete tables however the block ends."""
 
-    def record(state: str, **fields: Any) -> None:
-        done: dict[str, Any] = {"trials": trials, "ended": table.count(*ENDED), "failed": table.count("failed")}
+    def record(state: str, exit_code: int | None = None, error: str | None = None) -> None:
+        ended, failed = table.count(*ENDED), table.count("failed")
         with suppress(TlkitError):
             if table.rows:
-                table.write_lines()
+                table.put()
                 table.write_csv()
-            search.own.write_status(state, **fields, **done)
+            search.own.write_status(state, exit_code, error, trials=trials, ended=ended, failed=failed)
 
     record("running")
     try:
         yield
     except Exception as error:
         known = to_tlkit_error(error)
-        record("failed", exit_code=known.exit_code, error=str(known))
+        record("failed", known.exit_code, str(known))
         raise
     except Interrupted as interrupted:
-        record("interrupted", exit_code=128 + interrupted.number)
+        record("interrupted", 128 + interrupted.number)
         log_status("stopped", f"resume with: {search.resume_command}")
         raise
     left = trials - table.count(*ENDED)
     status = SOME_INPUTS_FAILED if table.count("failed") else DONE
-    record("interrupted" if left else "finished", exit_code=status)
+    record("interrupted" if left else "finished", status)
 
 
 def conclude(table: Table, options: TuneOptions) -> int:

@@ -47,8 +47,15 @@ class OptunaSampler:
     """Bayesian search: Optuna's tree-structured Parzen estimator."""
 
     def __init__(self, space: Space, seed: int, known: int) -> None:
-        """known: number of trials started before; it changes the seed, so a resumed search draws new points."""
-        optuna = import_optuna()
+        """known: number of trials started before; it changes the seed, so a resumed search draws new points.
+
+        Raises UnavailableError if Optuna is not installed.
+        """
+        try:
+            import optuna
+        except ImportError as error:
+            problem, hint = "needs optuna, which is not installed", "Install it with: pip install 'tlkit[tune]'"
+            raise UnavailableError("--search bayesian", problem, hint) from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.distributions = {name: distribution(optuna, found) for name, found in space.dimensions.items()}
         self.choices = {n: found.values for n, found in space.dimensions.items() if isinstance(found, Choice)}
@@ -66,13 +73,15 @@ class OptunaSampler:
         states = self.optuna.trial.TrialState
         state = states.PRUNED if trial.state == "stopped" else states.COMPLETE  # pruned trials rank below complete ones
         asked = self.asked.pop(trial.trial, None)
+        final = value if state is states.COMPLETE else None
         if asked is None and value is not None:  # a trial of an earlier process
+            params = {n: self.choices[n].index(v) if n in self.choices else v for n, v in trial.options.items()}
             self.study.add_trial(
                 self.optuna.trial.create_trial(
-                    params={n: self.choices[n].index(v) if n in self.choices else v for n, v in trial.options.items()},
+                    params=params,
                     distributions=self.distributions,
                     state=state,
-                    value=value if state is states.COMPLETE else None,
+                    value=final,
                     intermediate_values={trial.epochs: value},
                 )
             )
@@ -80,7 +89,7 @@ class OptunaSampler:
             self.study.tell(asked, state=states.FAIL)
         elif asked is not None:
             asked.report(value, trial.epochs)
-            self.study.tell(asked, value if state is states.COMPLETE else None, state=state)
+            self.study.tell(asked, final, state=state)
 
 
 def distribution(optuna: ModuleType, dimension: Dimension) -> Any:
@@ -91,16 +100,6 @@ def distribution(optuna: ModuleType, dimension: Dimension) -> Any:
     if isinstance(dimension, Integer):
         return kinds.IntDistribution(int(dimension.low), int(dimension.high))
     return kinds.FloatDistribution(dimension.low, dimension.high, log=isinstance(dimension, LogUniform))
-
-
-def import_optuna() -> ModuleType:
-    """Raises UnavailableError if Optuna is not installed."""
-    try:
-        import optuna
-    except ImportError as error:
-        problem, hint = "needs optuna, which is not installed", "Install it with: pip install 'tlkit[tune]'"
-        raise UnavailableError("--search bayesian", problem, hint) from error
-    return optuna
 
 
 def make_sampler(space: Space, method: str, seed: int, known: int) -> Sampler:

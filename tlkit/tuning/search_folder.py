@@ -6,7 +6,6 @@ import contextlib
 import os
 import shlex
 from collections.abc import Iterator
-from typing import Any
 
 from tlkit.errors import DataError, OutputError
 from tlkit.files.atomic import remove, storage_error
@@ -37,7 +36,7 @@ class SearchFolder:
         """Whether this folder is a search."""
         return os.path.isfile(self.search_file)
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, object]:
         """The resolved options. Raises MissingInputError or DataError."""
         options = read_whole_json(self.search_file, "given", "resolved")["resolved"]
         if not isinstance(options, dict):
@@ -61,7 +60,7 @@ def new_search_folder(out: str | None, default: str) -> Iterator[SearchFolder]:
     """Create the folder of a new search and hold its lock.
 
     out: the folder; None for `default`, with a number if that exists. The folder is removed if the search fails before
-    search.json is written. Raises OutputError as new_run_folder does.
+    search.json is written. Raises OutputError as create_run_folder does, and StorageError.
     """
     if out is not None:
         require_unused(SearchFolder(out))
@@ -70,7 +69,10 @@ def new_search_folder(out: str | None, default: str) -> Iterator[SearchFolder]:
     with search.locked():
         require_unused(search)
         try:
-            make_trials_folder(search)
+            try:
+                os.makedirs(search.trials, exist_ok=True)
+            except OSError as error:
+                raise storage_error(search.trials, error) from error
             yield search
         finally:
             if not search.exists():
@@ -88,14 +90,5 @@ def require_unused(search: SearchFolder) -> None:
         hint = f"Resume it with: {search.resume_command}\nOr choose another --out."
         raise OutputError(search.path, "already contains a search", hint)
     if os.path.exists(search.own.options_file):
-        raise OutputError(
-            search.path, "already contains a run; expected a new or empty folder", "Choose another --out."
-        )
-
-
-def make_trials_folder(search: SearchFolder) -> None:
-    """Raises OutputError or StorageError."""
-    try:
-        os.makedirs(search.trials, exist_ok=True)
-    except OSError as error:
-        raise storage_error(search.trials, error) from error
+        problem = "already contains a run; expected a new or empty folder"
+        raise OutputError(search.path, problem, "Choose another --out.")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from tlkit import interruption
 from tlkit.data.bad_images import check_images
@@ -24,7 +23,7 @@ from tlkit.tuning.cluster import require_ray, require_reachable
 from tlkit.tuning.search_folder import SearchFolder
 
 
-def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle: str | None = None) -> int:
+def resume_search(search: SearchFolder, changes: Mapping[str, object], trust_pickle: str | None = None) -> int:
     """Run the trials of a search that are missing. Prints and returns as `tune` does."""
     require_single_process("tune")
     if not search.exists():
@@ -41,14 +40,14 @@ def resume_search(search: SearchFolder, changes: Mapping[str, Any], trust_pickle
         return run_search(search, options, dataset, signals)
 
 
-def read_options(search: SearchFolder, changes: Mapping[str, Any]) -> TuneOptions:
+def read_options(search: SearchFolder, changes: Mapping[str, object]) -> TuneOptions:
     """The stored options of a search with changes. Raises DataError, or UsageError for the changes."""
     stored = search.read()
     try:
         before = TuneOptions.from_dict({**stored, "space": search.space_file})  # the folder may have been moved
     except UsageError as error:
         raise DataError(search.search_file, f"holds options that a search cannot have: {error}") from error
-    options = dataclasses.replace(before, **{name: value for name, value in changes.items() if value is not None})
+    options = before.changed({name: value for name, value in changes.items() if value is not None})
     if options.trials() < before.trials():
         problem = f"makes {count(options.trials(), 'trial')}, fewer than the {before.trials()} that the search has"
         raise UsageError(f"--samples {options.samples}", problem)
@@ -68,21 +67,16 @@ def require_feasible(options: TuneOptions) -> None:
 
 
 def read_dataset(options: TuneOptions) -> Dataset:
-    """Find and check the images before any long computation."""
+    """Find and check the images before any long computation. Raises UsageError if a class cannot fill the folds."""
     dataset = find_dataset(options)
     log_dataset(dataset)
     require_devices(options.device_spec())
-    require_folds(options, dataset)
-    return check_images(options, dataset)
-
-
-def require_folds(options: TuneOptions, dataset: Dataset) -> None:
-    """Raises UsageError for a class with fewer images than folds."""
-    labels = [sample.label for sample in dataset.train + dataset.val]
+    images = Counter(sample.label for sample in dataset.train + dataset.val)
     for label, name in enumerate(dataset.classes):
-        if options.folds is not None and labels.count(label) < options.folds:
-            problem = f"is more than the {count(labels.count(label), 'image')} of class {name!r}"
+        if options.folds is not None and images[label] < options.folds:
+            problem = f"is more than the {count(images[label], 'image')} of class {name!r}"
             raise UsageError(f"--folds {options.folds}", problem)
+    return check_images(options, dataset)
 
 
 def write_options(search: SearchFolder, given: TuneOptions, resolved: TuneOptions) -> None:

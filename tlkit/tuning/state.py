@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from tlkit.errors import TlkitError
 from tlkit.features.cache import cache_folder
@@ -25,16 +25,18 @@ from tlkit.tuning.samplers import Sampler
 from tlkit.tuning.search_folder import SearchFolder
 from tlkit.tuning.trial import EPOCH, OBJECTIVE, Assignment, Report
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Method = Callable[Concatenate["OngoingSearch", Arguments], Result]
 
 
-def keeps_error(method: Method) -> Method:
+def keeps_error(method: Method[Arguments, Result]) -> Method[Arguments, Result]:
     """Decorator of methods that Ray calls: keep the first exception, because Ray turns it into text and continues."""
 
     @wraps(method)
-    def wrapper(search: OngoingSearch, *arguments: Any) -> Any:
+    def wrapper(search: OngoingSearch, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
         try:
-            return method(search, *arguments)
+            return method(search, *arguments, **named)
         except Exception as error:
             search.first_error = search.first_error or error
             raise
@@ -93,7 +95,7 @@ class OngoingSearch:
             cache=cache_folder(),
         )
 
-    def shared_options(self, trial: FinetuneOptions) -> dict[str, Any]:
+    def shared_options(self, trial: FinetuneOptions) -> dict[str, object]:
         """The options that all trials share, with the backend of the features and one worker per core of the trial."""
         workers = (self.options.cpus_per_trial or 1) if trial.workers is None else trial.workers
         return {**self.options.shared(), "engine": self.prepared.backend(trial), "workers": workers}
@@ -101,12 +103,13 @@ class OngoingSearch:
     def past_reports(self) -> dict[int, list[dict[str, float]]]:
         """Reports of each trial from before a resume, except its last epoch, which it will report again."""
         metric, reports = self.options.metric, dict[int, list[dict[str, float]]]()
-        objective = METRICS[metric].objective
         for number, row in self.table.rows.items():
             history = [*best_so_far(self.folder.trial(number), metric)]
-            reported = history if row.has_ended() else history[:-1]
-            decisions = [(epoch, best) for epoch, best in reported if epoch in self.decision_epochs]
-            reports[number] = [{EPOCH: epoch, OBJECTIVE: objective(best.val[metric])} for epoch, best in decisions]
+            reports[number] = [
+                {EPOCH: epoch, OBJECTIVE: METRICS[metric].objective(best.val[metric])}
+                for epoch, best in (history if row.has_ended() else history[:-1])
+                if epoch in self.decision_epochs
+            ]
         return reports
 
     def stop(self, number: int) -> None:

@@ -60,7 +60,7 @@ class Assignment:
     number: int
     point: Point
     run: str
-    options: dict[str, Any]
+    options: dict[str, object]
     report_epochs: list[int]
     folds: int | None
     cache: str
@@ -108,7 +108,7 @@ class TrialReporter(TrainingObserver):
 
     def __init__(self, assignment: Assignment, send: Callable[[Report], None]) -> None:
         self.report_epochs = frozenset(assignment.report_epochs)
-        self.metric = assignment.options["metric"]
+        self.metric = str(assignment.options["metric"])
         self.send = send
         self.report: Report = {EPOCH: 0}
         self.stopping: SystemExit | None = None
@@ -141,7 +141,7 @@ def run_trial(assignment: Assignment, reporter: TrialReporter) -> Report:
     """Train, from the newest checkpoint if there is one. Returns the accuracies of the folds, if there are folds."""
     run, signals = RunFolder(assignment.run), Interruption()
     policy = RunPolicy(reporter.should_save, reporter, exports_model=False, memory=cached_features)
-    options = FinetuneOptions(**{**assignment.options, **assignment.point})
+    options = FinetuneOptions.of({**assignment.options, **assignment.point})
     with locked_when_free(run):
         run.make_checkpoints_folder()
         run.remove_leftovers()
@@ -175,17 +175,14 @@ def locked_when_free(run: RunFolder) -> Iterator[None]:
 
 def cross_validate(options: FinetuneOptions, dataset: Dataset, folds: int, signals: Interruption) -> list[float]:
     """For each fold, the accuracy of a head that is trained on the other folds, at its best epoch."""
-    resolved = resolve(options)
-    return [accuracy_on(resolved, fold, signals) for fold in folds_of(dataset, folds, options.seed)]
-
-
-def accuracy_on(options: FinetuneOptions, dataset: Dataset, signals: Interruption) -> float:
-    """Train a head without saving anything; returns its validation accuracy."""
-    with prepared(Plan(options, dataset), signals, SINGLE_PROCESS, memory=cached_features) as session:
-        run_loop(session)
-    best = session.setup.state.best
-    assert best is not None
-    return best.val["accuracy"]
+    accuracies = list[float]()
+    for fold in folds_of(dataset, folds, options.seed):
+        with prepared(Plan(resolve(options), fold), signals, SINGLE_PROCESS, memory=cached_features) as session:
+            run_loop(session)  # nothing is saved
+        best = session.setup.state.best
+        assert best is not None
+        accuracies.append(best.val["accuracy"])
+    return accuracies
 
 
 cached_features = FeatureMemory(share_of_memory())
