@@ -182,10 +182,16 @@ def invoke(words: list[str]) -> int:
 def callback_of(command: str, complete: bool) -> Callable[..., int]:
     """The function that typer calls for a command. complete: with the command's options as parameters."""
 
-    def call(**values: Any) -> int:
+    def call(**values: object) -> int:
         return execute(command, options_class(command).from_command_line(values))
 
-    parameters = parameters_of(options_class(command)) if complete else []
+    parameters = list[inspect.Parameter]()
+    if complete:
+        from tlkit.options.help import ordered_fields
+
+        kind = options_class(command)
+        hints = get_type_hints(kind)
+        parameters = [parameter_of(f, hints[f.name], f.name in kind.HIDDEN) for f in ordered_fields(kind)]
     call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return call
 
@@ -200,31 +206,22 @@ def execute(command: str, options: Options) -> int:
         return cast(int, function(options))
 
 
-def parameters_of(kind: type[Options]) -> list[inspect.Parameter]:
-    """A command's options as typer parses them: switches, texts, and lists of texts."""
-    from tlkit.options.help import ordered_fields
-
-    hints = get_type_hints(kind)
-    return [parameter_of(field, hints[field.name], field.name in kind.HIDDEN) for field in ordered_fields(kind)]
-
-
-def parameter_of(field: dataclasses.Field[Any], hint: Any, hidden: bool) -> inspect.Parameter:
-    """One option as a parameter of typer. Values stay texts: from_command_line converts them."""
+def parameter_of(field: dataclasses.Field[object], hint: object, hidden: bool) -> inspect.Parameter:
+    """One option as a parameter of typer: a switch, a text or a list of texts; from_command_line converts texts."""
     from tlkit.options.help import completions_of
 
     literals = completions_of(field, hint)
-    about: Any
-    annotation: Any = list[str] if "list[str]" in str(hint) else bool if hint is bool else str
-    if field.metadata.get("positional"):
-        about = typer.Argument(metavar=field.name.upper())
-    else:
-        old = [flag_of(before) for before, now in RENAMED.items() if now == field.name]
-        names = [flag_of(field.name), *filter(None, [field.metadata.get("short")]), *old]
-        complete = (lambda: literals) if literals else None
-        about = typer.Option(*names, help=field.metadata["help"], hidden=hidden, autocompletion=complete)
-    return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, about]
+    old = [flag_of(before) for before, now in RENAMED.items() if now == field.name]
+    names = [flag_of(field.name), *filter(None, [field.metadata.get("short")]), *old]
+    complete = (lambda: literals) if literals else None
+    about = (
+        typer.Argument(metavar=field.name.upper())
+        if field.metadata.get("positional")
+        else typer.Option(*names, help=field.metadata["help"], hidden=hidden, autocompletion=complete)
     )
+    kind = list[str] if "list[str]" in str(hint) else bool if hint is bool else str
+    annotation = Annotated[kind, about]  # type: ignore[valid-type]
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 class Command(TyperCommand):
@@ -238,7 +235,9 @@ class Command(TyperCommand):
             typer.echo(self.get_help(ctx))
             raise typer.Exit
         if rest:
-            raise UsageError(rest[0], f"is an unexpected argument; {self.name} takes {arguments_of(str(self.name))}")
+            fields = dataclasses.fields(options_class(str(self.name)))
+            arguments = [label_of(field) for field in fields if field.metadata.get("positional")] or ["only options"]
+            raise UsageError(rest[0], f"is an unexpected argument; {self.name} takes {' '.join(arguments)}")
         ctx.params = values
         return []
 
@@ -272,12 +271,6 @@ EXAMPLES = (
 )
 
 
-def arguments_of(command: str) -> str:
-    """A command's positional arguments, in words."""
-    fields = dataclasses.fields(options_class(command))
-    return " ".join(label_of(field) for field in fields if field.metadata.get("positional")) or "only options"
-
-
 def tlkit(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit")] = False,
@@ -290,22 +283,19 @@ def tlkit(
     help: Annotated[bool, typer.Option("-h", "--help", help="Show this help and exit")] = False,
 ) -> None:
     """The program without a command."""
-    if version:
+    if help:
+        typer.echo(context.get_help())
+    elif version:
         typer.echo(f"tlkit {__version__}")
     elif install_completion or show_completion:
-        print_completion(context, install_completion)
-    elif help or context.invoked_subcommand is None:
+        from typer.completion import install_callback, show_callback
+
+        try:
+            (install_callback if install_completion else show_callback)(context, context.command.params[0], True)
+        except SystemExit as stop:
+            raise typer.Exit(cast(int, stop.code or DONE)) from None
+    elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
     else:
         return
     raise typer.Exit
-
-
-def print_completion(context: typer.Context, install: bool) -> None:
-    """Install the completion script of the current shell, or print it."""
-    from typer.completion import install_callback, show_callback
-
-    try:
-        (install_callback if install else show_callback)(context, context.command.params[0], True)
-    except SystemExit as stop:
-        raise typer.Exit(cast(int, stop.code or DONE)) from None

@@ -107,11 +107,6 @@ def is_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def is_lost_rank(error: BaseException) -> bool:
-    """Whether an exception means a lost connection to another process."""
-    return isinstance(error, RuntimeError) and any(w in f"{type(error).__name__}: {error}" for w in LOST_RANK)
-
-
 def to_tlkit_error(error: Exception) -> TlkitError:
     """An exception as a TlkitError: out of memory, a lost process, a full disk, or a bug."""
     if isinstance(error, TlkitError):
@@ -119,7 +114,7 @@ def to_tlkit_error(error: Exception) -> TlkitError:
     text = first_line(error)
     if is_memory(error):
         return ResourceError("memory", f"out of memory ({text})", "Try a smaller --batch-size or --image-size.")
-    if is_lost_rank(error):
+    if isinstance(error, RuntimeError) and any(word in f"{type(error).__name__}: {error}" for word in LOST_RANK):
         reason = text.partition(". ")[0]
         return LostRankError("processes", f"another process died or does not respond ({reason})")
     if isinstance(error, OSError) and error.errno in FAILING:

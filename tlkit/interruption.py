@@ -54,7 +54,9 @@ class Interruption:
                 continue
             if first_at is not None:
                 if time.monotonic() - first_at > SAME_SIGNAL:
-                    die_at_once_by(number)
+                    # signal.signal works in the main thread only, which may be computing.
+                    ctypes.CDLL(None).signal(ctypes.c_int(number), ctypes.c_void_p(signal.SIG_DFL))
+                    os.kill(os.getpid(), number)
                 continue
             first_at = time.monotonic()
             self.requested = self.requested or number
@@ -92,13 +94,8 @@ def held_back() -> Iterator[None]:
     if not active or active[-1]._deferring:
         yield
         return
-    current = active[-1]
-    current._deferring = True
-    try:
+    with active[-1].deferred(active[-1].announcement):
         yield
-    finally:
-        current._deferring = False
-    current.raise_if_requested()
 
 
 @contextlib.contextmanager
@@ -134,11 +131,4 @@ def die_by(number: int) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-
-
-def die_at_once_by(number: int) -> None:
-    """End this process by the signal from any thread, even if the main thread is busy."""
-    # signal.signal works in the main thread only, which may be computing.
-    ctypes.CDLL(None).signal(ctypes.c_int(number), ctypes.c_void_p(signal.SIG_DFL))
     os.kill(os.getpid(), number)

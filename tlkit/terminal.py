@@ -55,8 +55,12 @@ def write_stdout(data: str | bytes) -> None:
     content = data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape")
     if os.isatty(data_output):
         content = escape_control_chars(content.decode("utf-8", "backslashreplace")).encode()
-    with output_errors():
+    try:
         write_lines(data_output, content)
+    except BrokenPipeError:
+        die_by(signal.SIGPIPE)
+    except OSError as error:
+        raise StorageError("standard output", f"cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager
@@ -85,17 +89,6 @@ def output_for_processes() -> Iterator[None]:
     finally:
         os.dup2(kept, STANDARD_OUTPUT)
         os.close(kept)
-
-
-@contextlib.contextmanager
-def output_errors() -> Iterator[None]:
-    """Inside, a closed standard output ends this process by SIGPIPE; other errors become a StorageError."""
-    try:
-        yield
-    except BrokenPipeError:
-        die_by(signal.SIGPIPE)
-    except OSError as error:
-        raise StorageError("standard output", f"cannot be written: {error.strerror}") from error
 
 
 def write_lines(descriptor: int, content: bytes) -> None:
@@ -137,13 +130,7 @@ def progress(items: Iterable[Item], label: str, total: int, unit: str = "image")
     from tqdm import tqdm
 
     with tqdm(
-        total=total,
-        desc=f"{label:<9}",
-        unit=unit,
-        file=sys.stderr,
-        disable=None,
-        leave=False,
-        dynamic_ncols=True,
+        total=total, desc=f"{label:<9}", unit=unit, file=sys.stderr, disable=None, leave=False, dynamic_ncols=True
     ) as bar:
         for item in items:
             yield item

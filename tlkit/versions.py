@@ -22,11 +22,8 @@ def require_floor(*packages: str) -> None:
     for package in packages:
         found = version(package)  # a missing package is reported where it is used
         if found is not None and is_refused(package, found):
-            raise UnavailableError(
-                package,
-                f"version {found} has known security holes; expected {FLOORS[package]} or newer",
-                f"Install it: pip install '{package}>={FLOORS[package]}'",
-            )
+            problem = f"version {found} has known security holes; expected {FLOORS[package]} or newer"
+            raise UnavailableError(package, problem, f"Install it: pip install '{package}>={FLOORS[package]}'")
 
 
 def version(package: str) -> str | None:

@@ -114,7 +114,7 @@ def test_a_trial_is_on_disk_before_it_starts_and_resumes_with_its_point(folder: 
     search = ongoing(folder, options)
     first, second = search.next_assignment(), search.next_assignment()
     assert first is not None and second is not None
-    search.stop(2)
+    search.stopped.add(2)
     write_run(search, 2, [0.5, 0.75])
     search.conclude(2, {"seconds": 1.5, "node": "n"})
 
@@ -156,7 +156,7 @@ def test_how_trials_end(folder: SearchFolder) -> None:
         search.next_assignment()
         write_run(search, number, [0.5, 0.25 * number, 0.1])
     search.conclude(1, {"ended": True})
-    search.stop(2)
+    search.stopped.add(2)
     search.conclude(2, {})
     search.conclude(3, {"ended": True, "error": "no such module"})
     search.conclude(4, {})  # --time-budget was over
@@ -200,7 +200,7 @@ def test_a_resumed_trial_reports_its_current_epoch_again(folder: SearchFolder, m
     assert assignment is not None
     write_run(search, 1, [0.2] * 6)
     assert search.past_reports() == {1: [{"epoch": 2, "objective": 0.2}]}
-    search.stop(1)
+    search.stopped.add(1)
     search.conclude(1, {})
     assert [report["epoch"] for report in search.past_reports()[1]] == [2, 6]
 

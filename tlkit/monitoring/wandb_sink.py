@@ -18,10 +18,6 @@ from tlkit.monitoring.monitor import Row, RunInfo, RunSummary, scalars
 PROGRAM = os.path.join(os.path.dirname(__file__), "wandb_process.py")
 
 
-class WandbError(Exception):
-    """The error that the process reported."""
-
-
 class WandbSink:
     """A W&B run. Its id is kept in the run folder, so a resumed run continues it."""
 
@@ -79,7 +75,7 @@ class WandbSink:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     def send(self, **request: object) -> None:
-        """Send a request. Raises WandbError if the process has ended."""
+        """Send a request. Raises RuntimeError if the process has ended."""
         assert self.process is not None and self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
@@ -88,13 +84,13 @@ class WandbSink:
             self.receive()  # raises the error that ended the process
 
     def receive(self) -> dict[str, Any]:
-        """The next reply. Raises WandbError for a reported problem, or if the process has ended."""
+        """The next reply. Raises RuntimeError for a reported problem, or if the process has ended."""
         assert self.process is not None and self.process.stdout is not None
         line = self.process.stdout.readline()
         reply: dict[str, Any] = json.loads(line) if line else {"problem": "its process has ended"}
         if "problem" in reply:
             self.abandon()
-            raise WandbError(reply["problem"])
+            raise RuntimeError(reply["problem"])
         return reply
 
 

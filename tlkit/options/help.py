@@ -61,7 +61,8 @@ def groups_of(kind: type[Options]) -> dict[str, list[Row]]:
             groups["Arguments"].append((argument_name(field), describe(field)))
         elif field.name not in kind.HIDDEN:
             group = "Common" if field.name in kind.COMMON else field.metadata["group"]
-            groups[group].append((name_of(field, hints[field.name]), describe(field)))
+            names = ", ".join(filter(None, (field.metadata.get("short"), flag_of(field.name))))
+            groups[group].append((f"{names} {metavar_of(field, hints[field.name])}".rstrip(), describe(field)))
     groups["Other"].append(("-h, --help", "Show this help and exit"))
     return {title: rows for title, rows in groups.items() if rows}
 
@@ -78,13 +79,6 @@ def argument_name(field: dataclasses.Field[object]) -> str:
     return str(field.metadata.get("metavar") or field.name.upper())
 
 
-def name_of(field: dataclasses.Field[object], hint: object) -> str:
-    """An option with its short form and the kind of its value: -o, --output FILE"""
-    short = field.metadata.get("short")
-    names = f"{short}, {flag_of(field.name)}" if short else flag_of(field.name)
-    return " ".join(filter(None, (names, metavar_of(field, hint))))
-
-
 def metavar_of(field: dataclasses.Field[object], hint: object) -> str:
     """The placeholder of an option's value: N, FLOAT, FILE, DIR, NAME or literal words; empty for a switch."""
     if field.metadata.get("metavar"):
@@ -95,26 +89,22 @@ def metavar_of(field: dataclasses.Field[object], hint: object) -> str:
 
 
 def describe(field: dataclasses.Field[object]) -> str:
-    """The help of an option, with its default and its range."""
-    notes = filter(None, (default_text(field), range_text(field)))
-    note = f"[{'; '.join(notes)}]".replace(" ", GLUE)
-    return f"{field.metadata['help']} {note}".removesuffix(" []")
+    """The help of an option, with its default and its range: [default: 16; at least 1]
 
-
-def default_text(field: dataclasses.Field[object]) -> str:
-    """default: 16; nothing for switches, which are off, and for arguments."""
-    shown = field.metadata.get("shown")
+    Switches are off, and arguments have no default. A range that only excludes negative numbers is not shown.
+    """
+    shown, notes = field.metadata.get("shown"), list[str]()
+    smallest, largest = field.metadata.get("minimum"), field.metadata.get("maximum")
     if shown is None and not field.metadata.get("positional") and not isinstance(field.default, bool):
         shown = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
-    return f"default: {shown}" if shown else ""
-
-
-def range_text(field: dataclasses.Field[object]) -> str:
-    """at least 1; 0 to 1; nothing where only negative numbers are excluded"""
-    smallest, largest = field.metadata.get("minimum"), field.metadata.get("maximum")
+    if shown:
+        notes.append(f"default: {shown}")
     if largest is not None and largest <= 4096:
-        return f"{smallest:g} to {largest:g}"
-    return f"at least {smallest:g}" if smallest else ""
+        notes.append(f"{smallest:g} to {largest:g}")
+    elif smallest:
+        notes.append(f"at least {smallest:g}")
+    note = f"[{'; '.join(notes)}]".replace(" ", GLUE)
+    return f"{field.metadata['help']} {note}".removesuffix(" []")
 
 
 def completions_of(field: dataclasses.Field[object], hint: object) -> list[str]:

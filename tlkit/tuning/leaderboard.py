@@ -40,22 +40,15 @@ def leaderboard(table: Table, most: int = MAX_ROWS) -> list[str]:
 
 def cells(row: Trial, tried: list[str], metrics: Mapping[str, Metric], has_speed: bool) -> list[str]:
     """A trial as the cells of a line."""
-    texts = [metric.text(displayed_figures(row).get(name)) for name, metric in metrics.items()]
+    texts = [metric.text(row.mean_figures().get(name)) for name, metric in metrics.items()]
     figures = [texts[0], METRICS["accuracy"].text(row.standard_error), *texts[1:]]
     if row.state == "failed":
         figures = ["failed", *[""] * len(metrics)]
     epochs = f"{row.epochs}{ {'running': ' ...', 'stopped': ' stopped'}.get(row.state, '') }"
-    speed = [
-        f"{row.images_per_second:.0f}" if row.images_per_second else "",
-        compact(row.parameters) if row.parameters else "",
-    ]
+    speed = f"{row.images_per_second:.0f}" if row.images_per_second else ""
+    size = compact(row.parameters) if row.parameters else ""
     values = [shown(row.options.get(name)) for name in tried]
-    return [f"{row.trial}", *values, *figures, epochs, *(speed if has_speed else [])]
-
-
-def displayed_figures(row: Trial) -> Mapping[str, float]:
-    """The metrics of a trial; with folds, accuracy is the mean over folds."""
-    return row.figures if row.mean_accuracy is None else {**row.figures, "accuracy": row.mean_accuracy}
+    return [f"{row.trial}", *values, *figures, epochs, *([speed, size] if has_speed else [])]
 
 
 class Display:
@@ -92,23 +85,19 @@ class Display:
     def clear(self) -> None:
         """Remove the live table."""
         if self.height:
-            self.draw([], shutil.get_terminal_size().columns)
-            self.height = 0
+            self.draw([], 0)
 
     def progress(self) -> str:
         """7/50, 2 running, 1 failed"""
         ended = self.table.count("finished", "stopped", "failed")
-        parts = [f"{ended}/{self.trials}"]
-        for state, word in (("running", "running"), ("stopped", "stopped early"), ("failed", "failed")):
-            if number := self.table.count(state):
-                parts.append(f"{number} {word}")
-        return ", ".join(parts)
+        words = {"running": "running", "stopped": "stopped early", "failed": "failed"}
+        parts = [f"{number} {word}" for state, word in words.items() if (number := self.table.count(state))]
+        return ", ".join([f"{ended}/{self.trials}", *parts])
 
 
 def summary(row: Trial, metric: str) -> str:
     """One trial in one line."""
     if row.state == "failed":
         return f"{described(row.options)}  failed: {row.error}"
-    names = dict.fromkeys(["accuracy", metric, "loss"])
-    figures = metrics_text(displayed_figures(row), names)
+    figures = metrics_text(row.mean_figures(), dict.fromkeys(["accuracy", metric, "loss"]))
     return f"{described(row.options)}  {figures}  {row.state} after epoch {row.epochs}"

@@ -60,17 +60,6 @@ class Prepared:
     networks: dict[Key, Network] = field(default_factory=dict)
     backends: dict[Key, Backend] = field(default_factory=dict)
 
-    def speed_and_size(self, options: FinetuneOptions) -> tuple[float | None, int | None]:
-        """Images per second and parameters of a trial's network; None if unknown."""
-        network = self.networks.get(network_key(options))
-        if network is None:
-            return None, None
-        return network.images_per_second, network.parameters_with(options.head, options.hidden)
-
-    def backend(self, options: FinetuneOptions) -> str:
-        """The --engine of a trial: the backend that computed its features, else as given."""
-        return self.backends.get(features_key(options), options.engine)
-
 
 def features_key(options: FinetuneOptions) -> Key:
     """The options of a trial on which its features depend."""

@@ -77,7 +77,7 @@ class ResumableAsha(AsyncHyperBandScheduler):
     def on_trial_result(self, tune_controller: TuneController, trial: RayTrial, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == self.STOP:
-            self.search.stop(trial_number(trial))
+            self.search.stopped.add(trial_number(trial))
         return decision
 
 

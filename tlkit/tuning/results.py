@@ -56,6 +56,10 @@ class Trial:
         """Whether the trial is complete. A transient failure is not: a resumed search retries it."""
         return self.state in ENDED and not self.is_transient
 
+    def mean_figures(self) -> Mapping[str, float]:
+        """The metrics; with folds, accuracy is the mean over folds."""
+        return self.figures if self.mean_accuracy is None else {**self.figures, "accuracy": self.mean_accuracy}
+
     def objective(self, metric: str) -> float | None:
         """The metric, or the mean accuracy over folds; larger is better. None if the trial failed or has no epoch."""
         if self.state == "failed" or metric not in self.figures:

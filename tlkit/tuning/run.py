@@ -114,10 +114,10 @@ def conclude(table: Table, options: TuneOptions) -> int:
     failed = [row for row in table.ranked() if row.state == "failed"]
     transient = sum(row.is_transient for row in failed)
     best = table.best()
+    if best is None and failed:
+        hint = f"Retry with: {search.resume_command}" if transient else ""
+        raise DataError(search.path, f"all trials failed; the first with: {failed[0].error}", hint)
     if best is None:
-        if failed:
-            hint = f"Retry with: {search.resume_command}" if transient else ""
-            raise DataError(search.path, f"all trials failed; the first with: {failed[0].error}", hint)
         hint = f"Continue with: {search.resume_command}"
         raise UnavailableError(search.path, "no trial ended within --time-budget", hint)
     if transient:

@@ -14,12 +14,12 @@ from tlkit.errors import TlkitError
 from tlkit.features.cache import cache_folder
 from tlkit.files.json_file import read_json_lines, read_whole_json
 from tlkit.files.run_folder import RunFolder
-from tlkit.options import FinetuneOptions, TuneOptions
+from tlkit.options import TuneOptions
 from tlkit.training.history import EpochRow
 from tlkit.training.loop import is_over
 from tlkit.training.metrics import METRICS, better
 from tlkit.tuning.leaderboard import Display
-from tlkit.tuning.prepare import Prepared
+from tlkit.tuning.prepare import Prepared, features_key, network_key
 from tlkit.tuning.results import Table, Trial, mean_and_error, standard_error
 from tlkit.tuning.samplers import Sampler
 from tlkit.tuning.search_folder import SearchFolder
@@ -48,8 +48,8 @@ def keeps_error(method: Method[Arguments, Result]) -> Method[Arguments, Result]:
 class OngoingSearch:
     """A search while it runs. A trial is written to disk before it is given to Ray, and updated when Ray reports.
 
-    decision_epochs: epochs after which the scheduler decides whether a trial stops. waiting: trials still to run; those
-    started before are first, with their run folder and point.
+    decision_epochs: epochs after which the scheduler decides whether a trial stops. stopped: the trials that it has
+    stopped. waiting: trials still to run; those started before are first, with their run folder and point.
     """
 
     options: TuneOptions
@@ -75,30 +75,27 @@ class OngoingSearch:
         if not self.waiting:
             return None
         number = self.waiting.pop(0)
-        known = self.table.rows.get(number)
-        point = known.options if known else self.sampler.point(number)
-        options = self.options.trial(point)
         run = self.folder.trial(number)
-        speed, parameters = self.prepared.speed_and_size(options)
-        row = known or Trial(number, point, path=os.path.relpath(run.path, self.folder.path))
+        row = self.table.rows.get(number)
+        if row is None:
+            row = Trial(number, self.sampler.point(number), path=os.path.relpath(run.path, self.folder.path))
+        options = self.options.trial(row.options)
         row = dataclasses.replace(row, state="running", error=None, is_transient=False)
-        if speed is not None:
-            row = dataclasses.replace(row, images_per_second=speed, parameters=parameters)
+        if network := self.prepared.networks.get(network_key(options)):
+            parameters = network.parameters_with(options.head, options.hidden)
+            row = dataclasses.replace(row, images_per_second=network.images_per_second, parameters=parameters)
         self.table.put(row)
+        workers = (self.options.cpus_per_trial or 1) if options.workers is None else options.workers
+        engine = self.prepared.backends.get(features_key(options), options.engine)
         return Assignment(
             number=number,
-            point=point,
+            point=row.options,
             run=run.path,
-            options=self.shared_options(options),
+            options={**self.options.shared(), "engine": engine, "workers": workers},
             report_epochs=[epoch for epoch in self.decision_epochs if epoch < options.planned_epochs()],
             folds=self.options.folds,
             cache=cache_folder(),
         )
-
-    def shared_options(self, trial: FinetuneOptions) -> dict[str, object]:
-        """The options that all trials share, with the backend of the features and one worker per core of the trial."""
-        workers = (self.options.cpus_per_trial or 1) if trial.workers is None else trial.workers
-        return {**self.options.shared(), "engine": self.prepared.backend(trial), "workers": workers}
 
     def past_reports(self) -> dict[int, list[dict[str, float]]]:
         """Reports of each trial from before a resume, except its last epoch, which it will report again."""
@@ -111,10 +108,6 @@ class OngoingSearch:
                 if epoch in self.decision_epochs
             ]
         return reports
-
-    def stop(self, number: int) -> None:
-        """Note that the scheduler stops a trial."""
-        self.stopped.add(number)
 
     @keeps_error
     def record_report(self, number: int, report: Report) -> None:
