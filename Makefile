@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SAMPLE := --backbone timm/test_byobnet --weights sample_data/backbone.safetensors
+SAMPLE := --backbone packaged/efficientnet_lite0
 
 .PHONY: setup demo test check format test-backbones test-kills test-ranks test-resume test-faults test-splits test-damage
 .PHONY: test-slow test-searches fuzz measure-defaults house

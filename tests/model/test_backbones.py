@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.conftest import LITE0
 from tlkit.errors import UnavailableError, UsageError
 from tlkit.model.backbones import (
     BackboneName,
@@ -17,6 +18,7 @@ from tlkit.model.backbones import (
     preferred_image_size,
     preprocessing_of,
     pretrained_classes,
+    pretrained_outputs,
 )
 from tlkit.model.sources import SOURCES
 
@@ -140,15 +142,28 @@ def test_only_dinov2_prefers_a_smaller_image() -> None:
 def test_pretrained_classes() -> None:
     assert pretrained_classes(find_backbone("timm/resnet18")) == 1000
     assert pretrained_classes(find_backbone("torchvision/resnet18")) == 1000
+    assert pretrained_outputs(find_backbone("vit_small_patch14_dinov2")) == 0
     with pytest.raises(UsageError, match="no class outputs"):
         pretrained_classes(find_backbone("vit_small_patch14_dinov2"))
 
 
-@pytest.mark.parametrize("text", ["timm/test_resnet", "torchvision/mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    ("text", "host", "file"),
+    [
+        (
+            "timm/test_resnet",
+            "huggingface.co",
+            "huggingface.co/timm/test_resnet.r160_in1k/resolve/main/model.safetensors",
+        ),
+        ("torchvision/mobilenet_v3_small", "download.pytorch.org", "with --weights FILE, or put it into "),
+    ],
+)
 @pytest.mark.parametrize(
     "error", [OSError("Name or service not known\nsecond line"), RuntimeError("no weights"), KeyError("")]
 )
-def test_weights_that_cannot_be_downloaded(text: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_downloaded(
+    text: str, host: str, file: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backbone = find_backbone(text)
 
     def fail(name: str, network: nn.Module) -> dict[str, Tensor]:
@@ -159,5 +174,13 @@ def test_weights_that_cannot_be_downloaded(text: str, error: Exception, monkeypa
         download_weights(backbone, nn.Identity())
     assert raised.value.exit_code == 69
     assert "\n" not in str(raised.value)
-    assert "--weights FILE" in raised.value.hint
-    assert "--weights none" in raised.value.hint
+    assert f"from {host} " in str(raised.value)
+    for words in (file, f"tlkit fetch {text} -o DIR", "--weights FILE", "--weights DIR", "--weights none", LITE0):
+        assert words in raised.value.hint
+
+
+def test_a_network_without_published_weights_is_named_so() -> None:
+    backbone = find_backbone("timm/botnet50ts_256")
+    with pytest.raises(UnavailableError, match="has no published weights") as raised:
+        download_weights(backbone, nn.Identity())
+    assert "fetch" not in raised.value.hint and LITE0 in raised.value.hint

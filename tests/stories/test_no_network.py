@@ -1,13 +1,17 @@
-"""Without a network everything works that needs none."""
+"""Without a network everything works that needs none, on a real ImageNet backbone and real photographs."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import LITE0, Run, needs_lite0
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = ["unshare", "--net", "--"]
@@ -20,12 +24,29 @@ def can_unshare() -> bool:
         return False
 
 
+UNLABELLED = ["grass", "gravel", "brick", "galaxies", "retina"]
+"""The classes of sample_data/unlabelled, in order of file names."""
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Eight training and four validation photographs of each class of the sample data."""
+    for part, count in (("train", 8), ("val", 4)):
+        for folder in (ROOT / "sample_data" / "textures" / part).iterdir():
+            target = tmp_path / "photographs" / part / folder.name
+            target.mkdir(parents=True)
+            for path in sorted(folder.iterdir())[:count]:
+                shutil.copy(path, target)
+    return tmp_path / "photographs"
+
+
+@needs_lite0
 @pytest.mark.skipif(not can_unshare(), reason="unshare -n is not allowed here")
-def test_commands_in_a_process_without_network(artifacts: Path, images: Path, tmp_path: Path) -> None:
-    weights = ["--backbone", "timm/test_byobnet", "--weights", ROOT / "sample_data" / "backbone.safetensors"]
+def test_commands_in_a_process_without_network(artifacts: Path, photographs: Path, tmp_path: Path, tlkit: Run) -> None:
+    images = photographs
     story: list[list[object]] = [
-        ["finetune", images, *weights, "--epochs", 2, "--out", tmp_path / "run"],
-        ["resume", tmp_path / "run", "--epochs", 3],
+        ["finetune", images, "--backbone", LITE0, "--epochs", 20, "--out", tmp_path / "run"],
+        ["resume", tmp_path / "run", "--epochs", 21],
         ["predict", tmp_path / "run", images],
         ["predict", tmp_path / "run" / "checkpoints" / "best.pt", images],
         ["predict", artifacts / "model.onnx", images],
@@ -62,3 +83,7 @@ except OSError as error:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stderr
+    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert max(row["val_accuracy"] for row in history) >= 0.95
+    predicted = tlkit("predict", tmp_path / "run", ROOT / "sample_data" / "unlabelled")
+    assert [line.split("\t")[1] for line in predicted.out.splitlines()] == UNLABELLED

@@ -12,6 +12,7 @@ Files:
     check.py      find problems of an image folder before training
     export.py     write a model in another format and verify it
     backbones.py  list the backbones that can be loaded
+    fetch.py      pack pretrained weights for a machine without network
     summary.py    show layers, parameters and multiply-adds of a network
     cache.py      list or clear the feature cache
     doctor.py     show versions, devices and caches

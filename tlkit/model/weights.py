@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from tlkit.files.safetensors_file import is_safetensors, read_safetensors
 from tlkit.files.trusted import is_trusted
 from tlkit.model.backbones import BackboneName, within
 from tlkit.model.sources import SOURCES
+from tlkit.model.weights_folder import weights_file_in
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "teacher", "net")
 """Keys under which training scripts store the state dict."""
@@ -21,11 +23,13 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
 
 def read_weights_file(path: str, trusted: str | None = None) -> dict[str, Tensor]:
-    """Read the state dict from any .safetensors or torch file, without wrappers and prefixes.
+    """Read the state dict from any .safetensors or torch file or a folder, without wrappers and prefixes.
 
     trusted: the file that may run code, if any. Raises MissingInputError, DataError (not a weights file) or UnsafeError
     (it would run code).
     """
+    if os.path.isdir(path):
+        path = weights_file_in(path)
     with open_input(path) as file:
         safetensors = is_safetensors(file)
     if safetensors or (path.endswith(".safetensors") and not is_trusted(path, trusted)):

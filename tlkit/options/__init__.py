@@ -10,7 +10,7 @@ Files:
     tune.py        options of tune
     predict.py     options of predict and evaluate
     export.py      options of export
-    inspection.py  options of check, backbones, summary, cache and doctor
+    inspection.py  options of check, backbones, fetch, summary, cache and doctor
     data.py        shared: images, validation split, bad files
     network.py     shared: backbone, weights, head
     devices.py     shared: device, precision, several devices
@@ -31,7 +31,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tlkit.options.export import EXPORT_SUFFIXES, ExportOptions
     from tlkit.options.finetune import FinetuneOptions, ResumeOptions
-    from tlkit.options.inspection import BackbonesOptions, CacheOptions, CheckOptions, DoctorOptions, SummaryOptions
+    from tlkit.options.inspection import (
+        BackbonesOptions,
+        CacheOptions,
+        CheckOptions,
+        DoctorOptions,
+        FetchOptions,
+        SummaryOptions,
+    )
     from tlkit.options.monitoring import ReportOptions
     from tlkit.options.predict import STANDARD_OUTPUT, EvaluateOptions, PredictOptions
     from tlkit.options.ranks import RankOptions
@@ -39,15 +46,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXPORT_SUFFIXES", "STANDARD_OUTPUT", "BackbonesOptions", "CacheOptions", "CheckOptions", "DoctorOptions",
-    "EvaluateOptions", "ExportOptions", "FinetuneOptions", "PredictOptions", "RankOptions", "ReportOptions",
-    "ResumeOptions", "SummaryOptions", "TuneOptions",
+    "EvaluateOptions", "ExportOptions", "FetchOptions", "FinetuneOptions", "PredictOptions", "RankOptions",
+    "ReportOptions", "ResumeOptions", "SummaryOptions", "TuneOptions",
 ]  # fmt: skip
 
 ELSEWHERE = {
     "EXPORT_SUFFIXES": "export", "STANDARD_OUTPUT": "predict", "EvaluateOptions": "predict",
     "ResumeOptions": "finetune", "ReportOptions": "monitoring", "RankOptions": "ranks",
     "BackbonesOptions": "inspection", "CacheOptions": "inspection", "CheckOptions": "inspection",
-    "DoctorOptions": "inspection", "SummaryOptions": "inspection",
+    "DoctorOptions": "inspection", "FetchOptions": "inspection", "SummaryOptions": "inspection",
 }  # fmt: skip
 """The file in which a name is defined, if not in that of its own command."""
 

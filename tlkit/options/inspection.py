@@ -1,4 +1,4 @@
-"""Options of check, backbones, summary, cache and doctor."""
+"""Options of check, backbones, fetch, summary, cache and doctor."""
 
 from __future__ import annotations
 
@@ -38,6 +38,19 @@ class BackbonesOptions(Options):
 
     pattern: str | None = argument("Part of a name; * and ? match as in a shell", default=None)
     sizes: bool = option(False, "Add parameters and input size; builds each model, so slow", group="Common")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions(Options):
+    """tlkit fetch"""
+
+    COMMON = ("output",)
+    EXAMPLES = ("tlkit fetch resnet50", "tlkit fetch timm/convnext_tiny.in12k_ft_in1k --output convnext")
+
+    backbone: str = argument("Backbone whose pretrained weights to pack", metavar="NAME")
+    output: str | None = option(
+        None, "Folder to create", group="Common", shown="the backbone's name", short="-o", metavar="DIR"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

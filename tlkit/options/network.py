@@ -23,7 +23,7 @@ class NetworkOptions:
 
     backbone: str = option(DEFAULT_BACKBONE, "Backbone (see tlkit backbones)", group="Model", metavar="NAME")
     weights: str = option(
-        "pretrained", "Backbone weights: downloaded, random, or a file", group="Model",
+        "pretrained", "Backbone weights: downloaded, random, or a file or folder", group="Model",
         metavar="pretrained|none|FILE",
     )  # fmt: skip
     head: HeadName = option("linear", "New classifier; stack: on top of the pretrained class outputs", group="Model")
@@ -46,5 +46,5 @@ class NetworkOptions:
 
 
 def is_weights_file(weights: str) -> bool:
-    """Whether --weights names a file."""
+    """Whether --weights names a file or folder."""
     return weights not in ("pretrained", "none")
