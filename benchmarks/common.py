@@ -140,7 +140,7 @@ def link(image: Path | str, folder: Path, number: int) -> Path:
 
 def divide(images: Path, folder: Path) -> Path:
     """A folder with train/ and val/ of links to the images of class folders: the division that tlkit makes."""
-    from tlkit.data.folder import read_dataset
+    from tlkit.data.class_folders import read_dataset
 
     dataset = read_dataset(str(images))
     for part, samples in (("train", dataset.train), ("val", dataset.val)):

@@ -24,8 +24,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from tlkit.data.batches import FeatureBatches
+from tlkit.data.class_folders import read_dataset
 from tlkit.data.decoders import open_decoder, worker_count
-from tlkit.data.folder import read_dataset
 from tlkit.data.view import View
 from tlkit.distributed.world import SINGLE_PROCESS
 from tlkit.features.extract import EXTRACTION_BATCH, Extraction

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.data.odd_images import BAD, encoded
-from tlkit.data.folder import Dataset, find_evaluation_folder, read_dataset, read_labelled
+from tlkit.data.class_folders import Rules, read_dataset, read_labelled
+from tlkit.data.folder import Dataset
 from tlkit.data.listing import find_images
+from tlkit.data.parts import find_parts
 from tlkit.errors import DataError, MissingInputError, UsageError
 
 IMAGE = encoded("PNG")
@@ -63,7 +65,7 @@ def test_train_and_validation_folders_are_taken_as_they_are(validation: str, tmp
     assert names(data.train, tmp_path) == ["train/a/1.png", "train/a/2.png", "train/b/1.png"]
     assert names(data.val, tmp_path) == [f"{validation}/a/3.png", f"{validation}/b/4.png"]
     assert data.classes == ("a", "b")
-    assert find_evaluation_folder(str(tmp_path)) == str(tmp_path / "test")
+    assert find_parts(str(tmp_path)).test == str(tmp_path / "test")
 
 
 def test_a_train_folder_alone_is_divided(tmp_path: Path) -> None:
@@ -341,7 +343,7 @@ def test_missing_folders_are_missing_inputs(tmp_path: Path) -> None:
         (["train/a/1.png", "train/b/1.png", "val/a/1.png"], "missing class folders: 'b'"),
         (
             ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/c/1.png"],
-            "these folders are not classes of the model: 'c'",
+            "these folders are not classes of the training images: 'c'",
         ),
     ],
 )
@@ -360,22 +362,24 @@ def test_a_class_without_images_is_named(tmp_path: Path) -> None:
 
 def test_labelled_images_of_known_classes(tmp_path: Path) -> None:
     two_classes(tmp_path, 2)
-    samples = read_labelled(str(tmp_path), ["bird", "cat", "dog"])
+    samples, _ = read_labelled(str(tmp_path), ["bird", "cat", "dog"])
     assert [label for _, label in samples] == [1, 1, 2, 2]
-    with pytest.raises(DataError, match=r"these folders are not classes of the model: 'dog'; it knows: 'bird', 'cat'"):
+    with pytest.raises(
+        DataError, match=r"these folders are not classes of the model: 'dog'; the classes are: 'bird', 'cat'"
+    ):
         read_labelled(str(tmp_path), ["bird", "cat"])
 
 
 def test_one_class_where_that_is_allowed(tmp_path: Path) -> None:
     fill(tmp_path, *numbered("cat", 5))
-    data = read_dataset(str(tmp_path), allow_one_class=True)
+    data = read_dataset(str(tmp_path), rules=Rules(allow_one_class=True))
     assert (data.classes, len(data.train), len(data.val)) == (("cat",), 4, 1)
     with pytest.raises(DataError) as refused:
         read_dataset(str(tmp_path))
     assert "--allow-one-class" in refused.value.hint
     (tmp_path / "cat" / "sub").mkdir()
     with pytest.raises(DataError, match="contains no images"):
-        read_dataset(str(tmp_path / "cat" / "sub"), allow_one_class=True)
+        read_dataset(str(tmp_path / "cat" / "sub"), rules=Rules(allow_one_class=True))
 
 
 def test_empty_classes_are_left_out_where_that_is_allowed(tmp_path: Path) -> None:
@@ -385,7 +389,7 @@ def test_empty_classes_are_left_out_where_that_is_allowed(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="no images in class 'auk', 'owl'") as refused:
         read_dataset(str(tmp_path))
     assert "--drop-empty" in refused.value.hint
-    data = read_dataset(str(tmp_path), drop_empty=True)
+    data = read_dataset(str(tmp_path), rules=Rules(drop_empty=True))
     assert data.classes == ("cat", "dog")
     assert [data.classes[label] for _, label in data.train] == ["cat"] * 4 + ["dog"] * 4
     assert data.warnings == ("ignored folders without images: 'auk', 'owl'",)
@@ -397,10 +401,10 @@ def test_an_empty_class_of_train_may_be_empty_in_validation_too(tmp_path: Path) 
         (tmp_path / part / "c").mkdir()
     with pytest.raises(DataError, match="no images in class 'c'"):
         read_dataset(str(tmp_path))
-    assert read_dataset(str(tmp_path), drop_empty=True).classes == ("a", "b")
+    assert read_dataset(str(tmp_path), rules=Rules(drop_empty=True)).classes == ("a", "b")
     fill(tmp_path, "val/c/1.png")
-    with pytest.raises(DataError, match="these folders are not classes of the model: 'c'"):
-        read_dataset(str(tmp_path), drop_empty=True)
+    with pytest.raises(DataError, match="these folders are not classes of the training images: 'c'"):
+        read_dataset(str(tmp_path), rules=Rules(drop_empty=True))
 
 
 def test_a_class_that_is_empty_in_validation_is_named(tmp_path: Path) -> None:
@@ -409,7 +413,7 @@ def test_a_class_that_is_empty_in_validation_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"val: no images in class 'b'"):
         read_dataset(str(tmp_path))
     with pytest.raises(DataError, match=r"val: missing class folders: 'b'"):
-        read_dataset(str(tmp_path), drop_empty=True)
+        read_dataset(str(tmp_path), rules=Rules(drop_empty=True))
 
 
 def test_folders_that_are_named_like_images_are_folders(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Iterator
 
 from tlkit.data.bad_images import leave_out, repeat_warnings
@@ -21,9 +20,6 @@ from tlkit.terminal import write_stdout
 TINY_SIDE = 32
 """Images with a shorter side than this, in pixels, are reported as tiny."""
 
-UNEVEN = 10
-"""Warn if the largest class has more than this many times the images of the smallest."""
-
 
 def check(options: CheckOptions) -> int:
     """Print the contents and problems of a folder. Returns 65 if finetune would stop, else 0."""
@@ -37,7 +33,7 @@ def check(options: CheckOptions) -> int:
         else:
             record(report, sample.path, found)
     report.repeats = find_repeats(dataset, same, options.workers)
-    report.warnings += [*dataset.warnings, *uneven_classes(dataset)]
+    report.warnings += dataset.warnings
     report.stops += [str(problem) for problem in why_finetune_stops(options, dataset, report)]
     write_stdout(REPORTS[options.format](report))
     return DataError.exit_code if report.stops else DONE
@@ -52,17 +48,6 @@ def record(report: Report, path: str, facts: ImageInfo) -> None:
         report.tiny.append(path)
     if facts.frames > 1:
         report.several_frames.append(path)
-
-
-def uneven_classes(dataset: Dataset) -> Iterator[str]:
-    """Warn about strongly imbalanced classes."""
-    counts = Counter(sample.label for sample in dataset.train)
-    (most, largest), (least, smallest) = counts.most_common(1)[0], counts.most_common()[-1]
-    if largest > UNEVEN * smallest:
-        yield (
-            f"class {dataset.classes[most]!r} has {largest:,} training images, class {dataset.classes[least]!r} "
-            f"only {smallest:,}: consider --class-weights balanced and --metric macro_f1"
-        )
 
 
 def why_finetune_stops(options: CheckOptions, dataset: Dataset, report: Report) -> Iterator[DataError]:

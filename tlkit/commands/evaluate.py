@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from tlkit.data.bad_images import describe_bad, log_left_out
+from tlkit.data.class_folders import is_labelled, read_labelled
 from tlkit.data.decoders import Decoder, Pixels, open_decoder, worker_count
-from tlkit.data.folder import Dataset, Sample, find_evaluation_folder, read_labelled, validation_folder
+from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
 from tlkit.data.ordered_map import map_in_order
+from tlkit.data.parts import Parts, find_parts
 from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
 from tlkit.distributed.join import joined
@@ -152,37 +154,49 @@ def logits_of(model: Predictor, batch: list[tuple[Sample, Pixels]]) -> torch.Ten
 
 def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[list[Sample], str]:
     """The images to evaluate, and a description of them."""
+    parts = find_parts(options.data, classes)
+    unlabelled = parts.test is not None and not is_labelled(parts.test, classes)
+    if unlabelled and options.split == "auto":
+        problem = f"{parts.test} has no class folders, so its images are not labelled"
+        log_status("data", f"{problem}; the validation images are evaluated instead")
+    use_test = options.split == "auto" and parts.test is not None and not unlabelled
     run = RunFolder.containing(options.model)
-    if options.split in ("auto", "train", "val") and run is not None and os.path.exists(run.split_file):
+    split = run.read_split() if run is not None and os.path.exists(run.split_file) else None
+    if run is not None and split is not None and options.split in ("auto", "train", "val") and not use_test:
         data = stored_options(run.options_file, run.read_options()["resolved"]).data
-        if os.path.realpath(data) == os.path.realpath(options.data) and not has_test_folder(options):
-            dataset = Dataset.from_split(run.read_split(), options.data)
+        if os.path.realpath(data) == os.path.realpath(options.data):
+            dataset = Dataset.from_split(split, options.data)
             if options.split == "train":
                 return dataset.train, f"{options.data}, the images the run was trained on"
             return dataset.val, f"{options.data}, the images the run was validated on"
-    folder = part_folder(options)
-    samples = read_labelled(folder, classes)
-    if run is not None and os.path.exists(run.split_file):
-        trained_on = {path for path, _ in Dataset.from_split(run.read_split(), options.data).train}
+    folder = part_folder(options, parts, unlabelled)
+    samples, notes = read_labelled(folder, classes)
+    for note in notes:
+        log_status("data", note)
+    if split is not None:
+        trained_on = {path for path, _ in Dataset.from_split(split, options.data).train}
         known = sum(path in trained_on for path, _ in samples)
         if known:
             log_status("warning", f"the model was trained on {count(known, 'image')} of these, going by their names")
     return samples, folder
 
 
-def part_folder(options: EvaluateOptions) -> str:
-    """The folder of the part that is asked for. Raises MissingInputError if there is none."""
+def part_folder(options: EvaluateOptions, parts: Parts, unlabelled: bool) -> str:
+    """The folder of the part that is asked for. unlabelled: the test images have no class folders.
+
+    Raises MissingInputError if there is no such part, DataError if it is not labelled.
+    """
     if options.split == "all":
         return options.data
+    if unlabelled and (options.split == "test" or (options.split == "auto" and parts.val is None)):
+        problem = "has no class folders, so its images are not labelled; expected CLASS/image"
+        also = "" if options.split == "test" else f", and {options.data} has no validation images"
+        raise DataError(str(parts.test), problem + also, f"To label them: tlkit predict {options.model} {parts.test}")
     if options.split == "auto":
-        return find_evaluation_folder(options.data)
-    own = os.path.join(options.data, options.split)
-    folder = validation_folder(options.data) if options.split == "val" else own
-    if folder is None or not os.path.isdir(folder):
-        raise MissingInputError(own, f"no such folder, but --split is {options.split}")
+        return (None if unlabelled else parts.test) or parts.val or options.data
+    folder = {"train": parts.train, "val": parts.val, "test": parts.test}[options.split]
+    if folder is None:
+        raise MissingInputError(
+            os.path.join(options.data, options.split), f"no such folder, but --split is {options.split}"
+        )
     return folder
-
-
-def has_test_folder(options: EvaluateOptions) -> bool:
-    """Whether a folder of test images goes before the run's own validation images."""
-    return options.split == "auto" and os.path.isdir(os.path.join(options.data, "test"))

@@ -7,6 +7,7 @@ from contextlib import closing
 from itertools import islice
 
 from tlkit.data.decoders import open_decoder, worker_count
+from tlkit.data.listing import LeftOut
 from tlkit.data.view import View
 from tlkit.distributed.env import require_single_process
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, UsageError
@@ -17,6 +18,7 @@ from tlkit.inference.prediction import loader, predict_batch
 from tlkit.inference.stream import stream
 from tlkit.inference.writers import WRITERS, open_output
 from tlkit.options import PredictOptions
+from tlkit.terminal import print_error
 
 
 def predict(options: PredictOptions) -> int:
@@ -27,6 +29,7 @@ def predict(options: PredictOptions) -> int:
         raise UsageError("PATH", problem, "Try 'tlkit predict --help'.")
     ranked = options.top_k is not None
     writer = WRITERS[options.format]
+    left_out = LeftOut()
     report = FailureReport(report_failures=options.format != "jsonl")
     workers = worker_count(options.workers)
     with open_output(options.output) as write, closing(open_decoder(workers)) as decoder:
@@ -40,7 +43,7 @@ def predict(options: PredictOptions) -> int:
             options.engine,
         )
         view = View(model.preprocessing, options.max_pixels, truncated=options.allow_truncated)
-        inputs = enumerate(read_inputs(options.paths or [LIST], options.null, options.crlf))
+        inputs = enumerate(read_inputs(options.paths or [LIST], options.null, options.crlf, left_out))
         rest = islice(inputs, options.resume_from, None)
         if not options.resume_from:  # the output that is continued has a header
             write(writer.header(ranked))
@@ -50,5 +53,7 @@ def predict(options: PredictOptions) -> int:
             write(b"".join(writer.record(prediction, ranked) for prediction in predictions))
             if error:
                 raise error
+    if str(left_out):
+        print_error(f"tlkit predict: left out: {left_out}")
     report.conclude(options.summary)
     return SOME_INPUTS_FAILED if report.errors else DONE

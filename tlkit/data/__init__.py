@@ -1,9 +1,12 @@
 """From an image folder to samples, from a file to pixels; problems of a folder.
 
 Files:
-    folder.py           read a folder into samples and classes; split it into training and validation
+    folder.py           samples and data sets; split them into training and validation
+    class_folders.py    read a folder with a folder of images for each class
+    parts.py            recognize the folders of training, validation and test images by their names
+    class_names.py      class names that nearly equal each other
     sources.py          DATASET_SOURCES, the table of what DATA can name
-    listing.py          list the image files of a folder
+    listing.py          list the image files of a folder; count what is left out
     formats.py          image formats and how to recognize them
     image_file.py       open an image file, or report why it cannot be used
     decode.py           decode an open file to RGB pixels: the only place where images are decoded

@@ -1,26 +1,28 @@
-"""Read a folder of images as samples (path, label) and classes, with a deterministic split."""
+"""Samples (path, label), and data sets of them with a deterministic split into training and validation."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from typing import Any, NamedTuple, Self
 
 from tlkit.data.image_file import ImageError, open_regular
-from tlkit.data.listing import find_images, require_folder, subfolders
-from tlkit.errors import DataError, UsageError
-
-VALIDATION_NAMES = ("val", "valid", "validation")
-PARTS = ("train", *VALIDATION_NAMES, "test")
+from tlkit.data.listing import LeftOut
+from tlkit.errors import DataError
 
 DEFAULT_SHARE = 0.2
 """Fraction of each class used for validation."""
 
-LAYOUT = "expected DATA/<class>/image, or DATA/train/<class>/image with DATA/val/<class>/image"
+UNEVEN = 5
+"""Warn if the largest class has more than this many times the images of the smallest."""
+
+BALANCE = "Try --class-weights balanced and --metric macro_f1, or add images of the small classes"
+"""Advice where classes are imbalanced."""
 
 
 class Sample(NamedTuple):
@@ -39,7 +41,7 @@ class Dataset:
     """Labelled images, split into train and val. classes: folder names in byte order.
 
     shape: text about the layout and the split. warnings: problems that are no errors. skipped: images that
-    were left out because they cannot be read.
+    were left out because they cannot be read. left_out: counts of files that are no images of a class.
     """
 
     root: str
@@ -49,6 +51,7 @@ class Dataset:
     shape: str
     warnings: tuple[str, ...] = ()
     skipped: tuple[ImageError, ...] = ()
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def to_split(self) -> dict[str, Any]:
         """The content of split.json: classes, and the files of each class in train and val.
@@ -80,45 +83,6 @@ class Dataset:
         return cls(
             root, tuple(split["classes"]), samples(split["train"]), samples(split["val"]), "split stored in the run"
         )
-
-
-def read_dataset(
-    root: str,
-    *,
-    val: float | str | None = None,
-    seed: int = 0,
-    allow_one_class: bool = False,
-    drop_empty: bool = False,
-) -> Dataset:
-    """Find the images of a folder in either layout, and split them into train and validation.
-
-    val: fraction of each class for validation, or a folder of class folders; None for the folder's own validation
-    part, or else DEFAULT_SHARE. drop_empty: ignore class folders without images. Raises MissingInputError for a
-    missing folder, DataError if it cannot be trained on, UsageError for a fraction if it is already split.
-    """
-    require_folder(root)
-    own = validation_folder(root)
-    others = [name for name in subfolders(root) if name not in PARTS]
-    train_folder = os.path.join(root, "train")
-    has_parts = os.path.isdir(train_folder) and (own is not None or not others)
-    source = train_folder if has_parts else root
-    beside = f"ignored folders beside train: {shortened(others)}"
-    warnings: tuple[str, ...] = (beside,) if has_parts and others else ()
-    val_folder = val if isinstance(val, str) else own if has_parts else None
-    if isinstance(val, float) and val_folder is not None:
-        raise UsageError(
-            f"--val {val:g}", f"cannot be combined with {val_folder}, which contains the validation images"
-        )
-    if isinstance(val, str):
-        require_folder(val)
-    classes, samples, dropped = read_classes(source, allow_one_class, drop_empty)
-    warnings += (f"ignored folders without images: {shortened(dropped)}",) if dropped else ()
-    if val_folder is None:
-        share = DEFAULT_SHARE if val is None else float(val)
-        return divide(root, source, classes, samples, share, seed, warnings)
-    val_samples = read_labelled(val_folder, classes, exactly=True, drop_empty=drop_empty)
-    shape = f"train from {source}, validation from {val_folder}"
-    return Dataset(root, classes, samples, val_samples, shape, warnings)
 
 
 def divide(
@@ -182,86 +146,36 @@ def split_rank(seed: int, class_name: str, name: str) -> bytes:
     return hashlib.sha256(os.fsencode(f"{seed}\0{class_name}\0{name}")).digest()
 
 
-def read_classes(
-    folder: str, allow_one_class: bool, drop_empty: bool
-) -> tuple[tuple[str, ...], list[Sample], tuple[str, ...]]:
-    """Classes, samples and ignored class folders. Raises DataError unless there are two classes with images."""
-    images = images_by_class(folder)
-    empty = tuple(name for name, paths in images.items() if not paths)
-    dropped = empty if drop_empty else ()
-    classes = tuple(name for name in images if name not in set(dropped))
-    if len(classes) < (1 if allow_one_class else 2):
-        hint = "To train anyway, add --allow-one-class." if classes else ""
-        raise DataError(folder, describe_no_classes(folder, classes), hint)
-    if empty and not drop_empty:
-        problem = f"no images in class {shortened(empty)}; {LAYOUT}"
-        raise DataError(folder, problem, "Add images, delete the folder, or add --drop-empty to ignore it.")
-    return classes, [Sample(path, label) for label, name in enumerate(classes) for path in images[name]], dropped
+def class_counts(dataset: Dataset) -> tuple[list[int], list[int]]:
+    """The number of training and of validation images of each class."""
+    train, val = (Counter(sample.label for sample in part) for part in (dataset.train, dataset.val))
+    labels = range(len(dataset.classes))
+    return [train[label] for label in labels], [val[label] for label in labels]
 
 
-def images_by_class(folder: str) -> dict[str, list[str]]:
-    """Class folder name -> paths of its images."""
-    return {name: list(find_images(os.path.join(folder, name), root=folder)) for name in subfolders(folder)}
+def imbalance(dataset: Dataset) -> tuple[str, ...]:
+    """A warning if the largest class has over UNEVEN times the training images of the smallest."""
+    train, val = class_counts(dataset)
+    most, least = train.index(max(train)), train.index(min(train))
+    if train[most] <= UNEVEN * train[least]:
+        return ()
+    name, baseline = dataset.classes[most], val[most] / max(1, sum(val))
+    return (
+        f"class {name!r} has {train[most]:,} training images, class {dataset.classes[least]!r} only "
+        f"{train[least]:,}; always predicting {name!r} has an accuracy of {baseline:.4f} on the validation images. "
+        f"{BALANCE}",
+    )
 
 
-def shortened(names: Sequence[str], most: int = 5) -> str:
-    """The first names and the number of the others."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
-
-
-def describe_no_classes(folder: str, classes: tuple[str, ...]) -> str:
-    """Error text for a folder without two class folders."""
-    loose = next(iter(find_images(folder, deep=False)), None)
-    if not classes:
-        found = (
-            f"its images (such as {os.path.basename(loose)!r}) are not in class folders"
-            if loose
-            else "contains no images"
-        )
-    else:
-        found = f"contains only one class folder, {classes[0]!r}; a classifier needs at least two"
-    return f"{found}; {LAYOUT}"
-
-
-def read_labelled(
-    folder: str, classes: Sequence[str], *, exactly: bool = False, drop_empty: bool = False
-) -> list[Sample]:
-    """The samples of a folder of class folders, for known classes.
-
-    exactly: require an image of every known class. drop_empty: ignore folders without images. Raises DataError for an
-    unknown class.
-    """
-    require_folder(folder)
-    images = {name: paths for name, paths in images_by_class(folder).items() if paths or not drop_empty}
-    labels = {name: label for label, name in enumerate(classes)}
-    strange = [name for name in images if name not in labels]
-    missing = [name for name in classes if name not in images] if exactly else []
-    if strange or missing or not images:
-        differences = [f"these folders are not classes of the model: {shortened(strange)}"] if strange else []
-        differences += [f"missing class folders: {shortened(missing)}"] if missing else []
-        expected = f"it knows: {shortened(classes)}"
-        raise DataError(folder, f"{'; '.join(differences) or 'contains no class folders'}; {expected}")
-    empty = [name for name, paths in images.items() if not paths]
-    if exactly and empty:
-        raise DataError(folder, f"no images in class {shortened(empty)}; {expected_layout(classes)}")
-    samples = [Sample(path, labels[name]) for name, paths in images.items() for path in paths]
-    if not samples:
-        raise DataError(folder, f"contains no images; {expected_layout(classes)}")
-    return samples
-
-
-def expected_layout(classes: Sequence[str]) -> str:
-    """The expected layout in words."""
-    return f"expected class folders, such as {classes[0]}/image.jpg"
-
-
-def find_evaluation_folder(root: str) -> str:
-    """The folder to evaluate: test, else validation, else the folder itself."""
-    test = os.path.join(root, "test")
-    return test if os.path.isdir(test) else validation_folder(root) or root
-
-
-def validation_folder(root: str) -> str | None:
-    """The validation folder, if there is one."""
-    return next((f for name in VALIDATION_NAMES if os.path.isdir(f := os.path.join(root, name))), None)
+def baseline_warning(
+    classes: Sequence[str], train: Sequence[int], val: Sequence[int], accuracy: float
+) -> tuple[str, ...]:
+    """A warning if a model is no better than always predicting the largest class. train, val: images of each class."""
+    most = train.index(max(train))
+    baseline = val[most] / max(1, sum(val))
+    if len(classes) < 2 or accuracy > baseline:
+        return ()
+    advice = BALANCE if max(train) > 2 * min(train) else "Try more --epochs, --unfreeze all, or another --backbone"
+    return (
+        f"accuracy {accuracy:.4f} is no better than always predicting {classes[most]!r} ({baseline:.4f}). {advice}",
+    )

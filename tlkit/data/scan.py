@@ -20,6 +20,8 @@ from tlkit.terminal import count, log_status, progress
 def log_dataset(dataset: Dataset) -> None:
     """Log a summary of the dataset and its warnings."""
     log_status("data", describe(dataset))
+    if str(dataset.left_out):
+        log_status("data", f"left out: {dataset.left_out}")
     for warning in dataset.warnings:
         log_status("warning", warning)
 

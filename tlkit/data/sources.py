@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tlkit.data.folder import Dataset, read_dataset
+from tlkit.data.class_folders import Rules, read_dataset
+from tlkit.data.folder import Dataset
 from tlkit.data.listing import require_folder
 from tlkit.options.data import DataOptions
 
@@ -43,8 +44,7 @@ class ClassFolders:
             options.data,
             val=options.validation(),
             seed=options.seed,
-            allow_one_class=options.allow_one_class,
-            drop_empty=options.drop_empty,
+            rules=Rules(options.allow_one_class, options.drop_empty, options.nested, options.merge_subfolders),
         )
 
 

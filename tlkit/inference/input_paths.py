@@ -7,7 +7,7 @@ import os
 import select
 from collections.abc import Iterator
 
-from tlkit.data.listing import find_images
+from tlkit.data.listing import LeftOut, find_images
 from tlkit.errors import DataError, MissingInputError
 
 LIST = "-"
@@ -20,17 +20,18 @@ LONGEST_NAME = 1 << 20
 """Bytes after which a name without terminator is invalid: no system opens longer paths."""
 
 
-def read_inputs(arguments: list[str], null: bool, crlf: bool) -> Iterator[str]:
+def read_inputs(arguments: list[str], null: bool, crlf: bool, left_out: LeftOut | None = None) -> Iterator[str]:
     """Yield given paths; for a folder its images, for LIST the paths on standard input.
 
-    null, crlf: how that list is written. Raises MissingInputError or DataError if it cannot be read.
+    null, crlf: how that list is written. left_out: counts other files in folders. Raises MissingInputError or
+    DataError if the list cannot be read.
     """
     for argument in arguments:
         if argument == LIST:
             names = split_names(STANDARD_INPUT, b"\0" if null else b"\n")
             yield from map(os.fsdecode, strip_crlf_and_bom(names) if crlf else names)
         elif os.path.isdir(argument):
-            yield from find_images(argument)
+            yield from find_images(argument, left_out=left_out)
         else:
             yield argument
 

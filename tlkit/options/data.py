@@ -50,6 +50,10 @@ class DataOptions(ImageOptions):
     )
     allow_one_class: bool = option(False, "Accept a folder with a single class", group="Data checks")
     drop_empty: bool = option(False, "Ignore class folders without images instead of stopping", group="Data checks")
+    nested: bool = option(False, "Make each folder with images a class, such as animal/cat", group="Data checks")
+    merge_subfolders: bool = option(
+        False, "Count subfolders to their class, even if they look like classes", group="Data checks"
+    )
     formats: str | None = option(
         None, "More formats to read: AVIF, JPEG2000 or both", group="Data checks", shown="none",
         metavar="NAME,NAME",
@@ -106,6 +110,8 @@ class DataOptions(ImageOptions):
         """Raises UsageError for invalid values."""
         if self.max_bad is not None and not self.skip_bad:
             raise UsageError("--max-bad", "needs --skip-bad")
+        if self.nested and self.merge_subfolders:
+            raise UsageError("--nested", "cannot be combined with --merge-subfolders, which does the opposite")
         self.validation()
         self.more_formats()
         self.black_and_white()

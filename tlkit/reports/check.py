@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tlkit.data.bad_images import error_fields, groups_listing, listing
-from tlkit.data.folder import Dataset, Sample
+from tlkit.data.folder import Dataset, Sample, class_counts
 from tlkit.data.image_file import ImageError
 from tlkit.data.scan import Repeats
 from tlkit.errors import escape_name
@@ -47,8 +47,7 @@ class Report:
 
     def class_counts(self) -> list[tuple[str, int, int]]:
         """(name, training images, validation images) of each class."""
-        train, val = (Counter(s.label for s in part) for part in (self.dataset.train, self.dataset.val))
-        return [(name, train[label], val[label]) for label, name in enumerate(self.dataset.classes)]
+        return [*zip(self.dataset.classes, *class_counts(self.dataset), strict=True)]
 
 
 def as_text(report: Report) -> str:
@@ -64,6 +63,7 @@ def as_text(report: Report) -> str:
     lines += ["", f"formats   {tally(report.formats)}", f"modes     {tally(report.modes)}"]
     for name, (width, height) in report.size_range().items():
         lines.append(f"{name:<9} {width} x {height} pixels")
+    lines += ["", f"left out: {escape_name(str(dataset.left_out))}"] if str(dataset.left_out) else []
     for title, found in findings(report):
         lines += ["", title, found] if found else ["", title]
     lines += ["", *verdict(report)]
@@ -127,6 +127,11 @@ def as_json(report: Report) -> str:
         "formats": dict(report.formats),
         "modes": dict(report.modes),
         "sizes": report.size_range(),
+        "left_out": {
+            "suffixes": dataset.left_out.suffixes,
+            "folders": dataset.left_out.folders,
+            "loose_images": dataset.left_out.loose,
+        },
         "bad": list(map(error_fields, report.bad)),
         "in_train_and_val": as_paths(repeats.across_parts),
         "in_several_classes": as_paths(repeats.across_classes),

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from tlkit.data.bad_images import read_skipped
 from tlkit.data.decoders import worker_count
+from tlkit.data.folder import baseline_warning
 from tlkit.data.scan import accepted_by
 from tlkit.errors import DataError, UsageError, escape_name, first_line, to_tlkit_error
 from tlkit.files.atomic import write_atomically
@@ -68,6 +69,10 @@ def gather(run: RunFolder, data: str | None = None) -> ReportData:
                 [len(split["train"].get(name, ())) for name in classes],
                 worst_mistakes(validation, classes, root, options),
             )
+        below_baseline: tuple[str, ...] = ()
+        if measured is not None and best is not None:
+            counts = [len(split["val"].get(name, ())) for name in classes]
+            below_baseline = baseline_warning(classes, measured.train_images, counts, best.val["accuracy"])
         default = FinetuneOptions(data="").to_dict()
         given = {name: value for name, value in stored["given"].items() if value != default.get(name, value)}
         return ReportData(
@@ -85,7 +90,7 @@ def gather(run: RunFolder, data: str | None = None) -> ReportData:
             measured=measured,
             data=at_home(about.get("data", "")),
             model=at_home(about.get("model", options.backbone)),
-            warnings=[at_home(warning) for warning in about.get("warnings", ())],
+            warnings=[*map(at_home, about.get("warnings", ())), *below_baseline],
             skipped=[(at_home(error.path), error.message) for error in read_skipped(run)],
             given=as_flags(given),
             options=as_flags(options.to_dict()),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from tlkit.data.folder import Dataset
+from tlkit.data.folder import Dataset, baseline_warning, class_counts
 from tlkit.distributed.world import World
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError
 from tlkit.features.run_model import write_onnx_model
@@ -95,5 +95,8 @@ def finish(run: RunFolder, session: TrainingSession, best: EpochRow) -> int:
     run.write_status("finished", exit_code=status, **session.setup.state.where())
     metrics = metrics_text(best.val, shown_metrics(session.setup.options.metric), ", ")
     log_status("best", f"epoch {best.epoch}: {metrics} on the validation images")
+    dataset = session.batches.dataset
+    for warning in baseline_warning(dataset.classes, *class_counts(dataset), best.val["accuracy"]):
+        log_status("warning", warning)
     log_status("next", f"tlkit predict {run.path} IMAGE...")
     return status
