@@ -19,7 +19,6 @@ from tests.conftest import Run, finetune_arguments, write_folder
 from tests.stories.test_export import logits_of
 from tlkit.data.decoders import ThisProcess
 from tlkit.data.view import View
-from tlkit.export.verify import as_exportable
 from tlkit.export.weights import EXPORTERS
 from tlkit.files.artifact import read_artifact, write_artifact
 from tlkit.files.description import DESCRIPTION_KEY, VERSION_KEY
@@ -193,8 +192,8 @@ def test_exports_agree_on_many_images(form: str, tmp_path: Path, many: tuple[Loa
     """In batches of 1, 7 and 64: the same class for each, logits within 1e-4."""
     model, pixels, expected = many
     path = str(tmp_path / EXPORTS[form])
-    EXPORTERS[form].write(as_exportable(model), path)
-    reread = EXPORTERS[form].read(as_exportable(model), path)
+    EXPORTERS[form].write(model, path)
+    reread = EXPORTERS[form].read(model, path)
     with torch.inference_mode():
         for size in (1, 7, 64):
             found = torch.cat([reread(batch) for batch in pixels.split(size)])
@@ -213,7 +212,7 @@ def test_saving_over_a_file_that_is_loaded_harms_neither(artifacts: Path, tmp_pa
 
     for _ in range(2):
         with replaced_when_whole(str(path)) as aside:
-            exporter.write(as_exportable(model), aside)
+            exporter.write(model, aside)
     assert torch.equal(logits_of(model.network), expected)
     assert torch.equal(logits_of(open_model(str(path)).network), expected)
 

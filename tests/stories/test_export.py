@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.conftest import Run, finetune_arguments
-from tlkit.export.exporter import Exportable
 from tlkit.export.weights import EXPORTERS, Safetensors
+from tlkit.model.files import LoadedModel
 from tlkit.model.open import open_model
 from tlkit.options import EXPORT_SUFFIXES, ExportOptions
 
@@ -101,8 +101,8 @@ def test_an_export_that_reads_back_wrong_replaces_nothing(
     assert tlkit("export", finished_run, "--format", "safetensors", "-o", out).status == 0
     good = out.read_bytes()
 
-    def read_wrong(self: object, model: Exportable, path: str) -> nn.Module:
-        return model.from_pixels(model.rebuild())
+    def read_wrong(self: object, model: LoadedModel, path: str) -> nn.Module:
+        return model.from_pixels(model.description.build())
 
     monkeypatch.setattr(Safetensors, "read", read_wrong)
     result = tlkit("export", finished_run, "--format", "safetensors", "-o", out, "--overwrite")

@@ -24,7 +24,6 @@ from tests.data.odd_images import BAD, READABLE
 from tlkit.cli import run
 from tlkit.data.normalize import normalize
 from tlkit.export import graphs
-from tlkit.export.exporter import Exportable
 from tlkit.files.checksum import write_checksummed_archive
 from tlkit.model.backbones import BackboneName, build_network, classifier_layers, preprocessing_of
 from tlkit.model.files import LoadedModel, ModelDescription, write_model
@@ -313,27 +312,18 @@ def test_a_model_of_more_than_2_gb(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_network_that_cannot_be_followed(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_network_that_cannot_be_followed(
+    name: str, finished_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     class Fickle(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
 
-    model = Exportable(
-        Fickle(), Fickle, lambda network: OnMean(network), {}, "timm", "fickle", "linear", ("a",), (8, 8)
-    )
-    with pytest.raises(graphs.UsageError, match="cannot hold timm/fickle"):
+    model = LoadedModel(Fickle(), open_model(str(finished_run)).description)
+    with pytest.raises(graphs.UsageError, match="cannot hold timm/test_resnet"):
         {"onnx": graphs.Onnx(), "torch_export": graphs.TorchExport()}[name].write(model, str(tmp_path / "file"))
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
-
-
-class OnMean(nn.Module):
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.network(pixels.permute(0, 3, 1, 2).float())  # type: ignore[no-any-return]
 
 
 def test_names_that_do_not_fit_are_refused(finished_run: Path, tmp_path: Path, tlkit: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from tlkit.errors import DONE, OutputError
-from tlkit.export.verify import as_exportable, compare
+from tlkit.export.verify import compare
 from tlkit.export.weights import EXPORTERS
 from tlkit.files.atomic import replaced_when_whole, writing
 from tlkit.files.run_folder import RunFolder
@@ -20,13 +20,12 @@ def export(options: ExportOptions) -> int:
     output = os.path.abspath(options.output or "")
     require_free(output, options)
     model = open_model(options.model, options.weights, options.trust_pickle)
-    exportable = as_exportable(model)
     with replaced_when_whole(output) as aside:
         with writing(output):
-            exporter.write(exportable, aside)
-        difference = compare(model, exporter.read(exportable, aside), output)
+            exporter.write(model, aside)
+        difference = compare(model, exporter.read(model, aside), output)
     log_status("export", f"{options.format}, verified: logits differ by at most {difference:.1g}")
-    log_status("open", exporter.how_to_open(exportable, options.output or ""))
+    log_status("open", exporter.how_to_open(model, options.output or ""))
     write_stdout(os.fsencode(f"{options.output}\n"))
     return DONE
 

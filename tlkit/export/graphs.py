@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from tlkit import __version__
 from tlkit.errors import OutputError, UnavailableError, UsageError, first_line, is_memory
-from tlkit.export.exporter import Exportable
 from tlkit.files.checksum import write_checksummed_archive
+from tlkit.files.description import metadata_of
 from tlkit.files.onnx_file import checksum_of, read_onnx
 from tlkit.files.pt2_file import DESCRIPTION_FILE, describe, read_pt2
 from tlkit.files.trusted import load_program
+from tlkit.model.files import LoadedModel
 from tlkit.versions import is_refused, require_floor
 from tlkit.versions import version as installed_version
 
@@ -31,27 +32,28 @@ PIXELS, LOGITS, FEATURES = "pixels", "logits", "features"
 class Onnx:
     """One .onnx file, with the model's description in its metadata and a checksum."""
 
-    def write(self, model: Exportable, path: str) -> None:
+    def write(self, model: LoadedModel, path: str) -> None:
         require_extra("--format onnx")
         weights = weight_bytes(model.network)
         if weights > LARGEST_ONNX:
             problem = f"holds at most 2 GB, but the weights of this model take {weights / 1e9:.1f} GB"
             raise UsageError("--format onnx", problem, "Use --format safetensors or torch_export.")
         with only_usage_errors("onnx", model):
-            content = as_onnx(model.from_pixels(model.network), model.image_size, LOGITS, model.metadata())
+            metadata = metadata_of(model.description.to_dict())
+            content = as_onnx(model.from_pixels(model.network), model.preprocessing.image_size, LOGITS, metadata)
         with open(path, "wb") as file:
             file.write(content)
             file.write(checksum_of(content))
 
-    def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
+    def read(self, model: LoadedModel, path: str) -> Callable[[Tensor], Tensor]:
         import onnxruntime
 
         with quiet():
             session = onnxruntime.InferenceSession(read_onnx(path).content, providers=["CPUExecutionProvider"])
         return lambda pixels: torch.from_numpy(session.run([LOGITS], {PIXELS: pixels.numpy()})[0])
 
-    def how_to_open(self, model: Exportable, path: str) -> str:
-        height, width = model.image_size
+    def how_to_open(self, model: LoadedModel, path: str) -> str:
+        height, width = model.preprocessing.image_size
         run = f"run(['{LOGITS}'], {{'{PIXELS}': images}})"
         return f"onnxruntime.InferenceSession({path!r}).{run}  # images: uint8 [B, {height}, {width}, 3]"
 
@@ -59,20 +61,20 @@ class Onnx:
 class TorchExport:
     """A .pt2 file of torch.export: the graph, its weights and the model's description."""
 
-    def write(self, model: Exportable, path: str) -> None:
+    def write(self, model: LoadedModel, path: str) -> None:
         with quiet(), only_usage_errors("torch_export", model):
             program = torch.export.export(
                 model.from_pixels(model.network),
-                (example(model.image_size),),
+                (example(model.preprocessing.image_size),),
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
             for node in program.graph.nodes:
                 node.meta.pop("stack_trace", None)  # has file paths of this machine
-        extra = {DESCRIPTION_FILE: describe({**model.description, "tlkit_version": __version__})}
+        extra = {DESCRIPTION_FILE: describe({**model.description.to_dict(), "tlkit_version": __version__})}
         with quiet(), open(path, "wb") as file:
             write_checksummed_archive(file, lambda stream: torch.export.save(program, stream, extra_files=extra))
 
-    def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
+    def read(self, model: LoadedModel, path: str) -> Callable[[Tensor], Tensor]:
         own, found = model.network.state_dict(), read_pt2(path)["model_state_dict"]
         if found.keys() != own.keys() or not all(torch.equal(found[key], own[key]) for key in own):
             raise OutputError(path, "was read back with other weights; this version of torch stores them differently")
@@ -81,8 +83,8 @@ class TorchExport:
             network: Callable[[Tensor], Tensor] = program.module()
         return network
 
-    def how_to_open(self, model: Exportable, path: str) -> str:
-        height, width = model.image_size
+    def how_to_open(self, model: LoadedModel, path: str) -> str:
+        height, width = model.preprocessing.image_size
         images = f"images: uint8 [B, {height}, {width}, 3]; loading runs code: only files you trust"
         return f"torch.export.load({path!r}).module()(images)  # {images}"
 
@@ -163,12 +165,12 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only_usage_errors(name: str, model: Exportable) -> Iterator[None]:
+def only_usage_errors(name: str, model: LoadedModel) -> Iterator[None]:
     """Turn any exception of torch's exporters into a UsageError, except out-of-memory errors."""
     try:
         yield
     except Exception as error:
         if is_memory(error):
             raise
-        problem = f"cannot hold {model.source}/{model.name}: {type(error).__name__}: {first_line(error)[:160]}"
+        problem = f"cannot hold {model.description.backbone}: {type(error).__name__}: {first_line(error)[:160]}"
         raise UsageError(f"--format {name}", problem, "Use --format safetensors.") from error

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
+from tlkit import __version__
 from tlkit.export.graphs import FEATURES, LOGITS
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 
 def join_head(backbone: bytes, layers: nn.Module, positions: bool, metadata: Mapping[str, str]) -> bytes:
@@ -30,9 +33,12 @@ def join_head(backbone: bytes, layers: nn.Module, positions: bool, metadata: Map
         head.append(layer)
     if positions:
         head.average_positions(len(model.graph.output[0].type.tensor_type.shape.dim))
-    head.finish(len(parts[-1].get_parameter("weight")))
+    model.graph.node[-1].output[0] = LOGITS
+    del model.graph.output[:]
+    classes = len(parts[-1].get_parameter("weight"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, ["batch", classes]))
     del model.metadata_props[:]
-    onnx.helper.set_model_props(model, {**metadata, "tlkit_version": version("tlkit")})
+    onnx.helper.set_model_props(model, {**metadata, "tlkit_version": __version__})
     content: bytes = model.SerializeToString()
     return content
 
@@ -47,7 +53,7 @@ def can_join(layers: nn.Module) -> bool:
 class HeadNodes:
     """Appends the nodes of a head to a graph whose output is the features."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: GraphProto) -> None:
         self.graph = graph
         self.last = FEATURES
 
@@ -66,15 +72,7 @@ class HeadNodes:
         """As Head.forward does: ReLU, then the mean over positions where features have them."""
         self.last = self.node("Relu", self.last)
         if dimensions == 3:
-            self.last = self.node("ReduceMean", self.last, self.constant(np.array([1])), keepdims=0)
-
-    def finish(self, classes: int) -> None:
-        """Make the last node's output, [B, C], the graph's only output."""
-        from onnx import TensorProto, helper
-
-        self.graph.node[-1].output[0] = LOGITS
-        del self.graph.output[:]
-        self.graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["batch", classes]))
+            self.last = self.node("ReduceMean", self.last, self.constant(torch.tensor([1])), keepdims=0)
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Append a node; returns the name of its output."""
@@ -84,10 +82,10 @@ class HeadNodes:
         self.graph.node.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
 
-    def constant(self, values: Tensor | np.ndarray[Any, Any]) -> str:
+    def constant(self, values: Tensor) -> str:
         """Store a tensor in the graph; returns its name."""
         from onnx import numpy_helper
 
         name = f"head_constant_{len(self.graph.initializer)}"
-        self.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        self.graph.initializer.append(numpy_helper.from_array(values.contiguous().numpy(), name))
         return name

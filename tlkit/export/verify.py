@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from tlkit.errors import DataError
-from tlkit.export.exporter import Exportable
 from tlkit.model.files import LoadedModel
-from tlkit.model.sources import SOURCES
 
 TOLERANCE = 1e-4
 """Allowed difference of logits, times the largest logit if that is above 1. Rounding stays far below."""
@@ -20,23 +18,6 @@ TIE = 1e-6
 
 BATCH_SIZES = (1, 7, 64)
 """Batches of images to compare."""
-
-
-def as_exportable(model: LoadedModel) -> Exportable:
-    """The model as exporters see it."""
-    description = model.description
-    source, name = SOURCES[description.backbone.source].library_name(description.backbone.name)
-    return Exportable(
-        network=model.network,
-        rebuild=description.build,
-        from_pixels=model.from_pixels,
-        description=description.to_dict(),
-        source=source,
-        name=name,
-        head=description.head,
-        classes=description.classes,
-        image_size=description.preprocessing.image_size,
-    )
 
 
 @torch.inference_mode()

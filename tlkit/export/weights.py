@@ -5,111 +5,124 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tlkit.errors import OutputError, UsageError
-from tlkit.export.exporter import Exportable, Exporter
 from tlkit.export.graphs import Onnx, TorchExport
 from tlkit.files.artifact import load_safely
 from tlkit.files.checksum import write_checksummed_archive
-from tlkit.files.description import DESCRIPTION_KEY
+from tlkit.files.description import DESCRIPTION_KEY, metadata_of
 from tlkit.files.safetensors_file import content_with_checksum, read_safetensors
 from tlkit.files.timm_folder import CONFIG_FILE, WEIGHTS_FILE, with_config
 from tlkit.files.trusted import unpickle
+from tlkit.model.files import LoadedModel
 from tlkit.model.head import HEADS
+from tlkit.model.sources import SOURCES
+
+
+class Exporter(Protocol):
+    """An export format."""
+
+    def write(self, model: LoadedModel, path: str) -> None:
+        """Write the file or folder. Raises UsageError if the format cannot hold the model."""
+
+    def read(self, model: LoadedModel, path: str) -> Callable[[Tensor], Tensor]:
+        """Load what was written as another program would: uint8 [B, H, W, 3] -> logits [B, C]"""
+
+    def how_to_open(self, model: LoadedModel, path: str) -> str:
+        """A line of Python that opens it without tlkit."""
 
 
 class StateDict:
     """A torch file of tensors with the names that timm or torchvision uses."""
 
-    def write(self, model: Exportable, path: str) -> None:
+    def write(self, model: LoadedModel, path: str) -> None:
         with open(path, "wb") as file:
-            write_checksummed_archive(file, lambda stream: torch.save(model.state(), stream))
+            write_checksummed_archive(file, lambda stream: torch.save(separate_state(model), stream))
 
-    def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
-        return model.from_pixels(with_state(model.rebuild(), load_safely(path)))
+    def read(self, model: LoadedModel, path: str) -> Callable[[Tensor], Tensor]:
+        return rebuilt(model, load_safely(path))
 
-    def how_to_open(self, model: Exportable, path: str) -> str:
+    def how_to_open(self, model: LoadedModel, path: str) -> str:
         return f"{plain_model(model)}.load_state_dict(torch.load({path!r}))"
 
 
 class Safetensors:
     """Tensors, with the model's description in the metadata. tlkit can open it."""
 
-    def write(self, model: Exportable, path: str) -> None:
-        if model.source == "torchvision" and model.name.startswith("mnasnet"):
-            raise UsageError(
-                "--format safetensors",
-                f"cannot hold the state dict version that {model.source}/{model.name} needs",
-                "Use --format state_dict.",
-            )
+    def write(self, model: LoadedModel, path: str) -> None:
+        if str(model.description.backbone).startswith("torchvision/mnasnet"):
+            problem = f"cannot hold the state dict version that {model.description.backbone} needs"
+            raise UsageError("--format safetensors", problem, "Use --format state_dict.")
         with open(path, "wb") as file:
-            file.write(content_with_checksum(model.state(), model.metadata()))
+            metadata = metadata_of(model.description.to_dict())
+            file.write(content_with_checksum(separate_state(model), metadata))
 
-    def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
-        return model.from_pixels(with_state(model.rebuild(), read_safetensors(path).state))
+    def read(self, model: LoadedModel, path: str) -> Callable[[Tensor], Tensor]:
+        return rebuilt(model, read_safetensors(path).state)
 
-    def how_to_open(self, model: Exportable, path: str) -> str:
+    def how_to_open(self, model: LoadedModel, path: str) -> str:
         return f"{plain_model(model)}.load_state_dict(safetensors.torch.load_file({path!r}))"
 
 
 class FullModel:
     """The pickled module, with the model's description in an attribute. Loading it runs code."""
 
-    def write(self, model: Exportable, path: str) -> None:
+    def write(self, model: LoadedModel, path: str) -> None:
         network = copy.copy(model.network)
-        setattr(network, DESCRIPTION_KEY, model.metadata())
+        setattr(network, DESCRIPTION_KEY, metadata_of(model.description.to_dict()))
         try:
             with open(path, "wb") as file:
                 write_checksummed_archive(file, lambda stream: torch.save(network, stream))
         except (AttributeError, TypeError) as error:
-            raise UsageError("--format full", f"{model.source}/{model.name} cannot be pickled: {error}") from error
+            raise UsageError("--format full", f"{model.description.backbone} cannot be pickled: {error}") from error
 
-    def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
+    def read(self, model: LoadedModel, path: str) -> Callable[[Tensor], Tensor]:
         network = unpickle(path, trusted=path)  # this process has just written it
         assert isinstance(network, nn.Module)
         return model.from_pixels(network)
 
-    def how_to_open(self, model: Exportable, path: str) -> str:
+    def how_to_open(self, model: LoadedModel, path: str) -> str:
         return f"torch.load({path!r}, weights_only=False)  # runs code: only for files you trust"
 
 
 class TimmFolder:
     """A folder for timm.create_model("local-dir:...") and the Hugging Face hub, with labels."""
 
-    def write(self, model: Exportable, path: str) -> None:
-        if model.source != "timm" or model.head != "linear":
-            problem = f"needs a timm model with a linear head, not {model.source}/{model.name} with head {model.head}"
+    def write(self, model: LoadedModel, path: str) -> None:
+        described, preprocessing = model.description, model.preprocessing
+        if library_name(model)[0] != "timm" or described.head != "linear":
+            problem = f"needs a timm model with a linear head, not {described.backbone} with head {described.head}"
             raise UsageError("--format timm", problem, "Use --format safetensors.")
         from timm.models import save_for_hf
 
-        height, width = model.image_size
-        labels = {"label_names": list(model.classes), DESCRIPTION_KEY: dict(model.description)}
+        crop_pct = preprocessing.image_size[0] / preprocessing.resize[0]
         save_for_hf(
             model.network,
             path,
-            model_config=labels,
+            model_config={"label_names": list(model.classes), DESCRIPTION_KEY: described.to_dict()},
             safe_serialization=True,
-            data_config={"input_size": (3, height, width), "crop_pct": crop_share(model)},
+            data_config={"input_size": (3, *preprocessing.image_size), "crop_pct": crop_pct},
         )
         with open(os.path.join(path, CONFIG_FILE), "rb") as config:
-            metadata = with_config(model.metadata(), config.read())
-        with open(os.path.join(path, WEIGHTS_FILE), "wb") as weights:
-            weights.write(content_with_checksum(model.state(), metadata))
+            metadata = with_config(metadata_of(described.to_dict()), config.read())
+        weights = os.path.join(path, WEIGHTS_FILE)
+        os.unlink(weights)  # safetensors makes it readable for its owner only, whatever the umask is
+        with open(weights, "wb") as file:
+            file.write(content_with_checksum(separate_state(model), metadata))
 
-    def read(self, model: Exportable, path: str) -> Callable[[Tensor], Tensor]:
+    def read(self, model: LoadedModel, path: str) -> Callable[[Tensor], Tensor]:
         import timm
 
         network = timm.create_model(f"local-dir:{path}", pretrained=True)
-        labels: Any = network.pretrained_cfg
-        if list(labels.get("label_names") or ()) != list(model.classes):
+        if list(getattr(network, "pretrained_cfg").get("label_names") or ()) != list(model.classes):  # noqa: B009
             raise OutputError(path, "was read back without its labels")
         return model.from_pixels(network)
 
-    def how_to_open(self, model: Exportable, path: str) -> str:
+    def how_to_open(self, model: LoadedModel, path: str) -> str:
         return f"timm.create_model({'local-dir:' + path!r}, pretrained=True)"
 
 
@@ -123,28 +136,37 @@ EXPORTERS: dict[str, Exporter] = {
 }
 
 
-def with_state(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Load a state dict; every key must match."""
+def separate_state(model: LoadedModel) -> dict[str, Tensor]:
+    """The network's state dict; tensors are contiguous and share no memory."""
+    state = model.network.state_dict()
+    for key, tensor in state.items():
+        state[key] = tensor.contiguous().clone()
+    return state
+
+
+def rebuilt(model: LoadedModel, state: Mapping[str, Tensor]) -> nn.Module:
+    """The same network with this state dict, of which every key must match: uint8 [B, H, W, 3] -> logits [B, C]"""
+    network = model.description.build()
     network.load_state_dict(state, strict=True)
-    return network
+    return model.from_pixels(network)
 
 
-def crop_share(model: Exportable) -> float:
-    """timm's crop_pct: crop size divided by resize size."""
-    preprocessing = model.description["preprocessing"]
-    return float(preprocessing["image_size"][0] / preprocessing["resize"][0])
+def library_name(model: LoadedModel) -> tuple[str, str]:
+    """The library and the name with which Python code without tlkit builds the backbone."""
+    backbone = model.description.backbone
+    return SOURCES[backbone.source].library_name(backbone.name)
 
 
-def plain_model(model: Exportable) -> str:
+def plain_model(model: LoadedModel) -> str:
     """Python code that builds the network without tlkit."""
-    classes = len(model.classes)
-    if HEADS[model.head].on_class_outputs:
-        classes = model.description["backbone"]["classes"]
-    if model.source == "timm":
-        size = model.description["backbone"]["image_size"]
+    described, head = model.description, HEADS[model.description.head]
+    library, name = library_name(model)
+    classes = described.backbone_classes if head.on_class_outputs else len(model.classes)
+    if library == "timm":
+        size = described.image_size
         fixed = f", img_size={size}" if size is not None and hasattr(model.network, "patch_embed") else ""
-        plain = f"timm.create_model({model.name!r}, num_classes={classes}{fixed})"
+        plain = f"timm.create_model({name!r}, num_classes={classes}{fixed})"
     else:
-        no_auxiliary = ", aux_logits=False" if model.name in ("googlenet", "inception_v3") else ""
-        plain = f"torchvision.models.get_model({model.name!r}, num_classes={classes}{no_auxiliary})"
-    return HEADS[model.head].python.format(network=plain, inputs=classes, classes=len(model.classes))
+        no_auxiliary = ", aux_logits=False" if name in ("googlenet", "inception_v3") else ""
+        plain = f"torchvision.models.get_model({name!r}, num_classes={classes}{no_auxiliary})"
+    return head.python.format(network=plain, inputs=classes, classes=len(model.classes))

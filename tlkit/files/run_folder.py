@@ -176,7 +176,7 @@ class RunFolder:
         """Acquire the lock and return its file descriptor."""
         while True:
             try:
-                descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except OSError as error:
                 raise OutputError(self.path, f"cannot be written: {error.strerror}") from error
             try:
