@@ -53,14 +53,20 @@ class FeatureExtractor:
         return features
 
 
+SHRINKAGE = 32
+"""Images at which a feature's own variance and the average feature's count alike."""
+
+
 def feature_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor] | None:
     """Mean and standard deviation of each feature, [D] and [D] in float64, over all samples and positions.
 
-    None if there are no features.
+    Of few images the variance of a feature is a poor estimate, and dividing by one that is too small makes noise of
+    nearly constant features as large as the signal. So it is shrunk towards the mean variance of all features:
+    w * variance + (1 - w) * mean(variance) with w = n / (n + SHRINKAGE) for n images. None if there are no features.
 
     Summed batch by batch around the first batch's mean, so that neither memory grows nor precision is lost.
     """
-    count = 0
+    count, images = 0, 0
     for batch in batches:
         rows = batch.reshape(-1, batch.shape[-1]).double()
         if not count:
@@ -70,7 +76,10 @@ def feature_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor] | Non
         sums += shifted.sum(dim=0)
         squares += shifted.square().sum(dim=0)
         count += len(rows)
+        images += len(batch)
     if not count:
         return None
     offset = sums / count
-    return centre + offset, (squares / count - offset.square()).clamp_min(0).sqrt()
+    variance = (squares / count - offset.square()).clamp_min(0)
+    weight = images / (images + SHRINKAGE)
+    return centre + offset, (weight * variance + (1 - weight) * variance.mean()).sqrt()
