@@ -35,7 +35,7 @@ from tlkit.model.build import assemble
 from tlkit.model.head import HEADS, Head, HeadShape
 from tlkit.options import FinetuneOptions
 from tlkit.runs.batches import labels_of
-from tlkit.training.loop import Recipe, Trainer
+from tlkit.training.loop import Trainer
 from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
 
@@ -88,22 +88,14 @@ def accuracy_of_defaults(vectors: Vectors) -> float:
     statistics = feature_statistics([train_vectors])
     assert statistics is not None
     head.set_standardization(*statistics)
-    optimizer = build_optimizer(head, torch.nn.Module(), options.optimizer, options.weight_decay)
+    optimizer = build_optimizer(head, torch.nn.Module(), options)
     state = TrainingState(head, optimizer)  # type: ignore[arg-type]
     Trainer(
         head,
         state,
         FeatureBatches([train_vectors], train_labels, options.batch_size, options.seed),
         FeatureBatches([val_vectors], val_labels, 4096, None),
-        Recipe(
-            options.planned_epochs(),
-            options.learning_rate,
-            options.schedule,
-            options.label_smoothing,
-            options.metric,
-            options.patience,
-            options.seed,
-        ),
+        options,
         torch.ones(classes),
         torch.device("cpu"),
     ).train()

@@ -16,7 +16,7 @@ from tlkit.data.batches import FeatureBatches
 from tlkit.model.head import HEADS, Head, HeadShape
 from tlkit.options import FinetuneOptions
 from tlkit.runs.train_loop import few_threads
-from tlkit.training.loop import Recipe, Trainer
+from tlkit.training.loop import Trainer
 from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
 
@@ -51,27 +51,18 @@ def main() -> None:
 
 def seconds(options: argparse.Namespace, batch_size: int) -> float:
     """Train a head by the loop that finetune runs, with its defaults."""
-    defaults = FinetuneOptions(data="")
+    defaults = FinetuneOptions(data="", epochs=options.epochs)
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, CLASSES, (options.vectors,), generator=generator)
     vectors = torch.randn(options.vectors, options.features, generator=generator)
     module = OnlyHead(Head(HEADS["linear"], HeadShape(options.features, CLASSES)))
-    state = TrainingState(module, build_optimizer(module.head, nn.Module(), "adamw", defaults.weight_decay))
-    recipe = Recipe(
-        epochs=options.epochs,
-        learning_rate=defaults.learning_rate,
-        schedule=defaults.schedule,
-        label_smoothing=0.0,
-        metric="accuracy",
-        patience=None,
-        seed=0,
-    )
+    state = TrainingState(module, build_optimizer(module.head, nn.Module(), defaults))
     batches = FeatureBatches([vectors], labels, batch_size, 0)
     validation = FeatureBatches([vectors[:1000]], labels[:1000], 4096, None)
     began = time.perf_counter()
     with few_threads(module.head, batch_size):
         cpu = torch.device("cpu")
-        Trainer(module.head, state, batches, validation, recipe, torch.ones(CLASSES), cpu).train()
+        Trainer(module.head, state, batches, validation, defaults, torch.ones(CLASSES), cpu).train()
     return time.perf_counter() - began
 
 

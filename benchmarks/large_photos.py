@@ -36,7 +36,7 @@ from tlkit.data.ordered_map import map_in_order
 from tlkit.data.view import View
 from tlkit.inference.open import open_predictor
 from tlkit.inference.predictor import Predictor
-from tlkit.options.devices import DeviceSpec
+from tlkit.options.predict import InferenceOptions
 
 SIZE = (4000, 3000)
 GRAIN = 8
@@ -90,7 +90,7 @@ def train_model(options: argparse.Namespace, folder: Path) -> Predictor:
     weights = weights_of(options.backbone, folder, options.weights)
     flags = ["--backbone", options.backbone, "--weights", weights, "--image-size", options.image_size]
     run([*TLKIT, "finetune", options.images, *flags, "--out", folder / "run"], cache=folder / "cache")
-    return open_predictor(str(folder / "run"), None, DeviceSpec(("cpu",)), "fp32", None)
+    return open_predictor(InferenceOptions(model=str(folder / "run"), device="cpu", precision="fp32"))
 
 
 def enlarge(images: Path, count: int, folder: Path) -> list[str]:

@@ -26,7 +26,7 @@ from common import RIVALS, SAMPLE, TLKIT, decoded, in_turn, list_images, ratios,
 
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.inference.open import open_predictor
-from tlkit.options.devices import DeviceSpec
+from tlkit.options.predict import InferenceOptions
 
 HEADER = (
     "backbone",
@@ -159,7 +159,7 @@ def compare(
     seconds = dict(zip(plan, found.values(), strict=True))
     bound = seconds["bound"]
     quick = {name: without(seconds[f"{name}, one image"], seconds[name]) for name in commands}
-    preprocessing = open_predictor(str(sides.model), None, DeviceSpec(("cpu",)), "fp32").preprocessing
+    preprocessing = open_predictor(InferenceOptions(model=str(sides.model), device="cpu")).preprocessing
     rows: list[tuple[str, list[float] | None, list[float], str]] = [
         (
             name if name == TIMM else f"tlkit predict {name}",

@@ -53,9 +53,9 @@ def as_model(path: str) -> object:
 def as_labeller(path: str) -> object:
     """As predict and evaluate do."""
     from tlkit.inference.open import open_predictor
-    from tlkit.options.devices import DeviceSpec
+    from tlkit.options.predict import InferenceOptions
 
-    return open_predictor(path, None, DeviceSpec(("cpu",)), "fp32", None)
+    return open_predictor(InferenceOptions(model=path, device="cpu", precision="fp32"))
 
 
 def as_trusted_model(path: str) -> object:

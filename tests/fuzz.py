@@ -81,6 +81,7 @@ def resume_from(path: str) -> None:
 
     from tlkit.files.artifact import as_content_of
     from tlkit.model.build import assemble, require_same_backbone, stored_options
+    from tlkit.options import FinetuneOptions
     from tlkit.training.optimizer import build_optimizer
     from tlkit.training.state import TrainingState
 
@@ -88,7 +89,7 @@ def resume_from(path: str) -> None:
     options = stored_options(path, checkpoint.options)
     classifier, description = assemble(options, ("blue", "green", "red"))
     require_same_backbone(description, checkpoint.content, path)
-    state = TrainingState(classifier, build_optimizer(classifier.head, classifier.backbone, "adamw", 0.01))
+    state = TrainingState(classifier, build_optimizer(classifier.head, classifier.backbone, FinetuneOptions(data="")))
     with as_content_of(path, "checkpoint"), torch.no_grad():
         state.load(checkpoint.to_dict())
         state.where()

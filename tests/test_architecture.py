@@ -43,7 +43,7 @@ ALLOWED = {
     "reports": {"training", "data", "files", "options", "terminal", "errors"},
     "export": {"model", "files", "versions", "errors"},
     "model": {"devices", "data", "files", "options", "terminal", "interruption", "errors"},
-    "training": {"devices", "distributed", "errors"},
+    "training": {"devices", "distributed", "options", "errors"},
     "devices": {"distributed", "options", "terminal", "errors"},
     "data": {"distributed", "files", "options", "terminal", "errors"},
     "distributed": {"files", "options", "terminal", "interruption", "errors"},

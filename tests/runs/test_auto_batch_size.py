@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,11 @@ from tests.training.test_loop import Model
 from tests.training.test_step import Scarce
 from tlkit.devices.kinds import DEVICES
 from tlkit.distributed.world import SINGLE_PROCESS, World
+from tlkit.options import FinetuneOptions
 from tlkit.runs.auto_batch_size import BatchSizeFinder, FakePeerWorld
 from tlkit.training.batch_norm import LocalBatchNorm, SynchronizedBatchNorm
+
+SGD = FinetuneOptions(data="", optimizer="sgd")
 
 
 class Several(World):
@@ -28,7 +32,7 @@ def test_ranks_together_try_no_more_than_one_process(
 ) -> None:
     monkeypatch.setattr(BatchSizeFinder, "fits", lambda self, size: True)
     network = Model()
-    attempts = BatchSizeFinder(network, network, "sgd", False, (8, 8), torch.device("cpu"), Several(ranks))  # type: ignore[arg-type]
+    attempts = BatchSizeFinder(network, network, SGD, False, (8, 8), torch.device("cpu"), Several(ranks))  # type: ignore[arg-type]
     assert attempts.find(images) == found
     assert found <= max(DEVICES["cpu"].largest_batch, ranks)
 
@@ -38,7 +42,7 @@ class Head(nn.Linear):
         return self.out_features
 
 
-def attempts_of(layer: nn.Module, **about: Any) -> BatchSizeFinder:
+def attempts_of(layer: nn.Module, accumulate: int = 1, **about: Any) -> BatchSizeFinder:
     """A classifier of noise of 3 x 4 x 4, with this layer before its head."""
     module = Model(nn.Flatten(), layer, Head(48, 2))
     classifier: Any = SimpleNamespace(
@@ -48,12 +52,13 @@ def attempts_of(layer: nn.Module, **about: Any) -> BatchSizeFinder:
         head=module[2],
         backbone=nn.Module(),
     )
-    return BatchSizeFinder(classifier, module, "sgd", False, (4, 4), torch.device("cpu"), **about)
+    options = replace(SGD, accumulate=accumulate)
+    return BatchSizeFinder(classifier, module, options, False, (4, 4), torch.device("cpu"), **about)
 
 
 def test_what_is_tried_passes_in_as_many_parts_as_what_will_run() -> None:
     assert attempts_of(Scarce(4)).find(99) == 4
-    assert attempts_of(scarce := Scarce(4), world=SINGLE_PROCESS, parts=4).find(99) == 16
+    assert attempts_of(scarce := Scarce(4), world=SINGLE_PROCESS, accumulate=4).find(99) == 16
     assert scarce.seen == [4, 4, 4, 4]
 
 

@@ -28,9 +28,9 @@ from tlkit.data.normalize import normalize
 from tlkit.data.view import View
 from tlkit.errors import DataError
 from tlkit.inference.open import open_predictor
-from tlkit.inference.prediction import Loaded, best_labels, predict_batch, predict_pixels
+from tlkit.inference.prediction import Loaded, best_labels, predict_batch
 from tlkit.model.open import open_model
-from tlkit.options.devices import DeviceSpec
+from tlkit.options.predict import InferenceOptions
 from tlkit.training import loop
 from tlkit.training.predictions import evaluate_logits
 
@@ -172,13 +172,14 @@ def test_a_model_that_gives_no_numbers_is_told_by_the_image() -> None:
 
 
 def test_decoded_pixels_are_predicted_as_files_are(finished_run: Path, images: Path, tlkit: Run) -> None:
-    model = open_predictor(str(finished_run), None, DeviceSpec(("cpu",)), "fp32")
+    model = open_predictor(InferenceOptions(model=str(finished_run), device="cpu", precision="fp32"))
     paths = sorted(images.rglob("*.png"))[:3]
     with closing(open_decoder(0)) as decoder:
         pixels = [decoder.load(str(path), View(model.preprocessing)).pixels for path in paths]
     lines = tlkit("predict", finished_run, *paths, "--format", "jsonl", "--top-k", 2).out.splitlines()
     expected = [json.loads(line)["top"] for line in lines]
-    for found, top in zip(predict_pixels(model, pixels, 2), expected, strict=True):
+    tops = [best_labels(logits, model.classes, 2) for logits in model.logits(np.stack(pixels))]
+    for found, top in zip(tops, expected, strict=True):
         assert [label for label, _ in found] == [entry["label"] for entry in top]
         assert [p for _, p in found] == pytest.approx([entry["probability"] for entry in top], abs=1e-5)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from tlkit.inference.open import open_predictor
 from tlkit.inference.torch_predictor import TorchPredictor
 from tlkit.model.backbones import build_network, find_backbone
 from tlkit.model.open import open_model
-from tlkit.options.devices import DeviceSpec
+from tlkit.options.predict import InferenceOptions
 
 
 @pytest.fixture(scope="module")
@@ -99,16 +100,17 @@ def test_the_file_describes_itself_as_an_export_does(run_with_onnx: Path, tlkit:
 
 
 def test_which_engine_runs_a_model(run_with_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def kind(path: Path, device: str, *arguments: str | None) -> type:
-        return type(open_predictor(str(path), None, DeviceSpec((device,)), *arguments))  # type: ignore[arg-type]
+    def kind(path: Path, device: str, precision: str, **others: str) -> type:
+        options: dict[str, Any] = {"model": str(path), "device": device, "precision": precision, **others}
+        return type(open_predictor(InferenceOptions(**options)))
 
     run, file = run_with_onnx, run_with_onnx / "model.pt"
     monkeypatch.setattr(open_module, "may_have_gpu", lambda: False)
     assert kind(run, "cpu", "fp32") is kind(run, "auto", "auto") is OnnxPredictor
-    assert kind(run, "cpu", "auto", None, "onnxruntime") is OnnxPredictor
-    assert kind(file, "cpu", "auto", None, "onnxruntime") is OnnxPredictor
-    assert kind(run, "cpu", "fp32", None, "torch") is kind(file, "cpu", "fp32") is TorchPredictor
-    assert kind(run, "cpu", "bf16") is kind(run, "cpu", "fp32", "other") is TorchPredictor
+    assert kind(run, "cpu", "auto", engine="onnxruntime") is OnnxPredictor
+    assert kind(file, "cpu", "auto", engine="onnxruntime") is OnnxPredictor
+    assert kind(run, "cpu", "fp32", engine="torch") is kind(file, "cpu", "fp32") is TorchPredictor
+    assert kind(run, "cpu", "bf16") is kind(run, "cpu", "fp32", trust_pickle="other") is TorchPredictor
     monkeypatch.setattr(open_module, "may_have_gpu", lambda: True)
     assert kind(run, "auto", "auto") is TorchPredictor
     monkeypatch.setattr(open_module, "version", lambda name: None)

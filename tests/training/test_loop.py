@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor, nn
 
 from tlkit.data.batches import FeatureBatches
 from tlkit.errors import DataError
+from tlkit.options import FinetuneOptions
 from tlkit.training.history import EpochRow
-from tlkit.training.loop import Recipe, Trainer, TrainingObserver, is_over
+from tlkit.training.loop import Trainer, TrainingObserver, is_over
 from tlkit.training.optimizer import build_optimizer
 from tlkit.training.state import TrainingState
 
-RECIPE = Recipe(
-    epochs=1, learning_rate=0.5, schedule="constant", label_smoothing=0.0, metric="loss", patience=None, seed=3
+OPTIONS = FinetuneOptions(
+    data="", epochs=1, learning_rate=0.5, schedule="constant", weight_decay=0.0, metric="loss", seed=3
 )
 CPU = torch.device("cpu")
 
@@ -32,7 +34,7 @@ class Model(nn.Sequential):
 
 
 def start(model: Model, optimizer: str = "sgd") -> TrainingState:
-    return TrainingState(model, build_optimizer(model, nn.Module(), optimizer, 0.0))
+    return TrainingState(model, build_optimizer(model, nn.Module(), replace(OPTIONS, optimizer=optimizer)))
 
 
 def vectors(count: int = 10) -> FeatureBatches:
@@ -47,7 +49,7 @@ def test_one_step_by_hand() -> None:
     nn.init.zeros_(model[0].weight)
     data = FeatureBatches([torch.tensor([[1.0, 2.0]])], torch.tensor([1]), 1, None)
     weights = torch.tensor([1.0, 3.0])
-    Trainer(model, start(model), data, data, RECIPE, weights, CPU).train()
+    Trainer(model, start(model), data, data, OPTIONS, weights, CPU).train()
     # d loss / d logits = 3 (softmax - onehot) = [1.5, -1.5]; Nesterov's first step with momentum 0.9 is 1.9 gradients.
     step = 0.5 * 1.9 * 1.5
     torch.testing.assert_close(model[0].weight, torch.tensor([[-step, -2 * step], [step, 2 * step]]))
@@ -57,13 +59,13 @@ def test_the_state_counts_and_the_best_epoch_is_kept() -> None:
     model = Model(nn.Linear(2, 2))
     state = start(model, "adamw")
     seen: list[tuple[int, int, bool]] = []
-    recipe = Recipe(**{**RECIPE.__dict__, "epochs": 4})
+    options = replace(OPTIONS, epochs=4)
 
     class Look(TrainingObserver):
         def after_epoch(self, state: TrainingState, is_best: bool) -> None:
             seen.append((state.epoch, state.step, is_best))
 
-    Trainer(model, state, vectors(), vectors(), recipe, torch.ones(2), CPU).train([Look()])
+    Trainer(model, state, vectors(), vectors(), options, torch.ones(2), CPU).train([Look()])
     assert [entry[:2] for entry in seen] == [(1, 3), (2, 6), (3, 9), (4, 12)]
     losses = [row.val["loss"] for row in state.history]
     assert state.best is not None and state.best.val["loss"] == min(losses)
@@ -76,14 +78,14 @@ def test_dropout_depends_on_the_step_and_not_on_what_was_drawn_before() -> None:
         torch.manual_seed(1)
         model = Model(nn.Linear(2, 8), nn.Dropout(0.5), nn.Linear(8, 2))
         torch.rand(noise)
-        Trainer(model, start(model), vectors(), vectors(), RECIPE, torch.ones(2), CPU).train()
+        Trainer(model, start(model), vectors(), vectors(), OPTIONS, torch.ones(2), CPU).train()
         results.append(model.state_dict())
     for name, tensor in results[0].items():
         assert torch.equal(tensor, results[1][name])
 
 
 def test_a_state_goes_on_where_it_stood() -> None:
-    recipe = Recipe(**{**RECIPE.__dict__, "epochs": 5, "schedule": "cosine"})
+    options = replace(OPTIONS, epochs=5, schedule="cosine")
     torch.manual_seed(2)
     whole = Model(nn.Linear(2, 2))
     kept: list[dict[str, object]] = []
@@ -93,11 +95,11 @@ def test_a_state_goes_on_where_it_stood() -> None:
             if state.epoch == 2:
                 kept.append(copy.deepcopy(state.to_dict()))
 
-    Trainer(whole, start(whole, "adamw"), vectors(), vectors(), recipe, torch.ones(2), CPU).train([Keep()])
+    Trainer(whole, start(whole, "adamw"), vectors(), vectors(), options, torch.ones(2), CPU).train([Keep()])
     again = Model(nn.Linear(2, 2))
     state = start(again, "adamw")
     state.load(kept[0])
-    Trainer(again, state, vectors(), vectors(), recipe, torch.ones(2), CPU).train()
+    Trainer(again, state, vectors(), vectors(), options, torch.ones(2), CPU).train()
     assert torch.equal(whole[0].weight, again[0].weight)
     assert state.step == 15 and [row.epoch for row in state.history] == [1, 2, 3, 4, 5]
 
@@ -108,7 +110,7 @@ def test_a_loss_that_is_no_number_stops_at_once() -> None:
     state = start(model)
     before = model[0].weight.clone()
     with pytest.raises(DataError) as caught:
-        Trainer(model, state, data, data, RECIPE, torch.ones(2), CPU).train()
+        Trainer(model, state, data, data, OPTIONS, torch.ones(2), CPU).train()
     assert caught.value.exit_code == 65 and "step 1" in str(caught.value) and "0.5" in str(caught.value)
     assert torch.equal(before, model[0].weight) and state.step == 0
 
@@ -118,9 +120,10 @@ def row(epoch: int) -> EpochRow:
 
 
 def test_is_over() -> None:
-    assert is_over(5, row(5), 5, None) and not is_over(4, row(1), 5, None)
-    assert is_over(4, row(2), 9, 2) and not is_over(3, row(2), 9, 2)
-    assert not is_over(4, None, 9, 2), "patience counts from a best epoch that is there"
+    five, patient = replace(OPTIONS, epochs=5), replace(OPTIONS, epochs=9, patience=2)
+    assert is_over(5, row(5), five) and not is_over(4, row(1), five)
+    assert is_over(4, row(2), patient) and not is_over(3, row(2), patient)
+    assert not is_over(4, None, patient), "patience counts from a best epoch that is there"
 
 
 def test_after_each_step_the_state_is_whole() -> None:
@@ -132,9 +135,9 @@ def test_after_each_step_the_state_is_whole() -> None:
             seen.append((state.epoch, state.step, state.step_in_epoch, state.tally.samples))
 
     model = Model(nn.Linear(2, 2))
-    recipe = Recipe(**{**RECIPE.__dict__, "epochs": 2})
+    options = replace(OPTIONS, epochs=2)
     data = vectors()
-    Trainer(model, start(model), data, data, recipe, torch.ones(2), CPU).train([Look()])
+    Trainer(model, start(model), data, data, options, torch.ones(2), CPU).train([Look()])
     assert seen == [(0, 1, 1, 4), (0, 2, 2, 8), (0, 3, 3, 10), (1, 4, 1, 4), (1, 5, 2, 8), (1, 6, 3, 10)]
 
 

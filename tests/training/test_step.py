@@ -16,6 +16,7 @@ from tests.training.test_loop import Model, start
 from tlkit.devices.memory import OutOfMemoryGuard
 from tlkit.distributed.world import World
 from tlkit.errors import LostRankError
+from tlkit.options import FinetuneOptions
 from tlkit.training.state import TrainingState
 from tlkit.training.step import Stepper
 
@@ -36,7 +37,7 @@ def batch(count: int = 10) -> tuple[Tensor, Tensor]:
 def stepper(model: Model, micro_batch: int | None = None, weights: tuple[float, ...] = (1.0, 2.0, 3.0)) -> Stepper:
     state = start(model)
     state.micro_batch = micro_batch
-    return Stepper(model, state, torch.tensor(weights), 0.1, 7, CPU)
+    return Stepper(model, state, torch.tensor(weights), FinetuneOptions(data="", label_smoothing=0.1, seed=7), CPU)
 
 
 class Scarce(nn.Module):
@@ -218,7 +219,9 @@ def test_a_scaled_step_moves_as_another_and_what_overflows_is_left_out() -> None
     moving.gradients(inputs, labels, 10, 0)
     moving.update(0.1)
     state = scaled(model, 1024.0)
-    moving = Stepper(model, state, torch.tensor([1.0, 2.0, 3.0]), 0.1, 7, CPU)
+    moving = Stepper(
+        model, state, torch.tensor([1.0, 2.0, 3.0]), FinetuneOptions(data="", label_smoothing=0.1, seed=7), CPU
+    )
     moving.gradients(inputs, labels, 10, 0)
     moving.update(0.1)
     for one, two in zip(model.parameters(), plain.parameters(), strict=True):
@@ -234,7 +237,7 @@ def test_a_scaled_step_moves_as_another_and_what_overflows_is_left_out() -> None
 def test_the_scale_goes_on_where_it_stood() -> None:
     model = network()
     state = scaled(model, 1024.0)
-    moving = Stepper(model, state, torch.ones(3), 0.0, 7, CPU)
+    moving = Stepper(model, state, torch.ones(3), FinetuneOptions(data="", label_smoothing=0.0, seed=7), CPU)
     for step in range(2):
         moving.gradients(*batch(), 10, step)
         moving.update(0.1)

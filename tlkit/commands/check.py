@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 
 from tlkit.data.bad_images import leave_out, repeat_warnings
-from tlkit.data.decode import ImageInfo
 from tlkit.data.duplicates import DuplicateFinder
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
@@ -31,23 +30,18 @@ def check(options: CheckOptions) -> int:
         if isinstance(found, ImageError):
             report.bad.append(found)
         else:
-            record(report, sample.path, found)
+            report.formats[found.format] += 1
+            report.modes[found.mode] += 1
+            report.sizes.append((found.width * found.height, found.width, found.height))
+            if min(found.width, found.height) < TINY_SIDE:
+                report.tiny.append(sample.path)
+            if found.frames > 1:
+                report.several_frames.append(sample.path)
     report.repeats = find_repeats(dataset, same, options.workers)
     report.warnings += dataset.warnings
     report.stops += [str(problem) for problem in why_finetune_stops(options, dataset, report)]
     write_stdout(REPORTS[options.format](report))
     return DataError.exit_code if report.stops else DONE
-
-
-def record(report: Report, path: str, facts: ImageInfo) -> None:
-    """Count a readable image in the report."""
-    report.formats[facts.format] += 1
-    report.modes[facts.mode] += 1
-    report.sizes.append((facts.width * facts.height, facts.width, facts.height))
-    if min(facts.width, facts.height) < TINY_SIDE:
-        report.tiny.append(path)
-    if facts.frames > 1:
-        report.several_frames.append(path)
 
 
 def why_finetune_stops(options: CheckOptions, dataset: Dataset, report: Report) -> Iterator[DataError]:

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
@@ -84,17 +85,7 @@ def caches() -> Iterator[tuple[str, str]]:
     """The feature cache and the download cache."""
     folder = cache_folder()
     spaces = [summarize(space) for space in list_feature_sets(os.path.join(folder, LAYOUT))]
-    nearest = next(parent for parent in parents(folder) if os.path.exists(parent))
+    nearest = next(str(path) for path in (Path(folder), *Path(folder).absolute().parents) if path.exists())
     state = "" if os.access(nearest, os.W_OK) else ", not writable: features are not cached"
     yield "features", f"{folder}, {compact(sum(s.size for s in spaces))}B in {count(len(spaces), 'feature set')}{state}"
     yield "weights", torch.hub.get_dir()
-
-
-def parents(path: str) -> Iterator[str]:
-    """A path and its parent folders, nearest first."""
-    path = os.path.abspath(path)
-    while True:
-        yield path
-        if path == os.path.dirname(path):
-            return
-        path = os.path.dirname(path)

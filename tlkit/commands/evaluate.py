@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,7 +14,7 @@ import torch
 
 from tlkit.data.bad_images import describe_bad, log_left_out
 from tlkit.data.class_folders import is_labelled, read_labelled
-from tlkit.data.decoders import Decoder, Pixels, open_decoder, worker_count
+from tlkit.data.decoders import Pixels, open_decoder, worker_count
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
 from tlkit.data.ordered_map import map_in_order
@@ -48,15 +49,7 @@ def evaluate(options: EvaluateOptions) -> int:
     with joined(options) as world:
         require_same_options(options, world)
         by_torch = options.engine == "auto" and not options.model.endswith(".onnx")
-        model = open_predictor(
-            options.model,
-            options.weights,
-            options.device_spec(),
-            options.precision,
-            options.trust_pickle,
-            "torch" if by_torch else options.engine,
-            world.size,
-        )
+        model = open_predictor(dataclasses.replace(options, engine="torch") if by_torch else options, world.size)
         samples, what = samples_of_all(options, model.classes, world)
         require_same_files(options.data, samples, world)
         require_same_model(options, model, world)
@@ -94,7 +87,7 @@ def samples_of_all(options: EvaluateOptions, classes: tuple[str, ...], world: Wo
     if world.size == 1:
         return samples, what
     root = os.path.abspath(options.data)
-    chosen = world.broadcast_object([[os.path.relpath(os.path.abspath(path), root), label] for path, label in samples])
+    chosen = world.broadcast_object([(os.path.relpath(os.path.abspath(path), root), label) for path, label in samples])
     if world.is_first:
         return samples, what
     return [Sample(os.path.normpath(os.path.join(root, name)), label) for name, label in chosen], what
@@ -103,53 +96,37 @@ def samples_of_all(options: EvaluateOptions, classes: tuple[str, ...], world: Wo
 def label_share(
     options: EvaluateOptions, model: Predictor, samples: list[Sample], world: World
 ) -> tuple[list[int], torch.Tensor, list[ImageError]]:
-    """The numbers of this rank's images that can be read, their scores [S, C], and what is wrong with those of all
-    ranks that cannot."""
-    mine = shard_indices(len(samples), options.batch_size, world)
-    numbers: list[int] = []
-    logits: list[torch.Tensor] = []
-    errors: list[tuple[int, ImageError]] = []
+    """The numbers of this rank's images that can be read, their scores [S, C], and the errors of the unreadable images
+    of all ranks. Raises DataError if scores are not finite."""
+    own = shard_indices(len(samples), options.batch_size, world)
+    numbers, logits, errors = list[int](), list[torch.Tensor](), list[tuple[int, ImageError]]()
     view, workers = View(model.preprocessing, options.max_pixels), worker_count(options.workers)
     with closing(open_decoder(workers)) as decoder:
-        loaded = load_readable(samples, mine, decoder, view, workers, errors, ahead=2 * options.batch_size)
-        while batch := list(islice(loaded, options.batch_size)):
-            if options.skip_bad or not errors:  # else the rest is loaded only to name all that is bad
-                logits.append(logits_of(model, [(samples[number], pixels) for number, pixels in batch]))
-                numbers += [number for number, _ in batch]
+
+        def load(number: int) -> Pixels | ImageError:
+            try:
+                return decoder.load_sample(samples[number], view).pixels
+            except ImageError as error:
+                return error
+
+        def readable() -> Iterator[tuple[int, Pixels]]:
+            loaded = map_in_order(load, own, workers=workers, ahead=2 * options.batch_size)
+            for number, outcome in zip(own, progress(loaded, "evaluate", len(own)), strict=True):
+                if isinstance(outcome, ImageError):
+                    errors.append((number, outcome))
+                else:
+                    yield number, outcome
+
+        images = readable()
+        while batch := list(islice(images, options.batch_size)):
+            if errors and not options.skip_bad:  # the rest is loaded only to find all unreadable images
+                continue
+            scores = model.logits(np.stack([pixels for _, pixels in batch]))
+            for (number, _), row in zip(batch, scores, strict=True):
+                require_finite(row, samples[number].path)
+            logits.append(torch.from_numpy(scores))
+            numbers += [number for number, _ in batch]
     return numbers, torch.cat(logits) if logits else torch.empty(0), errors_of_all(errors, samples, world)
-
-
-def load_readable(
-    samples: list[Sample],
-    numbers: list[int],
-    decoder: Decoder,
-    view: View,
-    workers: int,
-    errors: list[tuple[int, ImageError]],
-    ahead: int,
-) -> Iterator[tuple[int, Pixels]]:
-    """The numbers of samples with their pixels, in order; unreadable ones are left out and added to `errors`."""
-
-    def load(number: int) -> Pixels | ImageError:
-        try:
-            return decoder.load_sample(samples[number], view).pixels
-        except ImageError as error:
-            return error
-
-    loaded = map_in_order(load, numbers, workers=workers, ahead=ahead)
-    for number, outcome in zip(numbers, progress(loaded, "evaluate", len(numbers)), strict=True):
-        if isinstance(outcome, ImageError):
-            errors.append((number, outcome))
-        else:
-            yield number, outcome
-
-
-def logits_of(model: Predictor, batch: list[tuple[Sample, Pixels]]) -> torch.Tensor:
-    """The scores [B, C] of a batch. Raises DataError if some are no numbers."""
-    logits = model.logits(np.stack([pixels for _, pixels in batch]))
-    for (sample, _), scores in zip(batch, logits, strict=True):
-        require_finite(scores, sample.path)
-    return torch.from_numpy(logits)
 
 
 def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[list[Sample], str]:

@@ -39,19 +39,14 @@ def require_free(output: str, options: ExportOptions) -> None:
             raise OutputError(output, "is a file, but --format timm writes a folder")
         if os.path.isdir(output) and not (options.format == "timm" and is_exported_folder(output)):
             raise OutputError(output, "is a folder other than an export with --format timm; it is not replaced")
-        if is_of_a_run(output) or os.path.realpath(output) == os.path.realpath(options.model):
+        run, target = RunFolder.containing(output), os.path.realpath(output)
+        of_a_run = run is not None and (
+            target == os.path.realpath(run.model_file) or os.path.dirname(target) == os.path.realpath(run.checkpoints)
+        )
+        if of_a_run or target == os.path.realpath(options.model):
             raise OutputError(output, "is a model or checkpoint of a run; it is not replaced")
     folder = os.path.dirname(output)
     if not os.path.isdir(folder):
         raise OutputError(output, f"cannot be created: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise OutputError(output, "cannot be created: permission denied")
-
-
-def is_of_a_run(path: str) -> bool:
-    """Whether a path is the model or a checkpoint of a run."""
-    run = RunFolder.containing(path)
-    return run is not None and (
-        os.path.realpath(path) == os.path.realpath(run.model_file)
-        or os.path.dirname(os.path.realpath(path)) == os.path.realpath(run.checkpoints)
-    )

@@ -34,14 +34,7 @@ def predict(options: PredictOptions) -> int:
     workers = worker_count(options.workers)
     with open_output(options.output) as write, closing(open_decoder(workers)) as decoder:
         decoder.start()  # its processes start while the model is loaded
-        model = open_predictor(
-            options.model,
-            options.weights,
-            options.device_spec(),
-            options.precision,
-            options.trust_pickle,
-            options.engine,
-        )
+        model = open_predictor(options)
         view = View(model.preprocessing, options.max_pixels, truncated=options.allow_truncated)
         inputs = enumerate(read_inputs(options.paths or [LIST], options.null, options.crlf, left_out))
         rest = islice(inputs, options.resume_from, None)

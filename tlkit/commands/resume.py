@@ -36,7 +36,9 @@ def resume(options: ResumeOptions) -> int:
         return resume_search(options)
     run = RunFolder.containing(options.checkpoint)
     if run is None and os.path.isdir(options.checkpoint):
-        raise not_a_run(RunFolder(options.checkpoint))
+        files = RunFolder(options.checkpoint).checkpoint_files()
+        hint = f"Resume from its checkpoint with: tlkit resume {files[0]} --out DIR" if files else ""
+        raise DataError(options.checkpoint, "is not a run folder: it has no options.json", hint)
     require_installed(sinks_of(recorded_option(run, "log", [])) if options.log is None else options.sinks())
     processes = options.processes or recorded_option(run, "processes", 1)
     if is_for_ranks(processes):
@@ -70,10 +72,3 @@ def resume_search(options: ResumeOptions) -> int:
     from tlkit.tuning.start import resume_search
 
     return resume_search(SearchFolder(options.checkpoint), {}, options.trust_pickle)
-
-
-def not_a_run(folder: RunFolder) -> DataError:
-    """The error for a folder without options.json; its hint names a checkpoint in it that can be resumed."""
-    files = folder.checkpoint_files()
-    hint = f"Resume from its checkpoint with: tlkit resume {files[0]} --out DIR" if files else ""
-    return DataError(folder.path, "is not a run folder: it has no options.json", hint)

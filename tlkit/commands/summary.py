@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tlkit.errors import DONE
 from tlkit.model.backbones import (
-    BackboneName,
     build_network,
     classifier_layers,
     find_backbone,
@@ -45,7 +44,8 @@ def summary(options: SummaryOptions) -> int:
         image_size = options.image_size or preferred_image_size(backbone)
         network = build_network(backbone, 1000, image_size)
         title, size = str(backbone), preprocessing_of(backbone, network, image_size).image_size
-        trained = head_parameters(backbone, network, 1000)
+        replaced = classifier_layers(backbone, network, 1000).output_layers
+        trained = sum(p.numel() for name in replaced for p in network.get_submodule(name).parameters())
     rows = rows_of(network, size, options.depth)
     total = rows[0]
     lines = [f"{title} at {size[1]}x{size[0]} px", ""]
@@ -59,12 +59,6 @@ def summary(options: SummaryOptions) -> int:
     ]
     write_stdout("\n".join(lines) + "\n")
     return DONE
-
-
-def head_parameters(backbone: BackboneName, network: nn.Module, classes: int) -> int:
-    """Number of parameters of the layers that a new head replaces."""
-    names = classifier_layers(backbone, network, classes).output_layers
-    return sum(p.numel() for name in names for p in network.get_submodule(name).parameters())
 
 
 @torch.inference_mode()

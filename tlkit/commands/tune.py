@@ -25,7 +25,8 @@ def tune(options: TuneOptions) -> int:
         return resume_search(SearchFolder(options.resume), changes, options.trust_pickle)
     require_data(options.data)
     require_feasible(options)
-    with new_search_folder(options.out, default_folder(options)) as search, interruption.handled("stopping") as signals:
+    default = os.path.join("runs", f"{os.path.basename(os.path.abspath(options.data))}-tune")
+    with new_search_folder(options.out, default) as search, interruption.handled("stopping") as signals:
         dataset = read_dataset(options)
         write_space(search, options)
         resolved = with_absolute_paths(options, search)
@@ -33,11 +34,6 @@ def tune(options: TuneOptions) -> int:
         from tlkit.tuning.run import run_search
 
         return run_search(search, resolved, dataset, signals)
-
-
-def default_folder(options: TuneOptions) -> str:
-    """runs/<data>-tune"""
-    return os.path.join("runs", f"{os.path.basename(os.path.abspath(options.data))}-tune")
 
 
 def with_absolute_paths(options: TuneOptions, search: SearchFolder) -> TuneOptions:

@@ -30,7 +30,7 @@ def errors_of_all(
     errors: Sequence[tuple[int, ImageError]], samples: Sequence[Sample], world: World
 ) -> list[ImageError]:
     """The errors of all ranks, ordered by image number, on every rank (with the paths of that rank)."""
-    found = world.all_gather_object([[number, e.code, e.message] for number, e in errors])
+    found = world.all_gather_object([(number, e.code, e.message) for number, e in errors])
     wrong = sorted(entry for rank in found for entry in rank)
     return [ImageError(samples[number].path, code, message) for number, code, message in wrong]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,8 +137,7 @@ def gpu_uuid(index: int) -> str:
 
 def cuda_version() -> str | None:
     """The CUDA version that torch is built for."""
-    version: Any = torch.version.cuda
-    return None if version is None else str(version)
+    return torch.version.cuda
 
 
 def named_gpus() -> Iterator[tuple[int, str, str, int, int]]:

@@ -32,10 +32,9 @@ class PeakMemory:
     def say(self) -> None:
         """Log the peaks of the whole run."""
         self.since_asked()
-        if self.most:
-            log_status(
-                "memory", f"at most {', '.join(f'{device} {compact(most)}B' for device, most in self.most.items())}"
-            )
+        peaks = ", ".join(f"{device} {compact(most)}B" for device, most in self.most.items())
+        if peaks:
+            log_status("memory", f"at most {peaks}")
 
 
 @dataclass

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TypeVar
 
 from tlkit.terminal import compact
 
@@ -36,7 +37,7 @@ class Gpu:
 
 def read_gpus() -> list[Gpu]:
     """All GPUs, in the driver's order."""
-    return queried(list_gpus) or []
+    return queried(lambda nvml: [describe(nvml, number) for number in range(nvml.nvmlDeviceGetCount())]) or []
 
 
 def driver_version() -> str | None:
@@ -44,7 +45,7 @@ def driver_version() -> str | None:
     return queried(lambda nvml: text(nvml.nvmlSystemGetDriverVersion()))
 
 
-def queried(query: Callable[[Any], Value]) -> Value | None:
+def queried(query: Callable[[ModuleType], Value]) -> Value | None:
     """The result of a query with pynvml; None if it fails."""
     try:
         import pynvml
@@ -58,13 +59,9 @@ def queried(query: Callable[[Any], Value]) -> Value | None:
         return None
 
 
-def list_gpus(nvml: Any) -> list[Gpu]:
-    """All GPUs, through pynvml."""
-    return [describe(nvml, nvml.nvmlDeviceGetHandleByIndex(index)) for index in range(nvml.nvmlDeviceGetCount())]
-
-
-def describe(nvml: Any, handle: Any) -> Gpu:
-    """The GPU of a handle."""
+def describe(nvml: ModuleType, number: int) -> Gpu:
+    """The GPU of that number, through pynvml."""
+    handle = nvml.nvmlDeviceGetHandleByIndex(number)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     return Gpu(
         text(nvml.nvmlDeviceGetUUID(handle)),

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
 
 from tlkit.distributed.env import ERROR_FILE, LAUNCHER, attempt, is_nonzero_rank, rank_info, silence, under_agent
 from tlkit.errors import (
@@ -20,6 +20,8 @@ from tlkit.errors import (
     TlkitError,
     UsageError,
 )
+
+Value = TypeVar("Value")
 
 
 def claim_error_report() -> bool:
@@ -54,28 +56,23 @@ def write_note(name: str, value: object, folder: str | None = None) -> None:
         os.replace(stream.name, file)
 
 
-def read_note(name: str, folder: str | None = None) -> Any:
-    """The value of a note; None if there is none."""
+def read_note(name: str, kind: type[Value], folder: str | None = None) -> Value | None:
+    """The value of a note; None if there is none of this type."""
     folder = folder or notes_folder()
-    if folder is None:
-        return None
     try:
-        with open(os.path.join(folder, f"tlkit-{name}.json")) as stream:
-            return json.load(stream)
+        if folder is not None:
+            with open(os.path.join(folder, f"tlkit-{name}.json")) as stream:
+                value = json.load(stream)
+            return value if isinstance(value, kind) else None
     except (OSError, ValueError):
-        return None
-
-
-def earlier_run() -> str | None:
-    """The run folder that the ranks used before the agent restarted them."""
-    found = read_note("run")
-    return found if isinstance(found, str) else None
+        pass
+    return None
 
 
 def fatal_exit_status() -> int | None:
     """The exit status of an error before a restart that would only happen again."""
-    found = read_note("settled")
-    return int(found["status"]) if isinstance(found, dict) else None
+    found = read_note("settled", dict)
+    return int(found["status"]) if found else None
 
 
 def status_for_agent(status: int) -> int:

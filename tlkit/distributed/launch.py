@@ -57,6 +57,8 @@ def launch(command: str, options: RankOptions, device: str, processes: int, max_
     if not options.debug:
         logging.disable(logging.CRITICAL)  # report_failure prints what matters of it
     log_status("launch", f"{count(processes, 'process', 'processes')} on this machine")
+    # Ignored signals stay ignored, as nohup needs.
+    wanted = [number.name for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
     with tempfile.TemporaryDirectory(prefix="tlkit-ranks-") as folder, environment(for_ranks(folder, processes)):
         config = LaunchConfig(
             min_nodes=1,
@@ -69,7 +71,7 @@ def launch(command: str, options: RankOptions, device: str, processes: int, max_
             rdzv_configs={"store_type": "file"},
             local_addr="127.0.0.1",
             max_restarts=max_restarts,
-            signals_to_handle=",".join(wanted_signals()),
+            signals_to_handle=",".join(wanted),
             logs_specs=DefaultLogsSpecs(log_dir=os.path.join(folder, "logs")),
         )
         words = [command, *options.command_line()]
@@ -80,13 +82,7 @@ def launch(command: str, options: RankOptions, device: str, processes: int, max_
             raise Interrupted(int(stop.sigval)) from stop
         except ChildFailedError as error:
             return report_failure(folder, error.failures)
-        status = read_note("status", folder)
-        return status if isinstance(status, int) else DONE
-
-
-def wanted_signals() -> list[str]:
-    """The signals to pass to the ranks. Ignored signals stay ignored, as nohup needs."""
-    return [number.name for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
+        return read_note("status", int, folder) or DONE
 
 
 def for_ranks(folder: str, processes: int) -> dict[str, str]:
@@ -108,16 +104,16 @@ def report_failure(folder: str, failures: Mapping[int, ProcessFailure]) -> int:
     """
     rank, failure = min(failures.items(), key=lambda item: failure_priority(item[1]))
     lines, status = reported_error(failure)
-    settled = read_note("settled", folder)
-    if not lines and isinstance(settled, dict):
+    settled = read_note("settled", dict, folder)
+    if settled and not lines:
         lines, status = settled["lines"], int(settled["status"])
     if lines:
         print_error(*map(escape_name, lines))
         return status
     how = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else f"exited with {failure.exitcode}"
     hint = "The kernel kills processes when memory runs out: use fewer --processes."
-    run = read_note("run", folder)
-    if isinstance(run, str):
+    run = read_note("run", str, folder)
+    if run is not None:
         record_failure(RunFolder(run), rank, f"rank {rank} {how}")
         hint = f"{hint}\nResume with: tlkit resume {run}"
     raise ResourceError(f"rank {rank}", how, hint)

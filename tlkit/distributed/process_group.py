@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +21,7 @@ from torch.distributed import FileStore, PrefixStore, Store  # type: ignore[attr
 from torch.distributed.rendezvous import rendezvous
 
 from tlkit.distributed.env import LAUNCHER, RankInfo, attempt, on_host, silence
-from tlkit.distributed.world import World
+from tlkit.distributed.world import Value, World
 from tlkit.errors import UnavailableError, UsageError, first_line
 from tlkit.options.devices import GPU
 
@@ -60,14 +59,17 @@ class ProcessGroupWorld(World):
             time.sleep(pause)  # polled, because the store's own wait would block signals
             pause = min(1.5 * pause, LONGEST_PAUSE)
 
-    def broadcast_object(self, value: Any) -> Any:
-        return json.loads(self._first_bytes(json.dumps(value).encode() if self.is_first else b""))
+    def broadcast_object(self, value: Value) -> Value:
+        received: Value = json.loads(self._first_bytes(json.dumps(value).encode() if self.is_first else b""))
+        return received
 
-    def broadcast_tensors(self, value: Any) -> Any:
+    def broadcast_tensors(self, value: Value) -> Value:
         content = io.BytesIO()
         if self.is_first:
             torch.save(value, content)
-        return torch.load(io.BytesIO(self._first_bytes(content.getvalue())), map_location="cpu", weights_only=True)
+        received = io.BytesIO(self._first_bytes(content.getvalue()))
+        found: Value = torch.load(received, map_location="cpu", weights_only=True)
+        return found
 
     def _first_bytes(self, content: bytes) -> bytes:
         self.barrier()
@@ -77,7 +79,7 @@ class ProcessGroupWorld(World):
         dist.broadcast(received, 0)
         return received.numpy().tobytes()
 
-    def all_gather_object(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Value) -> list[Value]:
         self.barrier()
         content = as_bytes(json.dumps(value).encode())
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]

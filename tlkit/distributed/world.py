@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from tlkit.distributed.env import RankInfo
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Value = TypeVar("Value")
 
 
 class World:
@@ -26,16 +28,16 @@ class World:
     def barrier(self) -> None:
         """Wait until every rank has called this, without a timeout."""
 
-    def broadcast_object(self, value: Any) -> Any:
-        """Return rank 0's value, of JSON types, on every rank."""
+    def broadcast_object(self, value: Value) -> Value:
+        """Return rank 0's value, of JSON types, on every rank. Tuples may arrive as lists."""
         return value
 
-    def broadcast_tensors(self, value: Any) -> Any:
+    def broadcast_tensors(self, value: Value) -> Value:
         """Return rank 0's tensors, in containers of plain types, on every rank."""
         return value
 
-    def all_gather_object(self, value: Any) -> list[Any]:
-        """Return the values of all ranks, of JSON types, on every rank."""
+    def all_gather_object(self, value: Value) -> list[Value]:
+        """Return the values of all ranks, of JSON types, on every rank. Tuples may arrive as lists."""
         return [value]
 
     def gather_rows(self, rows: Tensor) -> Iterator[tuple[int, int, Tensor]]:

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from tlkit.data.decoders import Pixels
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import DataError
 from tlkit.files.description import class_names
-from tlkit.files.onnx_file import OnnxFile, read_onnx
+from tlkit.files.onnx_file import OnnxFile
 from tlkit.inference.predictor import Logits
 from tlkit.model.onnx_session import failure, import_runtime, plain, start_session
 
 
+class Session(Protocol):
+    """An onnxruntime.InferenceSession."""
+
+    def run(self, outputs: list[str], inputs: dict[str, Pixels]) -> list[Logits]: ...
+
+    def get_providers(self) -> list[str]: ...
+
+
 @dataclass(frozen=True)
 class OnnxPredictor:
-    """A Predictor. session: of onnxruntime."""
+    """A Predictor."""
 
     path: str
-    session: Any
+    session: Session
     classes: tuple[str, ...]
     preprocessing: Preprocessing
 
@@ -34,23 +42,17 @@ class OnnxPredictor:
     def logits(self, pixels: Pixels) -> Logits:
         """uint8 [B, H, W, 3] -> float32 [B, C]"""
         try:
-            outputs: list[Logits] = self.session.run(["logits"], {"pixels": pixels})
+            return self.session.run(["logits"], {"pixels": pixels})[0]
         except Exception as error:  # onnxruntime's exceptions have no class in common
             raise failure(self.path, error) from error
-        return outputs[0]
-
-
-def open_onnx(path: str, device: str) -> OnnxPredictor:
-    """Open a file written by tlkit export. device: auto, cpu, cuda or cuda:N.
-
-    Raises what read_onnx raises, DataError for a graph that does not run, UsageError or UnavailableError for a device,
-    UnavailableError if onnxruntime is missing.
-    """
-    return open_graph(path, read_onnx(path), device)
 
 
 def open_graph(path: str, file: OnnxFile, device: str) -> OnnxPredictor:
-    """Open a file that has been read. path: for error messages. Raises like open_onnx."""
+    """A predictor of a file that has been read. path: for error messages. device: auto, cpu, cuda or cuda:N.
+
+    Raises DataError for a graph that does not run, UsageError or UnavailableError for a device, UnavailableError if
+    onnxruntime is missing.
+    """
     runtime = import_runtime(path)
     try:
         classes = class_names(file.description["classes"])

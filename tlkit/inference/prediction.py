@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from tlkit.data.decoders import Decoder, Picture, Pixels
+from tlkit.data.decoders import Decoder, Picture
 from tlkit.data.image_file import ImageError
 from tlkit.data.view import View
 from tlkit.errors import DataError
@@ -54,42 +54,27 @@ def loader(decoder: Decoder, view: View) -> Callable[[tuple[int, str]], Loaded]:
     return load
 
 
-def predict_pixels(model: Predictor, images: Sequence[Pixels], top_k: int) -> list[tuple[tuple[str, float], ...]]:
-    """The top_k labels of images that are in memory already, each uint8 [H, W, 3] as model.preprocessing makes them.
-
-    Raises DataError if the model gives NaN or infinite logits.
-    """
-    logits = model.logits(np.stack(images))
-    for row in logits:
-        require_finite(row, "image")
-    return [best_labels(row, model.classes, top_k) for row in logits]
-
-
 def predict_batch(model: Predictor, batch: list[Loaded], top_k: int) -> tuple[list[Prediction], DataError | None]:
     """The predictions of a batch, in its order. Inputs without a picture become failures.
 
     They end before the first image with NaN or infinite logits, whose error is returned beside them.
     """
     pixels = [item.picture.pixels for item in batch if isinstance(item.picture, Picture)]
-    logits = iter(model.logits(np.stack(pixels)) if pixels else ())  # [B, C]
+    logits: Iterator[Logits] = iter(model.logits(np.stack(pixels)) if pixels else ())  # [B, C]
     predictions: list[Prediction] = []
     for item in batch:
-        if isinstance(item.picture, ImageError):
-            error = item.picture.code, item.picture.message
-            predictions.append(Prediction(item.index, item.path, error=error))
+        picture = item.picture
+        if isinstance(picture, ImageError):
+            predictions.append(Prediction(item.index, item.path, error=(picture.code, picture.message)))
             continue
+        scores = next(logits)
         try:
-            predictions.append(predict_image(item, item.picture, next(logits), model.classes, top_k))
+            require_finite(scores, item.path)
         except DataError as problem:
             return predictions, problem
+        top = best_labels(scores, model.classes, top_k)
+        predictions.append(Prediction(item.index, item.path, top, frames=picture.frames, degraded=picture.degraded))
     return predictions, None
-
-
-def predict_image(item: Loaded, picture: Picture, logits: Logits, classes: tuple[str, ...], top_k: int) -> Prediction:
-    """The prediction of one image, from its logits [C]. Raises DataError if they are NaN or infinite."""
-    require_finite(logits, item.path)
-    top = best_labels(logits, classes, top_k)
-    return Prediction(item.index, item.path, top, frames=picture.frames, degraded=picture.degraded)
 
 
 def best_labels(logits: Logits, classes: tuple[str, ...], top_k: int) -> tuple[tuple[str, float], ...]:

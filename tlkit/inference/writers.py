@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from tlkit.errors import OutputError
 from tlkit.files.atomic import OutputFile, replaced_when_whole
@@ -80,7 +80,7 @@ class JsonlWriter:
         return b""
 
     def record(self, prediction: Prediction, ranked: bool) -> bytes:
-        record: dict[str, Any] = {"v": RECORD_VERSION, "i": prediction.index, **path_fields(prediction.path)}
+        record: dict[str, object] = {"v": RECORD_VERSION, "i": prediction.index, **path_fields(prediction.path)}
         if prediction.error:
             code, message = prediction.error
             message = message.encode("utf-8", "replace").decode()

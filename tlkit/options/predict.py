@@ -17,7 +17,19 @@ STANDARD_OUTPUT = (None, "-", "/dev/stdout")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
+class InferenceOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
+    """Options of the commands that run a model over images."""
+
+    model: str = argument("Run folder, checkpoint, model.pt or export (safetensors, timm, onnx, .pt2)")
+    batch_size: int = option(32, "Images per forward pass", group="Common", minimum=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.device_spec()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(InferenceOptions):
     """tlkit predict"""
 
     COMMON = ("format", "output", "top_k", "batch_size", "device")
@@ -28,7 +40,6 @@ class PredictOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
         "tlkit predict runs/flowers photos --format jsonl --top-k 3",
     )
 
-    model: str = argument("Run folder, checkpoint, model.pt or export (safetensors, timm, onnx, .pt2)")
     paths: list[str] | None = argument(
         "Images, folders, or - for a list of paths on standard input", default=None, metavar="[PATH]..."
     )
@@ -47,12 +58,10 @@ class PredictOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
     top_k: int | None = option(
         None, "Labels per image, best first, with a rank column", group="Common", shown="the best", minimum=1
     )
-    batch_size: int = option(32, "Images per forward pass", group="Common", minimum=1)
     allow_truncated: bool = option(False, "Label truncated images from the part that exists", group="Data checks")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.device_spec()
         if self.null and self.crlf:
             raise UsageError("--crlf", "reads lines, but --null reads paths that end with NUL; use one of them")
         if self.resume_from and self.output not in STANDARD_OUTPUT:
@@ -64,7 +73,7 @@ class PredictOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ImageOptions, DeviceOptions, RankOptions, ModelOptions, Options):
+class EvaluateOptions(InferenceOptions, RankOptions):
     """tlkit evaluate"""
 
     COMMON = ("split", "format", "batch_size", "device")
@@ -74,13 +83,11 @@ class EvaluateOptions(ImageOptions, DeviceOptions, RankOptions, ModelOptions, Op
         "tlkit evaluate runs/flowers photos --format json | jq .accuracy",
     )
 
-    model: str = argument("Run folder, checkpoint, model.pt or export (safetensors, timm, onnx, .pt2)")
     data: str = argument("Folder of class folders, or of train, val and test folders")
     split: Literal["auto", "train", "val", "test", "all"] = option(
         "auto", "Images to evaluate; auto: test, else validation, else all", group="Common"
     )
     format: Literal["text", "json"] = option("text", "Output format", group="Common")
-    batch_size: int = option(32, "Images per forward pass", group="Common", minimum=1)
     skip_bad: bool = option(
         False, "Skip images that cannot be read; exit with status 3 at the end", group="Data checks"
     )
@@ -88,5 +95,4 @@ class EvaluateOptions(ImageOptions, DeviceOptions, RankOptions, ModelOptions, Op
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.device_spec()
         check_ranks(self.processes, self.device, self.parallel)

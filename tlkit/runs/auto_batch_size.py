@@ -12,6 +12,7 @@ from tlkit.devices.kinds import kind_of
 from tlkit.devices.memory import OutOfMemoryGuard, release_memory
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.model.classifier import Classifier
+from tlkit.options import FinetuneOptions
 from tlkit.training.batch_norm import LocalBatchNorm
 from tlkit.training.optimizer import build_optimizer, build_scaler
 from tlkit.training.state import TrainingState
@@ -34,19 +35,18 @@ class FakePeerWorld(World):
 class BatchSizeFinder:
     """Tries training steps and undoes them: parameters, random numbers and memory are as before.
 
-    module: what the loop trains, the classifier or a wrapper. optimizer: a key of OPTIMIZERS. fp16: whether layers
-    train in fp16. image_size: (height, width). parts: micro-batches of a batch. batch_norm: as in training.
+    module: what the loop trains, the classifier or a wrapper. fp16: whether layers train in fp16.
+    image_size: (height, width). batch_norm: as in training.
     guard: of the last attempt.
     """
 
     classifier: Classifier
     module: nn.Module
-    optimizer: str
+    options: FinetuneOptions
     fp16: bool
     image_size: tuple[int, int]
     device: torch.device
     world: World = SINGLE_PROCESS
-    parts: int = 1
     batch_norm: AbstractContextManager[object] = field(default_factory=LocalBatchNorm)
     guard: OutOfMemoryGuard = field(default_factory=OutOfMemoryGuard, init=False)
 
@@ -83,13 +83,13 @@ class BatchSizeFinder:
     def step(self, size: int) -> bool:
         """Take one training step on random images, with an optimizer of its own. Returns whether memory sufficed."""
         self.guard = OutOfMemoryGuard()
-        optimizer = build_optimizer(self.classifier.head, self.classifier.backbone, self.optimizer, 0.0)
+        optimizer = build_optimizer(self.classifier.head, self.classifier.backbone, self.options)
         state = TrainingState(self.classifier, optimizer, scaler=build_scaler(self.fp16, self.device))
         weights = torch.ones(self.classifier.head.classes(), device=self.device)
-        stepper = Stepper(self.module.train(), state, weights, 0.0, 0, self.device, self.world)
+        stepper = Stepper(self.module.train(), state, weights, self.options, self.device, self.world)
         images, labels = torch.rand(size, 3, *self.image_size), torch.zeros(size, dtype=torch.int64)
         with self.batch_norm:
-            outputs = stepper.attempt(images, labels, size * self.world.size, 0, self.parts, self.guard)
+            outputs = stepper.attempt(images, labels, size * self.world.size, 0, self.options.accumulate, self.guard)
         if outputs is None:
             return False
         with self.guard:

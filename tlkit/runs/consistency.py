@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tlkit.data.duplicates import quick_hash
 from tlkit.data.folder import Sample
@@ -33,14 +32,14 @@ def require_same_environment(environment: Mapping[str, str | None], world: World
     raise_on_rank_zero("processes", problem, differences(environment, world), advice, world)
 
 
-def differences(own: Mapping[str, Any], world: World) -> list[str]:
+def differences(own: Mapping[str, object], world: World) -> list[str]:
     """A line for each value of another rank that differs from that of rank 0."""
-    everywhere = world.all_gather_object({"place": str(world.place), "values": dict(own)})
+    everywhere = world.all_gather_object((str(world.place), dict(own)))
     return [
-        f"  {name}: {option_text(other['values'].get(name))} at {other['place']}, {option_text(value)} at rank 0"
-        for other in everywhere
-        for name, value in everywhere[0]["values"].items()
-        if other["values"].get(name) != value
+        f"  {name}: {option_text(values.get(name))} at {place}, {option_text(value)} at rank 0"
+        for place, values in everywhere
+        for name, value in everywhere[0][1].items()
+        if values.get(name) != value
     ]
 
 
@@ -54,11 +53,11 @@ def require_same_files(root: str, samples: Sequence[Sample], world: World) -> No
     expected = world.broadcast_object(own)
     pairs = zip(samples, own, expected, strict=True) if compares else ()
     wrong = [sample.path for sample, here, there in pairs if here != there]
-    everywhere = world.all_gather_object({"place": str(world.place), "count": len(wrong), "file": "".join(wrong[:1])})
+    everywhere = world.all_gather_object((str(world.place), len(wrong), "".join(wrong[:1])))
     found = [
-        f"  {other['count']} of {len(expected)} are missing or different at {other['place']}, such as {other['file']}"
-        for other in everywhere
-        if other["count"]
+        f"  {number} of {len(expected)} are missing or different at {place}, such as {file}"
+        for place, number, file in everywhere
+        if number
     ]
     raise_on_rank_zero(root, "has different images on another machine", found, "Copy the folder there again.", world)
 

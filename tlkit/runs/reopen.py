@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tlkit import interruption
-from tlkit.distributed.failures import earlier_run, write_note
+from tlkit.distributed.failures import read_note, write_note
 from tlkit.distributed.join import joined
 from tlkit.files.run_folder import RunFolder
 from tlkit.options import ResumeOptions
@@ -26,5 +26,5 @@ def reopen(run: RunFolder, options: ResumeOptions, cli_options: RestartOptions) 
 
 def run_before_restart() -> RunFolder | None:
     """The run of these ranks before the launcher restarted them, if it can be resumed."""
-    earlier = earlier_run()
+    earlier = read_note("run", str)
     return RunFolder.containing(earlier) if earlier is not None else None

@@ -100,7 +100,7 @@ def restore_best_checkpoint(run: RunFolder, checkpoint: Checkpoint) -> bool:
 
 def is_run_over(checkpoint: Checkpoint, options: FinetuneOptions) -> bool:
     """Whether no epoch is left to train after this checkpoint."""
-    return is_over(checkpoint.epoch, checkpoint.best, options.planned_epochs(), options.patience)
+    return is_over(checkpoint.epoch, checkpoint.best, options)
 
 
 def has_model_of(run: RunFolder, best: EpochRow | None) -> bool:

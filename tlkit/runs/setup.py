@@ -127,12 +127,11 @@ def find_batch_size(
     finder = BatchSizeFinder(
         classifier,
         devices.data_parallel(classifier),
-        options.optimizer,
+        options,
         trains_in_fp16(classifier),
         description.preprocessing.image_size,
         devices.first,
         world,
-        options.accumulate,
         SynchronizedBatchNorm(FakePeerWorld()) if synchronized else LocalBatchNorm(),
     )
     found = finder.find(images)
@@ -144,7 +143,7 @@ def training_state(
     classifier: Classifier, options: FinetuneOptions, device: torch.device, world: World
 ) -> TrainingState:
     """The classifier and its optimizer before the first step."""
-    optimizer = build_optimizer(classifier.head, classifier.backbone, options.optimizer, options.weight_decay)
+    optimizer = build_optimizer(classifier.head, classifier.backbone, options)
     parts = options.accumulate * world.size
     return TrainingState(
         classifier,

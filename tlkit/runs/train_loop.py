@@ -24,7 +24,7 @@ from tlkit.runs.policy import RunPolicy
 from tlkit.runs.session import TrainingSession
 from tlkit.runs.val_predictions import collecting_logits
 from tlkit.terminal import log_status
-from tlkit.training.loop import NonFiniteLossError, Recipe, StopTraining, Trainer, TrainingObserver, is_over
+from tlkit.training.loop import NonFiniteLossError, StopTraining, Trainer, TrainingObserver, is_over
 from tlkit.training.metrics import metrics_text, shown_metrics
 from tlkit.training.state import TrainingState
 
@@ -61,7 +61,7 @@ class RunObserver(TrainingObserver):
         options, row = self.session.setup.options, state.history[-1]
         device = self.session.setup.devices.first
         row.measurements.update(measure_epoch(self.session.batches.dataset, row.seconds, device, self.peaks))
-        is_last = is_over(state.epoch, state.best, options.planned_epochs(), options.patience)
+        is_last = is_over(state.epoch, state.best, options)
         if is_best or is_last or self.policy.saves(state):
             self.checkpointer.commit_epoch(state, is_best)
             self.run.write_status("running", **state.where())
@@ -111,26 +111,13 @@ def run_loop(
         setup.state,
         batches.train,
         batches.val,
-        recipe_of(setup.options),
+        setup.options,
         weights,
         setup.devices.first,
         batches.world,
     )
     with few_threads(batches.module, setup.options.images_per_step()), collecting_logits(batches, run) as collector:
         trainer.train([collector, *observers])
-
-
-def recipe_of(options: FinetuneOptions) -> Recipe:
-    return Recipe(
-        epochs=options.planned_epochs(),
-        learning_rate=options.learning_rate,
-        schedule=options.schedule,
-        label_smoothing=options.label_smoothing,
-        metric=options.metric,
-        patience=options.patience,
-        seed=options.seed,
-        sync_batchnorm=options.sync_batchnorm,
-    )
 
 
 def measure_epoch(dataset: Dataset, seconds: float, device: torch.device, peaks: PeakMemory) -> dict[str, float]:

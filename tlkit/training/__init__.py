@@ -14,5 +14,5 @@ Files:
     history.py      EpochRow, the figures of an epoch as a line of history.jsonl
     state.py        everything that resume restores
 
-May import: devices, distributed, errors.
+May import: devices, distributed, options, errors.
 """

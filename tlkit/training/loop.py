@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tlkit.devices.memory import ChunkedForward
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import DataError
+from tlkit.options import FinetuneOptions
 from tlkit.training.accumulator import MetricAccumulator
 from tlkit.training.batch_norm import LocalBatchNorm, SynchronizedBatchNorm
 from tlkit.training.history import EpochRow
@@ -32,20 +33,6 @@ class Batches(Protocol):
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
         """For each step: this rank's inputs [S, ...] and labels [S], and the number of samples on all ranks."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: values of the options. patience: epochs without a better metric before training stops."""
-
-    epochs: int
-    learning_rate: float
-    schedule: str
-    label_smoothing: float
-    metric: str
-    patience: int | None
-    seed: int
-    sync_batchnorm: bool = False
 
 
 class TrainingObserver:
@@ -95,7 +82,7 @@ class Trainer:
     state: TrainingState
     train_batches: Batches
     val_batches: Batches
-    recipe: Recipe
+    options: FinetuneOptions
     class_weights: Tensor
     device: torch.device
     world: World = SINGLE_PROCESS
@@ -107,9 +94,11 @@ class Trainer:
         together and get the same figures. Raises NonFiniteLossError.
         """
         self.world.broadcast_parameters(self.module)
-        state, recipe, stepper = self.state, self.recipe, self.stepper()
-        batch_norm = SynchronizedBatchNorm(self.world) if recipe.sync_batchnorm else LocalBatchNorm()
-        while not is_over(state.epoch, state.best, recipe.epochs, recipe.patience):
+        state, options = self.state, self.options
+        weights, one_part = self.class_weights.to(self.device), options.sync_batchnorm and self.world.size > 1
+        stepper = Stepper(self.module, state, weights, options, self.device, self.world, one_part)
+        batch_norm = SynchronizedBatchNorm(self.world) if options.sync_batchnorm else LocalBatchNorm()
+        while not is_over(state.epoch, state.best, options):
             started = time.monotonic()
             with batch_norm:
                 trained = self.train_epoch(stepper, observers, batch_norm)
@@ -124,19 +113,6 @@ class Trainer:
                     observer.after_epoch(state, is_best=state.best is state.history[-1])
             except StopTraining:
                 return
-
-    def stepper(self) -> Stepper:
-        recipe = self.recipe
-        return Stepper(
-            self.module,
-            self.state,
-            self.class_weights.to(self.device),
-            recipe.label_smoothing,
-            recipe.seed,
-            self.device,
-            self.world,
-            in_one_part=recipe.sync_batchnorm and self.world.size > 1,
-        )
 
     def train_epoch(
         self,
@@ -165,8 +141,7 @@ class Trainer:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
-        steps = self.recipe.epochs * self.train_batches.steps_per_epoch
-        return learning_rate_at(step, steps, self.recipe.learning_rate, self.recipe.schedule)
+        return learning_rate_at(step, self.train_batches.steps_per_epoch, self.options)
 
     def complete_epoch(self, trained: MetricAccumulator, measured: MetricAccumulator, seconds: float) -> None:
         """Append the epoch's row to the history, update the best epoch, and move to the start of the next one."""
@@ -181,15 +156,16 @@ class Trainer:
             seconds=round(seconds, 3),
         )
         state.history.append(row)
-        if better(self.recipe.metric, row.val, state.best.val if state.best is not None else None):
+        if better(self.options.metric, row.val, state.best.val if state.best is not None else None):
             state.best = row
         state.step_in_epoch, state.tally = 0, None
 
 
-def is_over(epoch: int, best: EpochRow | None, epochs: int, patience: int | None) -> bool:
-    """Whether all epochs are done, or `patience` epochs have passed since the best one."""
+def is_over(epoch: int, best: EpochRow | None, options: FinetuneOptions) -> bool:
+    """Whether all epochs are done, or --patience epochs have passed since the best one."""
+    patience = options.patience
     out_of_patience = patience is not None and best is not None and epoch - best.epoch >= patience
-    return epoch >= epochs or out_of_patience
+    return epoch >= options.planned_epochs() or out_of_patience
 
 
 @torch.no_grad()

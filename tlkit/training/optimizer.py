@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from tlkit.options import FinetuneOptions
+
 Schedule = Callable[[float], float]
 
 
@@ -21,10 +23,11 @@ SCHEDULES: dict[str, Schedule] = {
 UNFROZEN_SCALE = 0.01
 """Learning rate of unfrozen backbone layers, as a share of the head's: pretrained weights need small steps."""
 
-OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, object]]], torch.optim.Optimizer]] = {
-    "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.0),
-    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True),
+OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, object]], FinetuneOptions], torch.optim.Optimizer]] = {
+    "adamw": lambda groups, options: torch.optim.AdamW(groups, lr=0.0),
+    "sgd": lambda groups, options: torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True),
 }
+"""By the name that --optimizer has, from parameter groups and the options."""
 
 
 def build_scaler(fp16: bool, device: torch.device) -> torch.amp.GradScaler:
@@ -32,12 +35,13 @@ def build_scaler(fp16: bool, device: torch.device) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(device.type, enabled=fp16)
 
 
-def learning_rate_at(step: int, total_steps: int, peak: float, schedule: str) -> float:
+def learning_rate_at(step: int, steps_per_epoch: int, options: FinetuneOptions) -> float:
     """The learning rate of a step, counted from 0. It has no state, so resume needs none."""
-    return peak * SCHEDULES[schedule](min(step / max(total_steps, 1), 1.0))
+    progress = min(step / max(options.planned_epochs() * steps_per_epoch, 1), 1.0)
+    return options.learning_rate * SCHEDULES[options.schedule](progress)
 
 
-def build_optimizer(head: nn.Module, backbone: nn.Module, name: str, weight_decay: float) -> torch.optim.Optimizer:
+def build_optimizer(head: nn.Module, backbone: nn.Module, options: FinetuneOptions) -> torch.optim.Optimizer:
     """An optimizer over the parameters that require gradients; biases and norms (one axis) have no weight decay.
 
     Every step sets the learning rate to learning_rate_at, times the "scale" of the group.
@@ -47,7 +51,7 @@ def build_optimizer(head: nn.Module, backbone: nn.Module, name: str, weight_deca
         trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
         decayed, plain = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
         groups += [
-            {"params": decayed, "weight_decay": weight_decay, "scale": scale},
+            {"params": decayed, "weight_decay": options.weight_decay, "scale": scale},
             {"params": plain, "weight_decay": 0.0, "scale": scale},
         ]
-    return OPTIMIZERS[name]([group for group in groups if group["params"]])
+    return OPTIMIZERS[options.optimizer]([group for group in groups if group["params"]], options)

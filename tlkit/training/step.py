@@ -13,6 +13,7 @@ from tlkit.devices.kinds import seed_gpus
 from tlkit.devices.memory import OutOfMemoryGuard, release_memory
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import LostRankError
+from tlkit.options import FinetuneOptions
 from tlkit.training.objective import sample_losses
 from tlkit.training.state import TrainingState
 
@@ -38,8 +39,7 @@ class Stepper:
     module: nn.Module
     state: TrainingState
     class_weights: Tensor
-    label_smoothing: float
-    seed: int
+    options: FinetuneOptions
     device: torch.device
     world: World = SINGLE_PROCESS
     in_one_part: bool = False
@@ -75,7 +75,7 @@ class Stepper:
 
         None if any rank ran out of memory, which `guard` records.
         """
-        seed_dropout(self.seed + (self.world.rank << 40), step)
+        seed_dropout(self.options.seed + (self.world.rank << 40), step)
         self.state.optimizer.zero_grad()
         outputs: list[Outputs] = []
         # No communication before all ranks have their gradients: a rank out of memory would leave the others waiting.
@@ -122,7 +122,7 @@ class Stepper:
         """Logits and loss of some samples, with their autograd graph."""
         inputs, labels = inputs.to(self.device), labels.to(self.device)
         logits = self.module(inputs)  # [b, ...] -> [b, C]
-        losses = sample_losses(logits, labels, self.class_weights, self.label_smoothing)
+        losses = sample_losses(logits, labels, self.class_weights, self.options.label_smoothing)
         return logits, losses.sum() / total
 
     def backward(self, loss: Tensor) -> None:

@@ -171,7 +171,7 @@ def record_ended(table: Table, options: TuneOptions, validation_images: int) -> 
             continue
         trial = options.trial(row.options)
         history = [best for _, best in best_so_far(run, options.metric)]
-        over = is_over(len(history), history[-1] if history else None, trial.planned_epochs(), trial.patience)
+        over = is_over(len(history), history[-1] if history else None, trial)
         if not over or options.folds is None:
             row = with_figures(row, run, validation_images)
             state = "finished" if over else "stopped"
