@@ -69,9 +69,11 @@ def groups_of(kind: type[Options]) -> dict[str, list[Row]]:
 
 def ordered_fields(kind: type[Options]) -> list[dataclasses.Field[object]]:
     """The fields in the order of --help."""
+    fields = dataclasses.fields(kind)
+    arguments = [field.name for field in fields if field.metadata.get("positional")]
     own = [name for parent in kind.__mro__ for name in inspect.get_annotations(parent)]
-    order = {name: place for place, name in reversed([*enumerate((*kind.COMMON, *own))])}
-    return sorted(dataclasses.fields(kind), key=lambda field: order[field.name])
+    order = {name: place for place, name in reversed([*enumerate((*kind.COMMON, *arguments, *own))])}
+    return sorted(fields, key=lambda field: order[field.name])
 
 
 def argument_name(field: dataclasses.Field[object]) -> str:
