@@ -145,3 +145,14 @@ def test_threads_end_with_the_items() -> None:
             return
         time.sleep(0.01)
     raise AssertionError("a thread is left")
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_full_lists_do_not_depend_on_time(workers: int) -> None:
+    def items() -> Iterator[int]:
+        for item in range(10):
+            time.sleep(0.06 * (item % 3))
+            yield item
+
+    batches = stream(lambda item: time.sleep(0.06 * (item % 2)) or item, items(), workers, 4, full=True)
+    assert [batch for batch in batches if batch] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]

@@ -12,7 +12,7 @@ from tlkit.data.view import View
 from tlkit.distributed.env import require_single_process
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, UsageError
 from tlkit.inference.failure_report import FailureReport
-from tlkit.inference.input_paths import LIST, read_inputs
+from tlkit.inference.input_paths import LIST, read_inputs, waits_for_input
 from tlkit.inference.open import open_predictor
 from tlkit.inference.prediction import loader, predict_batch
 from tlkit.inference.stream import stream
@@ -40,7 +40,8 @@ def predict(options: PredictOptions) -> int:
         rest = islice(inputs, options.resume_from, None)
         if not options.resume_from:  # the output that is continued has a header
             write(writer.header(ranked))
-        for batch in stream(loader(decoder, view), rest, workers, options.batch_size):
+        full = not waits_for_input(options.paths or [LIST])
+        for batch in stream(loader(decoder, view), rest, workers, options.batch_size, full):
             predictions, error = predict_batch(model, batch, options.top_k or 1)
             report.add(predictions)
             write(b"".join(writer.record(prediction, ranked) for prediction in predictions))

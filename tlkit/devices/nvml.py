@@ -63,13 +63,8 @@ def describe(nvml: ModuleType, number: int) -> Gpu:
     """The GPU of that number, through pynvml."""
     handle = nvml.nvmlDeviceGetHandleByIndex(number)
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(
-        text(nvml.nvmlDeviceGetUUID(handle)),
-        text(nvml.nvmlDeviceGetName(handle)),
-        int(memory.used),
-        int(memory.total),
-        int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
-    )
+    names = text(nvml.nvmlDeviceGetUUID(handle)), text(nvml.nvmlDeviceGetName(handle))
+    return Gpu(*names, int(memory.used), int(memory.total), int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu))
 
 
 def text(value: str | bytes) -> str:

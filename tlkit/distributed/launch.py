@@ -61,9 +61,9 @@ def launch(command: str, options: RankOptions, device: str, processes: int, max_
     wanted = [number.name for number in HANDLED if signal.getsignal(number) is not signal.SIG_IGN]
     with tempfile.TemporaryDirectory(prefix="tlkit-ranks-") as folder, environment(for_ranks(folder, processes)):
         config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
+            1,
+            1,
+            processes,
             run_id="tlkit",
             # A file, because any process that reaches this machine could connect to a port.
             rdzv_backend="c10d",

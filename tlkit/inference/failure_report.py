@@ -29,16 +29,11 @@ class FailureReport:
             if prediction.error:
                 code, message = prediction.error
                 self.errors[code] += 1
-                if self.report_failures and self.errors[code] <= MAX_REPORTED + 1:
-                    self.report(prediction.path, code, message)
-
-    def report(self, path: str, code: str, message: str) -> None:
-        """List one failure; after the last that is listed, say that further ones are counted."""
-        if self.errors[code] <= MAX_REPORTED:
-            print_error(f"tlkit predict: {escape_name(path)}: {escape_name(message)}")
-        else:
-            further = f"further {code} errors are counted, not listed; --format jsonl lists all"
-            print_error(f"tlkit predict: {further}")
+                if self.report_failures and self.errors[code] <= MAX_REPORTED:
+                    print_error(f"tlkit predict: {escape_name(prediction.path)}: {escape_name(message)}")
+                elif self.report_failures and self.errors[code] == MAX_REPORTED + 1:
+                    further = f"further {code} errors are counted, not listed; --format jsonl lists all"
+                    print_error(f"tlkit predict: {further}")
 
     def conclude(self, summary: bool) -> None:
         """Print the counts: as JSON if asked for, else as text if there were failures."""

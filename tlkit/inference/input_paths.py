@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import select
+import stat
 from collections.abc import Iterator
 
 from tlkit.data.listing import LeftOut, find_images
@@ -34,6 +35,12 @@ def read_inputs(arguments: list[str], null: bool, crlf: bool, left_out: LeftOut 
             yield from find_images(argument, left_out=left_out)
         else:
             yield argument
+
+
+def waits_for_input(arguments: list[str]) -> bool:
+    """Whether another program may still be writing the paths: then each is predicted as soon as it arrives, and batches
+    depend on time. Otherwise batches are full, so the same command on the same files gives the same digits."""
+    return LIST in arguments and not stat.S_ISREG(os.fstat(STANDARD_INPUT).st_mode)
 
 
 def split_names(descriptor: int, end: bytes) -> Iterator[bytes]:

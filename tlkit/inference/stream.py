@@ -1,6 +1,6 @@
 """An ordered parallel map for items that still arrive, computed by threads with bounded look-ahead.
 
-For pipelines, where somebody waits for what is ready. Items that are all there take data/in_order.py, which is simpler.
+For pipelines, where somebody waits for what is ready. Items that are all there take data/ordered_map.py.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ class Raised:
 
 
 def stream(
-    function: Callable[[Item], Result], items: Iterator[Item], workers: int, size: int
+    function: Callable[[Item], Result], items: Iterator[Item], workers: int, size: int, full: bool = False
 ) -> Iterator[list[Result]]:
     """Yield the results of function over items, in order, in lists of up to `size` as soon as they are available.
 
-    Available results do not wait long for slow items or slow results. An empty list means that no result arrived for a
+    Available results do not wait long for slow items or slow results; with `full` they wait until a list has `size`
+    results, so that the lists do not depend on time. An empty list means that no result arrived for a
     while, so that the caller can check whether its consumer still exists. Threads take items one by one, with bounded
     look-ahead. An exception is raised at the position of its item.
     """
@@ -45,7 +46,7 @@ def stream(
         threading.Thread(target=line.worker_loop, daemon=True).start()
     try:
         while not line.is_over():
-            yield line.collect(size)
+            yield line.collect(size, full)
     finally:
         line.close()
 
@@ -116,8 +117,8 @@ class OrderedQueue(Generic[Item, Result]):
         with self.guard:
             return self.ended and not self.slots
 
-    def collect(self, size: int) -> list[Result]:
-        """The next results, at most `size`, without long waits; empty if none arrived for a while."""
+    def collect(self, size: int, full: bool) -> list[Result]:
+        """The next results, at most `size`, without long waits unless `full`; empty if none arrived for a while."""
         found: list[Result] = []
         latest = 0.0
         with self.guard:
@@ -132,7 +133,7 @@ class OrderedQueue(Generic[Item, Result]):
                     self.room.notify()
                     latest = latest or time.monotonic() + LONGEST_WAIT
                 else:
-                    wait = min(IDLE_SECONDS, latest - time.monotonic()) if found else LOOK_UP_SECONDS
-                    if wait <= 0 or not self.front.wait(wait):
+                    wait = min(IDLE_SECONDS, latest - time.monotonic()) if found and not full else LOOK_UP_SECONDS
+                    if (wait <= 0 or not self.front.wait(wait)) and not (found and full):
                         break
         return found

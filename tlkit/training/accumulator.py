@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -14,6 +13,16 @@ from tlkit.training.predictions import true_ranks
 
 STORED = ("actual", "predicted", "correct")
 """The counts of a training epoch, as a checkpoint inside the epoch holds them."""
+
+
+class StoredCounts(TypedDict):
+    """A MetricAccumulator as a checkpoint holds it: counts by class."""
+
+    loss_sum: float
+    samples: int
+    actual: list[int]
+    predicted: list[int]
+    correct: list[int]
 
 
 class MetricAccumulator:
@@ -71,16 +80,18 @@ class MetricAccumulator:
         arrays = (self.actual, self.predicted, self.correct, self.true_rank)
         return Counts(self.loss_sum, *(tensor.numpy() for tensor in arrays))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> StoredCounts:
         """Plain types, for a checkpoint inside an epoch."""
-        counts = {name: getattr(self, name).tolist() for name in STORED}
-        return {"loss_sum": self.loss_sum, "samples": self.samples, **counts}
+        actual, predicted, correct = (getattr(self, name).tolist() for name in STORED)
+        return StoredCounts(
+            loss_sum=self.loss_sum, samples=self.samples, actual=actual, predicted=predicted, correct=correct
+        )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MetricAccumulator:
+    def from_dict(cls, values: StoredCounts) -> MetricAccumulator:
         """The inverse of to_dict."""
         accumulator = cls(len(values["actual"]))
         accumulator.loss_sum, accumulator.samples = values["loss_sum"], values["samples"]
         for name in STORED:
-            setattr(accumulator, name, torch.tensor(values[name], dtype=torch.int64))
+            setattr(accumulator, name, torch.tensor(values[name], dtype=torch.int64))  # type: ignore[literal-required]
         return accumulator

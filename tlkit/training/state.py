@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 
@@ -19,6 +19,15 @@ class Trainable(Protocol):
     def trainable_state(self) -> dict[str, torch.Tensor]: ...
 
     def load_trainable_state(self, state: Mapping[str, torch.Tensor]) -> None: ...
+
+
+class Where(TypedDict):
+    """Where training stands, for status.json. best: the best epoch, as a line of history.jsonl."""
+
+    epoch: int
+    step: int
+    best: dict[str, float] | None
+    micro_batch: int | None
 
 
 @dataclass
@@ -43,7 +52,7 @@ class TrainingState:
     scaler: torch.amp.GradScaler = field(default_factory=partial(torch.amp.GradScaler, enabled=False))
     micro_batch: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The keys of a checkpoint: tensors and plain types."""
         return {
             "epoch": self.epoch,
@@ -79,7 +88,7 @@ class TrainingState:
         made = [*self.model.trainable_state().values(), *(value for value in kept if isinstance(value, torch.Tensor))]
         return all(bool(tensor.isfinite().all()) for tensor in made if tensor.is_floating_point())
 
-    def where(self) -> dict[str, Any]:
+    def where(self) -> Where:
         """epoch, step, best and micro_batch for status.json."""
         best = self.best.to_dict() if self.best else None
         return {"epoch": self.epoch, "step": self.step, "best": best, "micro_batch": self.micro_batch}

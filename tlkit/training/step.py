@@ -80,9 +80,14 @@ class Stepper:
         outputs: list[Outputs] = []
         # No communication before all ranks have their gradients: a rank out of memory would leave the others waiting.
         with guard:
-            for part, part_labels in micro_batches(inputs, labels, parts):
+            # Parts of about equal size; of fewer samples than parts, some are empty.
+            for part, part_labels in zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True):
+                if not len(part_labels):
+                    continue
                 logits, loss = self.forward(part, part_labels, total)
-                self.backward(loss)
+                counted = [buffer.clone() for buffer in self.recomputed_norm_buffers]
+                self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                restore(self.recomputed_norm_buffers, counted)  # norm statistics count each sample once
                 outputs.append((logits.detach(), loss.detach()))
         if guard.found and self.in_one_part:
             raise MemoryError(guard.text)
@@ -125,12 +130,6 @@ class Stepper:
         losses = sample_losses(logits, labels, self.class_weights, self.options.label_smoothing)
         return logits, losses.sum() / total
 
-    def backward(self, loss: Tensor) -> None:
-        """Add to the gradients. Norm statistics count each sample once."""
-        counted = [buffer.clone() for buffer in self.recomputed_norm_buffers]
-        self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        restore(self.recomputed_norm_buffers, counted)
-
     def update(self, learning_rate: float) -> None:
         """Update the parameters. learning_rate: multiplied by the scale of each parameter group.
 
@@ -140,14 +139,6 @@ class Stepper:
             group["lr"] = learning_rate * group["scale"]
         self.state.scaler.step(self.state.optimizer)
         self.state.scaler.update()
-
-
-def micro_batches(inputs: Tensor, labels: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
-    """Split a batch into parts of about equal size, none of them empty."""
-    if parts == 1:
-        return [(inputs, labels)]
-    both = zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True)
-    return [(part, part_labels) for part, part_labels in both if len(part_labels)]
 
 
 def buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
