@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SAMPLE := --backbone packaged/efficientnet_lite0
 
-.PHONY: setup demo test check format test-backbones test-kills test-ranks test-resume test-faults test-splits test-damage
+.PHONY: setup demo test check format test-backbones test-kills test-ranks test-orphans test-resume test-faults test-splits test-damage
 .PHONY: test-slow test-searches fuzz measure-defaults house
 
 setup: $(STAMP)
@@ -54,6 +54,10 @@ test-kills: setup
 test-ranks: setup
 	$(BIN)/python tests/ranks.py --kills 20
 	$(BIN)/python tests/ranks.py --kills 6 --ranks 3 --seed 1
+
+# The launcher of two and of three ranks killed at 100 random instants: no process is left (about 15 minutes).
+test-orphans: setup
+	$(BIN)/python tests/orphans.py --kills 100
 
 # Runs stopped at every kind of instant under every way to train (about 3 minutes).
 test-resume: setup

@@ -201,7 +201,7 @@ from tests.data.decoding import check
 from tlkit.data import decoders
 from tlkit.data.decode import Accepted
 decoders.PROGRAM = faults.PROGRAM
-pool = decoders.Processes(seconds=1)
+pool = decoders.Processes(seconds=600)
 pool.start()
 print(pool._idle[0].process.pid, flush=True)
 check(pool, {path!r}, Accepted())

@@ -59,6 +59,23 @@ def test_a_rank_is_killed_and_the_run_goes_on_to_the_same_bits(warm: Warm, image
     assert fingerprint(run) == fingerprint(whole)
 
 
+def test_a_killed_launcher_leaves_no_rank(images: Path, tmp_path: Path) -> None:
+    """At the instant at which both ranks exist; `make test-orphans` kills at random instants."""
+    process = start(images, tmp_path / "run", "--epochs", "500")
+    while len(ranks := ranks_of(process)) < 2:
+        assert process.poll() is None, process.communicate()
+    everyone = [*ranks.values(), *descendants([*ranks.values()])]
+    process.kill()
+    process.communicate()
+    until = time.monotonic() + 10
+    while any(map(is_there, everyone)) and time.monotonic() < until:
+        time.sleep(0.05)
+    left = [number for number in everyone if is_there(number)]
+    for number in left:
+        os.kill(number, signal.SIGKILL)
+    assert not left
+
+
 @pytest.mark.slow
 def test_ranks_are_started_again_and_stopped_by_a_signal(images: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"

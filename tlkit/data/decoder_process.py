@@ -10,9 +10,11 @@ by the pixels, uint8 [H, W, 3], if the request was for a view.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -39,9 +41,14 @@ BYTES_PER_PIXEL = 40
 BASE_BYTES = 1 << 30
 
 
-def main(seconds: float) -> None:
-    """Respond to requests until the socket is closed. seconds: CPU time limit per image."""
+def main(seconds: float, lifeline: int) -> None:
+    """Respond to requests until the socket is closed. seconds: CPU time limit per image.
+
+    lifeline: descriptor of a pipe that the command holds open. The command's death ends this process even inside an
+    image.
+    """
     ignore_terminal_signals()
+    end_with(lifeline)
     with socket.socket(fileno=os.dup(0)) as channel, contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while True:
             head, descriptors, _, _ = socket.recv_fds(channel, LENGTH.size, 1)
@@ -78,6 +85,18 @@ def ignore_terminal_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def end_with(lifeline: int) -> None:
+    """Let the kernel end this process when the other end of a pipe is closed; exit if it is closed already.
+
+    PR_SET_PDEATHSIG would not do: it acts when the thread ends that has started this process.
+    """
+    signal.signal(signal.SIGIO, signal.SIG_DFL)  # ends the process
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline], [], [], 0)[0]:
+        raise SystemExit
 
 
 @contextlib.contextmanager

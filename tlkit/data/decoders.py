@@ -34,7 +34,7 @@ Pixels = NDArray[np.uint8]
 DECODE_SECONDS = 10.0
 """CPU time limit per image, in seconds."""
 
-PROGRAM = "from tlkit.data.decoder_process import main; main(float(sys.argv.pop(1)))"
+PROGRAM = "from tlkit.data.decoder_process import main; main(float(sys.argv.pop(1)), int(sys.argv.pop(1)))"
 """Program of a decoder process."""
 
 ENVIRONMENT = {
@@ -190,17 +190,20 @@ def end_all(processes: set[DecoderProcess]) -> None:
 class DecoderProcess:
     """One process that runs decoder_process.main, and the socket to it.
 
-    It ends when the socket is closed, also if this process is killed.
+    It ends when the socket is closed, and at once when this process is killed, because that closes the pipe `lifeline`.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.channel, theirs = socket.socketpair()
-        with theirs:
+        reader, writer = os.pipe()
+        self.lifeline = open(writer, "wb")  # noqa: SIM115 - see close
+        with theirs, open(reader, "rb"):
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
             try:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", *python_arguments(PROGRAM, str(seconds))],
+                    [sys.executable, "-I", "-S", *python_arguments(PROGRAM, str(seconds), str(reader))],
+                    pass_fds=(reader,),
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,  # C libraries print warnings about invalid files
@@ -208,7 +211,7 @@ class DecoderProcess:
                     start_new_session=True,
                 )
             except OSError as error:
-                self.channel.close()
+                self.close()
                 raise ResourceError("image decoder", f"cannot be started: {error.strerror}") from error
 
     @property
@@ -245,7 +248,7 @@ class DecoderProcess:
 
     def describe_end(self, path: str) -> Exception:
         """The error for a process that ended while it decoded this image."""
-        self.channel.close()
+        self.close()
         status = self.process.wait()
         if -status in (signal.SIGALRM, signal.SIGPROF):
             return ImageError(path, "decode_timeout", f"decoding takes longer than {self.seconds:g} seconds")
@@ -262,7 +265,12 @@ class DecoderProcess:
         """Kill the process if it is still running."""
         self.process.kill()
         self.process.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket and the pipe, which ends the process. May be called again."""
         self.channel.close()
+        self.lifeline.close()
 
 
 def open_decoder(workers: int) -> Decoder:

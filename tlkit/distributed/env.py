@@ -22,6 +22,10 @@ from tlkit.terminal import STANDARD_ERROR
 LAUNCHER = "TLKIT_LAUNCHER"
 """Set for ranks that tlkit starts: the folder through which they report to it."""
 
+LAUNCHER_PROCESS = "TLKIT_LAUNCHER_PROCESS"
+"""Set with LAUNCHER: the process number of the launcher. It is set before the fork, so a rank whose launcher died right
+after the fork notices that its parent is another process."""
+
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """The file in which torch's elastic agent expects the error of a rank."""
 
@@ -105,14 +109,13 @@ def rank_process_setup() -> Iterator[None]:
     """Set a rank up: it is killed when its launcher dies, and is silent unless it is rank 0."""
     here = rank_info()
     if here is not None and under_agent():
-        die_with_parent()
+        die_with_parent(int(os.environ.get(LAUNCHER_PROCESS, os.getppid())))
     with silence() if here is not None and here.rank > 0 else contextlib.nullcontext():
         yield
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent exits."""
-    parent = os.getppid()
+def die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent exits; at once if it has exited. parent: its number."""
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)

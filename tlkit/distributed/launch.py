@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tlkit.distributed.env import LAUNCHER, environment, rank_info
+from tlkit.distributed.env import LAUNCHER, LAUNCHER_PROCESS, environment, rank_info
 from tlkit.distributed.failures import read_note
 from tlkit.errors import DONE, ResourceError, TlkitError, UnavailableError, escape_name
 from tlkit.files.json_file import read_whole_json
@@ -93,7 +93,7 @@ def for_ranks(folder: str, processes: int) -> dict[str, str]:
         "GLOO_SOCKET_IFNAME": "lo",  # no traffic leaves the machine, whose host name need not resolve
         "TORCH_CPP_LOG_LEVEL": "ERROR",
     }
-    own = {LAUNCHER: folder, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    own = {LAUNCHER: folder, LAUNCHER_PROCESS: str(os.getpid()), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     return {**{name: value for name, value in defaults.items() if name not in os.environ}, **own}
 
 
