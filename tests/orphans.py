@@ -1,9 +1,9 @@
-"""The launcher of several ranks killed at random instants, from the fork to the end: no process is left after 10 seconds.
+"""The launcher of several ranks killed at random instants, from the fork to the end: no process is left 10 s later.
 
     python tests/orphans.py [--kills 100] [--seed 0]
 
-Every second launcher is killed within the first second after its first rank was forked, the others at any time of the
-run. Two ranks and three take turns. Prints a line for each kill; exits non-zero if a process is left.
+A launcher is killed around the fork of its ranks, within a second after all of them exist, or at any time of the run. Two
+ranks and three take turns. Prints a line for each kill; exits non-zero if a process is left.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.conftest import BACKBONE, command, write_folder
+from tests.ranked import ranks_of
 
 SIZES = (2, 3)
+INSTANTS = ("it announces its ranks", "all ranks exist", "its start")
 MOST_SECONDS = 10.0
 """Seconds after which no process may be left."""
 
@@ -33,11 +35,11 @@ WORDS = ["--backbone", BACKBONE, "--weights", "none", "--image-size", "64", "--b
          "--unfreeze", "layer4", "--epochs", "12", "--save-every", "0"]  # fmt: skip
 
 
-def start(images: Path, run: Path, ranks: int) -> subprocess.Popen[bytes]:
+def start(images: Path, run: Path, ranks: int) -> subprocess.Popen[str]:
     """Start a run of several ranks."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), MARK: str(run)}
     words = command("finetune", images, "--out", run, *WORDS, "--processes", ranks)
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def processes_of(run: Path) -> list[int]:
@@ -54,15 +56,25 @@ def processes_of(run: Path) -> list[int]:
     return found
 
 
-def kill_one(images: Path, run: Path, ranks: int, at: float, after_fork: bool) -> tuple[int, float, list[int]]:
-    """Kill a launcher `at` seconds after its start, or after its first rank was forked.
+def wait_until(since: str, process: subprocess.Popen[str], ranks: int) -> None:
+    """Wait for one of INSTANTS."""
+    if since == "its start":
+        return
+    assert process.stderr
+    while line := process.stderr.readline():
+        if line.startswith("launch"):
+            break
+    while since == "all ranks exist" and len(ranks_of(process)) < ranks:
+        assert process.poll() is None
+
+
+def kill_one(images: Path, run: Path, ranks: int, since: str, at: float) -> tuple[int, float, list[int]]:
+    """Kill a launcher `at` seconds after one of INSTANTS.
 
     Returns the number of processes it had, the seconds until all were gone, and the processes that were left.
     """
     process = start(images, run, ranks)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while after_fork and process.poll() is None and not children.read_text():
-        time.sleep(0.001)
+    wait_until(since, process, ranks)
     time.sleep(at)
     there = processes_of(run)
     process.send_signal(signal.SIGKILL)
@@ -85,15 +97,15 @@ def main() -> int:
         images, lasted = write_folder(Path(folder) / "images", 10), {}
         for ranks in SIZES:
             began = time.monotonic()
-            if start(images, Path(folder) / f"whole{ranks}", ranks).wait():
+            whole = start(images, Path(folder) / f"whole{ranks}", ranks)
+            if whole.communicate() and whole.returncode:
                 sys.exit("a run that is not killed fails")
             lasted[ranks] = time.monotonic() - began
         for number in range(arguments.kills):
-            ranks, after_fork = SIZES[number // 2 % len(SIZES)], number % 2 == 0
-            at = chance.uniform(0, 1.0 if after_fork else lasted[ranks])
-            there, seconds, left = kill_one(images, Path(folder) / f"run{number}", ranks, at, after_fork)
+            ranks, since = SIZES[number % len(SIZES)], INSTANTS[number // len(SIZES) % len(INSTANTS)]
+            at = chance.uniform(0, lasted[ranks] if since == "its start" else 1.0)
+            there, seconds, left = kill_one(images, Path(folder) / f"run{number}", ranks, since, at)
             longest, orphans = max(longest, seconds), orphans + bool(left)
-            since = "the fork" if after_fork else "the start"
             print(
                 f"{ranks} ranks, {at:6.3f} s after {since}: {there} processes, gone after {seconds:.2f} s {left or ''}"
             )
