@@ -2,8 +2,8 @@
 
     python tests/orphans.py [--kills 100] [--seed 0]
 
-A launcher is killed around the fork of its ranks, within a second after all of them exist, or at any time of the run. Two
-ranks and three take turns. Prints a line for each kill; exits non-zero if a process is left.
+A launcher is killed around the fork of its ranks, within a second after all of them exist, or at any time of the run.
+Two ranks and three take turns. Prints a line for each kill; exits non-zero if a process is left.
 """
 
 from __future__ import annotations
