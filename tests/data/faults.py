@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -57,12 +58,12 @@ CODES = {
 }
 """What becomes of an image that makes a decoder do so; (13, 6) stands for the kernel, out of memory."""
 
-without_fault = decode.frames_of
+without_fault = decode.count_frames
 
 
-def with_fault(image: Image.Image) -> int:
+def with_fault(image: Image.Image, file: BinaryIO) -> int:
     FAULTS.get(image.size, int)()
-    return without_fault(image)
+    return without_fault(image, file)
 
 
-decode.frames_of = with_fault
+decode.count_frames = with_fault

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 
+from tlkit.data.depth import unused_range
 from tlkit.data.duplicates import DuplicateFinder
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
@@ -30,14 +31,17 @@ def check_images(options: DataOptions, dataset: Dataset, thorough: bool = False)
     """
     bad: list[ImageError] = []
     animated: list[str] = []
+    peak = 0
     same = DuplicateFinder()
     for sample, found in scan_images(options, dataset.train + dataset.val, same, thorough):
         if isinstance(found, ImageError):
             bad.append(found)
-        elif found.frames > 1:
-            animated.append(sample.path)
+        else:
+            animated += [sample.path] if found.frames > 1 else []
+            peak = max(peak, found.peak or 0)
     kept = without_bad(options, dataset, bad)
     warnings = [several_frames(animated)] if animated else []
+    warnings += [unused_range(peak)] if unused_range(peak) else []
     warnings += repeat_warnings(options, find_repeats(dataset, same, options.workers))
     for warning in warnings:
         log_status("warning", warning)

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import io
 import math
+import os
+import re
 import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from tlkit.data.formats import (
-    FORMATS,
-    MORE_FORMATS,
-    NOT_ACCEPTED,
-    SEVERAL_FRAMES,
-    SIGNATURE_BYTES,
-    has_end,
-    image_format,
-)
+from tlkit.data import jpeg, tiff
+from tlkit.data.depth import Range, depth_of, has_no_range, is_scaled_ppm, layout_of, to_eight_bits
+from tlkit.data.formats import FORMATS, HEAD_BYTES, HEIF, MORE_FORMATS, SEVERAL_FRAMES, has_end, kind_of
 from tlkit.data.image_file import ImageError, is_refusal, reading
 
 MAX_PIXELS = 64_000_000
@@ -39,7 +36,19 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None
 
 
+UNSUPPORTED = re.compile(r"unsupported|unknown|cannot handle|not (yet )?supported|unrecognized", re.IGNORECASE)
+"""Messages of Pillow's readers about valid files that they do not read."""
+
 assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated image must be an error"
+
+# Pillow knows 16 bits where zero is white in one byte order only.
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+
+FREE_BYTES, BYTES_OF_PIXEL = 64 << 20, 64
+"""A file may have this many bytes, and this many more for each pixel of each frame.
+
+A larger file, which may be sparse and need no space on the drive, would take hours to read.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,41 +56,49 @@ class Accepted:
     """Limits and formats of accepted images. Raises ValueError for invalid values, which a model file could contain.
 
     more_formats: from MORE_FORMATS, in addition to FORMATS. float_range: the values of 32-bit pixels that become
-    black and white; without it such images are refused. truncated: accept truncated images.
+    black and white; without it such images are refused. integer_range: the same of 16-bit pixels; without it all 16 bits
+    count. truncated: accept truncated images.
     """
 
     max_pixels: int = MAX_PIXELS
     more_formats: tuple[str, ...] = ()
-    float_range: tuple[float, float] | None = None
+    float_range: Range = None
     truncated: bool = False
+    integer_range: Range = None
 
     def __post_init__(self) -> None:
         if not set(self.more_formats) <= set(MORE_FORMATS):
             raise ValueError(f"expected formats from {', '.join(MORE_FORMATS)}, not {self.more_formats}")
-        if self.float_range is not None:
-            black, white = map(float, self.float_range)
-            if not (math.isfinite(black) and math.isfinite(white) and black != white):
-                raise ValueError(f"{self.float_range} is not a range")
+        for ends in (self.float_range, self.integer_range):
+            if ends is not None:
+                black, white = map(float, ends)
+                if not (math.isfinite(black) and math.isfinite(white) and black != white):
+                    raise ValueError(f"{ends} is not a range")
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Information from a file header. frames: number of frames or pages."""
+    """Information about a file. frames: number of frames or pages. peak: see Decoded."""
 
     format: str
     mode: str
     width: int
     height: int
     frames: int
+    peak: int | None = None
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The first frame of a file as RGB. degraded: the file is truncated, and missing pixels are filled in."""
+    """The first frame of a file as RGB. degraded: the file is truncated, and missing pixels are filled in.
+
+    peak: the largest value of 16-bit pixels, if all 16 bits are taken to count; None for other images.
+    """
 
     image: Image.Image
     frames: int
-    degraded: bool
+    degraded: bool = False
+    peak: int | None = None
 
 
 def decode_file(path: str, file: BinaryIO, accepted: Accepted, shortest_side: int | None = None) -> Decoded:
@@ -98,8 +115,7 @@ def decode_file(path: str, file: BinaryIO, accepted: Accepted, shortest_side: in
             raise
     with reading(path), allowing_truncation():
         file.seek(0)
-        image = decode_complete(path, file, accepted, shortest_side)
-    return Decoded(image.image, image.frames, degraded=True)
+        return dataclasses.replace(decode_complete(path, file, accepted, shortest_side), degraded=True)
 
 
 def decode_bytes(name: str, content: bytes, accepted: Accepted, shortest_side: int | None = None) -> Decoded:
@@ -109,19 +125,20 @@ def decode_bytes(name: str, content: bytes, accepted: Accepted, shortest_side: i
 
 def decode_complete(path: str, file: BinaryIO, accepted: Accepted, shortest_side: int | None) -> Decoded:
     """Like decode_file, for a file that is not truncated."""
-    image = open_image(path, file, accepted)
-    check_mode(path, image, accepted)
+    image, page = open_image(path, file, accepted)
     try:
-        frames = frames_of(image)
+        frames = count_frames(image, file)
         if shortest_side is not None and image.format in ("JPEG", "MPO"):
             scale = shortest_side / min(image.size)
             if scale < 1:
                 image.draft(None, (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
-        image.load()
-        return Decoded(to_rgb(image, accepted.float_range), frames, degraded=False)
+        rgb, peak = to_rgb(path, file, image, page, accepted)
+        return Decoded(rgb, frames, peak=peak)
     except Exception as error:  # decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error
-        if is_system_failure(error):
+        if is_system_failure(error) or isinstance(error, ImageError):
             raise
+        if page is not None and tiff.is_truncated(file, page):
+            raise ImageError(path, "image_truncated", "the image is truncated") from error
         raise describe_failure(path, error) from error
 
 
@@ -142,66 +159,93 @@ def check_file(path: str, file: BinaryIO, accepted: Accepted, thorough: bool = F
     ImageError.
     """
     with reading(path):
-        image = open_image(path, file, accepted)
-        check_mode(path, image, accepted)
-        info = ImageInfo(image.format or "", image.mode, image.width, image.height, frames_of(image))
-        if thorough or not has_end(info.format, file):
+        image, page = open_image(path, file, accepted)
+        info = ImageInfo(image.format or "", image.mode, image.width, image.height, count_frames(image, file))
+        if thorough or depth_of(image, page) == 16 or not has_end(info.format, file):
             file.seek(0)
-            decode_file(path, file, accepted, shortest_side=1)
+            info = dataclasses.replace(info, peak=decode_file(path, file, accepted, shortest_side=1).peak)
     return info
 
 
-def open_image(path: str, file: BinaryIO, accepted: Accepted) -> Image.Image:
-    """Read the header (format and size) without decoding pixels. Raises ImageError."""
+def open_image(path: str, file: BinaryIO, accepted: Accepted) -> tuple[ImageFile.ImageFile, tiff.Directory | None]:
+    """Read the header (format, size, kind of pixels) without decoding pixels; also the first page of a TIFF.
+
+    Raises ImageError for what cannot be decoded correctly and within limits.
+    """
     formats = (*FORMATS, *accepted.more_formats)
+    head = file.read(HEAD_BYTES)
+    format, page = require_format(path, head, formats), None
+    if format == "JPEG":
+        jpeg.check_jpeg(path, file)
+    elif format == "TIFF":
+        page = tiff.check_tiff(path, file)
+    TiffImagePlugin.READ_LIBTIFF = page is not None and page.needs_libtiff
+    file.seek(0)
     try:
-        image = Image.open(file, formats=formats)
+        image = Image.open(file, formats=[format])
     except Exception as error:  # a damaged header can raise many kinds of exceptions
         if is_system_failure(error):
             raise
-        raise describe_unopened(path, file, formats) from error
-    if image.width * image.height > accepted.max_pixels:
-        raise ImageError(
-            path,
-            "image_too_large",
-            f"{image.width} x {image.height} pixels; at most {accepted.max_pixels:,} are accepted (--max-pixels)",
-        )
-    return image
-
-
-def describe_unopened(path: str, file: BinaryIO, formats: tuple[str, ...]) -> ImageError:
-    """The error for a file that cannot be opened as an image."""
-    file.seek(0)
-    head = file.read(SIGNATURE_BYTES)
-    if image_format(head) == "WebP" and not has_end("WEBP", file):  # Pillow cannot open truncated WebP files
-        return ImageError(path, "image_truncated", "the image is truncated")
-    accepted = f"accepted formats: {', '.join(formats)}"
-    other = image_format(head, NOT_ACCEPTED)
-    name = other.replace(" ", "") if other else ""  # as Pillow spells it
-    if other and name not in formats:
-        advice = f" (for finetune, add --formats {name})" if name in MORE_FORMATS else ""
-        return ImageError(path, "unsupported_format", f"the format is {other}; {accepted}{advice}")
-    if known := other or image_format(head):
-        return ImageError(path, "not_an_image", f"starts like {known}, but its header is damaged or truncated")
-    return ImageError(path, "not_an_image", f"not an image; {accepted}")
-
-
-def check_mode(path: str, image: Image.Image, accepted: Accepted) -> None:
-    """Raises ImageError for 32-bit integer and float pixels, which have no standard range, unless one is given."""
+        raise describe_unopened(path, file, format, page, error) from error
+    pixels = image.width * image.height
+    if pixels > accepted.max_pixels:
+        problem = f"{image.width} x {image.height} pixels; at most {accepted.max_pixels:,} are accepted (--max-pixels)"
+        raise ImageError(path, "image_too_large", problem)
+    size, most = file.seek(0, os.SEEK_END), FREE_BYTES + BYTES_OF_PIXEL * pixels
+    if size > most and size > most + BYTES_OF_PIXEL * pixels * (count_frames(image, file) - 1):
+        problem = f"{size:,} bytes are too many for {image.width} x {image.height} pixels; expected at most {most:,}"
+        raise ImageError(path, "image_too_large", problem)
     if has_no_range(image) and accepted.float_range is None:
         problem = f"pixels of mode {image.mode} (32 bits) have no standard range (for finetune, add --float-range)"
         raise ImageError(path, "unsupported_mode", problem)
+    return image, page
 
 
-def has_no_range(image: Image.Image) -> bool:
-    """Whether pixels are 32-bit integers or floats. In a PNG, mode I means 16 bits."""
-    return image.mode == "F" or (image.mode == "I" and image.format != "PNG")
+def require_format(path: str, head: bytes, formats: tuple[str, ...]) -> str:
+    """The format of a file with these first bytes, by Pillow's name. Raises ImageError if it cannot be read."""
+    kind = kind_of(head)
+    accepted = f"accepted formats: {', '.join(formats)}"
+    if kind is None:
+        raise ImageError(path, "not_an_image", f"not an image; {accepted}")
+    if not kind.is_image:
+        raise ImageError(path, "not_an_image", f"not an image, but {kind.name}{kind.advice}")
+    if kind.pillow == HEIF:
+        try:
+            import pillow_heif
+        except ImportError:
+            advice = "to read it, install pillow-heif: pip install 'tlkit[heif]'"
+            raise ImageError(path, "unsupported_format", f"the format is {kind.name}; {advice}") from None
+        pillow_heif.register_heif_opener()
+    elif kind.pillow not in formats:
+        advice = f" (for finetune, add --formats {kind.pillow})" if kind.pillow else kind.advice
+        raise ImageError(path, "unsupported_format", f"the format is {kind.name}; {accepted}{advice}")
+    return kind.pillow
 
 
-def frames_of(image: Image.Image) -> int:
-    """Number of frames or pages; 1 if unknown. Call before pixels are decoded."""
+def describe_unopened(
+    path: str, file: BinaryIO, format: str, page: tiff.Directory | None, error: Exception
+) -> ImageError:
+    """The error for an image whose header Pillow does not read. page: of a TIFF, which has been found whole."""
+    if format == "WEBP" and not has_end("WEBP", file):  # Pillow cannot open truncated WebP files
+        return ImageError(path, "image_truncated", "the image is truncated")
+    reason = str(error)
+    if isinstance(error, UnidentifiedImageError):  # it hides the reason
+        file.seek(0)
+        try:
+            Image.OPEN[format][0](file, "")
+        except Exception as hidden:
+            reason = str(hidden)
+    if page is not None or UNSUPPORTED.search(reason):
+        return ImageError(path, "unsupported_mode", f"{format} of this kind is not supported ({reason})")
+    return ImageError(path, "not_an_image", f"starts like {format}, but its header is damaged or truncated")
+
+
+def count_frames(image: ImageFile.ImageFile, file: BinaryIO) -> int:
+    """Number of frames or pages, up to a limit for TIFF; 1 if unknown. Call before pixels are decoded."""
     if image.format not in SEVERAL_FRAMES:
         return 1
+    if image.format == "TIFF":
+        return tiff.count_pages(file)
     try:
         return int(getattr(image, "n_frames", 1))
     except Exception:  # damage after the first frame, which is the only one used
@@ -210,18 +254,36 @@ def frames_of(image: Image.Image) -> int:
         return 1
 
 
-def to_rgb(image: Image.Image, float_range: tuple[float, float] | None) -> Image.Image:
-    """Apply the EXIF orientation and convert to RGB."""
-    upright = apply_orientation(image)
-    if has_no_range(image) and float_range is not None:
-        upright = range_to_eight(upright, *float_range)
-    elif upright.mode.startswith("I"):  # 16 bits per pixel; Pillow's own conversion clips instead of scaling
-        upright = sixteen_to_eight(upright)
+def to_rgb(
+    path: str, file: BinaryIO, image: ImageFile.ImageFile, page: tiff.Directory | None, accepted: Accepted
+) -> tuple[Image.Image, int | None]:
+    """Decode, apply the EXIF orientation and convert to RGB; also the peak of 16-bit pixels."""
+    depth, peak = depth_of(image, page), None
+    if depth > 8 or is_scaled_ppm(image):
+        ends = {16: accepted.integer_range, 32: accepted.float_range}.get(depth)
+        decoded, peak = to_eight_bits(path, file, image, page, ends, depth)
+    else:
+        repair_colors(image, page)
+        decoded = image
+    upright = apply_orientation(decoded)
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
         canvas = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
         upright = Image.alpha_composite(canvas, layer)
-    return upright if upright.mode == "RGB" else upright.convert("RGB")
+    return upright if upright.mode == "RGB" else upright.convert("RGB"), peak
+
+
+def repair_colors(image: ImageFile.ImageFile, page: tiff.Directory | None) -> None:
+    """Decode 8 bits or less, where Pillow takes 2 and 4 bits of transparency, or 8 bits of a TIFF's palette, for more."""
+    steps = {"L;2": 85, "L;4": 17}.get(layout_of(image))
+    if steps and image.format == "PNG" and "transparency" in image.info:
+        image.info["transparency"] *= steps
+    image.load()
+    colors = page.tags.get(tiff.COLOR_MAP, ()) if page is not None and image.mode in ("P", "PA") else ()
+    if colors and max(colors) < 256:
+        third = len(colors) // 3
+        channels = colors[:third], colors[third : 2 * third], colors[2 * third :]
+        image.putpalette(bytes(value for color in zip(*channels, strict=True) for value in color))
 
 
 def apply_orientation(image: Image.Image) -> Image.Image:
@@ -232,21 +294,6 @@ def apply_orientation(image: Image.Image) -> Image.Image:
         raise
     except Exception:  # EXIF blocks are often malformed; the pixels are still valid
         return image
-
-
-def sixteen_to_eight(image: Image.Image) -> Image.Image:
-    """Keep the high byte of each pixel, uint16 -> uint8, in mode L."""
-    import numpy as np
-
-    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-
-
-def range_to_eight(image: Image.Image, black: float, white: float) -> Image.Image:
-    """Scale `black` to 0 and `white` to 255, clipped, in mode L. NaN becomes black."""
-    import numpy as np
-
-    scaled = (np.asarray(image).astype(np.float64) - black) * (255 / (white - black))
-    return Image.fromarray(np.nan_to_num(scaled, nan=0).clip(0, 255).round().astype(np.uint8))
 
 
 def is_system_failure(error: Exception) -> bool:

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tlkit.data.formats import ACCEPTED, NOT_ACCEPTED, SIGNATURE_BYTES, image_format
+from tlkit.data import formats
 from tlkit.errors import MissingInputError
 from tlkit.terminal import count
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+            ".pbm", ".pnm", ".heic", ".heif", ".hif")  # fmt: skip
 
 JUNK = re.compile(
     r"\..*"  # hidden: .git, .ipynb_checkpoints, ._photo.jpg, .DS_Store, .Trash-1000
@@ -218,7 +219,7 @@ def looks_like_image(entry: os.DirEntry[str]) -> bool:
         if not entry.is_file():
             return False
         with open(entry.path, "rb") as file:
-            # Unsupported formats count too, so that a HEIC photo is reported and not silently ignored.
-            return image_format(file.read(SIGNATURE_BYTES), ACCEPTED + NOT_ACCEPTED) is not None
+            # Unsupported formats count too, so that a photo in one of them is reported and not silently ignored.
+            return formats.looks_like_image(file.read(formats.HEAD_BYTES))
     except OSError:
         return False

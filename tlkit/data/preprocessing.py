@@ -11,6 +11,7 @@ from typing import Any, Self
 from PIL import Image
 
 from tlkit.data.decode import MAX_PIXELS, Accepted
+from tlkit.data.depth import Range
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -34,7 +35,7 @@ class Preprocessing:
     image_size: (height, width) of the result. resize: (height, width) to resize to before the crop.
     crop_mode: "center" keeps the aspect ratio (the shorter side becomes resize), "squash" does not, "border" fits the
     longer side and pads with the mean. mean, std: per channel, for pixels from 0 to 1.
-    more_formats, float_range: of the training images, see decode.Accepted.
+    more_formats, float_range, integer_range: of the training images, see decode.Accepted.
     """
 
     image_size: tuple[int, int]
@@ -44,7 +45,8 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     more_formats: tuple[str, ...] = ()
-    float_range: tuple[float, float] | None = None
+    float_range: Range = None
+    integer_range: Range = None
 
     @classmethod
     def from_timm_config(cls, config: Mapping[str, Any]) -> Self:
@@ -112,7 +114,7 @@ class Preprocessing:
 
     def accepted(self, max_pixels: int = MAX_PIXELS, truncated: bool = False) -> Accepted:
         """Limits and formats of accepted images."""
-        return Accepted(max_pixels, self.more_formats, self.float_range, truncated)
+        return Accepted(max_pixels, self.more_formats, self.float_range, truncated, self.integer_range)
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Resize and crop an RGB image to image_size."""

@@ -43,7 +43,7 @@ def describe(dataset: Dataset) -> str:
 
 def accepted_by(options: DataOptions) -> Accepted:
     """The limits and formats for images that the options set."""
-    return Accepted(options.max_pixels, options.more_formats(), options.black_and_white())
+    return Accepted(options.max_pixels, options.more_formats(), **options.ranges())
 
 
 @dataclass(frozen=True)

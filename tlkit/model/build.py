@@ -53,7 +53,7 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
     preprocessing = dataclasses.replace(
         preprocessing_of(backbone, network, image_size, preprocessing_in(options.weights)),
         more_formats=options.more_formats(),
-        float_range=options.black_and_white(),
+        **options.ranges(),
     )
     torch.manual_seed(options.seed)
     classifier = build_classifier(backbone, network, len(classes), options.head, options.hidden, options.unfreeze)

@@ -63,6 +63,11 @@ class DataOptions(ImageOptions):
         metavar="FLOAT,FLOAT",
     )  # fmt: skip
 
+    integer_range: str | None = option(
+        None, "Values of black and white in 16-bit images, e.g. 0,4095", group="Data checks", shown="0,65535",
+        metavar="N,N",
+    )  # fmt: skip
+
     def validation(self) -> float | str | None:
         """The validation share, or the folder of validation images; None if not given.
 
@@ -86,19 +91,12 @@ class DataOptions(ImageOptions):
                 raise UsageError("--formats", f"{name!r} is not a valid value; expected {', '.join(MORE_FORMATS)}")
         return names
 
-    def black_and_white(self) -> tuple[float, float] | None:
-        """--float-range as two numbers. Raises UsageError."""
-        if self.float_range is None:
-            return None
-        try:
-            black, white = map(float, self.float_range.split(","))
-            if math.isfinite(black) and math.isfinite(white) and black != white:
-                return black, white
-        except ValueError:
-            pass
-        raise UsageError(
-            "--float-range", f"{self.float_range!r} is not a range; expected two different numbers, e.g. 0,1"
-        )
+    def ranges(self) -> dict[str, tuple[float, float] | None]:
+        """float_range and integer_range, each as two numbers. Raises UsageError."""
+        return {
+            "float_range": black_and_white("--float-range", self.float_range, "0,1"),
+            "integer_range": black_and_white("--integer-range", self.integer_range, "0,4095"),
+        }
 
     def most_bad(self, images: int) -> int:
         """How many images --skip-bad may skip, of this many."""
@@ -114,4 +112,17 @@ class DataOptions(ImageOptions):
             raise UsageError("--nested", "cannot be combined with --merge-subfolders, which does the opposite")
         self.validation()
         self.more_formats()
-        self.black_and_white()
+        self.ranges()
+
+
+def black_and_white(flag: str, value: str | None, example: str) -> tuple[float, float] | None:
+    """The two numbers of a range, None if it is not given. Raises UsageError."""
+    if value is None:
+        return None
+    try:
+        black, white = map(float, value.split(","))
+        if math.isfinite(black) and math.isfinite(white) and black != white:
+            return black, white
+    except ValueError:
+        pass
+    raise UsageError(flag, f"{value!r} is not a range; expected two different numbers, e.g. {example}")

@@ -31,6 +31,7 @@ def thumbnails(paths: Sequence[str], accepted: Accepted, workers: int) -> list[b
             std=NO_DEVIATION,
             more_formats=accepted.more_formats,
             float_range=accepted.float_range,
+            integer_range=accepted.integer_range,
         ),
         accepted.max_pixels,
     )
