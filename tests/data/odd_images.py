@@ -6,14 +6,19 @@ import io
 import os
 import socket
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms
 
 Write = Callable[[Path], None]
+HEIF_CODE = "not_an_image" if find_spec("pillow_heif") else "unsupported_format"
+"""Of a damaged HEIC, with and without the extra that reads it."""
+
 RED, WHITE = (200, 30, 40), (255, 255, 255)
 
 
@@ -72,10 +77,10 @@ def sixteen_bit() -> Image.Image:
     return Image.fromarray(np.tile(np.arange(256, dtype=np.uint16) * 256, (8, 1)))
 
 
-def sixteen_bit_rgb() -> bytes:
-    """A PNG of 16 bits for each of three channels, which Pillow cannot write."""
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels().astype(np.uint16) * 257)
-    header = struct.pack(">IIBBBBB", 40, 30, 16, 2, 0, 0, 0)
+def rgb_png(values: np.ndarray) -> bytes:
+    """A PNG of 16 bits for each of three channels, which Pillow cannot write. values: uint16 [H, W, 3]."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
@@ -120,6 +125,57 @@ def frames(format: str) -> Write:
     return holding(encoded(format, images[0], save_all=True, append_images=images[1:]))
 
 
+def gray_tiff(order: str, photometric: int, bits: int, **changes: int) -> bytes:
+    """An uncompressed gray TIFF of 16 x 8 pixels, a ramp from the smallest to the largest value. changes: of tags."""
+    values = np.tile(np.linspace(0, 2**bits - 1, 16).round(), (8, 1))
+    content = values.astype(f"{order}u{bits // 8}").tobytes()
+    tags = {"WIDTH": 16, "HEIGHT": 8, "BITS": bits, "COMPRESSION": 1, "PHOTOMETRIC": photometric, "OFFSETS": 8,
+            "SAMPLES": 1, "ROWS": 8, "BYTES": len(content)} | changes  # fmt: skip
+    numbers = {"WIDTH": 256, "HEIGHT": 257, "BITS": 258, "COMPRESSION": 259, "PHOTOMETRIC": 262, "OFFSETS": 273,
+               "SAMPLES": 277, "ROWS": 278, "BYTES": 279, "SAMPLE_FORMAT": 339, "DNG_VERSION": 50706}  # fmt: skip
+    entries = b"".join(
+        struct.pack(f"{order}HHII", number, 4, 1, tags[name]) for name, number in numbers.items() if name in tags
+    )
+    head = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(content))
+    return head + content + struct.pack(f"{order}H", len(entries) // 12) + entries + bytes(4)
+
+
+def pages_tiff(count: int) -> bytes:
+    """A TIFF with so many pages, all with the pixels of the first one."""
+    first = gray_tiff("<", 1, 8)
+    start = int.from_bytes(first[4:8], "little")
+    directory = first[start:-4]
+    ends = [start + k * (len(directory) + 4) for k in range(1, count)] + [0]
+    return first[:start] + b"".join(directory + struct.pack("<I", end) for end in ends)
+
+
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG that says so many times how its first scan goes on."""
+    content = encoded("JPEG", Image.fromarray(pixels()).convert("L"), progressive=True)
+    start = content.rindex(b"\xff\xda")
+    return content[:start] + content[start:-2] * count + content[-2:]
+
+
+def jpeg_frame(marker: int, bits: int = 8) -> bytes:
+    """A JPEG whose header says another process or depth."""
+    start = JPEG.index(b"\xff\xc0")
+    return JPEG[: start + 1] + bytes([marker]) + JPEG[start + 2 : start + 4] + bytes([bits]) + JPEG[start + 5 :]
+
+
+def zip_file(*names: str) -> bytes:
+    """A zip archive with these files."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, "content")
+    return buffer.getvalue()
+
+
+def with_brands(*brands: bytes) -> bytes:
+    """The start of a file of the ISO base media format."""
+    return struct.pack(">I", 12 + 4 * len(brands)) + b"ftyp" + brands[0] + bytes(4) + b"".join(brands[1:]) + bytes(99)
+
+
 JPEG, PNG, WEBP, GIF = encoded("JPEG"), encoded("PNG"), encoded("WEBP", lossless=True), encoded("GIF")
 NOISE = encoded("JPEG", noise())
 
@@ -138,6 +194,14 @@ READABLE: dict[str, Write] = {
     "palette_alpha.png": picture("P", "PNG", transparency=bytes(range(256))),
     "sixteen_bit.png": holding(encoded("PNG", sixteen_bit())),
     "sixteen_bit.tif": holding(encoded("TIFF", sixteen_bit())),
+    "plain.ppm": picture("RGB", "PPM"),
+    "plain.pgm": picture("L", "PPM"),
+    "plain.pbm": picture("1", "PPM"),
+    "in_words.pgm": holding(b"P2 # a comment\n3 2 9\n0 1 2\n7 8 9\n"),
+    "white_is_100.pgm": holding(b"P5 4 1 100\n" + bytes([0, 50, 99, 100])),
+    "white_is_4095.pgm": holding(b"P5 4 1 4095\n" + struct.pack(">4H", 0, 2048, 4000, 4095)),
+    "white_is_zero.tif": holding(gray_tiff("<", 0, 16)),
+    "white_is_zero_big_endian.tif": holding(gray_tiff(">", 0, 16)),
     "plain.webp": holding(WEBP),
     "plain.bmp": holding(encoded("BMP")),
     "plain.tif": holding(encoded("TIFF")),
@@ -146,7 +210,7 @@ READABLE: dict[str, Write] = {
     "two_ends.jpg": holding(JPEG + b"\xff\xd9"),
     "flipped_inside.jpg": holding(flipped(NOISE, len(NOISE) // 2)),
     "long_comment.png": holding(with_text(100_000)),
-    "sixteen_bit_rgb.png": holding(sixteen_bit_rgb()),
+    "sixteen_bit_rgb.png": holding(rgb_png(pixels().astype(np.uint16) * 257)),
     "frames.gif": frames("GIF"),
     "frames.webp": frames("WEBP"),
     "frames.png": frames("PNG"),
@@ -197,7 +261,33 @@ BAD: dict[str, tuple[str, Write]] = {
     "bomb_30000.png": ("image_too_large", holding(one_bit_png(30_000))),
     "photo.avif": ("unsupported_format", holding(encoded("AVIF"))),
     "photo.jp2": ("unsupported_format", holding(encoded("JPEG2000"))),
-    "photo.heic": ("unsupported_format", holding(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")),
+    "half.ppm": ("image_truncated", holding(encoded("PPM")[:1500])),
+    "half.pgm": ("image_truncated", holding(b"P5 4 2 100\n" + bytes(5))),
+    "twelve_bits.jpg": ("unsupported_mode", holding(jpeg_frame(0xC1, bits=12))),
+    "lossless.jpg": ("unsupported_mode", holding(jpeg_frame(0xC3))),
+    "hierarchical.jpg": ("unsupported_mode", holding(jpeg_frame(0xC5))),
+    "many_scans.jpg": ("unsupported_mode", holding(many_scans(2000))),
+    "signed.tif": ("unsupported_mode", holding(gray_tiff("<", 1, 8, SAMPLE_FORMAT=2))),
+    "jpeg_2000.tif": ("unsupported_mode", holding(gray_tiff("<", 1, 8, COMPRESSION=34712))),
+    "log.tif": ("unsupported_mode", holding(gray_tiff("<", 32844, 16))),
+    "developed.dng": ("unsupported_format", holding(gray_tiff("<", 1, 8, DNG_VERSION=4))),
+    "sensor.nef": ("unsupported_format", holding(gray_tiff(">", 32803, 16))),
+    "photo.cr2": ("unsupported_format", holding(b"II*\0\x10\0\0\0CR\x02\0" + bytes(30))),
+    "photo.raf": ("unsupported_format", holding(b"FUJIFILMCCD-RAW 0201" + bytes(30))),
+    "photo.cr3": ("unsupported_format", holding(with_brands(b"crx ", b"crx ", b"isom"))),
+    "photo.dcm": ("unsupported_format", holding(bytes(128) + b"DICM" + bytes(30))),
+    "damaged.heic": (HEIF_CODE, holding(with_brands(b"heic", b"mif1", b"heic"))),
+    "burst.heic": (HEIF_CODE, holding(with_brands(b"heix", b"mif1", b"heix"))),
+    "general.hif": (HEIF_CODE, holding(with_brands(b"mif1", b"heic"))),
+    "still.hif": (HEIF_CODE, holding(with_brands(b"msf1", b"hevc"))),
+    "avif_by_its_second_brand.avif": ("unsupported_format", holding(with_brands(b"mif1", b"avif"))),
+    "clip.jpg": ("not_an_image", holding(with_brands(b"isom", b"mp41"))),
+    "pointer.jpg": ("not_an_image", holding(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 9\n")),
+    "document.jpg": ("not_an_image", holding(b"%PDF-1.7\n")),
+    "letter.jpg": ("not_an_image", holding(zip_file("[Content_Types].xml", "word/document.xml"))),
+    "archive.jpg": ("not_an_image", holding(zip_file("photo.jpg"))),
+    "old_letter.jpg": ("not_an_image", holding(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99))),
+    "zeros.jpg": ("not_an_image", holding(bytes(5000))),
     "photo.psd": ("unsupported_format", holding(b"8BPS\0\x01" + bytes(20))),
     "photo.jxl": ("unsupported_format", holding(b"\xff\x0a" + bytes(30))),
     "pipe.jpg": ("not_regular_file", lambda path: os.mkfifo(path)),

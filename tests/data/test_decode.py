@@ -10,17 +10,39 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
 from tests.data.decoding import decode_image
-from tests.data.odd_images import BAD, READABLE, RED, WHITE, encoded, flipped, noise, pixels, sixteen_bit
+from tests.data.layouts import layouts, outcome
+from tests.data.odd_images import (
+    BAD,
+    READABLE,
+    RED,
+    WHITE,
+    encoded,
+    flipped,
+    gray_tiff,
+    many_scans,
+    noise,
+    pages_tiff,
+    pixels,
+    rgb_png,
+    sixteen_bit,
+)  # fmt: skip
 from tlkit.data.decode import Accepted, ImageInfo, check_file, decode_file
+from tlkit.data.decoders import Processes, ThisProcess
+from tlkit.data.depth import unused_range
+from tlkit.data.formats import looks_like_image
 from tlkit.data.image_file import IMAGE_ERROR_CODES, ImageError, open_regular
 from tlkit.data.preprocessing import Preprocessing
+from tlkit.data.tiff import MOST_PAGES
 
 PHOTO = Path(__file__).parents[2] / "sample_data" / "textures" / "val" / "retina" / "retina_00.jpg"
 
@@ -355,3 +377,163 @@ def test_what_the_system_cannot_read_is_told_as_that(format: str, good: int, tru
         with pytest.raises(ImageError) as refused:
             read(FailingDrive(content, good))
         assert (refused.value.code, refused.value.message) == ("image_corrupt", "cannot be read (Input/output error)")
+
+
+# Layouts of pixels
+
+
+def test_layouts_of_tiff_and_png_show_the_right_pixels_or_are_unsupported() -> None:
+    """A sample of what layouts.py does by the thousand."""
+    found = Counter(outcome(layout) for layout in layouts(200, seed=1))
+    assert found.keys() <= {"right", "unsupported_mode"} and found["right"] > 60, found
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("bits", [8, 16])
+def test_white_may_be_zero(order: str, bits: int, tmp_path: Path) -> None:
+    for photometric in (0, 1):
+        (tmp_path / f"{photometric}.tif").write_bytes(gray_tiff(order, photometric, bits))
+    np.testing.assert_array_equal(as_array(tmp_path / "0.tif"), 255 - as_array(tmp_path / "1.tif"))
+    assert as_array(tmp_path / "1.tif")[0, [0, -1], 0].tolist() == [0, 255]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("white_is_100.pgm", [0, 128, 252, 255]), ("white_is_4095.pgm", [0, 128, 249, 255]),
+     ("in_words.pgm", [0, 28, 57])],
+)  # fmt: skip
+def test_a_pgm_says_which_value_is_white(name: str, expected: list[int], tmp_path: Path) -> None:
+    READABLE[name](tmp_path / name)
+    np.testing.assert_allclose(as_array(tmp_path / name)[0, :, 0], expected, atol=1)
+
+
+def test_a_palette_of_8_bit_colours_is_not_black(tmp_path: Path) -> None:
+    colors = np.arange(256, dtype=np.uint16)[None].repeat(3, axis=0)
+    for scale in (1, 257):
+        tifffile.imwrite(tmp_path / "p.tif", pixels()[..., 0], photometric="palette", colormap=colors * scale)
+        np.testing.assert_array_equal(as_array(tmp_path / "p.tif")[..., 0], pixels()[..., 0])
+
+
+TWELVE = np.tile(np.linspace(0, 4095, 64), (8, 1)).round().astype(np.uint16)
+
+
+def write_deep(path: Path, values: np.ndarray) -> None:
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, values, photometric="rgb" if values.ndim == 3 else "minisblack")
+    elif values.ndim == 3:
+        path.write_bytes(rgb_png(values))
+    else:
+        Image.fromarray(values).save(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_12_bits_in_16_are_noticed_and_have_a_range(suffix: str, channels: int, tmp_path: Path) -> None:
+    path = tmp_path / f"camera.{suffix}"
+    write_deep(path, TWELVE if channels == 1 else np.stack([TWELVE] * 3, axis=2))
+    info = check_image(str(path))
+    assert info.peak is not None and 4095 <= info.peak < 4096 + 256
+    assert "--integer-range 0,4095" in unused_range(info.peak)
+    shown = as_array(path, accepted=Accepted(integer_range=(0, 4095)))
+    np.testing.assert_allclose(shown, np.repeat(TWELVE[..., None] / 4095 * 255, 3, axis=2), atol=0.51)
+    assert as_array(path).max() == 15  # without it, as ever
+    turned = as_array(path, accepted=Accepted(integer_range=(4095, 0)))
+    np.testing.assert_allclose(turned, 255.0 - shown, atol=1)
+
+
+@pytest.mark.parametrize("name", ["sixteen_bit.png", "sixteen_bit.tif", "sixteen_bit_rgb.png", "white_is_4095.pgm"])
+def test_16_bits_that_are_used_are_not_complained_of(name: str, tmp_path: Path) -> None:
+    READABLE[name](tmp_path / name)
+    peak = check_image(str(tmp_path / name)).peak
+    assert peak is not None and peak >= 65_000 and not unused_range(peak)
+
+
+def test_images_of_8_bits_have_no_peak(tmp_path: Path) -> None:
+    for name in ("plain.jpg", "plain.ppm", "alpha.png", "grey.png"):
+        READABLE[name](tmp_path / name)
+        assert check_image(str(tmp_path / name), thorough=True).peak is None
+
+
+# Costs
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "PPM", "BMP"])
+def test_a_file_far_longer_than_its_pixels_need_is_not_read(format: str, tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    path.write_bytes(encoded(format))
+    os.truncate(path, 100 << 30)
+    for action in (check_image, decode_image):
+        assert code_of(action, path) == "image_too_large"
+    os.truncate(path, 1 << 20)  # as phones append a video
+    if format != "PNG":  # which is decoded to see whether it is whole
+        assert decode_image(str(path)).size == (40, 30)
+
+
+def test_pages_are_counted_as_far_as_they_matter(tmp_path: Path) -> None:
+    for number, expected in ((1, 1), (3, 3), (20_000, MOST_PAGES)):
+        (tmp_path / "pages.tif").write_bytes(pages_tiff(number))
+        assert check_image(str(tmp_path / "pages.tif")).frames == expected
+
+
+def test_directories_that_form_a_loop_are_counted_once(tmp_path: Path) -> None:
+    content = pages_tiff(2)
+    start = int.from_bytes(content[4:8], "little")
+    (tmp_path / "loop.tif").write_bytes(content[:-4] + start.to_bytes(4, "little"))
+    assert check_image(str(tmp_path / "loop.tif")).frames == 2
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_progressive_jpegs_may_have_many_scans(count: int, tmp_path: Path) -> None:
+    (tmp_path / "scans.jpg").write_bytes(many_scans(count))
+    assert decode_image(str(tmp_path / "scans.jpg")).size == (40, 30)
+
+
+# HEIF
+
+
+def test_without_the_extra_the_error_says_how_to_read_heic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for name in ("damaged.heic", "burst.heic", "general.hif", "still.hif"):
+        BAD[name][1](tmp_path / name)
+        with pytest.raises(ImageError, match=r"pip install 'tlkit\[heif\]'") as refused:
+            decode_image(str(tmp_path / name))
+        assert refused.value.code == "unsupported_format"
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+def test_heic_is_read_with_the_extra(bits: int, tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    image = Image.fromarray(pixels(64, 48))
+    path = str(tmp_path / "photo.heic")
+    if bits == 8:
+        heif.from_pillow(image).save(path, quality=95)
+    else:
+        deep = pixels(64, 48).astype("<u2") * 257
+        heif.from_bytes("RGB;16", (64, 48), deep.tobytes()).save(path, quality=95)
+    for decoder in (ThisProcess(), Processes()):
+        with closing(decoder), open_regular(path) as file:
+            assert decoder.check_file(path, file, Accepted(), thorough=True).format == "HEIF"
+    assert np.abs(as_array(Path(path)).astype(int) - pixels(64, 48)).mean() < 4
+
+
+# What other files are
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("pointer.jpg", "Git LFS; to get the image, run git lfs pull"), ("page.jpg", "an HTML page"),
+     ("drawing.png", "an SVG drawing"), ("document.jpg", "a PDF document"), ("letter.jpg", "an Office document"),
+     ("old_letter.jpg", "an Office document"), ("archive.jpg", "a zip archive"), ("clip.jpg", "a video"),
+     ("zeros.jpg", "zero bytes only"), ("photo.cr2", "Canon CR2 (camera raw)"), ("sensor.nef", "camera raw"),
+     ("twelve_bits.jpg", "12 bits"), ("jpeg_2000.tif", "JPEG 2000 compression")],
+)  # fmt: skip
+def test_a_refusal_says_what_the_file_is(name: str, said: str, tmp_path: Path) -> None:
+    BAD[name][1](tmp_path / name)
+    with pytest.raises(ImageError) as refused:
+        decode_image(str(tmp_path / name))
+    assert said in refused.value.message
+
+
+def test_text_that_starts_like_a_bitmap_is_no_image() -> None:
+    assert not looks_like_image(b"P1 is the first prize, P2 the second.")
+    assert looks_like_image(b"P1\n# made by hand\n2 2\n0 1 1 0\n")

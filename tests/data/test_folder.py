@@ -119,7 +119,7 @@ def test_images_are_known_by_content_and_by_name(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("meant as an image, and to be complained of")
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "labels.csv").write_text("a,b")
-    BAD["photo.heic"][1](tmp_path / "photo.heic")
+    BAD["damaged.heic"][1](tmp_path / "photo.heic")
     assert relative(find_images(str(tmp_path)), tmp_path) == [
         "odd.xyz", "photo.heic", "text.jpg", "upper.PNG", "without_suffix",
     ]  # fmt: skip

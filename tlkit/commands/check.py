@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from tlkit.data.bad_images import leave_out, repeat_warnings
+from tlkit.data.depth import unused_range
 from tlkit.data.duplicates import DuplicateFinder
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
@@ -35,10 +36,12 @@ def check(options: CheckOptions) -> int:
             report.sizes.append((found.width * found.height, found.width, found.height))
             if min(found.width, found.height) < TINY_SIDE:
                 report.tiny.append(sample.path)
+            report.peak = max(report.peak, found.peak or 0)
             if found.frames > 1:
                 report.several_frames.append(sample.path)
     report.repeats = find_repeats(dataset, same, options.workers)
     report.warnings += dataset.warnings
+    report.warnings += [unused_range(report.peak)] if unused_range(report.peak) else []
     report.stops += [str(problem) for problem in why_finetune_stops(options, dataset, report)]
     write_stdout(REPORTS[options.format](report))
     return DataError.exit_code if report.stops else DONE

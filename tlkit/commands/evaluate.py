@@ -105,7 +105,8 @@ def label_share(
 
         def load(number: int) -> Pixels | ImageError:
             try:
-                return decoder.load_sample(samples[number], view).pixels
+                picture = decoder.load_sample(samples[number], view)
+                return decoder.warn_if_dark(samples[number].path, picture).pixels
             except ImageError as error:
                 return error
 

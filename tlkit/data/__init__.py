@@ -7,9 +7,12 @@ Files:
     class_names.py      class names that nearly equal each other
     sources.py          DATASET_SOURCES, the table of what DATA can name
     listing.py          list the image files of a folder; count what is left out
-    formats.py          image formats and how to recognize them
+    formats.py          accepted image formats; the kind of a file by its first bytes
+    jpeg.py             the header of a JPEG: kinds that cannot be decoded
+    tiff.py             the tags of a TIFF: layouts that cannot be decoded, camera raw, pages
     image_file.py       open an image file, or report why it cannot be used
     decode.py           decode an open file to RGB pixels: the only place where images are decoded
+    depth.py            pixels with more than 8 bits -> 8 bits
     decoders.py         decode in separate processes with limits on time and memory
     decoder_process.py  one of those processes
     preprocessing.py    resize and crop as the backbone expects

@@ -55,9 +55,9 @@ A larger file, which may be sparse and need no space on the drive, would take ho
 class Accepted:
     """Limits and formats of accepted images. Raises ValueError for invalid values, which a model file could contain.
 
-    more_formats: from MORE_FORMATS, in addition to FORMATS. float_range: the values of 32-bit pixels that become
-    black and white; without it such images are refused. integer_range: the same of 16-bit pixels; without it all 16 bits
-    count. truncated: accept truncated images.
+    more_formats: from MORE_FORMATS, in addition to FORMATS. truncated: accept truncated images.
+    float_range: the values of 32-bit pixels that become black and white; without it such images are refused.
+    integer_range: the same of 16-bit pixels; without it, 0 and 65,535.
     """
 
     max_pixels: int = MAX_PIXELS
@@ -274,7 +274,7 @@ def to_rgb(
 
 
 def repair_colors(image: ImageFile.ImageFile, page: tiff.Directory | None) -> None:
-    """Decode 8 bits or less, where Pillow takes 2 and 4 bits of transparency, or 8 bits of a TIFF's palette, for more."""
+    """Decode at most 8 bits. Corrects Pillow's transparency of PNG with 2 and 4 bits, and TIFF palettes of 8 bits."""
     steps = {"L;2": 85, "L;4": 17}.get(layout_of(image))
     if steps and image.format == "PNG" and "transparency" in image.info:
         image.info["transparency"] *= steps

@@ -67,7 +67,8 @@ def respond(request: dict[str, Any], file: BinaryIO) -> Response:
         if "view" in request:
             view = View.from_dict(request["view"])
             decoded = view("", file, bytes.fromhex(request["digest"]))
-            return {"frames": decoded.frames, "degraded": decoded.degraded}, decoded.image.tobytes()
+            facts = {"frames": decoded.frames, "degraded": decoded.degraded, "peak": decoded.peak}
+            return facts, decoded.image.tobytes()
         return asdict(check_file("", file, Accepted(**request["accepted"]), request["thorough"])), b""
     except ImageError as error:
         return {"error": [error.code, error.message]}, b""

@@ -22,12 +22,14 @@ from numpy.typing import NDArray
 
 from tlkit.data.decode import Accepted, ImageInfo, check_file
 from tlkit.data.decoder_process import LENGTH, receive, receive_into
+from tlkit.data.depth import unused_range
 from tlkit.data.folder import Sample
 from tlkit.data.image_file import ImageError, file_digest, open_bytes, open_regular
 from tlkit.data.view import View
 from tlkit.distributed.env import local_ranks
-from tlkit.errors import ResourceError
+from tlkit.errors import ResourceError, escape_name
 from tlkit.files.python_path import python_arguments
+from tlkit.terminal import log_status
 
 Pixels = NDArray[np.uint8]
 
@@ -56,15 +58,25 @@ CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.
 
 @dataclass(frozen=True)
 class Picture:
-    """A preprocessed image, uint8 [H, W, 3]. frames: in its file. degraded: truncated, missing pixels filled in."""
+    """A preprocessed image, uint8 [H, W, 3]. frames, degraded, peak: see decode.Decoded."""
 
     pixels: Pixels
     frames: int = 1
     degraded: bool = False
+    peak: int | None = None
 
 
 class Decoder(ABC):
     """Opens images. Thread-safe."""
+
+    has_warned = False
+
+    def warn_if_dark(self, path: str, picture: Picture) -> Picture:
+        """The same picture; once, a warning about 16-bit pixels that use a part of the range only."""
+        if not self.has_warned and (problem := unused_range(picture.peak or 0)):
+            self.has_warned = True
+            log_status("warning", f"{escape_name(path)}: {problem}")
+        return picture
 
     def load(self, path: str, view: View) -> Picture:
         """Decode and preprocess an image file. Raises ImageError."""
@@ -108,7 +120,7 @@ class ThisProcess(Decoder):
 
     def load_file(self, path: str, file: BufferedReader, view: View, digest: bytes) -> Picture:
         decoded = view(path, file, digest)
-        return Picture(np.asarray(decoded.image), decoded.frames, decoded.degraded)
+        return Picture(np.asarray(decoded.image), decoded.frames, decoded.degraded, decoded.peak)
 
 
 class Processes(Decoder):

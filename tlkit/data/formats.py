@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes; which image formats are accepted; how a complete file ends."""
+"""Accepted image formats; the kind of a file by its first bytes; the end of a complete file."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SEVERAL_FRAMES = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
 """Formats with several frames or pages. A second picture in a JPEG or HEIC is only a preview or depth map."""
 
 HEAD_BYTES = 512
-"""How much of a file shows what it is."""
+"""The kind of a file shows in its first bytes."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a file is. name: as users know it. pillow: Pillow's name of an image format. is_image: of any format.
+    """A kind of file. name: as users know it. pillow: Pillow's name of an image format. is_image: of any format.
 
     advice: what to do about such a file.
     """
@@ -128,12 +128,17 @@ ZIPS = ((b"word/", OFFICE), (b"xl/", OFFICE), (b"ppt/", OFFICE), (b"[Content_Typ
 
 NETPBM = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*[0-9]")
 HTML_PAGE = other("an HTML page")
-MARKUP = ((b"<svg", other("an SVG drawing")), (b"<html", HTML_PAGE), (b"<!doctype html", HTML_PAGE), (b"<head", HTML_PAGE),
-          (b"<?xml", other("an XML file")))  # fmt: skip
+MARKUP = (
+    (b"<svg", other("an SVG drawing")),
+    (b"<html", HTML_PAGE),
+    (b"<!doctype html", HTML_PAGE),
+    (b"<head", HTML_PAGE),
+    (b"<?xml", other("an XML file")),
+)
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """What a file with these first HEAD_BYTES is; None if unknown."""
+    """The kind of a file with these first HEAD_BYTES; None if unknown."""
     if head[4:8] == b"ftyp":
         brands = [head[8:12], *(head[k : k + 4] for k in range(16, min(int.from_bytes(head[:4]), len(head)), 4))]
         return next((kind for names, kind in BRANDS if set(names) & set(brands)), VIDEO)

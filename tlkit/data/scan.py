@@ -43,7 +43,8 @@ def describe(dataset: Dataset) -> str:
 
 def accepted_by(options: DataOptions) -> Accepted:
     """The limits and formats for images that the options set."""
-    return Accepted(options.max_pixels, options.more_formats(), **options.ranges())
+    float_range, integer_range = options.ranges()
+    return Accepted(options.max_pixels, options.more_formats(), float_range, integer_range=integer_range)
 
 
 @dataclass(frozen=True)

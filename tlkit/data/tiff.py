@@ -197,7 +197,7 @@ def check_tiff(path: str, file: BinaryIO) -> Directory:
 
 
 def unsupported_layout(page: Directory) -> str:
-    """What Pillow would show wrongly or cannot read; empty if nothing."""
+    """The property of a page that Pillow does not read correctly; empty if there is none."""
     compression, photometric = page.first(COMPRESSION, 1), page.first(PHOTOMETRIC)
     extra = page.tags.get(EXTRA_SAMPLES, ())
     lengths = page.tags.get(STRIP_BYTES) or page.tags.get(TILE_BYTES) or ()

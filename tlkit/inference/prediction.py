@@ -47,7 +47,7 @@ def loader(decoder: Decoder, view: View) -> Callable[[tuple[int, str]], Loaded]:
     def load(numbered: tuple[int, str]) -> Loaded:
         index, path = numbered
         try:
-            return Loaded(index, path, decoder.load(path, view))
+            return Loaded(index, path, decoder.warn_if_dark(path, decoder.load(path, view)))
         except ImageError as error:
             return Loaded(index, path, error)
 

@@ -50,10 +50,12 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
         load_weights(network, backbone, download_weights(backbone, network), str(backbone), head_names)
     elif state is not None:
         load_weights(network, backbone, state, options.weights, head_names)
+    float_range, integer_range = options.ranges()
     preprocessing = dataclasses.replace(
         preprocessing_of(backbone, network, image_size, preprocessing_in(options.weights)),
         more_formats=options.more_formats(),
-        **options.ranges(),
+        float_range=float_range,
+        integer_range=integer_range,
     )
     torch.manual_seed(options.seed)
     classifier = build_classifier(backbone, network, len(classes), options.head, options.hidden, options.unfreeze)

@@ -91,12 +91,12 @@ class DataOptions(ImageOptions):
                 raise UsageError("--formats", f"{name!r} is not a valid value; expected {', '.join(MORE_FORMATS)}")
         return names
 
-    def ranges(self) -> dict[str, tuple[float, float] | None]:
-        """float_range and integer_range, each as two numbers. Raises UsageError."""
-        return {
-            "float_range": black_and_white("--float-range", self.float_range, "0,1"),
-            "integer_range": black_and_white("--integer-range", self.integer_range, "0,4095"),
-        }
+    def ranges(self) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+        """--float-range and --integer-range, each as two numbers. Raises UsageError."""
+        return (
+            black_and_white("--float-range", self.float_range, "0,1"),
+            black_and_white("--integer-range", self.integer_range, "0,4095"),
+        )
 
     def most_bad(self, images: int) -> int:
         """How many images --skip-bad may skip, of this many."""

@@ -24,7 +24,10 @@ Size = tuple[int, int, int]
 
 @dataclass
 class Report:
-    """Findings. formats, modes, sizes: of readable images. tiny, several_frames: paths. stops: errors of finetune."""
+    """Findings. formats, modes, sizes: of readable images. tiny, several_frames: paths. stops: errors of finetune.
+
+    peak: the largest value of 16-bit images.
+    """
 
     dataset: Dataset
     formats: Counter[str] = field(default_factory=Counter)
@@ -34,6 +37,7 @@ class Report:
     repeats: Repeats = field(default_factory=Repeats)
     tiny: list[str] = field(default_factory=list)
     several_frames: list[str] = field(default_factory=list)
+    peak: int = 0
     warnings: list[str] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
 
