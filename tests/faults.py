@@ -29,23 +29,23 @@ COMMIT = """
 import os, sys
 sys.path.insert(0, {root!r})
 from tlkit.errors import TlkitError
-from tlkit.files import atomic as storage
+from tlkit.files import atomic, storage
 kind, folder = sys.argv[1:]
 path, new = os.path.join(folder, "file"), b"new" * 7000
 def write(file):
     file.write(new[:10000])
     file.write(new[10000:])
 def write_folder():
-    with storage.replaced_when_whole(path) as aside, storage.writing(path):
+    with atomic.replaced_when_whole(path) as aside, storage.writing(path):
         os.mkdir(aside)
         with open(os.path.join(aside, "inside"), "wb") as file:
             write(file)
 os.path.exists("/the commit begins")
 try:
     if kind in ("file", "fresh"):
-        storage.write_atomically(path, write)
+        atomic.write_atomically(path, write)
     elif kind == "link":
-        storage.link_atomically(os.path.join(folder, "source"), path)
+        atomic.link_atomically(os.path.join(folder, "source"), path)
     elif kind == "folder":
         write_folder()
 except TlkitError as error:

@@ -17,9 +17,10 @@ import pytest
 
 from tlkit.errors import DataError, MissingInputError, OutputError, StorageError
 from tlkit.files import atomic, new_run
-from tlkit.files.atomic import OutputFile, link_atomically, replaced_when_whole, write_atomically, writing
+from tlkit.files.atomic import OutputFile, link_atomically, replaced_when_whole, write_atomically
 from tlkit.files.new_run import create_run_folder
 from tlkit.files.run_folder import RunFolder
+from tlkit.files.storage import writing
 
 
 def test_a_file_appears_whole_and_nothing_is_left_over(tmp_path: Path) -> None:
@@ -75,11 +76,20 @@ def test_a_full_disk_is_told_from_a_place_that_is_not_there(tmp_path: Path) -> N
     assert caught.value.exit_code == 73
 
 
+def recorder(calls: list[str], name: str) -> Callable[..., object]:
+    real = getattr(os, name)
+
+    def called(*arguments: object, **named: object) -> object:
+        calls.append(name)
+        return real(*arguments, **named)
+
+    return called
+
+
 def test_the_order_is_write_sync_rename_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(atomic.os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1])
+        monkeypatch.setattr(atomic.os, name, recorder(calls, name))
     write_atomically(str(tmp_path / "a"), lambda file: file.write(b"x"))
     assert calls == ["fsync", "replace", "fsync"]
 
@@ -94,7 +104,7 @@ def test_linking_replaces_in_one_step_and_again(tmp_path: Path) -> None:
 
 
 def test_where_hard_links_are_not_to_be_had_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*names: str) -> None:
+    def refuse(*names: str, **where: object) -> None:
         raise OSError(1, "Operation not permitted")
 
     monkeypatch.setattr(atomic.os, "link", refuse)
@@ -257,7 +267,11 @@ def test_what_goes_wrong_beside_the_writing_is_no_failure_to_write(tmp_path: Pat
         raise FileNotFoundError(2, "No such file or directory", "model")
     with pytest.raises(OutputError, match="a: cannot be created"):
         OutputFile(str(tmp_path / "no" / "where"), str(tmp_path / "a"))
-    full = OutputFile("/dev/full", str(tmp_path / "a"))
+    with pytest.raises(OutputError, match="a: cannot be created: File exists"):
+        OutputFile("/dev/full", str(tmp_path / "a"))
+    full = OutputFile(str(tmp_path / "aside"), str(tmp_path / "a"))
+    os.dup2(os.open("/dev/full", os.O_WRONLY), full.fileno())
+    os.unlink(tmp_path / "aside")
     with closing(full), pytest.raises(StorageError, match="a: cannot be written: No space left"):
         full.write(b"x")
     assert os.listdir(tmp_path) == []

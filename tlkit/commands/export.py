@@ -7,8 +7,9 @@ import os
 from tlkit.errors import DONE, OutputError
 from tlkit.export.verify import compare
 from tlkit.export.weights import EXPORTERS
-from tlkit.files.atomic import replaced_when_whole, writing
+from tlkit.files.atomic import replaced_when_whole
 from tlkit.files.run_folder import RunFolder
+from tlkit.files.storage import writing
 from tlkit.model.open import is_exported_folder, open_model
 from tlkit.options import ExportOptions
 from tlkit.terminal import log_status, write_stdout

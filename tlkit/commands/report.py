@@ -19,7 +19,8 @@ def report(options: ReportOptions) -> int:
     if run is None:
         raise DataError(options.run, "is not a run folder: it has no options.json")
     named = RunFolder(options.run)
-    path = options.output or (named if os.path.exists(named.options_file) else run).report_file
-    write_page(gather(run, options.data), path)
+    shown = named if os.path.exists(named.options_file) else run
+    path = options.output or shown.report_file
+    write_page(gather(run, options.data), path, inside=None if options.output else shown.root)
     write_stdout(os.fsencode(f"{path}\n"))
     return DONE

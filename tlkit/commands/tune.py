@@ -8,7 +8,6 @@ import os
 from tlkit import interruption
 from tlkit.data.sources import require_data
 from tlkit.distributed.env import require_single_process
-from tlkit.files.atomic import write_atomically
 from tlkit.options import TuneOptions
 from tlkit.options.network import is_weights_file
 from tlkit.options.space import as_toml
@@ -53,4 +52,4 @@ def with_absolute_paths(options: TuneOptions, search: SearchFolder) -> TuneOptio
 def write_space(search: SearchFolder, options: TuneOptions) -> None:
     """Write the search space of --try and --space, or the default one, as TOML."""
     content = as_toml(options.written).encode()
-    write_atomically(search.space_file, lambda file: file.write(content))
+    search.own.write(search.space_file, lambda file: file.write(content))

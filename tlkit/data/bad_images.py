@@ -13,7 +13,6 @@ from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
 from tlkit.data.scan import Repeats, find_repeats, scan_images
 from tlkit.errors import DataError, escape_name
-from tlkit.files.atomic import write_atomically
 from tlkit.files.json_file import path_fields, path_of, read_json_lines
 from tlkit.files.run_folder import RunFolder
 from tlkit.options.data import DataOptions
@@ -152,4 +151,4 @@ def read_skipped(run: RunFolder) -> tuple[ImageError, ...]:
 def write_skipped(run: RunFolder, skipped: Sequence[ImageError]) -> None:
     """Write skipped.jsonl."""
     rows = [json.dumps(error_fields(error)) + "\n" for error in skipped]
-    write_atomically(run.skipped_file, lambda file: file.write("".join(rows).encode()))
+    run.write(run.skipped_file, lambda file: file.write("".join(rows).encode()))

@@ -28,7 +28,7 @@ from tlkit.distributed.sharding import gather_in_order, shard_indices
 from tlkit.distributed.world import World
 from tlkit.features.segments import KEY_BYTES
 from tlkit.features.store import Store, feature_key
-from tlkit.files.atomic import storage_error
+from tlkit.files.storage import storage_error
 from tlkit.terminal import progress
 
 EXTRACTION_BATCH = {name: kind.extraction_batch for name, kind in DEVICES.items()}

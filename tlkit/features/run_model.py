@@ -16,7 +16,6 @@ from tlkit.export.join_head import can_join, join_head
 from tlkit.export.verify import compare
 from tlkit.features.backend import Engines
 from tlkit.features.extractor import FeatureExtractor
-from tlkit.files.atomic import remove, write_atomically
 from tlkit.files.checksum import checksum_in_archive
 from tlkit.files.description import metadata_of
 from tlkit.files.inputs import open_input
@@ -42,7 +41,7 @@ def write_onnx_model(
 
     Nothing is written without tlkit[onnx] or with --no-onnx. A failure is one status line and never fails the run.
     """
-    remove(run.onnx_file)
+    run.remove(run.onnx_file)
     if options.no_onnx or not has_extra():
         return
     try:
@@ -52,7 +51,7 @@ def write_onnx_model(
         content = build_graph(options, classifier, model, checksum_of_model(run))
         require_agreement(run.onnx_file, model, content)
         content += checksum_of(content)
-        write_atomically(run.onnx_file, lambda file: file.write(content))
+        run.write(run.onnx_file, lambda file: file.write(content))
     except Exception as error:  # exporters raise anything for a network that they cannot follow
         log_status("warning", f"model.onnx is not written ({first_line(error)[:160]}); model.pt is complete")
 

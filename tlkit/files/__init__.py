@@ -2,6 +2,7 @@
 
 Files:
     atomic.py            write a file so that readers see the old content or the new, never a part
+    storage.py           errors of the disk as tlkit errors
     run_folder.py        the files of a run folder, and its lock
     new_run.py           create a run folder, and remove it if the run never starts
     inputs.py            open a file named by the user; regular files only

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 
@@ -38,14 +38,19 @@ class TorchFile:
     has_valid_checksum: bool
 
 
-def write_artifact(path: str, kind: str, content: Mapping[str, Any]) -> None:
+def write_artifact(path: str, kind: str, content: Mapping[str, object], inside: str | None = None) -> None:
     """Write content (tensors and plain types only) as a file of the given kind, such as "tlkit-checkpoint".
 
-    `checksum` in the content is independent of the file; the file has another checksum of all its bytes.
+    `checksum` in the content is independent of the file; the file has another checksum of all its bytes. inside: as in
+    write_atomically.
     """
     artifact = {"format": kind, "version": VERSION, **content}
     artifact["checksum"] = digest(artifact)
-    write_atomically(path, lambda file: write_checksummed_archive(file, lambda stream: torch.save(artifact, stream)))
+
+    def write(file: IO[bytes]) -> None:
+        write_checksummed_archive(file, lambda stream: torch.save(artifact, stream))
+
+    write_atomically(path, write, inside)
 
 
 def read_artifact(path: str, *kinds: str) -> dict[str, Any]:
@@ -64,10 +69,9 @@ def artifact_in(file: TorchFile, *kinds: str) -> dict[str, Any]:
     return content
 
 
-def checked(path: str, content: Any, *kinds: str) -> dict[str, Any]:
+def checked(path: str, content: object, *kinds: str) -> dict[str, Any]:
     """Require one of these kinds and a known version. Raises DataError or MismatchError."""
-    found = content.get("format") if isinstance(content, dict) else None
-    if not isinstance(found, str):
+    if not isinstance(content, dict) or not isinstance(found := content.get("format"), str):
         raise DataError(path, f"is a torch file, but not written by tlkit; expected {' or '.join(kinds)}")
     if found not in kinds:
         raise DataError(path, f"has format {found[:80]!r}; expected {' or '.join(kinds)}")
@@ -108,7 +112,7 @@ def without_checksum(path: str) -> DataError:
     return DataError(path, "is damaged, or was changed since tlkit wrote it: its checksum is missing")
 
 
-def load_plain(path: str, file: BinaryIO) -> Any:
+def load_plain(path: str, file: BinaryIO) -> object:
     """Load tensors and plain values. Raises DataError."""
     file.seek(0)
     try:
@@ -116,18 +120,13 @@ def load_plain(path: str, file: BinaryIO) -> Any:
             warnings.simplefilter("ignore")  # about the pickle protocol of files that are refused anyway
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many undocumented exceptions for damaged files
-        if is_memory(error) and asked_for(error) <= size_of(file):
+        asked = re.search(r"tried to allocate (\d+) bytes", str(error))
+        if is_memory(error) and int(asked[1] if asked else 0) <= size_of(file):
             raise
         raise DataError(path, f"is not a torch file, or is damaged ({first_line(error)[:120]})") from None
 
 
-def asked_for(error: Exception) -> int:
-    """The bytes that torch failed to allocate for one tensor; 0 if unknown."""
-    found = re.search(r"tried to allocate (\d+) bytes", str(error))
-    return int(found[1]) if found else 0
-
-
-def require_held(path: str, content: Any, size: int) -> None:
+def require_held(path: str, content: object, size: int) -> None:
     """Raises DataError unless the content fits into the file's `size` bytes.
 
     A file of a few bytes can describe an expanded tensor of terabytes, or nested lists that double with each level;
@@ -141,7 +140,7 @@ def require_held(path: str, content: Any, size: int) -> None:
     raise DataError(path, "declares more content than it has bytes")
 
 
-def count_values(value: Any, counted: dict[int, int]) -> int:
+def count_values(value: object, counted: dict[int, int]) -> int:
     """Count values in nested containers. Raises ValueError if one contains itself or a tensor is not a plain array."""
     if isinstance(value, torch.Tensor):
         if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
@@ -175,31 +174,32 @@ def as_content_of(path: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """SHA-256 of nested dicts, lists, plain values and tensors (types, shapes, bytes), independent of the file.
 
     Raises TypeError for anything else, so that only plain types are ever written.
     """
     sha256 = hashlib.sha256()
-    _feed(sha256, value)
+    feed(sha256.update, value)
     return sha256.hexdigest()
 
 
-def _feed(sha256: Any, value: Any) -> None:
+def feed(update: Callable[[bytes | memoryview], object], value: object) -> None:
+    """Call update with the bytes of a value and of all that it contains."""
     if isinstance(value, torch.Tensor):
         tensor = value.detach().cpu().contiguous()
-        sha256.update(f"tensor {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        update(f"tensor {tensor.dtype} {tuple(tensor.shape)}".encode())
+        update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
-        sha256.update(f"dict {len(value)}".encode())
+        update(f"dict {len(value)}".encode())
         for key, item in value.items():
-            _feed(sha256, key)
-            _feed(sha256, item)
+            feed(update, key)
+            feed(update, item)
     elif isinstance(value, (list, tuple)):
-        sha256.update(f"{type(value).__name__} {len(value)}".encode())
+        update(f"{type(value).__name__} {len(value)}".encode())
         for item in value:
-            _feed(sha256, item)
+            feed(update, item)
     elif value is None or isinstance(value, (bool, int, float, str)):
-        sha256.update(f"{type(value).__name__} {value!r}\0".encode("utf-8", "surrogatepass"))
+        update(f"{type(value).__name__} {value!r}\0".encode("utf-8", "surrogatepass"))
     else:
         raise TypeError(f"{type(value).__name__} is not a plain type")

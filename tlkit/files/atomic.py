@@ -1,4 +1,10 @@
-"""Atomic writes: readers see the old content or the new, never a part, also after a crash."""
+"""Atomic writes: readers see the old content or the new, never a part, also after a crash.
+
+Temporary files have random names and are created exclusively, so two writers never share one: the last whole file wins.
+Where `inside` names a folder, no link in it is followed: folders are opened one after the other without following
+links, and files are created, renamed and removed relative to them. Without `inside` a link at the path is the user's
+choice, and its target is replaced.
+"""
 
 from __future__ import annotations
 
@@ -9,114 +15,174 @@ import io
 import json
 import os
 import re
+import secrets
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
-from tlkit.errors import FAILING, FULL, OutputError, StorageError, TlkitError
+from tlkit.errors import OutputError, UnsafeError
+from tlkit.files.storage import Measure, writing
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 TEMPORARY_SUFFIX = ".tlkit-tmp"
+TEMPORARY_NAME = re.compile(rf"\.(.{{1,40}})\.[0-9a-f]{{1,16}}{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
+"""Names of temporary files; the group is the first 40 characters of the name of the file to replace."""
 
-Measure = Callable[[], int | None]
-"""Returns the bytes that a file needs, for the error message when the disk is full; None if unknown."""
-
-
-def unknown() -> None:
-    """A Measure for an unknown size."""
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-@contextlib.contextmanager
-def writing(path: str, measure: Measure = unknown) -> Iterator[None]:
-    """Turn errors of the operating system while writing `path` into tlkit errors.
-
-    Raises OutputError if the file cannot be created, StorageError if the disk is full or failing.
-    """
-    try:
-        yield
-    except Exception as error:
-        cause = system_error(error, os.path.dirname(os.path.realpath(path)))
-        if cause is None:
-            raise
-        raise storage_error(path, cause, measure) from error
+def temporary_name(name: str) -> str:
+    return f".{name[:40]}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
 
 
 @contextlib.contextmanager
-def replacing(path: str, measure: Measure = unknown, follow: bool = True) -> Iterator[str]:
-    """Yield a temporary path beside `path`; when the block succeeds, its content replaces `path` atomically.
+def opened_folder(folder: str, inside: str | None = None) -> Iterator[int]:
+    """The descriptor of a folder. inside: a folder above it, or itself, below which no link is followed.
 
-    By rename, then fsync of the folder. If the block fails, `path` is unchanged. follow: replace the target of a
-    symbolic link instead of the link. Raises like `writing`; exceptions of the block pass through.
+    Raises OSError, or UnsafeError for such a link.
     """
-    target = os.path.realpath(path) if follow else os.path.abspath(path)
-    if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
-        raise OutputError(path, "is a pipe or device; expected a regular file or a new name")
-    folder, name = os.path.split(target)
-    aside = os.path.join(folder, f".{name[:40]}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    below = os.path.relpath(os.path.abspath(folder), os.path.abspath(inside)) if inside is not None else os.curdir
+    descriptor = os.open(inside or folder or os.curdir, FOLDER)
     try:
-        remove(aside)  # of a killed process with the same id
-        yield aside
-        with writing(path, measure):
-            put_in_place(aside, target)
-            sync(folder)
+        for name in [] if below == os.curdir else below.split(os.sep):
+            refuse_link(descriptor, name, folder)
+            above = descriptor
+            descriptor = os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=above)
+            os.close(above)
+        yield descriptor
     finally:
-        remove(aside)
+        os.close(descriptor)
 
 
-def write_atomically(path: str, write: Callable[[IO[bytes]], object]) -> None:
+def refuse_link(folder: int, name: str, path: str) -> None:
+    """Raises UnsafeError if a name in an open folder is a symbolic link. path: for the message."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode):
+            raise linked(path)
+
+
+def linked(path: str) -> UnsafeError:
+    """The error for a link in a run folder."""
+    return UnsafeError(
+        path,
+        "is a symbolic link; expected a file or folder, because tlkit does not write through links in a run folder",
+        f"Delete the link with: rm {shlex.quote(path)}",
+    )
+
+
+@contextlib.contextmanager
+def opened_place(path: str, inside: str | None, measure: Measure = lambda: None) -> Iterator[tuple[int, str]]:
+    """The open folder and the name of a file to replace. inside: as in opened_folder.
+
+    Raises UnsafeError for a link inside that folder, OutputError for a pipe or device, and as `writing`.
+    """
+    target = os.path.abspath(path) if inside is not None else os.path.realpath(path)
+    with contextlib.ExitStack() as stack:
+        with writing(path, measure):
+            folder = stack.enter_context(opened_folder(os.path.dirname(target), inside))
+        name = os.path.basename(target)
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.lstat(name, dir_fd=folder).st_mode
+            if stat.S_ISLNK(mode) and inside is not None:
+                raise linked(path)
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+                raise OutputError(path, "is a pipe or device; expected a regular file or a new name")
+        yield folder, name
+
+
+def write_atomically(path: str, write: Callable[[IO[bytes]], object], inside: str | None = None) -> None:
     """Write one file: readers see the old content or the new, never a part, also after a crash.
 
-    write: called again to count bytes if the disk is full. An existing file keeps its mode. Raises like `writing`.
+    write: called again to count bytes if the disk is full. inside: a folder below which no link is followed. An
+    existing file keeps its mode. Raises like `opened_place`.
     """
     measure = partial(size_of, write)
-    with replacing(path, measure) as aside, writing(path, measure):
-        raw = WatchedFile(aside, "wb")
-        with io.BufferedWriter(raw) as file:
-            try:
-                write(file)
-                file.flush()
-            except Exception as error:
-                if raw.failure in (None, error):
-                    raise
-                raise raw.failure from error  # torch hides the reason of a failed write
-            keep_mode(path, aside)
-            os.fsync(file.fileno())
+    with opened_place(path, inside, measure) as (folder, name), writing(path, measure):
+        aside = temporary_name(name)
+        try:
+            raw = WatchedFile(aside, "xb", opener=partial(os.open, mode=0o666, dir_fd=folder))
+            with io.BufferedWriter(raw) as file:
+                try:
+                    write(file)
+                    file.flush()
+                except Exception as error:
+                    if raw.failure in (None, error):
+                        raise
+                    raise raw.failure from error  # torch hides the reason of a failed write
+                with contextlib.suppress(FileNotFoundError):
+                    os.fchmod(file.fileno(), stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode))
+                os.fsync(file.fileno())
+            os.replace(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+            sync_open(folder)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(aside, dir_fd=folder)
 
 
 @contextlib.contextmanager
 def replaced_when_whole(path: str) -> Iterator[str]:
     """Yield a temporary path for a file or folder that replaces `path` when the block succeeds.
 
-    Raises like `replacing`; the block writes inside `writing`.
+    The path is in a new folder beside `path`. A new file gets the mode that the umask asks for, whatever wrote it.
+    Raises like `writing`; exceptions of the block pass through, and `path` is unchanged then.
     """
-    with replacing(path) as aside:
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
+        raise OutputError(path, "is a pipe or device; expected a regular file or a new name")
+    above, name = os.path.split(target)
+    holder = os.path.join(above, temporary_name(name))
+    with writing(path):
+        os.mkdir(holder)
+    aside = os.path.join(holder, name)
+    try:
         yield aside
         with writing(path):
-            if os.path.isdir(aside):
-                for entry in os.scandir(aside):
-                    sync(entry.path)
-            else:
-                keep_mode(path, aside)
+            plain = stat.S_IMODE(os.stat(holder).st_mode) & 0o666
+            for entry in os.scandir(aside) if os.path.isdir(aside) else ():
+                os.chmod(entry.path, plain)
+                sync(entry.path)
+            if os.path.isfile(aside):
+                os.chmod(aside, stat.S_IMODE(os.stat(target).st_mode) if os.path.isfile(target) else plain)
             sync(aside)
+            put_in_place(aside, target)
+            sync(above)
+    finally:
+        remove_tree(holder)
 
 
-def link_atomically(source: str, target: str) -> None:
-    """Make target a hard link to source, replacing target (also a symbolic link) atomically."""
-    with replacing(target, follow=False) as aside, writing(target):
+def link_atomically(source: str, target: str, inside: str | None = None) -> None:
+    """Make target a hard link to source, which is in the same folder, replacing target atomically.
+
+    inside: as in write_atomically. Raises UnsafeError if source is a link, else like `opened_place`.
+    """
+    with opened_place(target, inside) as (folder, name), writing(target):
+        aside, origin = temporary_name(name), os.path.basename(source)
+        refuse_link(folder, origin, source)
         try:
-            os.link(source, aside)
-        except OSError:  # a file system without hard links
-            with open(source, "rb") as content, open(aside, "wb") as copy:
-                shutil.copyfileobj(content, copy)
-                copy.flush()
-                os.fsync(copy.fileno())
+            try:
+                os.link(origin, aside, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            except OSError:  # a file system without hard links
+                content = os.open(origin, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+                with open(content, "rb") as old, open(aside, "xb", opener=partial(os.open, dir_fd=folder)) as copy:
+                    shutil.copyfileobj(old, copy)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+            os.replace(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+            sync_open(folder)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(aside, dir_fd=folder)
 
 
-def write_json_atomically(path: str, value: object) -> None:
-    """Write an indented JSON document atomically."""
+def write_json_atomically(path: str, value: object, inside: str | None = None) -> None:
+    """Write an indented JSON document atomically. inside: as in write_atomically."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()), inside)
 
 
 class WatchedFile(io.FileIO):
@@ -124,7 +190,7 @@ class WatchedFile(io.FileIO):
 
     failure: OSError | None = None
 
-    def write(self, data: Any, /) -> int:
+    def write(self, data: Buffer, /) -> int:
         try:
             return super().write(data)
         except OSError as error:
@@ -133,14 +199,14 @@ class WatchedFile(io.FileIO):
 
 
 class OutputFile(io.FileIO):
-    """The temporary file for `path`; raises like `writing`."""
+    """The temporary file for `path`, which must not exist; raises like `writing`."""
 
     def __init__(self, aside: str, path: str) -> None:
         self.path = path
         with writing(path):
-            super().__init__(aside, "wb")
+            super().__init__(aside, "xb")
 
-    def write(self, data: Any, /) -> int:
+    def write(self, data: Buffer, /) -> int:
         with writing(self.path):
             return super().write(data)
 
@@ -153,7 +219,7 @@ class Counter(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Any, /) -> int:
+    def write(self, data: Buffer, /) -> int:
         written = memoryview(data).nbytes
         self.size += written
         return written
@@ -169,12 +235,6 @@ def size_of(write: Callable[[IO[bytes]], object]) -> int | None:
     return counter.size
 
 
-def keep_mode(path: str, aside: str) -> None:
-    """Copy the mode of an existing file to its replacement."""
-    with contextlib.suppress(FileNotFoundError):
-        os.chmod(aside, stat.S_IMODE(os.stat(path).st_mode))
-
-
 def put_in_place(aside: str, target: str) -> None:
     """Rename to target. Two folders are exchanged, and the old one ends up at `aside`."""
     if not (os.path.isdir(target) and os.path.isdir(aside)):
@@ -183,14 +243,13 @@ def put_in_place(aside: str, target: str) -> None:
     try:
         exchange(aside, target)
     except OSError:  # the file system cannot exchange: for a moment neither exists
-        old = f"{aside}.old{TEMPORARY_SUFFIX}"
+        old = f"{aside}.old"
         os.rename(target, old)
         try:
             os.rename(aside, target)
         except OSError:
             os.rename(old, target)
             raise
-        remove(old)
 
 
 def exchange(one: str, other: str) -> None:
@@ -204,8 +263,14 @@ def exchange(one: str, other: str) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def remove(path: str) -> None:
-    """Remove a file or folder if it exists; ignore errors."""
+def remove(path: str, inside: str | None = None) -> None:
+    """Remove a file, or a link itself, if it exists; ignore errors. inside: as in write_atomically."""
+    with contextlib.suppress(OSError, UnsafeError), opened_folder(os.path.dirname(path), inside) as folder:
+        os.unlink(os.path.basename(path), dir_fd=folder)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a folder and what it holds, or a file; ignore errors. Links in it are removed, not followed."""
     with contextlib.suppress(OSError):  # rmtree raises some errors despite ignore_errors
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path, ignore_errors=True)
@@ -217,53 +282,15 @@ def sync(path: str) -> None:
     """fsync a file, or a folder after renames in it, so that the change survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system cannot sync folders
-            raise
+        sync_open(descriptor)
     finally:
         os.close(descriptor)
 
 
-def system_error(error: BaseException, folder: str) -> OSError | None:
-    """The OSError that an exception is, was caused by, or hides in its text; None if there is none."""
-    if isinstance(error, TlkitError):
-        return None
-    if isinstance(error, OSError):
-        return error
-    earlier = error.__cause__ or error.__context__
-    while earlier is not None:
-        if isinstance(earlier, OSError) and earlier.errno in FAILING:
-            return earlier
-        earlier = earlier.__cause__ or earlier.__context__
-    found = re.search(r"\(os error (\d+)\)", str(error))  # as safetensors reports it
-    if found:
-        return OSError(int(found[1]), os.strerror(int(found[1])))
-    if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):  # torch gives no reason
-        number = errno.ENOSPC if (bytes_free(folder) or 0) < 1 << 20 else errno.EIO
-        return OSError(number, os.strerror(number))
-    return None
-
-
-def storage_error(path: str, error: OSError, measure: Measure = unknown) -> TlkitError:
-    """The tlkit error for an OSError while writing."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    if error.errno not in FAILING:
-        return OutputError(path, f"cannot be created: {reason}")
-    room = describe_room(measure(), bytes_free(os.path.dirname(os.path.realpath(path)))) if error.errno in FULL else ""
-    return StorageError(path, f"cannot be written: {reason}{room}", "Existing files are unchanged.")
-
-
-def describe_room(needed: int | None, free: int | None) -> str:
-    """Text about needed and free bytes, as far as known."""
-    facts = [f"{needed:,} bytes needed"] if needed is not None else []
-    facts += [f"{free:,} bytes free"] if free is not None else []
-    return f" ({', '.join(facts)})" if facts else ""
-
-
-def bytes_free(folder: str) -> int | None:
-    """Free bytes on the disk of a folder; None if unknown."""
+def sync_open(descriptor: int) -> None:
+    """fsync an open file or folder."""
     try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return None
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system cannot sync folders
+            raise

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import IO, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from tlkit.errors import DataError
 from tlkit.files.inputs import size_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 DIGITS = 64
 """Hexadecimal digits of a SHA-256."""
@@ -48,7 +51,7 @@ class Hashing:
         self.file = file
         self.sha256 = hashlib.sha256()
 
-    def write(self, content: Any) -> int:
+    def write(self, content: Buffer) -> int:
         self.sha256.update(content)
         return self.file.write(content)
 
@@ -61,7 +64,7 @@ class ArchiveHashing(Hashing):
 
     held = b""
 
-    def write(self, content: Any) -> int:
+    def write(self, content: Buffer) -> int:
         view = memoryview(content).cast("B")
         self.sha256.update(view)
         body, tail = view[: -len(NO_COMMENT)], self.held + bytes(view[-len(NO_COMMENT) :])

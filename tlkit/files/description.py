@@ -15,7 +15,7 @@ DESCRIPTION_KEY, VERSION_KEY = "tlkit", "tlkit_format"
 """Metadata keys of the description in JSON and of its version."""
 
 
-def metadata_of(description: Mapping[str, Any]) -> dict[str, str]:
+def metadata_of(description: Mapping[str, object]) -> dict[str, str]:
     """Metadata entries that describe a model. description: plain JSON types."""
     return {DESCRIPTION_KEY: json.dumps(description), VERSION_KEY: str(VERSION)}
 
@@ -43,7 +43,7 @@ def newer(path: str, found: int) -> MismatchError:
     return MismatchError(path, problem, "Update tlkit to read it.")
 
 
-def class_names(values: Any) -> tuple[str, ...]:
+def class_names(values: object) -> tuple[str, ...]:
     """Validate class names, each usable as a folder name. Raises TypeError or ValueError."""
     if not isinstance(values, (list, tuple)):
         raise TypeError("classes must be a list")
@@ -54,7 +54,7 @@ def class_names(values: Any) -> tuple[str, ...]:
     return tuple(values)
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """Require a string. Raises TypeError for anything else."""
     if not isinstance(value, str):
         raise TypeError(f"expected a string, not {type(value).__name__}")

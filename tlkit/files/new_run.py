@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from tlkit.errors import OutputError
-from tlkit.files.atomic import TEMPORARY_SUFFIX, sync
+from tlkit.files.atomic import TEMPORARY_NAME, sync
 from tlkit.files.run_folder import RunFolder
 from tlkit.options import FinetuneOptions
 
@@ -50,7 +50,7 @@ def discard_empty_run(run: RunFolder, created: Sequence[str]) -> None:
     """Remove what create_run_folder made, and nothing else. Call while holding the lock."""
     with contextlib.suppress(OSError):
         for file in run.checkpoint_files():  # the folder had none when it was created
-            os.unlink(file)
+            run.remove(file)
         os.rmdir(run.checkpoints)
         os.unlink(run.lock_file)
         for folder in created:
@@ -71,7 +71,7 @@ def create_folder(folder: str) -> tuple[str, list[str]]:
         names = sorted(os.listdir(folder))
     except OSError as error:
         raise OutputError(folder, f"cannot be read: {error.strerror}") from error
-    foreign = [name for name in names if name not in ours and not name.endswith(TEMPORARY_SUFFIX)]
+    foreign = [name for name in names if name not in ours and not TEMPORARY_NAME.fullmatch(name)]
     if foreign and not os.path.exists(os.path.join(folder, "options.json")):
         raise OutputError(folder, f"is not empty (it contains {foreign[0]}); expected a new or empty folder")
     return folder, []

@@ -38,7 +38,7 @@ DTYPES = {
 """dtype by its number in the schema of torch.export (a test compares)."""
 
 
-def describe(description: Mapping[str, Any]) -> str:
+def describe(description: Mapping[str, object]) -> str:
     """The content of the description file."""
     return json.dumps({"format": FORMAT, "version": VERSION, **description})
 
@@ -79,13 +79,13 @@ def read_pt2(path: str, prefix: str = "network.") -> dict[str, Any]:
     return checked(path, content, FORMAT)
 
 
-def read_archive(path: str, archive: zipfile.ZipFile, prefix: str) -> dict[str, Any]:
+def read_archive(path: str, archive: zipfile.ZipFile, prefix: str) -> dict[str, object]:
     """Description and tensors of an archive. Raises UnsafeError for pickled tensors, other errors for invalid ones."""
     names = archive.namelist()
     root = next((name.partition("/")[0] for name in names if name.endswith(f"/extra/{DESCRIPTION_FILE}")), None)
     if root is None:
         raise DataError(path, "has no description; expected a torch.export file exported by tlkit")
-    content: dict[str, Any] = json.loads(archive.read(f"{root}/extra/{DESCRIPTION_FILE}"))
+    content: dict[str, object] = json.loads(archive.read(f"{root}/extra/{DESCRIPTION_FILE}"))
     entries = json.loads(archive.read(f"{root}/data/weights/model_weights_config.json"))["config"]
 
     @cache  # several tensors can share it

@@ -1,4 +1,7 @@
-"""Paths, JSON files and lock of a run folder."""
+"""Paths, JSON files and lock of a run folder.
+
+A run folder may come from somebody else. tlkit writes and deletes only inside of it: links in it are refused.
+"""
 
 from __future__ import annotations
 
@@ -7,88 +10,69 @@ import fcntl
 import json
 import os
 import re
+import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any, Self, TypedDict
 
 from tlkit.errors import DataError, OutputError, TlkitError
-from tlkit.files.atomic import TEMPORARY_SUFFIX, remove, storage_error, write_atomically, write_json_atomically
+from tlkit.files.atomic import (
+    TEMPORARY_NAME,
+    link_atomically,
+    linked,
+    opened_folder,
+    remove,
+    write_atomically,
+    write_json_atomically,
+)
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_whole_json
+from tlkit.files.storage import storage_error
 
-EPOCH_FILE = re.compile(r"epoch_(\d+)_.*\.pt")
+EPOCH_FILE = re.compile(r"epoch_(\d{4,})_loss_-?\d+\.\d{4}_[a-z0-9_]+_-?\d+\.\d{4}\.pt")
+
+FOLDERS = ("checkpoints", "tensorboard", "wandb", "trials", ".ray")
+"""The folders in the folder of a run or search."""
+
+FILES = (
+    "options.json", "split.json", "history.jsonl", "status.json", "skipped.jsonl", "about.json", "validation.jsonl",
+    "report.html", "model.pt", "model.onnx", "search.json", "space.toml", "results.jsonl", "results.csv", ".lock",
+)  # fmt: skip
+"""The files in it."""
+
+CHECKPOINTS = ("last.pt", "best.pt", "previous.pt")
 
 
-@dataclass(frozen=True)
+class Split(TypedDict):
+    """The content of split.json: class names, and the files of each class in train and val."""
+
+    classes: list[str]
+    train: dict[str, list[str]]
+    val: dict[str, list[str]]
+
+
 class RunFolder:
-    """A run on disk; the properties are the paths of its files."""
+    """A run on disk: its files. root: the folder that writing must not leave; the search of a trial, else the run."""
 
-    path: str
-
-    @property
-    def options_file(self) -> str:
-        return os.path.join(self.path, "options.json")
-
-    @property
-    def split_file(self) -> str:
-        return os.path.join(self.path, "split.json")
-
-    @property
-    def history_file(self) -> str:
-        return os.path.join(self.path, "history.jsonl")
-
-    @property
-    def status_file(self) -> str:
-        return os.path.join(self.path, "status.json")
-
-    @property
-    def skipped_file(self) -> str:
-        return os.path.join(self.path, "skipped.jsonl")
-
-    @property
-    def about_file(self) -> str:
-        """Dataset, warnings, model and versions at the start."""
-        return os.path.join(self.path, "about.json")
-
-    @property
-    def validation_file(self) -> str:
-        """The best epoch's prediction for each validation image."""
-        return os.path.join(self.path, "validation.jsonl")
-
-    @property
-    def report_file(self) -> str:
-        return os.path.join(self.path, "report.html")
-
-    @property
-    def model_file(self) -> str:
-        return os.path.join(self.path, "model.pt")
-
-    @property
-    def onnx_file(self) -> str:
-        """The finished model for onnxruntime, made from model.pt."""
-        return os.path.join(self.path, "model.onnx")
-
-    @property
-    def checkpoints(self) -> str:
-        return os.path.join(self.path, "checkpoints")
-
-    @property
-    def last_checkpoint(self) -> str:
-        return os.path.join(self.checkpoints, "last.pt")
-
-    @property
-    def previous_checkpoint(self) -> str:
-        """The `last` checkpoint before the newest one was saved in mid-epoch."""
-        return os.path.join(self.checkpoints, "previous.pt")
-
-    @property
-    def best_checkpoint(self) -> str:
-        return os.path.join(self.checkpoints, "best.pt")
-
-    @property
-    def lock_file(self) -> str:
-        return os.path.join(self.path, ".lock")
+    def __init__(self, path: str, root: str | None = None) -> None:
+        self.path = path
+        self.root = root or path
+        self.options_file = os.path.join(path, "options.json")
+        self.split_file = os.path.join(path, "split.json")
+        self.history_file = os.path.join(path, "history.jsonl")
+        self.status_file = os.path.join(path, "status.json")
+        self.skipped_file = os.path.join(path, "skipped.jsonl")
+        self.about_file = os.path.join(path, "about.json")  # dataset, warnings, model and versions at the start
+        self.validation_file = os.path.join(path, "validation.jsonl")  # predictions of the best epoch
+        self.report_file = os.path.join(path, "report.html")
+        self.model_file = os.path.join(path, "model.pt")
+        self.onnx_file = os.path.join(path, "model.onnx")  # the same for onnxruntime, made from model.pt
+        self.lock_file = os.path.join(path, ".lock")
+        self.checkpoints = os.path.join(path, "checkpoints")
+        self.last_checkpoint = os.path.join(self.checkpoints, "last.pt")
+        self.best_checkpoint = os.path.join(self.checkpoints, "best.pt")
+        # The `last` checkpoint before the newest one was saved in mid-epoch.
+        self.previous_checkpoint = os.path.join(self.checkpoints, "previous.pt")
 
     @classmethod
     def containing(cls, path: str) -> Self | None:
@@ -124,8 +108,8 @@ class RunFolder:
                 raise DataError(self.options_file, f"is incomplete: {name} contains no options")
         return options
 
-    def read_split(self) -> dict[str, Any]:
-        """Read split.json: classes and the files of train and val. Raises MissingInputError or DataError."""
+    def read_split(self) -> Split:
+        """Read split.json. Raises MissingInputError or DataError."""
         split = read_whole_json(self.split_file, "classes", "train", "val")
         classes = split["classes"]
         if not is_list_of_names(classes) or not classes:
@@ -134,90 +118,121 @@ class RunFolder:
             files = split[part]
             if not isinstance(files, dict) or not all(map(is_list_of_names, files.values())):
                 raise DataError(self.split_file, f"is incomplete: {part} does not contain lists of files")
-            strange = sorted(files.keys() - set(classes))
-            if strange:
-                raise DataError(
-                    self.split_file, f"has files in {part} for {strange[0]!r}, which is not one of its classes"
-                )
-        return split
+            if strange := sorted(files.keys() - set(classes)):
+                problem = f"has files in {part} for {strange[0]!r}, which is not one of its classes"
+                raise DataError(self.split_file, problem)
+        return Split(classes=classes, train=split["train"], val=split["val"])
 
-    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    # Writing; none of these follows a link out of the root. Each raises UnsafeError for a link, OutputError or
+    # StorageError.
+
+    def write(self, path: str, write: Callable[[IO[bytes]], object]) -> None:
+        """Write one of the files atomically."""
+        write_atomically(path, write, self.root)
+
+    def write_json(self, path: str, value: object) -> None:
+        write_json_atomically(path, value, self.root)
+
+    def link(self, source: str, target: str) -> None:
+        """Make one checkpoint another name of a second one, atomically."""
+        link_atomically(source, target, self.root)
+
+    def remove(self, path: str) -> None:
+        """Remove one of the files if it exists; ignore errors."""
+        remove(path, self.root)
+
+    def write_history(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Write one line per epoch, unless the file already has this content."""
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode()
-        if read_or_empty(self.history_file) != text:
-            write_atomically(self.history_file, lambda file: file.write(text))
+        with contextlib.suppress(TlkitError), open_input(self.history_file) as file:
+            if file.read(len(text) + 1) == text:
+                return
+        self.write(self.history_file, lambda file: file.write(text))
 
     def write_status(self, state: str, exit_code: int | None = None, error: str | None = None, **values: Any) -> None:
         """Write status.json for scripts: state (running, interrupted, failed, finished) and related values."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         status = {"state": state, "exit_code": exit_code, "error": error, **values, "time": stamp}
-        write_json_atomically(self.status_file, status)
+        self.write_json(self.status_file, status)
 
     def has_status(self, state: str) -> bool:
         """Whether status.json is valid and has this state."""
-        try:
+        with contextlib.suppress(TlkitError):
             return bool(read_whole_json(self.status_file, "state")["state"] == state)
-        except TlkitError:
-            return False
+        return False
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Lock this run for one process. The kernel releases the lock when the process ends.
 
-        Raises OutputError if another process holds it or it cannot be written.
+        Raises OutputError if another process holds it or it cannot be written, UnsafeError or DataError if something
+        in it is not what tlkit writes there.
         """
         descriptor = self._acquire()
         try:
+            self.require_plain()
             yield
         finally:
             os.close(descriptor)
 
     def _acquire(self) -> int:
         """Acquire the lock and return its file descriptor."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         while True:
             try:
-                descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                with opened_folder(self.path, self.root) as folder:
+                    descriptor = os.open(".lock", flags, 0o666, dir_fd=folder)
             except OSError as error:
+                if os.path.islink(self.lock_file):
+                    raise linked(self.lock_file) from error
                 raise OutputError(self.path, f"cannot be written: {error.strerror}") from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                os.close(descriptor)
-                raise OutputError(
-                    self.path,
-                    "is in use by another tlkit process",
-                    "Wait until it has finished, or choose another folder with --out DIR.",
-                ) from error
             except OSError as error:
                 os.close(descriptor)
-                raise OutputError(self.path, f"cannot be locked: {error.strerror}") from error
+                if not isinstance(error, BlockingIOError):
+                    raise OutputError(self.path, f"cannot be locked: {error.strerror}") from error
+                hint = "Wait until it has finished, or choose another folder with --out DIR."
+                raise OutputError(self.path, "is in use by another tlkit process", hint) from error
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(self.lock_file)):
+                if os.path.samestat(os.fstat(descriptor), os.lstat(self.lock_file)):
                     return descriptor
             os.close(descriptor)  # another process deleted the file between open and lock
 
+    def require_plain(self) -> None:
+        """Raises UnsafeError if a file or folder of a run is a symbolic link, DataError if it is of another kind."""
+        files = {os.path.join(self.path, name) for name in FILES}
+        folders = [os.path.join(self.path, name) for name in FOLDERS]
+        for folder in (self.checkpoints, os.path.join(self.path, "tensorboard")):
+            if os.path.isdir(folder) and not os.path.islink(folder):
+                names = os.listdir(folder)
+                files |= {os.path.join(folder, name) for name in names if name.endswith(".pt") or "tfevents" in name}
+        for path in (*folders, *sorted(files)):
+            try:
+                mode = os.lstat(path).st_mode
+            except OSError:
+                continue
+            if stat.S_ISLNK(mode):
+                raise linked(path)
+            if stat.S_ISDIR(mode) == (path in files) or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                raise DataError(path, f"is not {'a regular file' if path in files else 'a folder'}")
+
     def make_checkpoints_folder(self) -> None:
-        """Raises OutputError or StorageError."""
+        """Raises UnsafeError, OutputError or StorageError."""
         try:
-            os.makedirs(self.checkpoints, exist_ok=True)
+            with opened_folder(self.path, self.root) as folder, contextlib.suppress(FileExistsError):
+                os.mkdir("checkpoints", dir_fd=folder)
+            with opened_folder(self.checkpoints, self.root):
+                pass  # refuses a link
         except OSError as error:
             raise storage_error(self.checkpoints, error) from error
 
     def remove_leftovers(self) -> None:
-        """Remove temporary files of killed processes. Call while holding the lock."""
-        for folder in (self.path, self.checkpoints):
-            for name in os.listdir(folder) if os.path.isdir(folder) else ():
-                if name.endswith(TEMPORARY_SUFFIX):
-                    remove(os.path.join(folder, name))
-
-
-def read_or_empty(path: str) -> bytes:
-    """The content of a file; empty if it cannot be read."""
-    try:
-        with open_input(path) as file:
-            return file.read()
-    except TlkitError:
-        return b""
+        """Remove the temporary files of killed processes: those of this run's files. Call while holding the lock."""
+        for folder, names in ((self.path, FILES), (self.checkpoints, CHECKPOINTS)):
+            for match in map(TEMPORARY_NAME.fullmatch, os.listdir(folder) if os.path.isdir(folder) else ()):
+                if match and (match[1] in names or (folder == self.checkpoints and match[1].startswith("epoch_"))):
+                    self.remove(os.path.join(folder, match.string))
 
 
 def is_list_of_names(value: object) -> bool:

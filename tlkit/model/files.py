@@ -135,14 +135,14 @@ class FromPixels(nn.Module):
         return logits
 
 
-def write_model(path: str, model: LoadedModel, figures: Mapping[str, Any]) -> None:
-    """Write model.pt atomically. figures: metrics of the training run, plain types."""
+def write_model(path: str, model: LoadedModel, figures: Mapping[str, Any], inside: str | None = None) -> None:
+    """Write model.pt atomically. figures: metrics of the run, plain types. inside: as in write_atomically."""
     content = {
         **model.description.to_dict(),
         "figures": dict(figures),
         "model_state_dict": dict(model.network.state_dict()),
     }
-    write_artifact(path, MODEL_FORMAT, content)
+    write_artifact(path, MODEL_FORMAT, content, inside)
 
 
 def load_described_model(path: str, values: Mapping[str, Any], state: Mapping[str, Tensor]) -> LoadedModel:

@@ -36,17 +36,20 @@ def report(run: RunFolder, on_data: Callable[[ReportData], object] = lambda fact
     try:
         facts = gather(run)
         on_data(facts)
-        write_page(facts, run.report_file)
+        write_page(facts, run.report_file, run.root)
         log_status("report", run.report_file)
     except Exception as error:
         log_status("warning", f"could not write the report: {to_tlkit_error(error)}; to retry: tlkit report {run.path}")
 
 
-def write_page(facts: ReportData, path: str) -> None:
-    """Write the report page. Raises OutputError or StorageError if it cannot be written, DataError for invalid data."""
+def write_page(facts: ReportData, path: str, inside: str | None = None) -> None:
+    """Write the report page. inside: as in write_atomically.
+
+    Raises OutputError or StorageError if it cannot be written, DataError for invalid data.
+    """
     with damage_as_data_error(facts.folder):
         content = render(facts).encode()
-    write_atomically(path, lambda file: file.write(content))
+    write_atomically(path, lambda file: file.write(content), inside)
 
 
 def gather(run: RunFolder, data: str | None = None) -> ReportData:

@@ -11,7 +11,6 @@ import numpy as np
 
 from tlkit.data.folder import Sample
 from tlkit.errors import DataError
-from tlkit.files.atomic import write_atomically
 from tlkit.files.json_file import label_fields, label_of, path_fields, path_of, read_json_lines
 from tlkit.files.run_folder import RunFolder
 from tlkit.training.evaluation import Predictions
@@ -29,7 +28,7 @@ class Validation:
 def write_validation(
     run: RunFolder, epoch: int, root: str, samples: Sequence[Sample], classes: Sequence[str], predictions: Predictions
 ) -> None:
-    """Write one line per validation image, in the order of split.json. Raises like write_atomically."""
+    """Write one line per validation image, in the order of split.json. Raises like RunFolder.write."""
     inside = os.path.join(os.path.abspath(root), "")
     columns = (samples, predictions.labels, predictions.predicted, predictions.confidence, predictions.losses)
     lines = [
@@ -47,7 +46,7 @@ def write_validation(
         for sample, label, predicted, confidence, loss in zip(*columns, strict=True)
     ]
     text = "".join(line + "\n" for line in lines).encode()
-    write_atomically(run.validation_file, lambda file: file.write(text))
+    run.write(run.validation_file, lambda file: file.write(text))
 
 
 def read_validation(run: RunFolder, classes: Sequence[str]) -> Validation | None:

@@ -17,7 +17,6 @@ Files:
     resume_options.py   the recorded options of a run, and the options that resume overrides
     reopen.py           lock the run folder that resume or a restart continues
     consistency.py      verify that all ranks have the same options, images and libraries
-    policy.py           differences between a run alone and a trial of a search
 
 May import: monitoring, features, reports, model, training, devices, data, distributed, files, options, terminal,
     versions, interruption, errors.

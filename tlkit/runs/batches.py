@@ -80,12 +80,20 @@ class BatchBuilder:
         namespace = self.engines.cache_namespace(self.engine)
         with closing(open_store(namespace, options.cache_bytes(), partial(log_status, "warning"))) as store:
             extraction = self.extraction(store)
+            plain = torch.empty(0)
             if self.setup.is_new or options.augment == "none":
                 plain = self.features(extraction, samples.train, self.plain_view, "features", bad)
                 self.standardize(plain)
             val = self.features(extraction, samples.val, self.plain_view, "validation", bad)
             dataset = self.without_bad(bad)
-            views = [plain] if options.augment == "none" else self.augmented_features(extraction, dataset)
+            views, count, bad = [plain], options.view_count(), []
+            if options.augment != "none":
+                views = [
+                    self.features(extraction, dataset.train, self.view(number), f"view {number + 1}/{count}", bad)
+                    for number in range(count)
+                ]
+            if bad:
+                raise DataError(bad[0].path, bad[0].message, NO_LONGER_READABLE)
         computed, cached = extraction.counts()
         log_status("features", f"{computed:,} computed, {cached:,} cached (image embeddings)")
         train_batches = FeatureBatches(views, labels_of(dataset.train), options.images_per_step(), options.seed)
@@ -116,18 +124,6 @@ class BatchBuilder:
         namespace = json.dumps(self.engines.cache_namespace(self.engine), sort_keys=True)
         return self.memory.recall((namespace, view.cache_id), [path for path, _ in samples], compute)
 
-    def augmented_features(self, extraction: Extraction, dataset: Dataset) -> list[Tensor]:
-        """The features [N, ...] of each augmented view of the training images."""
-        count = self.options.view_count()
-        bad: list[ImageError] = []
-        views = [
-            self.features(extraction, dataset.train, self.view(number), f"view {number + 1}/{count}", bad)
-            for number in range(count)
-        ]
-        if bad:
-            raise DataError(bad[0].path, bad[0].message, NO_LONGER_READABLE)
-        return views
-
     def image_batches(self) -> PreparedBatches:
         """Feed images to the whole classifier in every epoch, with a new augmentation each time."""
         dataset, options, world = self.setup.dataset, self.options, self.setup.world
@@ -149,7 +145,10 @@ class BatchBuilder:
         shaped, size, val_size = self.preprocessing, options.images_per_step(), self.extraction_batch
         train_batches = ImageBatches(load_training, train_labels, shaped, size, options.seed, workers, world)
         val_batches = ImageBatches(load_validation, val_labels, shaped, val_size, None, workers, world)
-        classifier = self.optimized_classifier() if options.unfreeze is None else self.setup.classifier
+        classifier = self.setup.classifier
+        if options.unfreeze is None:  # the same head on a copy of the backbone that is optimized for inference
+            backbone = classifier.backbone.optimized_for_inference(shaped.image_size)
+            classifier = Classifier(backbone, classifier.head)
         return PreparedBatches(
             dataset,
             self.setup.devices.data_parallel(classifier),
@@ -159,11 +158,6 @@ class BatchBuilder:
             val_size,
             of_images=True,
         )
-
-    def optimized_classifier(self) -> Classifier:
-        """The same head on a copy of the frozen backbone that is optimized for inference."""
-        backbone = self.setup.classifier.backbone.optimized_for_inference(self.preprocessing.image_size)
-        return Classifier(backbone, self.setup.classifier.head)
 
     def damaged(self, samples: Sequence[Sample]) -> list[ImageError]:
         """Decode images once, to find damaged ones before training; each rank decodes its share."""
@@ -202,20 +196,20 @@ class BatchBuilder:
     @cached_property
     def engine(self) -> Backend:
         """The library that computes the features of this run, from its start to its end."""
-        return self.engines.choose(self.image_count(), self.setup.world.size)
+        views = 0 if self.options.augment == "none" else self.options.view_count()
+        images = len(self.setup.dataset.val) + len(self.setup.dataset.train) * (1 + views)
+        return self.engines.choose(images, self.setup.world.size)
 
     @cached_property
     def engines(self) -> Engines:
         backbone, devices = self.setup.classifier.backbone, self.setup.devices
-        torch_pass = FeatureExtractor(
-            backbone, self.preprocessing, devices.first, devices.data_parallel, warn_of_smaller_batches
-        )
-        return Engines(self.options, self.setup.description, torch_pass)
 
-    def image_count(self) -> int:
-        """How many features the run needs: one for each image, and one for each augmented view of a training image."""
-        views = 0 if self.options.augment == "none" else self.options.view_count()
-        return len(self.setup.dataset.val) + len(self.setup.dataset.train) * (1 + views)
+        def warn(size: int) -> None:
+            text = f"features are computed {size} images at a time and may differ in their last digits"
+            log_status("warning", f"out of memory: {text}")
+
+        torch_pass = FeatureExtractor(backbone, self.preprocessing, devices.first, devices.data_parallel, warn)
+        return Engines(self.options, self.setup.description, torch_pass)
 
     @property
     def extraction_batch(self) -> int:
@@ -270,14 +264,6 @@ class BatchBuilder:
 def labels_of(samples: Sequence[Sample]) -> Tensor:
     """[N] int64"""
     return label_tensor(sample.label for sample in samples)
-
-
-def warn_of_smaller_batches(size: int) -> None:
-    """Warn that feature extraction ran out of memory and continues with smaller batches."""
-    log_status(
-        "warning",
-        f"out of memory: features are computed {size} images at a time and may differ in their last digits",
-    )
 
 
 class Stoppable:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -24,7 +23,7 @@ EFFECTS = defaultdict(
 """The effect of a difference, by name."""
 
 
-def use_threads(recorded: Mapping[str, Any]) -> None:
+def use_threads(recorded: Mapping[str, object]) -> None:
     """Use as many threads as the run started with, if this machine has the cores: their number decides the order of
     sums, and so the last digits."""
     threads = recorded.get("threads")
@@ -37,13 +36,13 @@ def libraries() -> dict[str, str | None]:
     return {name: version(name) for name in LIBRARIES}
 
 
-def present_environment(device: torch.device, engine: str, ranks: int) -> dict[str, Any]:
+def present_environment(device: torch.device, engine: str, ranks: int) -> dict[str, object]:
     """Versions, kind of device, number of threads and of ranks. engine: the library that computes features."""
     runtime = {"onnxruntime": version("onnxruntime")} if engine == "onnxruntime" else {}
     return {**libraries(), **runtime, "device": device.type, "threads": torch.get_num_threads(), "ranks": ranks}
 
 
-def warn_of_differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+def warn_of_differences(recorded: Mapping[str, object], present: Mapping[str, object]) -> None:
     """Warn of each difference from the environment of a checkpoint, and of its effect."""
     recorded = {"ranks": 1, **recorded}  # checkpoints of version 0.1 have no ranks
     for name in {**present, **recorded}:

@@ -30,16 +30,14 @@ def broadcast_plan(plan: Plan | None, world: World) -> None:
     train."""
     if world.size == 1:
         return
-    if plan is None:
-        world.broadcast_object(None)
-        return
-    checkpoint = plan.checkpoint
+    checkpoint = plan.checkpoint if plan is not None else None
     world.broadcast_object(
-        {
+        plan
+        and {
             "options": plan.options.to_dict(),
             "split": plan.dataset.to_split(),
             "skipped": [[error.path, error.code, error.message] for error in plan.dataset.skipped],
-            "checkpoint": checkpoint.path if checkpoint is not None else None,
+            "checkpoint": checkpoint and checkpoint.path,
         }
     )
     if checkpoint is not None:
@@ -57,13 +55,9 @@ def receive_plan(local_options: Mapping[str, Any], world: World) -> Plan | None:
     path = plan["checkpoint"]
     checkpoint = Checkpoint.from_dict(path, world.broadcast_tensors(None)) if path is not None else None
     options = dataclasses.replace(FinetuneOptions.from_dict(plan["options"]), **local_options)
-    return Plan(options, planned_dataset(plan, options.data), checkpoint)
-
-
-def planned_dataset(plan: Mapping[str, Any], root: str) -> Dataset:
-    """The images of a plan, in this machine's data folder."""
-    dataset = Dataset.from_split(plan["split"], root)
-    return dataclasses.replace(dataset, skipped=tuple(ImageError(*fields) for fields in plan["skipped"]))
+    skipped = tuple(ImageError(*fields) for fields in plan["skipped"])
+    dataset = dataclasses.replace(Dataset.from_split(plan["split"], options.data), skipped=skipped)
+    return Plan(options, dataset, checkpoint)
 
 
 def split_digest(dataset: Dataset) -> str:

@@ -6,19 +6,17 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from tlkit.data.bad_images import write_skipped
 from tlkit.data.folder import Dataset
 from tlkit.data.scan import describe
 from tlkit.errors import LostRankError, ResourceError, TlkitError, to_tlkit_error
-from tlkit.files.atomic import write_json_atomically
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interrupted
 from tlkit.monitoring.monitor import Monitor
 from tlkit.monitoring.run_monitor import run_monitor
 from tlkit.options import FinetuneOptions
-from tlkit.runs.checkpoints import Checkpoint, Origin, write_checkpoint
+from tlkit.runs.checkpoints import Checkpoint, write_checkpoint
 from tlkit.runs.environment import present_environment
 from tlkit.runs.plan import split_digest
 from tlkit.runs.setup import TrainingSetup
@@ -49,15 +47,15 @@ class RunRecord(Record):
     """Writes the run folder, on rank 0.
 
     cli_options: as typed. initial_checkpoints: content of the checkpoints of a new run that continues another, by file.
-    monitor, model_summary, origin: available inside the block of `of`.
+    monitor, model_summary: available inside the block of `of`. origin: entries of all checkpoints, after write_dataset.
     """
 
     run: RunFolder
-    cli_options: Mapping[str, Any]
+    cli_options: Mapping[str, object]
     initial_checkpoints: Mapping[str, Checkpoint]
     monitor: Monitor = field(default_factory=Monitor, init=False)
     model_summary: str = field(default="", init=False)
-    origin: Origin = field(init=False)
+    origin: Mapping[str, object] = field(init=False)
 
     @contextmanager
     def of(self, setup: TrainingSetup) -> Iterator[None]:
@@ -66,7 +64,7 @@ class RunRecord(Record):
         self.model_summary = log_model(setup)
         if not os.path.exists(run.options_file):
             for file, checkpoint in self.initial_checkpoints.items():
-                write_checkpoint(file, checkpoint.to_dict())
+                write_checkpoint(run, file, checkpoint.to_dict())
             self._write_options_file(setup)
         with (
             recorded_in_status(run, setup.options, state),
@@ -88,16 +86,20 @@ class RunRecord(Record):
         environment = present_environment(setup.devices.first, setup.options.engine, setup.world.size)
         if not os.path.exists(self.run.about_file):
             about = {"data": describe(dataset), "warnings": list(dataset.warnings), "model": self.model_summary}
-            write_json_atomically(self.run.about_file, {**about, "environment": environment})
-        write_json_atomically(self.run.split_file, dataset.to_split())
+            self.run.write_json(self.run.about_file, {**about, "environment": environment})
+        self.run.write_json(self.run.split_file, dataset.to_split())
         if dataset.skipped:
             write_skipped(self.run, dataset.skipped)
-        options = setup.options.to_portable_dict()
-        self.origin = Origin(options, environment, setup.description, split_digest(dataset))
+        self.origin = {
+            **setup.description.to_dict(),
+            "options": setup.options.to_portable_dict(),
+            "environment": environment,
+            "split_sha256": split_digest(dataset),
+        }
 
     def _write_options_file(self, setup: TrainingSetup) -> None:
         options = {"given": dict(self.cli_options), "resolved": setup.options.to_dict()}
-        write_json_atomically(self.run.options_file, options)
+        self.run.write_json(self.run.options_file, options)
 
 
 def log_model(setup: TrainingSetup) -> str:

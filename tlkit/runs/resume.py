@@ -8,7 +8,6 @@ import os
 from tlkit import interruption
 from tlkit.data.bad_images import check_images, read_skipped
 from tlkit.data.folder import Dataset
-from tlkit.data.image_file import ImageError
 from tlkit.data.scan import log_dataset
 from tlkit.data.sources import find_dataset
 from tlkit.distributed.failures import write_note
@@ -16,7 +15,6 @@ from tlkit.distributed.join import joined
 from tlkit.distributed.world import World
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, TlkitError
 from tlkit.files.artifact import read_artifact
-from tlkit.files.atomic import link_atomically
 from tlkit.files.new_run import create_run_folder, default_run_folder
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
@@ -26,9 +24,9 @@ from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.runs.checkpoints import Checkpoint, find_epoch, newest_checkpoint, read_checkpoint
 from tlkit.runs.consistency import require_same_options
 from tlkit.runs.plan import Plan, broadcast_plan, require_same_images
-from tlkit.runs.policy import STANDALONE, RunPolicy
 from tlkit.runs.resume_options import overrides, recorded_options, warn_of_other_schedule, with_overrides
 from tlkit.runs.train import train_run
+from tlkit.runs.train_loop import STANDALONE, RunPolicy
 from tlkit.terminal import log_status, write_stdout
 from tlkit.training.history import EpochRow
 from tlkit.training.loop import is_over
@@ -40,44 +38,37 @@ def resume_in_place(
     run: RunFolder, options: ResumeOptions, signals: Interruption, world: World, policy: RunPolicy = STANDALONE
 ) -> int:
     """Resume a run from its newest checkpoint; from the start if it has none. Returns the exit status."""
-    if os.path.isfile(options.checkpoint):
-        read_checkpoint(options.checkpoint)  # a named file that is damaged is an error: no other may replace it
+    file = options.checkpoint
+    # A named file that is damaged is an error: no other may replace it.
+    named = read_checkpoint(file) if os.path.isfile(file) else None
     checkpoint = newest_checkpoint(run)
-    if checkpoint is not None:
-        require_newest(run, options.checkpoint, checkpoint)
+    if named is not None and checkpoint is not None and named.step != checkpoint.step:
+        raise MismatchError(
+            file,
+            f"is not the newest checkpoint of its run: it is at step {named.step}, the run at step {checkpoint.step}",
+            f"Resume the run with: tlkit resume {run.path}\n"
+            f"Or start a new run from this checkpoint with: tlkit resume {file} --out DIR",
+        )
     recorded = recorded_options(run, checkpoint)
-    stored_names = FinetuneOptions.stored_names()
-    changed = {name: value for name, value in overrides(options).items() if name in stored_names}
+    stored = FinetuneOptions.stored_names()
+    changed = {name: value for name, value in overrides(options).items() if name in stored}
     cli_options = {**recorded["given"], **changed}
     resolved = with_overrides(run.options_file, recorded["resolved"], options)
     if checkpoint is None:
         log_status("resume", "from the start: the run was stopped before its first checkpoint")
         return train_run(run, Plan(resolved, stored_dataset(run, resolved)), cli_options, signals, world, policy)
     if checkpoint.path != run.last_checkpoint:
-        link_atomically(checkpoint.path, run.last_checkpoint)
+        run.link(checkpoint.path, run.last_checkpoint)
     warn_of_other_schedule(checkpoint, resolved)
     best = checkpoint.best
     if not restore_best_checkpoint(run, checkpoint):
         checkpoint = checkpoint.without_best()
-    if is_run_over(checkpoint, resolved) and has_model_of(run, best):
+    is_run_over = is_over(checkpoint.epoch, checkpoint.best, resolved)
+    if is_run_over and has_model_of(run, best):
         broadcast_plan(None, world)
         return leave_finished(run, checkpoint, resolved)
     plan = Plan(resolved, stored_dataset(run, resolved), checkpoint)
     return train_run(run, plan, cli_options, signals, world, policy)
-
-
-def require_newest(run: RunFolder, named: str, newest: Checkpoint) -> None:
-    """Raises MismatchError if `named` is a checkpoint file, and not the newest of its run."""
-    if not os.path.isfile(named):
-        return
-    step = read_checkpoint(named).step
-    if step != newest.step:
-        raise MismatchError(
-            named,
-            f"is not the newest checkpoint of its run: it is at step {step}, the run at step {newest.step}",
-            f"Resume the run with: tlkit resume {run.path}\n"
-            f"Or start a new run from this checkpoint with: tlkit resume {named} --out DIR",
-        )
 
 
 def restore_best_checkpoint(run: RunFolder, checkpoint: Checkpoint) -> bool:
@@ -94,13 +85,8 @@ def restore_best_checkpoint(run: RunFolder, checkpoint: Checkpoint) -> bool:
         )
         return False
     if found.path != run.best_checkpoint:
-        link_atomically(found.path, run.best_checkpoint)
+        run.link(found.path, run.best_checkpoint)
     return True
-
-
-def is_run_over(checkpoint: Checkpoint, options: FinetuneOptions) -> bool:
-    """Whether no epoch is left to train after this checkpoint."""
-    return is_over(checkpoint.epoch, checkpoint.best, options)
 
 
 def has_model_of(run: RunFolder, best: EpochRow | None) -> bool:
@@ -127,13 +113,10 @@ def leave_finished(run: RunFolder, checkpoint: Checkpoint, options: FinetuneOpti
             monitor.log(history)
             report_and_close(run, monitor)
         run.write_status("finished", exit_code=status, **checkpoint.where())
-    stopped_early = checkpoint.epoch < options.planned_epochs()
-    state = (
-        f"was stopped by --patience {options.patience}; to train on, give a larger --patience N"
-        if stopped_early
-        else "is finished; to train on, give a larger --epochs N"
-    )
-    log_status("resume", f"{run.path} {state}")
+    how, flag = "is finished", "--epochs"
+    if checkpoint.epoch < options.planned_epochs():
+        how, flag = f"was stopped by --patience {options.patience}", "--patience"
+    log_status("resume", f"{run.path} {how}; to train on, give a larger {flag} N")
     write_stdout(os.fsencode(f"{run.model_file}\n"))
     return status
 
@@ -143,7 +126,10 @@ def leave_finished(run: RunFolder, checkpoint: Checkpoint, options: FinetuneOpti
 
 def resume_in_new_folder(run: RunFolder | None, options: ResumeOptions) -> int:
     """Start a new run from a checkpoint, with the options that it holds. run: the run of the checkpoint, if any."""
-    checkpoint = named_checkpoint(run, options.checkpoint)
+    file = options.checkpoint
+    checkpoint = read_checkpoint(file) if run is None or os.path.isfile(file) else newest_checkpoint(run)
+    if checkpoint is None:
+        raise DataError(file, "has no checkpoint yet", f"Resume it in its own folder with: tlkit resume {file}")
     resolved = with_overrides(checkpoint.path, checkpoint.options, options)
     warn_of_other_schedule(checkpoint, resolved)
     with (
@@ -159,16 +145,6 @@ def resume_in_new_folder(run: RunFolder | None, options: ResumeOptions) -> int:
         initial = initial_checkpoints(new, checkpoint)
         plan = Plan(resolved, dataset, initial[new.last_checkpoint])
         return train_run(new, plan, resolved.to_dict(), signals, world, initial_checkpoints=initial)
-
-
-def named_checkpoint(run: RunFolder | None, named: str) -> Checkpoint:
-    """The checkpoint file that was named, or the newest checkpoint of the run folder that was."""
-    if run is None or os.path.isfile(named):
-        return read_checkpoint(named)
-    newest = newest_checkpoint(run)
-    if newest is None:
-        raise DataError(named, "has no checkpoint yet", f"Resume it in its own folder with: tlkit resume {named}")
-    return newest
 
 
 def initial_checkpoints(new: RunFolder, checkpoint: Checkpoint) -> dict[str, Checkpoint]:
@@ -198,25 +174,21 @@ def initial_checkpoints(new: RunFolder, checkpoint: Checkpoint) -> dict[str, Che
 def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
     """The images of split.json. If it is missing or damaged, the data folder is read again; the checkpoint then tells
     whether the images are the same."""
-    if os.path.exists(run.split_file):
-        try:
-            dataset = Dataset.from_split(run.read_split(), options.data)
-            return dataclasses.replace(dataset, skipped=skipped_images(run))
-        except DataError as error:
-            log_status("warning", f"{error}; the data folder is read again")
-    return rescan_dataset(options)
+    if not os.path.exists(run.split_file):
+        return rescan_dataset(options)
+    try:
+        dataset = Dataset.from_split(run.read_split(), options.data)
+    except DataError as error:
+        log_status("warning", f"{error}; the data folder is read again")
+        return rescan_dataset(options)
+    try:
+        return dataclasses.replace(dataset, skipped=read_skipped(run))
+    except (TlkitError, ValueError, KeyError, TypeError, RecursionError) as error:
+        problem = f"{run.skipped_file} cannot be read ({type(error).__name__})"
+        log_status("warning", f"{problem}; the images are skipped as before")
+        return dataset
 
 
 def rescan_dataset(options: FinetuneOptions) -> Dataset:
     """Read the data folder. With --skip-bad all images are decoded, to find damage in the middle of files too."""
     return check_images(options, find_dataset(options), thorough=options.skip_bad)
-
-
-def skipped_images(run: RunFolder) -> tuple[ImageError, ...]:
-    """The images that the run skips, for messages; none if their list is damaged."""
-    try:
-        return read_skipped(run)
-    except (TlkitError, ValueError, KeyError, TypeError, RecursionError) as error:
-        problem = f"{run.skipped_file} cannot be read ({type(error).__name__})"
-        log_status("warning", f"{problem}; the images are skipped as before")
-        return ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tlkit.errors import DataError, MismatchError
@@ -56,19 +56,23 @@ def recorded_options(run: RunFolder, checkpoint: Checkpoint | None) -> dict[str,
     return recorded
 
 
+def given_values(options: object, names: Iterable[str]) -> dict[str, Any]:
+    """The values of these options that were given, paths absolute."""
+    values = {name: value for name in names if (value := getattr(options, name)) is not None}
+    for name in ("data", "weights"):
+        if name in values and (name == "data" or is_weights_file(values[name])):
+            values[name] = os.path.abspath(values[name])
+    return values
+
+
 def overrides(options: ResumeOptions) -> dict[str, Any]:
     """The options that this resume changes, paths absolute."""
-    typed = {name: getattr(options, name) for name in RESUME_OVERRIDES}
-    changed = {name: value for name, value in typed.items() if value is not None}
-    if options.parallel is not None:  # the recorded stages belong to the recorded --parallel
-        changed = {"stages": options.stages, "split_at": options.split_at, **changed}
-    for name in ("data", "weights"):
-        if name in changed and (name == "data" or is_weights_file(changed[name])):
-            changed[name] = os.path.abspath(changed[name])
-    return changed
+    # the recorded stages belong to the recorded --parallel
+    stages = {"stages": None, "split_at": None} if options.parallel is not None else {}
+    return {**stages, **given_values(options, RESUME_OVERRIDES)}
 
 
-def with_overrides(origin: str, stored: Mapping[str, Any], options: ResumeOptions) -> FinetuneOptions:
+def with_overrides(origin: str, stored: Mapping[str, object], options: ResumeOptions) -> FinetuneOptions:
     """Stored options with the overrides of this resume. Raises DataError naming origin for invalid values."""
     return dataclasses.replace(stored_options(origin, stored), **overrides(options))
 

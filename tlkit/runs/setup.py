@@ -6,8 +6,6 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-import torch
-
 from tlkit.data.folder import Dataset
 from tlkit.devices.select import Devices, choose_devices, make_deterministic, show_gpu_use
 from tlkit.distributed.world import World
@@ -90,28 +88,27 @@ def set_up(plan: Plan, world: World) -> TrainingSetup:
         require_same_backbone(description, checkpoint.content, checkpoint.path)
         present = present_environment(devices.first, options.engine, world.size)
         warn_of_differences(checkpoint.environment, present)
-    place_classifier(classifier, options, devices, description)
+    classifier.backbone.precision = devices.precision(options.precision)
+    if options.gradient_checkpointing:
+        classifier.checkpoint_gradients()
+    network, name = classifier.backbone.network, str(classifier.backbone.name)
+    place(network, name, devices, description.preprocessing.image_size)
+    classifier.head.to(devices.first)
     computing = {"device": devices.first.type, "precision": classifier.backbone.precision, **libraries()}
     require_same_environment({**computing, "sha256 of the weights": description.sha256}, world)
     if options.batch_size == "auto":
         found = find_batch_size(options, classifier, description, devices, len(plan.dataset.train), world)
         options = dataclasses.replace(options, batch_size=found)
-    state = training_state(classifier, options, devices.first, world)
+    parts = options.accumulate * world.size
+    state = TrainingState(
+        classifier,
+        build_optimizer(classifier.head, classifier.backbone, options),
+        scaler=build_scaler(trains_in_fp16(classifier), devices.first),
+        micro_batch=-(-options.images_per_step() // parts) if options.accumulate > 1 else None,
+    )
     if checkpoint is not None:
         load_state(state, checkpoint)
     return TrainingSetup(options, plan.dataset, checkpoint, classifier, description, devices, state, world)
-
-
-def place_classifier(
-    classifier: Classifier, options: FinetuneOptions, devices: Devices, description: ModelDescription
-) -> None:
-    """Move a classifier to its devices, the head to the first, and set its precision."""
-    classifier.backbone.precision = devices.precision(options.precision)
-    if options.gradient_checkpointing:
-        classifier.checkpoint_gradients()
-    image_size = description.preprocessing.image_size
-    place(classifier.backbone.network, str(classifier.backbone.name), devices, image_size)
-    classifier.head.to(devices.first)
 
 
 def find_batch_size(
@@ -137,20 +134,6 @@ def find_batch_size(
     found = finder.find(images)
     log_status("batch", f"{found} images per step, the largest batch that was tried and fits into memory")
     return found
-
-
-def training_state(
-    classifier: Classifier, options: FinetuneOptions, device: torch.device, world: World
-) -> TrainingState:
-    """The classifier and its optimizer before the first step."""
-    optimizer = build_optimizer(classifier.head, classifier.backbone, options)
-    parts = options.accumulate * world.size
-    return TrainingState(
-        classifier,
-        optimizer,
-        scaler=build_scaler(trains_in_fp16(classifier), device),
-        micro_batch=-(-options.images_per_step() // parts) if options.accumulate > 1 else None,
-    )
 
 
 def trains_in_fp16(classifier: Classifier) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from tlkit.data.folder import Dataset, baseline_warning, class_counts
 from tlkit.distributed.world import World
@@ -18,11 +17,10 @@ from tlkit.monitoring.run_monitor import report_and_close
 from tlkit.options import FinetuneOptions
 from tlkit.runs.checkpoints import Checkpoint, Checkpointer, find_epoch
 from tlkit.runs.plan import Plan, broadcast_plan
-from tlkit.runs.policy import STANDALONE, RunPolicy
 from tlkit.runs.record import RunRecord
 from tlkit.runs.session import TrainingSession, prepared
 from tlkit.runs.setup import resolve
-from tlkit.runs.train_loop import RunObserver, train_and_save
+from tlkit.runs.train_loop import STANDALONE, RunObserver, RunPolicy, train_and_save
 from tlkit.runs.val_predictions import save_val_predictions
 from tlkit.terminal import log_status, write_stdout
 from tlkit.training.history import EpochRow
@@ -44,7 +42,7 @@ def start_run(
 def train_run(
     run: RunFolder,
     plan: Plan,
-    cli_options: Mapping[str, Any],
+    cli_options: Mapping[str, object],
     signals: Interruption,
     world: World,
     policy: RunPolicy = STANDALONE,
@@ -66,7 +64,8 @@ def train_run(
         save_val_predictions(run, session.batches, best.epoch)
         if policy.exports_model:
             classifier, description = session.setup.classifier, session.setup.description
-            write_model(run.model_file, LoadedModel(classifier.to_plain_network(), description), best.to_dict())
+            model = LoadedModel(classifier.to_plain_network(), description)
+            write_model(run.model_file, model, best.to_dict(), run.root)
             write_onnx_model(run, options, classifier, description)
             report_and_close(run, record.monitor)
         status = finish(run, session, best)
@@ -85,7 +84,7 @@ def load_best(run: RunFolder, session: TrainingSession) -> EpochRow:
     if checkpoint is None:
         problem = f"is damaged or missing, and no other checkpoint is of the best epoch, {best.epoch}"
         raise DataError(run.best_checkpoint, f"{problem}: no model is written", more_epochs)
-    session.setup.classifier.load_trainable_state(checkpoint.model_state)
+    session.setup.classifier.load_trainable_state(checkpoint.content["model_state_dict"])
     return best
 
 

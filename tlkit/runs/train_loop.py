@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -14,13 +14,13 @@ from tlkit.data.folder import Dataset
 from tlkit.devices.kinds import kind_of
 from tlkit.devices.memory import PeakMemory
 from tlkit.errors import TlkitError
+from tlkit.features.memory_cache import NO_MEMORY, FeatureMemory
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interrupted
 from tlkit.model.head import Head
 from tlkit.monitoring.monitor import Monitor
 from tlkit.options import FinetuneOptions
 from tlkit.runs.checkpoints import Checkpointer
-from tlkit.runs.policy import RunPolicy
 from tlkit.runs.session import TrainingSession
 from tlkit.runs.val_predictions import collecting_logits
 from tlkit.terminal import log_status
@@ -30,6 +30,26 @@ from tlkit.training.state import TrainingState
 
 SMALL_STEP = 1 << 24
 """Multiplications of a step that one thread computes as fast as several."""
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """Differences between a run alone and a trial of a search.
+
+    saves: whether to write a checkpoint of an epoch that is neither the best nor the last.
+    observer: called after each epoch is saved and logged; may raise StopTraining to end the run early.
+    exports_model: whether to write model.pt. The checkpoint of the best epoch is a hundred times smaller and enough
+    where the backbone's weights are available.
+    memory: features kept in memory for the next runs of this process.
+    """
+
+    saves: Callable[[TrainingState], bool] = lambda state: True
+    observer: TrainingObserver = field(default_factory=TrainingObserver)
+    exports_model: bool = True
+    memory: FeatureMemory = NO_MEMORY
+
+
+STANDALONE = RunPolicy()
 
 
 @dataclass
@@ -51,7 +71,11 @@ class RunObserver(TrainingObserver):
     def after_step(self, state: TrainingState) -> None:
         if state.micro_batch != self.micro_batch:
             self.micro_batch = state.micro_batch
-            warn_of_micro_batches(state, self.session.setup.options.images_per_step())
+            log_status(
+                "warning",
+                f"out of memory at step {state.step}: from here on images pass {state.micro_batch} at a time; "
+                f"each step still uses all {self.session.setup.options.images_per_step()} images of its batch",
+            )
             self.run.write_status("running", **state.where())
         if self.checkpointer.is_due():
             self.checkpointer.commit_last(state)
@@ -86,7 +110,10 @@ def train_and_save(session: TrainingSession, observer: RunObserver) -> None:
             error.name_files(batch_files(session.setup.options, session.batches.dataset, error))
             raise
         except Interrupted:
-            save_last(observer.checkpointer, state)
+            try:
+                observer.checkpointer.commit_last(state)
+            except TlkitError as error:
+                log_status("warning", f"{error}; the run will resume from the checkpoint before")
             raise
     observer.peaks.say()
 
@@ -139,14 +166,6 @@ def batch_files(options: FinetuneOptions, dataset: Dataset, error: NonFiniteLoss
     return [dataset.train[index].path for index in next(steps).tolist()]
 
 
-def save_last(checkpointer: Checkpointer, state: TrainingState) -> None:
-    """Save a last checkpoint before the process exits. If that fails, the one before it remains."""
-    try:
-        checkpointer.commit_last(state)
-    except TlkitError as error:
-        log_status("warning", f"{error}; the run will resume from the checkpoint before")
-
-
 @contextmanager
 def few_threads(module: nn.Module, batch_size: int) -> Iterator[None]:
     """Use one thread for the steps of a head that are so small that synchronizing threads takes longer than computing.
@@ -169,15 +188,6 @@ def class_weights(kind: str, dataset: Dataset) -> torch.Tensor:
     if kind == "none":
         return torch.ones(len(counts))
     return len(dataset.train) / (len(counts) * counts.clamp_min(1).float())
-
-
-def warn_of_micro_batches(state: TrainingState, batch_size: int) -> None:
-    """Warn that a step ran out of memory and training continues with smaller micro-batches."""
-    log_status(
-        "warning",
-        f"out of memory at step {state.step}: from here on images pass {state.micro_batch} at a time; "
-        f"each step still uses all {batch_size} images of its batch",
-    )
 
 
 def log_epoch(state: TrainingState, epochs: int, metric: str, is_best: bool) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tlkit.errors import MissingInputError
-from tlkit.files.atomic import write_atomically
 from tlkit.files.json_file import read_json_lines
 from tlkit.options.space import Point
 from tlkit.training.metrics import METRICS
@@ -112,7 +111,7 @@ class Table:
         """Add or replace rows, on disk too."""
         self.rows.update({trial.trial: trial for trial in trials})
         text = "".join(json.dumps(self.rows[n].to_dict(), allow_nan=False) + "\n" for n in sorted(self.rows))
-        write_atomically(self.search.results_lines, lambda file: file.write(text.encode()))
+        self.search.own.write(self.search.results_lines, lambda file: file.write(text.encode()))
 
     def write_csv(self) -> None:
         """Write results.csv: best trial first, with a column for each option that is tried."""
@@ -126,7 +125,7 @@ class Table:
             values = row.to_dict()
             writer.writerow([*map(values.get, names), *map(row.options.get, tried)])
         content = text.getvalue().encode(errors="backslashreplace")  # an error may name a file that is not UTF-8
-        write_atomically(self.search.results_table, lambda file: file.write(content))
+        self.search.own.write(self.search.results_table, lambda file: file.write(content))
 
     def ranked(self) -> list[Trial]:
         """Best first; equal trials by number."""

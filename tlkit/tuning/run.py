@@ -145,5 +145,6 @@ def write_best_model(run: RunFolder, options: TuneOptions) -> None:
         restored = restore_classifier(run.best_checkpoint, checkpoint.to_dict(), None, options.trust_pickle)
         classifier, description = restored.classifier, restored.description
         assert checkpoint.best is not None, "a checkpoint of the best epoch names it"
-        write_model(run.model_file, LoadedModel(classifier.to_plain_network(), description), checkpoint.best.to_dict())
+        model = LoadedModel(classifier.to_plain_network(), description)
+        write_model(run.model_file, model, checkpoint.best.to_dict(), run.root)
         write_onnx_model(run, restored.options, classifier, description)

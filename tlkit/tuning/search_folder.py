@@ -8,10 +8,11 @@ import shlex
 from collections.abc import Iterator
 
 from tlkit.errors import DataError, OutputError
-from tlkit.files.atomic import remove, storage_error
+from tlkit.files.atomic import remove_tree
 from tlkit.files.json_file import read_whole_json
 from tlkit.files.new_run import create_folder, create_numbered_folder
 from tlkit.files.run_folder import RunFolder
+from tlkit.files.storage import storage_error
 
 
 class SearchFolder:
@@ -30,7 +31,7 @@ class SearchFolder:
 
     def trial(self, number: int) -> RunFolder:
         """The run folder of a trial."""
-        return RunFolder(os.path.join(self.trials, f"{number:04d}"))
+        return RunFolder(os.path.join(self.trials, f"{number:04d}"), root=self.path)
 
     def exists(self) -> bool:
         """Whether this folder is a search."""
@@ -48,11 +49,11 @@ class SearchFolder:
         """Hold the lock of the search. Raises OutputError if another process holds it."""
         with self.own.locked():
             self.own.remove_leftovers()
-            remove(self.scratch)
+            remove_tree(self.scratch)
             try:
                 yield
             finally:
-                remove(self.scratch)
+                remove_tree(self.scratch)
 
 
 @contextlib.contextmanager
@@ -77,7 +78,7 @@ def new_search_folder(out: str | None, default: str) -> Iterator[SearchFolder]:
         finally:
             if not search.exists():
                 with contextlib.suppress(OSError):
-                    remove(search.space_file)
+                    search.own.remove(search.space_file)
                     os.rmdir(search.trials)
                     os.unlink(search.own.lock_file)
                     for path in created:

@@ -14,7 +14,6 @@ from tlkit.data.sources import find_dataset
 from tlkit.devices.request import require_devices
 from tlkit.distributed.env import require_single_process
 from tlkit.errors import DataError, MissingInputError, UsageError
-from tlkit.files.atomic import write_json_atomically
 from tlkit.files.inputs import require_weights_file
 from tlkit.options import TuneOptions
 from tlkit.options.tune import cores
@@ -81,4 +80,4 @@ def read_dataset(options: TuneOptions) -> Dataset:
 
 def write_options(search: SearchFolder, given: TuneOptions, resolved: TuneOptions) -> None:
     """Write search.json, which makes a folder a search that can be resumed."""
-    write_json_atomically(search.search_file, {"given": given.to_dict(), "resolved": resolved.to_dict()})
+    search.own.write_json(search.search_file, {"given": given.to_dict(), "resolved": resolved.to_dict()})

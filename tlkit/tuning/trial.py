@@ -17,18 +17,18 @@ from tlkit.data.sources import find_dataset
 from tlkit.distributed.world import SINGLE_PROCESS
 from tlkit.errors import OutputError, ResourceError, StorageError, UnavailableError, to_tlkit_error
 from tlkit.features.memory_cache import FeatureMemory, share_of_memory
+from tlkit.files.atomic import opened_folder
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.options.data import DataOptions
 from tlkit.options.space import Point
 from tlkit.runs.plan import Plan
-from tlkit.runs.policy import RunPolicy
 from tlkit.runs.resume import resume_in_place
 from tlkit.runs.session import prepared
 from tlkit.runs.setup import resolve
 from tlkit.runs.train import start_run
-from tlkit.runs.train_loop import run_loop
+from tlkit.runs.train_loop import RunPolicy, run_loop
 from tlkit.training.loop import StopTraining, TrainingObserver
 from tlkit.training.metrics import METRICS
 from tlkit.training.state import TrainingState
@@ -139,7 +139,8 @@ class TrialReporter(TrainingObserver):
 
 def run_trial(assignment: Assignment, reporter: TrialReporter) -> Report:
     """Train, from the newest checkpoint if there is one. Returns the accuracies of the folds, if there are folds."""
-    run, signals = RunFolder(assignment.run), Interruption()
+    search = os.path.dirname(os.path.dirname(assignment.run))
+    run, signals = RunFolder(assignment.run, root=search), Interruption()
     policy = RunPolicy(reporter.should_save, reporter, exports_model=False, memory=cached_features)
     options = FinetuneOptions.of({**assignment.options, **assignment.point})
     with locked_when_free(run):
@@ -160,7 +161,8 @@ def run_trial(assignment: Assignment, reporter: TrialReporter) -> Report:
 def locked_when_free(run: RunFolder) -> Iterator[None]:
     """Hold the lock of a run. Raises OutputError if another process still holds it after LOCK_SECONDS."""
     ends_at = time.monotonic() + LOCK_SECONDS
-    os.makedirs(run.path, exist_ok=True)
+    with opened_folder(os.path.dirname(run.path), run.root) as trials, contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.basename(run.path), dir_fd=trials)
     with contextlib.ExitStack() as stack:
         while True:
             try:
