@@ -14,13 +14,13 @@ pytestmark = pytest.mark.skipif(not have_strace(), reason="strace is not here, o
 
 def test_killed_at_every_call_of_a_commit(tmp_path: Path) -> None:
     points = list(sweep("file", "signal=KILL", False, tmp_path / "x"))
-    assert {"openat", "write", "fsync", "rename", "close"} <= {point.call for point in points}
+    assert {"openat", "write", "fsync", "renameat", "close"} <= {point.call for point in points}
     assert len(points) >= 15
 
 
 def test_a_full_disk_from_any_call_of_a_commit_on(tmp_path: Path) -> None:
     points = list(sweep("link", "error=ENOSPC", True, tmp_path / "x"))
-    assert {"link", "rename", "fsync"} <= {point.call for point in points}
+    assert {"linkat", "renameat", "fsync"} <= {point.call for point in points}
     assert len(points) >= 8
 
 
@@ -33,8 +33,8 @@ def test_the_content_lasts_before_the_name_does_and_then_the_folder(kind: str, t
     names: dict[str, str] = {}
     for line in lines:
         call = call_of(line)
-        if call == "openat" and (opened := re.search(r'"([^"]+)".* = (\d+)', line)):
-            names[opened[2]] = opened[1]
+        if call == "openat" and (opened := re.search(r'\((\w+), "([^"]+)".* = (\d+)', line)):
+            names[opened[3]] = str(Path(names.get(opened[1], ""), opened[2]))
         elif call in ("write", "fsync") and (used := re.search(r"\((\d+)", line)):
             steps.append(f"{call} {'folder' if names[used[1]] == str(folder) else 'aside'}")
             if "aside" in steps[-1]:
@@ -43,8 +43,8 @@ def test_the_content_lasts_before_the_name_does_and_then_the_folder(kind: str, t
             steps.append(call)
     steps = [step for number, step in enumerate(steps) if number == 0 or steps[number - 1] != step]
     expected = {
-        "file": ["write aside", "fsync aside", "rename", "fsync folder"],
-        "link": ["link", "rename", "fsync folder"],
+        "file": ["write aside", "fsync aside", "renameat", "fsync folder"],
+        "link": ["linkat", "renameat", "fsync folder"],
         "folder": ["write aside", "fsync aside", "renameat2", "fsync folder"],
     }
     assert steps == expected.get(kind, expected["file"])

@@ -6,7 +6,8 @@ import os
 import shlex
 
 from tlkit.errors import DONE, OutputError
-from tlkit.files.atomic import replaced_when_whole, writing
+from tlkit.files.atomic import replaced_when_whole
+from tlkit.files.storage import writing
 from tlkit.model.backbones import build_network, download_weights, find_backbone, preprocessing_of, pretrained_outputs
 from tlkit.model.weights import load_weights
 from tlkit.model.weights_folder import write_folder

@@ -56,7 +56,8 @@ def opened_folder(folder: str, inside: str | None = None) -> Iterator[int]:
             os.close(above)
         yield descriptor
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # nothing was written through it
+            os.close(descriptor)
 
 
 def refuse_link(folder: int, name: str, path: str) -> None:
