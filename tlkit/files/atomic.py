@@ -33,6 +33,9 @@ TEMPORARY_SUFFIX = ".tlkit-tmp"
 TEMPORARY_NAME = re.compile(rf"\.(.{{1,40}})\.[0-9a-f]{{1,16}}{re.escape(TEMPORARY_SUFFIX)}", re.DOTALL)
 """Names of temporary files; the group is the first 40 characters of the name of the file to replace."""
 
+PERMISSIONS = 0o777
+"""The bits of a file's mode that its replacement keeps: not that it runs as its owner."""
+
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -86,13 +89,13 @@ def opened_place(path: str, inside: str | None, measure: Measure = lambda: None)
     with contextlib.ExitStack() as stack:
         with writing(path, measure):
             folder = stack.enter_context(opened_folder(os.path.dirname(target), inside))
-        name = os.path.basename(target)
-        with contextlib.suppress(FileNotFoundError):
-            mode = os.lstat(name, dir_fd=folder).st_mode
-            if stat.S_ISLNK(mode) and inside is not None:
-                raise linked(path)
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
-                raise OutputError(path, "is a pipe or device; expected a regular file or a new name")
+            name = os.path.basename(target)
+            with contextlib.suppress(FileNotFoundError):
+                mode = os.lstat(name, dir_fd=folder).st_mode
+                if stat.S_ISLNK(mode) and inside is not None:
+                    raise linked(path)
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+                    raise OutputError(path, "is a pipe or device; expected a regular file or a new name")
         yield folder, name
 
 
@@ -116,7 +119,7 @@ def write_atomically(path: str, write: Callable[[IO[bytes]], object], inside: st
                         raise
                     raise raw.failure from error  # torch hides the reason of a failed write
                 with contextlib.suppress(FileNotFoundError):
-                    os.fchmod(file.fileno(), stat.S_IMODE(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode))
+                    os.fchmod(file.fileno(), PERMISSIONS & os.lstat(name, dir_fd=folder).st_mode)
                 os.fsync(file.fileno())
             os.replace(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
             sync_open(folder)
@@ -129,8 +132,7 @@ def write_atomically(path: str, write: Callable[[IO[bytes]], object], inside: st
 def replaced_when_whole(path: str) -> Iterator[str]:
     """Yield a temporary path for a file or folder that replaces `path` when the block succeeds.
 
-    The path is in a new folder beside `path`. A new file gets the mode that the umask asks for, whatever wrote it.
-    Raises like `writing`; exceptions of the block pass through, and `path` is unchanged then.
+    The path is in a new folder beside `path`. An existing file keeps its mode. Raises like `writing`; exceptions of the block pass through, and `path` is unchanged then.
     """
     target = os.path.realpath(path)
     if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
@@ -143,12 +145,10 @@ def replaced_when_whole(path: str) -> Iterator[str]:
     try:
         yield aside
         with writing(path):
-            plain = stat.S_IMODE(os.stat(holder).st_mode) & 0o666
             for entry in os.scandir(aside) if os.path.isdir(aside) else ():
-                os.chmod(entry.path, plain)
                 sync(entry.path)
-            if os.path.isfile(aside):
-                os.chmod(aside, stat.S_IMODE(os.stat(target).st_mode) if os.path.isfile(target) else plain)
+            if os.path.isfile(aside) and os.path.isfile(target):
+                os.chmod(aside, PERMISSIONS & os.stat(target).st_mode)
             sync(aside)
             put_in_place(aside, target)
             sync(above)
