@@ -132,7 +132,8 @@ def write_atomically(path: str, write: Callable[[IO[bytes]], object], inside: st
 def replaced_when_whole(path: str) -> Iterator[str]:
     """Yield a temporary path for a file or folder that replaces `path` when the block succeeds.
 
-    The path is in a new folder beside `path`. An existing file keeps its mode. Raises like `writing`; exceptions of the block pass through, and `path` is unchanged then.
+    The path is in a new folder beside `path`. An existing file keeps its mode. Raises like
+    `writing`; exceptions of the block pass through, and `path` is unchanged then.
     """
     target = os.path.realpath(path)
     if os.path.exists(target) and not (os.path.isfile(target) or os.path.isdir(target)):
