@@ -14,7 +14,8 @@ import pytest
 
 from tlkit.errors import StorageError
 from tlkit.features import store as store_module
-from tlkit.features.cache import cache_root, clear, graph_file, list_feature_sets, make_room, summarize
+from tlkit.features.cache import cache_root, clear, list_feature_sets, make_room, summarize
+from tlkit.features.cache_files import GRAPH_FILE
 from tlkit.features.onnx_graphs import find_graph, keep_graph
 from tlkit.features.segments import Lookup, Segment
 from tlkit.features.store import FeatureStore, NoStore, feature_key, open_store
@@ -198,7 +199,7 @@ def test_a_run_that_alone_exceeds_the_limit_says_so_once_and_goes_on(
 
 
 def test_a_disk_that_fills_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: str, write: object) -> None:
+    def full(path: str, *_: object) -> None:
         raise StorageError(path, f"cannot be written: {os.strerror(errno.ENOSPC)}")
 
     warnings: list[str] = []
@@ -227,7 +228,7 @@ def test_a_summary_counts_and_clearing_leaves_what_is_not_ours(tmp_path: Path) -
     (space,) = map(summarize, list_feature_sets(str(root)))
     assert (space.features, space.description["backbone"]) == (10, "timm/test_resnet")
     assert space.size == segments(tmp_path)[0].stat().st_size
-    assert clear(str(tmp_path)) >= space.size
+    assert clear(str(tmp_path))[0] >= space.size
     assert os.listdir(tmp_path) == ["mine.txt"]
 
 
@@ -256,8 +257,8 @@ def test_a_graph_makes_room_and_goes_like_vectors(tmp_path: Path, monkeypatch: p
     assert segment.exists()
     kept = find_graph(SPACE)
     assert kept is not None and kept.description == SPACE
-    os.utime(graph_file(str(segment.parent)), (1, 1))
-    assert find_graph(SPACE) and os.stat(graph_file(str(segment.parent))).st_mtime > 1, "it has just been used"
+    os.utime(segment.parent / GRAPH_FILE, (1, 1))
+    assert find_graph(SPACE) and os.stat(segment.parent / GRAPH_FILE).st_mtime > 1, "it has just been used"
     assert make_room(str(root), 0, keep=()) and find_graph(SPACE) is None
 
 

@@ -19,7 +19,8 @@ from tests.stories.test_features import counts, head, same_heads
 from tlkit.export import graphs as graphs_module
 from tlkit.features import backend, extract
 from tlkit.features.backend import FeatureJob, choose_backend
-from tlkit.features.cache import LAYOUT, graph_file, list_feature_sets
+from tlkit.features.cache import LAYOUT, list_feature_sets
+from tlkit.features.cache_files import GRAPH_FILE
 
 EXPORTED: dict[str, bytes] = {}
 """What was exported in this test process, by what it says about itself: an export takes seconds."""
@@ -72,7 +73,7 @@ def engine(run: Path) -> str:
 
 
 def graphs(cache: Path) -> list[Path]:
-    return [path for space in list_feature_sets(str(cache / LAYOUT)) if (path := Path(graph_file(space))).exists()]
+    return [path for space in list_feature_sets(str(cache / LAYOUT)) if (path := Path(space) / GRAPH_FILE).exists()]
 
 
 def test_a_run_of_enough_images_takes_onnxruntime_and_keeps_its_graph(

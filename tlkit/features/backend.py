@@ -12,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tlkit.data.decoders import Pixels
 from tlkit.errors import UsageError, first_line, is_memory
 from tlkit.export.graphs import FEATURES, PIXELS, as_onnx, has_extra, require_extra, weight_bytes
+from tlkit.features.cache import Namespace
 from tlkit.features.extractor import FeatureExtractor
 from tlkit.features.onnx_graphs import find_graph, keep_graph
 from tlkit.files.description import metadata_of
@@ -51,6 +53,13 @@ LARGEST_WEIGHTS = 256 << 20
 
 TOLERANCE = 1e-4
 """Largest difference between the features of both backends, as a fraction of the largest feature."""
+
+
+class Session(Protocol):
+    """A graph that onnxruntime runs."""
+
+    def run(self, outputs: list[str], inputs: dict[str, Pixels]) -> list[NDArray[np.float32]]:
+        """The named outputs of a batch."""
 
 
 @dataclass(frozen=True)
@@ -107,21 +116,18 @@ class Engines:
                 )
         if wanted != "auto":
             return wanted
-        if choose_backend(self.job(images, processes)) == ONNXRUNTIME and has_extra() and self.runs_in_onnxruntime():
-            return ONNXRUNTIME
-        return TORCH
-
-    def job(self, images: int, processes: int) -> FeatureJob:
-        backbone = self.torch_pass.backbone
-        return FeatureJob(
+        backbone, precision = self.torch_pass.backbone.network, self.torch_pass.backbone.precision
+        job = FeatureJob(
             images,
-            kinds_of_devices(backbone.network),
-            backbone.precision,
-            is_convolutional(backbone.network),
-            weight_bytes(backbone.network),
+            kinds_of_devices(backbone),
+            precision,
+            is_convolutional(backbone),
+            weight_bytes(backbone),
             not self.options.feeds_images(),
             processes,
         )
+        chosen = choose_backend(job)
+        return chosen if chosen == TORCH or (has_extra() and self.runs_in_onnxruntime()) else TORCH
 
     def runs_in_onnxruntime(self) -> bool:
         """Whether onnxruntime runs this backbone and gives torch's features."""
@@ -137,7 +143,7 @@ class Engines:
         return self.torch_pass if backend == TORCH else lambda pixels: run(self.session, pixels)
 
     @cached_property
-    def session(self) -> Any:
+    def session(self) -> Session:
         """onnxruntime's session of the backbone. Raises as `graph`."""
         return self.start(self.graph())
 
@@ -157,10 +163,11 @@ class Engines:
         keep_graph(namespace, content, self.options.cache_bytes())
         return content
 
-    def start(self, content: bytes) -> Any:
-        return start_session(import_runtime(FLAG), FLAG, content, "cpu", torch.get_num_threads())
+    def start(self, content: bytes) -> Session:
+        session: Session = start_session(import_runtime(FLAG), FLAG, content, "cpu", torch.get_num_threads())
+        return session
 
-    def export(self, namespace: dict[str, Any]) -> bytes:
+    def export(self, namespace: Namespace) -> bytes:
         preprocessing = self.torch_pass.preprocessing
         network = FromPixels(self.torch_pass.fast_network, preprocessing).eval()
         try:
@@ -171,7 +178,7 @@ class Engines:
             problem = f"cannot run {self.description.backbone}: {type(error).__name__}: {first_line(error)[:160]}"
             raise UsageError(FLAG, problem, INSTEAD) from error
 
-    def require_agreement(self, session: Any) -> None:
+    def require_agreement(self, session: Session) -> None:
         """Raises UsageError unless onnxruntime gives torch's features for one image and for several."""
         generator = np.random.default_rng(0)
         for count in (1, 3):
@@ -180,7 +187,7 @@ class Engines:
                 problem = f"gives other features of {self.description.backbone} than torch does"
                 raise UsageError(FLAG, problem, INSTEAD)
 
-    def cache_namespace(self, backend: Backend) -> dict[str, Any]:
+    def cache_namespace(self, backend: Backend) -> Namespace:
         """Everything besides the image and its view that determines a feature: the key of a feature set."""
         backbone = self.torch_pass.backbone
         return {
@@ -201,6 +208,6 @@ def kinds_of_devices(network: nn.Module) -> str:
     return "+".join(sorted({parameter.device.type for parameter in network.parameters()}))
 
 
-def run(session: Any, pixels: Pixels) -> Tensor:
+def run(session: Session, pixels: Pixels) -> Tensor:
     """uint8 [B, H, W, 3] -> features [B, ...]"""
     return torch.from_numpy(session.run([FEATURES], {PIXELS: pixels})[0])

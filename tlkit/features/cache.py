@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import os
-import shutil
+import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from tlkit.features.segments import Segment, segment_files
-from tlkit.files.atomic import TEMPORARY_SUFFIX, write_atomically
+from tlkit.errors import UnsafeError
+from tlkit.features.cache_files import (
+    DESCRIPTION_FILE,
+    LARGEST_DESCRIPTION,
+    cache_above,
+    files_of,
+    is_own,
+    opened,
+    remove_empty,
+    remove_own,
+    segment_files,
+    unlink_own,
+)
+from tlkit.features.segments import Segment
+from tlkit.files.atomic import TEMPORARY_SUFFIX, opened_folder, write_atomically
 
 LAYOUT = "features-2"
 """Folder name, changed with the file layout, so that versions of tlkit do not read each other's files."""
 
-DESCRIPTION = "space.json"
+ABANDONED_SECONDS = 3600
+"""Age from which on a temporary file is of a killed process."""
+
+Namespace = Mapping[str, object]
+"""The description of a feature set: plain JSON types."""
 
 
 def cache_folder() -> str:
@@ -33,80 +48,63 @@ def cache_root() -> str:
     return os.path.join(cache_folder(), LAYOUT)
 
 
-def namespace_folder(root: str, space: Mapping[str, Any]) -> str:
-    """The folder of the feature set with this description (plain JSON types)."""
-    return os.path.join(root, hashlib.sha256(namespace_text(space).encode()).hexdigest()[:16])
+def namespace_folder(root: str, space: Namespace) -> str:
+    """The folder of the feature set with this description."""
+    return os.path.join(root, hashlib.sha256(namespace_text(space)).hexdigest()[:16])
 
 
-def namespace_text(space: Mapping[str, Any]) -> str:
+def namespace_text(space: Namespace) -> bytes:
     """The description file of a feature set."""
-    return json.dumps(dict(space), indent=2, sort_keys=True)
+    return json.dumps(dict(space), indent=2, sort_keys=True).encode()
 
 
-def make_namespace(root: str, space: Mapping[str, Any]) -> str:
-    """The folder of a feature set, created if missing. Raises OSError or TlkitError."""
+def make_namespace(root: str, space: Namespace) -> str:
+    """The folder of a feature set, created if missing. Raises OSError or TlkitError, also where it is a link."""
     folder = namespace_folder(root, space)
-    os.makedirs(folder, exist_ok=True)
-    description = os.path.join(folder, DESCRIPTION)
-    if not os.path.exists(description):
-        write_atomically(description, lambda file: file.write(namespace_text(space).encode()))
+    cache, description = cache_above(folder), os.path.join(folder, DESCRIPTION_FILE)
+    os.makedirs(cache, exist_ok=True)
+    for path in (root, folder):
+        with opened_folder(os.path.dirname(path), cache) as above, contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.basename(path), dir_fd=above)
+    with opened_folder(folder, cache):  # it may have existed: as a link, or as something else
+        if not os.path.lexists(description):
+            write_atomically(description, lambda file: file.write(namespace_text(space)), cache)
     return folder
-
-
-def graph_file(folder: str) -> str:
-    """The ONNX graph of the backbone of a feature set."""
-    return os.path.join(folder, "graph.onnx")
-
-
-def kept_files(folder: str) -> Iterator[str]:
-    """Files of a feature set that may be deleted to free space."""
-    return itertools.chain(segment_files(folder), filter(os.path.exists, [graph_file(folder)]))
 
 
 def make_room(root: str, limit: int, keep: Collection[str]) -> bool:
     """Delete least recently used segments and graphs until the cache has at most `limit` bytes, except `keep`.
 
-    Returns whether that was possible.
+    Only this user's files count, because no other files are deleted. Returns whether that was possible.
     """
-    files = all_kept(root)
+    files: list[tuple[float, int, str]] = []
+    for folder in list_feature_sets(root):
+        for path, status in files_of(folder):
+            if path.endswith(TEMPORARY_SUFFIX):
+                if time.time() - status.st_mtime > ABANDONED_SECONDS:
+                    remove_own(path)
+            elif is_own(status) and os.path.basename(path) != DESCRIPTION_FILE:
+                files.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in files)
-    for _, size, path in sorted(files):
+    for _, _, path in sorted(files):
         if total <= limit:
             break
         if path not in keep:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
-                total -= size
+            total -= remove_own(path)
     return total <= limit
 
 
-def all_kept(root: str) -> list[tuple[float, int, str]]:
-    """(last use, bytes, path) of every file, without leftovers of killed processes."""
-    files: list[tuple[float, int, str]] = []
-    for space in list_feature_sets(root):
-        remove_leftovers(space)
-        for path in kept_files(space):
-            with contextlib.suppress(FileNotFoundError):
-                status = os.stat(path)
-                files.append((status.st_mtime, status.st_size, path))
-    return files
-
-
-def remove_leftovers(space: str) -> None:
-    """Delete temporary files of killed processes, once they are too old to be in use."""
-    for entry in os.scandir(space):
-        if entry.name.endswith(TEMPORARY_SUFFIX):
-            with contextlib.suppress(OSError):
-                if time.time() - entry.stat().st_mtime > 3600:
-                    os.unlink(entry.path)
+def folders_in(folder: str, cache: str, pattern: str) -> list[str]:
+    """Folders in a folder of the cache whose names match, in byte order. Links are none, and are not followed."""
+    with contextlib.suppress(OSError, UnsafeError), opened_folder(folder, cache) as above, os.scandir(above) as entries:
+        names = [e.name for e in entries if re.fullmatch(pattern, e.name) and e.is_dir(follow_symlinks=False)]
+        return [os.path.join(folder, name) for name in sorted(names)]
+    return []
 
 
 def list_feature_sets(root: str) -> list[str]:
     """The folders of all feature sets below a root."""
-    try:
-        return sorted(entry.path for entry in os.scandir(root) if entry.is_dir())
-    except FileNotFoundError:
-        return []
+    return folders_in(root, os.path.dirname(os.path.abspath(root)), "[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class FeatureSetSummary:
     """Summary of a feature set. used: time of the last read or write, in seconds since 1970."""
 
     folder: str
-    description: dict[str, Any]
+    description: Namespace
     features: int
     size: int
     used: float
@@ -122,28 +120,29 @@ class FeatureSetSummary:
 
 def summarize(folder: str) -> FeatureSetSummary:
     """Summarize a feature set. Unreadable files count only with their size."""
-    features, size, used = 0, 0, 0.0
-    for path in kept_files(folder):
-        with contextlib.suppress(OSError):
-            status = os.stat(path)
-            size, used = size + status.st_size, max(used, status.st_mtime)
+    files = [status for path, status in files_of(folder) if os.path.basename(path) != DESCRIPTION_FILE]
+    features, description = 0, dict[str, object]()
+    damage = (OSError, ValueError, TypeError, RecursionError, UnsafeError)
     for path in segment_files(folder):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(*damage):
             features += len(Segment.read(path).index)
-    description: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError), open(os.path.join(folder, DESCRIPTION), encoding="utf-8") as file:
-        description = dict(json.load(file))
-    return FeatureSetSummary(folder, description, features, size, used)
+    with contextlib.suppress(*damage), opened(os.path.join(folder, DESCRIPTION_FILE)) as file:
+        description = dict(json.loads(file.read(LARGEST_DESCRIPTION)))
+    used = max((status.st_mtime for status in files), default=0.0)
+    return FeatureSetSummary(folder, description, features, sum(status.st_size for status in files), used)
 
 
-def clear(root: str) -> int:
-    """Delete all feature sets below a cache folder, of all versions. Returns the freed bytes."""
-    freed = 0
-    for entry in list(os.scandir(root)) if os.path.isdir(root) else []:
-        if entry.name.startswith("features-") and entry.is_dir(follow_symlinks=False):
-            for folder, _, names in os.walk(entry.path):
-                for name in names:
-                    with contextlib.suppress(OSError):
-                        freed += os.stat(os.path.join(folder, name)).st_size
-            shutil.rmtree(entry.path)
-    return freed
+def clear(cache: str) -> tuple[int, int]:
+    """Delete this user's files of all feature sets of all versions. Returns (freed bytes, files of other users).
+
+    Raises OSError or UnsafeError if a file cannot be deleted.
+    """
+    freed, left = 0, 0
+    for root in folders_in(cache, cache, "features-[0-9]+"):
+        for folder in list_feature_sets(root):
+            for path, _ in files_of(folder):
+                freed += unlink_own(path)
+            left += len(files_of(folder))
+            remove_empty(folder, cache)
+        remove_empty(root, cache)
+    return freed, left

@@ -37,22 +37,6 @@ IN_MEMORY_BYTES = 2 << 30
 """Larger feature arrays are memory-mapped from a file, so that unused parts need no memory."""
 
 
-@dataclass(frozen=True)
-class CacheHit:
-    """An image whose features are in the cache."""
-
-    path: str
-    key: bytes
-
-
-@dataclass(frozen=True)
-class CacheMiss:
-    """An image whose features must be computed."""
-
-    key: bytes
-    pixels: Pixels
-
-
 @dataclass
 class Extraction:
     """extract: uint8 [B, H, W, 3] -> features [B, ...]. computed, known: number of this rank's images so far."""
@@ -124,43 +108,44 @@ class Extraction:
 
         numbers: indices of samples. errors: receives (index, error) of unreadable images.
         """
-        places: list[int] = []
-        waiting: list[tuple[bytes, Pixels]] = []
+        places, keys, waiting = list[int](), list[bytes](), list[Pixels]()
         loaded = map_in_order(
-            lambda number: self.load(samples[number], view),
-            numbers,
-            workers=self.workers,
-            ahead=2 * self.batch_size,
+            lambda number: self.load(samples[number], view), numbers, workers=self.workers, ahead=2 * self.batch_size
         )
         for number, outcome in zip(numbers, progress(loaded, label, len(numbers)), strict=True):
-            row = self.store.read(outcome.key) if isinstance(outcome, CacheHit) else None
-            if isinstance(outcome, CacheHit) and row is not None:
-                rows.put([rows.next_place(number, outcome.key)], row[None])
-                self.known += 1
-                continue
-            if isinstance(outcome, CacheHit):  # the cached features were damaged or deleted
-                outcome = self.load(samples[number], view, trusting=False)
+            row = None
+            if not isinstance(outcome, ImageError) and outcome[1] is None:
+                row = self.store.read(outcome[0])
+                if row is None:  # the cached features were damaged or deleted
+                    outcome = self.load(samples[number], view, trusting=False)
             if isinstance(outcome, ImageError):
                 errors.append((number, outcome))
                 continue
-            assert isinstance(outcome, CacheMiss)
-            places.append(rows.next_place(number, outcome.key))
-            waiting.append((outcome.key, outcome.pixels))
+            key, pixels = outcome
+            place = rows.next_place(number, key)
+            if pixels is None:
+                assert row is not None
+                rows.put([place], row[None])
+                self.known += 1
+                continue
+            places.append(place)
+            keys.append(key)
+            waiting.append(pixels)
             if len(waiting) == self.batch_size:
-                yield places, [key for key, _ in waiting], np.stack([pixels for _, pixels in waiting])
-                places, waiting = [], []
+                yield places, keys, np.stack(waiting)
+                places, keys, waiting = [], [], []
         if waiting:
-            yield places, [key for key, _ in waiting], np.stack([pixels for _, pixels in waiting])
+            yield places, keys, np.stack(waiting)
 
-    def load(self, sample: Sample, view: View, trusting: bool = True) -> CacheHit | CacheMiss | ImageError:
-        """Look up an image by its content, and decode it if its features are not cached."""
+    def load(self, sample: Sample, view: View, trusting: bool = True) -> tuple[bytes, Pixels | None] | ImageError:
+        """The key of an image, and its pixels unless its features are cached. trusting: look into the cache."""
         try:
             with sample.open() as file:
                 digest = file_digest(sample.path, file)
                 key = feature_key(digest, view.cache_id)
                 if trusting and key in self.store:
-                    return CacheHit(sample.path, key)
-                return CacheMiss(key, self.decoder.load_file(sample.path, file, view, digest).pixels)
+                    return key, None
+                return key, self.decoder.load_file(sample.path, file, view, digest).pixels
         except ImageError as error:
             return error
 

@@ -45,29 +45,20 @@ def write_onnx_model(
     if options.no_onnx or not has_extra():
         return
     try:
-        require_suitable(options, classifier)
+        if (size := weight_bytes(classifier)) > LARGEST_WEIGHTS:
+            raise UsageError("model.onnx", f"the network has {size / 1e9:.1f} GB of weights; the limit is 1 GiB")
+        if options.parallel == "model":
+            raise UsageError("model.onnx", "the layers are divided among devices by --parallel model")
         classifier.cpu()
         model = LoadedModel(classifier.to_plain_network(), description)
-        content = build_graph(options, classifier, model, checksum_of_model(run))
+        with open_input(run.model_file) as file:
+            checksum = checksum_in_archive(file) or ""  # ties model.onnx to model.pt
+        content = build_graph(options, classifier, model, checksum)
         require_agreement(run.onnx_file, model, content)
         content += checksum_of(content)
         run.write(run.onnx_file, lambda file: file.write(content))
     except Exception as error:  # exporters raise anything for a network that they cannot follow
         log_status("warning", f"model.onnx is not written ({first_line(error)[:160]}); model.pt is complete")
-
-
-def require_suitable(options: FinetuneOptions, classifier: Classifier) -> None:
-    """Raises UsageError for a run that gets no model.onnx."""
-    if (size := weight_bytes(classifier)) > LARGEST_WEIGHTS:
-        raise UsageError("model.onnx", f"the network has {size / 1e9:.1f} GB of weights; the limit is 1 GiB")
-    if options.parallel == "model":
-        raise UsageError("model.onnx", "the layers are divided among devices by --parallel model")
-
-
-def checksum_of_model(run: RunFolder) -> str:
-    """The checksum that model.pt ends with, which ties model.onnx to it."""
-    with open_input(run.model_file) as file:
-        return checksum_in_archive(file) or ""
 
 
 def build_graph(options: FinetuneOptions, classifier: Classifier, model: LoadedModel, checksum: str) -> bytes:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tlkit.errors import TlkitError
+from tlkit.features.cache_files import opened
 from tlkit.files.checksum import DIGITS, Hashing, sha256_with
 
 FeatureArray = NDArray[np.float32]
 KEY_BYTES = 16
 INDEX = np.dtype([("key", "u1", KEY_BYTES), ("checksum", "<u4")])
 
-
-def segment_files(folder: str) -> Iterator[str]:
-    """The segments of a feature set, oldest first."""
-    with contextlib.suppress(FileNotFoundError):
-        yield from sorted(entry.path for entry in os.scandir(folder) if entry.name.endswith(".segment"))
+LARGEST_INDEX, LARGEST_ROW = 64 << 20, 64 << 20
+"""Bytes. Files that claim more are damaged: a hole in a file can have any size."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +40,25 @@ class Segment:
 
     @classmethod
     def read(cls, path: str) -> Segment:
-        """Raises OSError if it does not exist, ValueError if it is damaged."""
-        with open(path, "rb") as file:
+        """Raises OSError or UnsafeError if it cannot be read, ValueError if it is damaged."""
+        with opened(path) as file:
             size = os.fstat(file.fileno()).st_size
             try:
-                rows, index_bytes = read_header(file, INDEX, size)
+                rows, index_bytes = read_header(file, INDEX, min(size, LARGEST_INDEX))
                 index = np.frombuffer(file.read(index_bytes), INDEX, math.prod(rows))
                 (count, *shape), feature_bytes = read_header(file, np.dtype(np.float32), size)
             except OSError:
                 raise
-            except Exception as error:  # a damaged header can raise many kinds of exceptions
+            except Exception as error:  # a damaged header raises exceptions of many kinds
                 raise ValueError(f"{path}: {error}") from error
             offset = file.tell()
             digits = sha256_with(file, offset, size, b"")
             file.seek(max(0, size - DIGITS))
             whole = rows == (count,) and offset + feature_bytes + DIGITS == size and file.read() == digits
-        if not whole:
+        segment = cls(path, index, tuple(shape), offset)
+        if not whole or segment.row_bytes > LARGEST_ROW:
             raise ValueError(f"{path} is not whole")
-        return cls(path, index, tuple(shape), offset)
+        return segment
 
     @staticmethod
     def write(file: IO[bytes], rows: Mapping[bytes, FeatureArray]) -> None:
@@ -77,7 +77,7 @@ class Segment:
         file.write(hashing.sha256.hexdigest().encode())
 
 
-def read_header(file: IO[bytes], dtype: np.dtype[Any], size: int) -> tuple[tuple[int, ...], int]:
+def read_header(file: IO[bytes], dtype: np.dtype[np.generic], size: int) -> tuple[tuple[int, ...], int]:
     """Shape of an array of this type, and its bytes in a file of that size. Raises ValueError."""
     np.lib.format.read_magic(file)
     shape, fortran, found = np.lib.format.read_array_header_1_0(file)
@@ -128,20 +128,19 @@ class OpenFile:
 
     def __init__(self) -> None:
         self.path = ""
-        self.descriptor = -1
+        self.stack = ExitStack()
 
     def read(self, path: str, offset: int, size: int) -> bytes | None:
         """Part of a file; None if it cannot be read."""
         try:
             if path != self.path:
                 self.close()
-                self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self.descriptor = self.stack.enter_context(opened(path)).fileno()
                 self.path = path
             return os.pread(self.descriptor, size, offset)
-        except OSError:
+        except (OSError, TlkitError):
             return None
 
     def close(self) -> None:
-        if self.path:
-            os.close(self.descriptor)
-            self.path = ""
+        self.stack.close()
+        self.path = ""

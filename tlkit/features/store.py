@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
+import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tlkit.errors import TlkitError
-from tlkit.features.cache import cache_root, make_namespace, make_room
-from tlkit.features.segments import KEY_BYTES, FeatureArray, Lookup, OpenFile, Segment, checksum, segment_files
+from tlkit.features.cache import Namespace, cache_root, make_namespace, make_room
+from tlkit.features.cache_files import SEGMENT_SUFFIX, cache_above, remove_own, segment_files
+from tlkit.features.segments import KEY_BYTES, FeatureArray, Lookup, OpenFile, Segment, checksum
 from tlkit.files.atomic import write_atomically
 
 SEGMENT_BYTES = 32_000_000
@@ -34,27 +34,6 @@ SMALL_SEGMENTS = 32
 def feature_key(image_digest: bytes, view: str = "") -> bytes:
     """Key of a feature vector [KEY_BYTES]: hash of the image file and of the view."""
     return hashlib.sha256(image_digest + view.encode()).digest()[:KEY_BYTES]
-
-
-class Store(Protocol):
-    """Interface of a feature store."""
-
-    def __contains__(self, key: bytes) -> bool: ...
-
-    def read(self, key: bytes) -> FeatureArray | None:
-        """The features of a key, or None."""
-
-    def write(self, keys: Sequence[bytes], features: FeatureArray) -> None:
-        """Store a batch of features [B, ...]."""
-
-    def commit(self) -> None:
-        """Make written features visible to other processes."""
-
-    def find_segments(self) -> None:
-        """Find features that other processes have written."""
-
-    def close(self) -> None:
-        """Write buffered features and close."""
 
 
 class NoStore:
@@ -85,8 +64,8 @@ class FeatureStore:
     Errors never stop a run: it continues without the cache, and each kind of error is logged once.
     """
 
-    def __init__(self, root: str, space: Mapping[str, Any], limit: int, warn: Callable[[str], None]) -> None:
-        """root: folder of all feature sets. space: its description, plain JSON types. limit: bytes of the cache.
+    def __init__(self, root: str, space: Namespace, limit: int, warn: Callable[[str], None]) -> None:
+        """root: folder of all feature sets. space: its description. limit: bytes of the cache.
 
         Raises OSError or TlkitError if the folder cannot be created.
         """
@@ -101,7 +80,6 @@ class FeatureStore:
         self.waiting: dict[bytes, FeatureArray] = {}
         self.waiting_since = 0.0
         self.used: set[str] = set()
-        self.numbers = itertools.count()
         self.file = OpenFile()
         self.find_segments()
 
@@ -111,12 +89,11 @@ class FeatureStore:
         for path in segment_files(self.folder):
             try:
                 self.segments[path] = known.get(path) or Segment.read(path)
-            except OSError:
+            except (OSError, TlkitError):
                 continue  # another process has merged it, or it is not readable
             except ValueError:
                 self.say_damaged(path)
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
+                remove_own(path)
         self.lookup = Lookup.over(list(self.segments.values()))
 
     def __contains__(self, key: bytes) -> bool:
@@ -144,7 +121,7 @@ class FeatureStore:
         if path not in self.used:
             self.used.add(path)
             with contextlib.suppress(OSError):
-                os.utime(path)
+                os.utime(path, follow_symlinks=False)
 
     def write(self, keys: Sequence[bytes], features: FeatureArray) -> None:
         """Store a batch of features [B, ...]; on disk after at most SEGMENT_SECONDS, or after close().
@@ -166,7 +143,8 @@ class FeatureStore:
         if not rows or not self.keeps:
             return
         size = sum(row.nbytes for row in rows.values())
-        path = os.path.join(self.folder, f"{time.time_ns():016x}-{os.getpid():x}-{next(self.numbers)}.segment")
+        name = f"{time.time_ns():016x}-{secrets.token_hex(8)}{SEGMENT_SUFFIX}"
+        path = os.path.join(self.folder, name)
         try:
             if not make_room(self.root, self.limit - size, keep=self.used):
                 self.give_up(
@@ -174,7 +152,7 @@ class FeatureStore:
                     "raise the limit with --cache-limit SIZE"
                 )
                 return
-            write_atomically(path, lambda file: Segment.write(file, rows))
+            write_atomically(path, lambda file: Segment.write(file, rows), cache_above(self.folder))
         except (OSError, TlkitError) as error:
             self.give_up(f"features are not cached from here on: {error}")
             return
@@ -211,12 +189,14 @@ class FeatureStore:
         self.commit()
         if self.keeps:
             for segment in segments:
-                with contextlib.suppress(OSError):
-                    os.unlink(segment.path)
+                remove_own(segment.path)
             self.find_segments()
 
 
-def open_store(space: Mapping[str, Any], limit: int, warn: Callable[[str], None]) -> Store:
+Store = FeatureStore | NoStore
+
+
+def open_store(space: Namespace, limit: int, warn: Callable[[str], None]) -> Store:
     """Open the store of a feature set; a NoStore if the cache folder cannot be used."""
     try:
         return FeatureStore(cache_root(), space, limit, warn)

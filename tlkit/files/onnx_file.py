@@ -66,7 +66,11 @@ def read_onnx(path: str) -> OnnxFile:
     (written by a newer tlkit).
     """
     with open_input(path) as file:
-        content = file.read()
+        return parse_onnx(path, file.read())
+
+
+def parse_onnx(path: str, content: bytes) -> OnnxFile:
+    """Like read_onnx, for the content of a file."""
     try:
         metadata, has_external_data = inspect(content)
     except ValueError:
