@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := --backbone packaged/efficientnet_lite0
 
 .PHONY: setup demo test check format test-backbones test-kills test-ranks test-orphans test-resume test-faults test-splits test-damage
-.PHONY: test-slow test-searches fuzz measure-defaults house
+.PHONY: test-slow test-shared-cache test-searches fuzz measure-defaults house
 
 setup: $(STAMP)
 
@@ -74,6 +74,10 @@ test-splits: setup
 # Every kind of file cut at 64 places and with 300 single bits flipped: none may be accepted.
 test-damage: setup
 	$(BIN)/python tests/damage.py --cuts 64 --flips 300
+
+# Links, pipes, folders, files of others and huge files in place of each file of the cache (about 10 minutes).
+test-shared-cache: setup
+	$(BIN)/python tests/shared_cache.py
 
 # Searches killed and resumed, passes of backbones counted, and a search on two nodes (about 10 minutes).
 test-searches: setup

@@ -39,7 +39,7 @@ def find_graph(namespace: Namespace) -> OnnxFile | None:
 def keep_graph(namespace: Namespace, content: bytes, limit: int) -> None:
     """Keep a graph, given without its checksum. limit: bytes of the whole cache; least recently used files make room.
 
-    A graph that cannot be kept costs the next run some seconds and is no error. What is there of another user stays.
+    A graph that cannot be kept costs the next run some seconds and is no error. A file of another user is kept.
     """
     root, checked = cache_root(), content + checksum_of(content)
     with contextlib.suppress(OSError, TlkitError):

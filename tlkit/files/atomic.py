@@ -71,10 +71,10 @@ def refuse_link(folder: int, name: str, path: str) -> None:
 
 
 def linked(path: str) -> UnsafeError:
-    """The error for a link in a run folder."""
+    """The error for a link in a run folder or in the cache."""
     return UnsafeError(
         path,
-        "is a symbolic link; expected a file or folder, because tlkit does not write through links in a run folder",
+        "is a symbolic link; expected a file or folder, because tlkit follows no link in a run folder or in the cache",
         f"Delete the link with: rm {shlex.quote(path)}",
     )
 
