@@ -20,7 +20,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from tlkit import __version__, interruption, options
 from tlkit.distributed import env, failures
-from tlkit.errors import DONE, TlkitError, UsageError, escape_name, to_tlkit_error
+from tlkit.errors import DONE, ResourceError, TlkitError, UsageError, escape_name, to_tlkit_error
+from tlkit.memory_limit import report_exit_of_libraries
 from tlkit.options.declare import RENAMED, Options, flag_of, label_of
 from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, output_for_data_alone, print_error
 
@@ -72,6 +73,7 @@ COMPLETE = "_TLKIT_COMPLETE"
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
     open_missing_streams()
+    report_exit_of_libraries(prefix_of(command_named(sys.argv[1:])), ResourceError.exit_code)
     status = run(sys.argv[1:])
     os.dup2(STANDARD_ERROR, STANDARD_OUTPUT)  # C libraries may flush their own output at exit; it is not data
     if command_named(sys.argv[1:]) in FAST_EXIT_COMMANDS:
@@ -80,12 +82,15 @@ def main() -> NoReturn:
 
 
 def open_missing_streams() -> None:
-    """Replace standard streams that were closed before the start, so that no other file gets their descriptors."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            if name == "stdout":
-                os.open(os.devnull, os.O_RDONLY)  # takes the descriptor; writing data fails, as it would be lost
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    """Replace standard streams that were closed before the start, so that no other file gets their descriptors.
+
+    Reading a list from the descriptor fails, as it would seem empty; so does writing data, as it would be lost.
+    """
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:
+        os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_WRONLY)  # takes the descriptor
+    for name in closed:
+        setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
 def run(words: list[str]) -> int:
@@ -94,7 +99,7 @@ def run(words: list[str]) -> int:
     if settled is not None:
         return settled
     command = command_named(words)
-    prefix = f"tlkit {command}" if command in COMMANDS else "tlkit"
+    prefix = prefix_of(command)
     try:
         with interruption.handled(), env.rank_process_setup():
             return failures.status_for_agent(invoke(words))
@@ -134,6 +139,11 @@ def command_named(words: list[str]) -> str:
     return next((word for word in words if not word.startswith("-")), "")
 
 
+def prefix_of(command: str) -> str:
+    """The start of an error message."""
+    return f"tlkit {command}" if command in COMMANDS else "tlkit"
+
+
 def usage_error(error: typer.TyperException, command: str) -> UsageError:
     """An error of typer's parser as one of tlkit's, with a suggestion."""
     from tlkit.options import suggest
@@ -151,7 +161,7 @@ def usage_error(error: typer.TyperException, command: str) -> UsageError:
 
 def try_help(command: str) -> str:
     """A hint: where to read what is possible."""
-    return f"Try '{f'tlkit {command}' if command in COMMANDS else 'tlkit'} --help'."
+    return f"Try '{prefix_of(command)} --help'."
 
 
 def options_class(command: str) -> type[Options]:

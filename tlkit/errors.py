@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from typing import ClassVar
 
+from tlkit.memory_limit import is_near_limit, more_memory
+
 
 def escape_name(text: str) -> str:
     r"""A file name on one line; control characters and characters that cannot be shown are written as \x1b or \n."""
@@ -85,8 +87,18 @@ class MismatchError(TlkitError):
     exit_code = 78
 
 
-OUT_OF_MEMORY = ("out of memory", "llocate memory", "bad_alloc", "bad allocation")
-"""Phrases in the messages of CUDA, torch's allocator, the system and the C++ library."""
+OUT_OF_MEMORY = (
+    "out of memory",
+    "llocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "can't start new thread",
+    "Resource temporarily unavailable",
+)
+"""Phrases in the messages of CUDA, torch's allocator, the system, the C++ library and Python."""
+
+NO_MEMORY_FOR_LIBRARY = "failed to map segment from shared object"
+"""The end of the loader's message when a library does not fit into memory; for other reasons, the reason follows it."""
 
 LOST_RANK = ("gloo/", "NCCL", "DistBackendError", "DistNetworkError", "DistStoreError")
 """Names of torch's transports between processes, which appear in the messages of lost connections."""
@@ -104,7 +116,9 @@ def first_line(error: BaseException) -> str:
 
 def is_memory(error: BaseException) -> bool:
     """Whether an exception means out of memory."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+    text = str(error)
+    known = any(words in text for words in OUT_OF_MEMORY) or text.endswith(NO_MEMORY_FOR_LIBRARY)
+    return isinstance(error, MemoryError) or known
 
 
 def to_tlkit_error(error: Exception) -> TlkitError:
@@ -113,19 +127,23 @@ def to_tlkit_error(error: Exception) -> TlkitError:
         return error
     text = first_line(error)
     if is_memory(error):
-        return ResourceError("memory", f"out of memory ({text})", "Try a smaller --batch-size or --image-size.")
+        return ResourceError("memory", f"out of memory ({text})", more_memory())
     if isinstance(error, RuntimeError) and any(word in f"{type(error).__name__}: {error}" for word in LOST_RANK):
         reason = text.partition(". ")[0]
         return LostRankError("processes", f"another process died or does not respond ({reason})")
     if isinstance(error, OSError) and error.errno in FAILING:
         subject, what = ("output", "written") if error.errno in FULL else ("a file", "read or written")
         return StorageError(error.filename or subject, f"cannot be {what}: {error.strerror}")
+    problem = f"{type(error).__name__}: {text}"
+    if is_near_limit():
+        return ResourceError("memory", f"out of memory, most likely ({problem})", more_memory())
     return TlkitError(
         "unexpected error",
-        f"{type(error).__name__}: {text}",
+        problem,
         "This is a bug in tlkit. Run the command again with --debug and report the traceback.",
     )
 
 
 DONE = 0
 SOME_INPUTS_FAILED = 3
+ALL_INPUTS_FAILED = 4

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import Run, finetune_arguments
+from tests.conftest import Run, command, finetune_arguments
 from tests.forked import Warm
 from tests.kills import fingerprint, read_checkpoint
 
@@ -199,3 +202,25 @@ def test_devices_that_cannot_be_are_refused(
     result = tlkit(*finetune_arguments(images, tmp_path / "run", *more))
     assert result.status == status and f"tlkit finetune: {line}" in result.err, result.err
     assert result.out == "" and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kilobytes", [120_000, 600_000, 2_000_000])
+def test_a_limit_of_memory_is_no_bug(kilobytes: int, finished_run: Path, images: Path, tmp_path: Path) -> None:
+    """Libraries do not load, get no threads, or end the process."""
+    for words in (["predict", finished_run, images], ["evaluate", finished_run, images]):
+        limited = f"ulimit -v {kilobytes}; exec {shlex.join(command(*words))}"
+        found = subprocess.run(["sh", "-c", limited], capture_output=True, text=True)
+        assert (found.returncode, found.stdout) == (71, ""), found.stderr
+        assert f"tlkit {words[0]}: memory: out of memory" in found.stderr
+        assert f"`ulimit -v` limits memory to {kilobytes} KB here" in found.stderr
+
+
+def test_the_status_of_a_library_that_ends_the_process() -> None:
+    program = "import ctypes; from tlkit.memory_limit import report_exit_of_libraries as f; f('tlkit', 71); {}"
+    for last, status in (
+        ("ctypes.CDLL(None).exit(1)", 71),
+        ("ctypes.CDLL(None).exit(5)", 5),
+        ("raise SystemExit(1)", 1),
+    ):
+        limited = f"ulimit -v 4000000; exec {shlex.join([sys.executable, '-c', program.format(last)])}"
+        assert subprocess.run(["sh", "-c", limited], capture_output=True).returncode == status, last

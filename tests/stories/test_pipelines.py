@@ -132,9 +132,55 @@ def test_inputs_of_every_kind_in_the_order_given(model: Path, images: Path, pict
 
 def test_no_input_no_records(model: Path, tmp_path: Path) -> None:
     for form, expected in (("tsv", b""), ("csv", b"path,label,probability\n"), ("jsonl", b"")):
-        result = predict(model, "--format", form, stdin=b"")
-        assert (result.returncode, result.stdout, result.stderr) == (0, expected, b"")
-    assert shell(f"tlkit predict {model} < /dev/null", tmp_path).returncode == 0
+        result = predict(model, "--format", form, "--allow-empty", stdin=b"")
+        assert (result.returncode, result.stdout) == (0, expected)
+        assert result.stderr == b"tlkit predict: 0 inputs\n"
+    assert shell(f"tlkit predict {model} --allow-empty < /dev/null", tmp_path).returncode == 0
+
+
+def test_no_input_is_an_error_unless_it_is_allowed(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "kept.tsv").write_text("earlier\n")
+    for words in (
+        "< /dev/null",
+        "- < /dev/null",
+        "-0 - < notes.txt",
+        "empty",
+        "empty -o kept.tsv",
+        "- empty < notes.txt",
+    ):
+        found = shell(f"tlkit predict {model} {words}", tmp_path)
+        assert (found.returncode, found.stdout) == (66, b""), words
+        assert b"tlkit predict: inputs: 0 inputs: " in found.stderr and b"--allow-empty" in found.stderr
+        assert shell(f"tlkit predict {model} --allow-empty {words}", tmp_path).returncode == 0
+    assert (tmp_path / "kept.tsv").read_text() == "", "written by the command that accepts it, not by the one before"
+
+
+def test_a_closed_standard_input_is_no_empty_list(model: Path, picture: Path, tmp_path: Path) -> None:
+    for words in ("- <&-", "<&-", f"{picture} - --allow-empty <&-", "- <&- 2> err"):
+        found = shell(f"tlkit predict {model} {words}", tmp_path)
+        assert found.returncode == 66, words
+        err = found.stderr or (tmp_path / "err").read_bytes()
+        assert b"standard input: cannot be read" in err
+    assert shell(f"tlkit predict {model} {picture} <&-", tmp_path).returncode == 0
+    assert shell(f"tlkit predict {model} - <&- >&- 2>&-", tmp_path).returncode == 66
+
+
+def test_all_inputs_failed_has_a_status_of_its_own(model: Path, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept.csv").write_text("earlier\n")
+    found = shell(f"tlkit predict {model} a.jpg b.jpg --format csv -o kept.csv", tmp_path)
+    assert found.returncode == 4
+    assert (tmp_path / "kept.csv").read_bytes() == b"path,label,probability\n"
+    assert b"tlkit predict: kept.csv: was written, but has no prediction: all inputs failed\n" in found.stderr
+    assert found.stderr.endswith(b"tlkit predict: inputs: 2 of 2 failed: not_found 2\n")
+    assert shell(f"tlkit predict {model} a.jpg --format jsonl", tmp_path).returncode == 4
+    assert shell(f"tlkit predict {model} a.jpg {picture}", tmp_path).returncode == 3
+
+
+def test_a_job_that_is_resumed_at_its_end_is_done(model: Path, picture: Path, tmp_path: Path) -> None:
+    found = predict(model, "--format", "jsonl", "--resume-from", "2", stdin=lines_of(picture, picture))
+    assert (found.returncode, found.stdout, found.stderr) == (0, b"", b"tlkit predict: 0 inputs\n")
 
 
 def test_a_terminal_and_no_path_is_bad_usage(model: Path) -> None:

@@ -10,9 +10,9 @@ from tlkit.data.decoders import open_decoder, worker_count
 from tlkit.data.listing import LeftOut
 from tlkit.data.view import View
 from tlkit.distributed.env import require_single_process
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, UsageError
+from tlkit.errors import UsageError
 from tlkit.inference.failure_report import FailureReport
-from tlkit.inference.input_paths import LIST, read_inputs, waits_for_input
+from tlkit.inference.input_paths import LIST, no_inputs, read_inputs, waits_for_input
 from tlkit.inference.open import open_predictor
 from tlkit.inference.prediction import loader, predict_batch
 from tlkit.inference.stream import stream
@@ -22,10 +22,14 @@ from tlkit.terminal import print_error
 
 
 def predict(options: PredictOptions) -> int:
-    """Write a record for each input. Returns the exit status: 3 if some inputs failed."""
+    """Write a record for each input. Returns the exit status: 3 if some inputs failed, 4 if all failed.
+
+    Raises MissingInputError if there is no input, unless --allow-empty is given.
+    """
     require_single_process("predict")
+    paths = options.paths or [LIST]
     if not options.paths and sys.stdin.isatty():
-        problem = "is missing; name images or folders, or pipe a list of paths in"
+        problem = "is missing; there are 0 inputs: name images or folders, or pipe a list of paths in"
         raise UsageError("PATH", problem, "Try 'tlkit predict --help'.")
     ranked = options.top_k is not None
     writer = WRITERS[options.format]
@@ -36,18 +40,21 @@ def predict(options: PredictOptions) -> int:
         decoder.start()  # its processes start while the model is loaded
         model = open_predictor(options)
         view = View(model.preprocessing, options.max_pixels, truncated=options.allow_truncated)
-        inputs = enumerate(read_inputs(options.paths or [LIST], options.null, options.crlf, left_out))
+        inputs = enumerate(read_inputs(paths, options.null, options.crlf, left_out))
         rest = islice(inputs, options.resume_from, None)
         if not options.resume_from:  # the output that is continued has a header
             write(writer.header(ranked))
-        full = not waits_for_input(options.paths or [LIST])
+        full = not waits_for_input(paths)
         for batch in stream(loader(decoder, view), rest, workers, options.batch_size, full):
             predictions, error = predict_batch(model, batch, options.top_k or 1)
             report.add(predictions)
             write(b"".join(writer.record(prediction, ranked) for prediction in predictions))
             if error:
                 raise error
-    if str(left_out):
-        print_error(f"tlkit predict: left out: {left_out}")
-    report.conclude(options.summary)
-    return SOME_INPUTS_FAILED if report.errors else DONE
+        if str(left_out):
+            print_error(f"tlkit predict: left out: {left_out}")
+        # With --resume-from, nothing left is the end of a job that is done.
+        if not (report.inputs or options.resume_from or options.allow_empty):
+            raise no_inputs(paths)
+    report.conclude(options.summary, options.output)
+    return report.exit_status

@@ -142,6 +142,8 @@ def require_extra(subject: str) -> None:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
+        if is_memory(error):
+            raise
         raise UnavailableError(subject, f"needs {error.name}", "Install it: pip install 'tlkit[onnx]'") from error
     require_floor("onnx")
     onnxruntime.set_default_logger_severity(4)  # only fatal errors

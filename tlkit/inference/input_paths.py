@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import select
+import shlex
 import stat
 from collections.abc import Iterator
 
@@ -16,6 +17,9 @@ LIST = "-"
 
 STANDARD_INPUT = 0
 CHUNK = 1 << 16
+
+MOST_NAMED = 10
+"""Paths that an error names; further ones are counted."""
 
 LONGEST_NAME = 1 << 20
 """Bytes after which a name without terminator is invalid: no system opens longer paths."""
@@ -41,6 +45,14 @@ def waits_for_input(arguments: list[str]) -> bool:
     """Whether another program may still be writing the paths: then each is predicted as soon as it arrives, and batches
     depend on time. Otherwise batches are full, so the same command on the same files gives the same digits."""
     return LIST in arguments and not stat.S_ISREG(os.fstat(STANDARD_INPUT).st_mode)
+
+
+def no_inputs(arguments: list[str]) -> MissingInputError:
+    """The error for a command that has nothing to predict."""
+    named = [shlex.quote(argument) for argument in arguments[:MOST_NAMED] if argument != LIST]
+    more = [f"and {len(arguments) - MOST_NAMED:,} more"] * (len(arguments) > MOST_NAMED)
+    where = ", ".join([*named, *["the list on standard input"] * (LIST in arguments), *more])
+    return MissingInputError("inputs", f"0 inputs: there is no image in {where}", "To accept this, add --allow-empty.")
 
 
 def split_names(descriptor: int, end: bytes) -> Iterator[bytes]:

@@ -21,6 +21,8 @@ def import_runtime(path: str) -> Any:
         with held_back():
             import onnxruntime
     except ImportError as error:
+        if is_memory(error):
+            raise
         raise UnavailableError(path, "needs onnxruntime", "Install it: pip install 'tlkit[onnx]'") from error
     onnxruntime.set_default_logger_severity(ONLY_FATAL)
     return onnxruntime

@@ -54,6 +54,7 @@ class PredictOptions(InferenceOptions):
     resume_from: int = option(
         0, "Skip the first N inputs; count lines only with --format jsonl", group="Input and output", minimum=0
     )
+    allow_empty: bool = option(False, "Accept a list or folder without inputs", group="Input and output")
     summary: bool = option(False, "End with counts of inputs and failures on standard error", group="Input and output")
     top_k: int | None = option(
         None, "Labels per image, best first, with a rank column", group="Common", shown="the best", minimum=1
