@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := --backbone packaged/efficientnet_lite0
 
 .PHONY: setup demo test check format test-backbones test-kills test-ranks test-orphans test-resume test-faults test-splits test-damage
-.PHONY: test-slow test-shared-cache test-searches fuzz measure-defaults house
+.PHONY: test-slow test-shared-cache test-searches test-servers fuzz measure-defaults house
 
 setup: $(STAMP)
 
@@ -82,6 +82,10 @@ test-shared-cache: setup
 # Searches killed and resumed, passes of backbones counted, and a search on two nodes (about 10 minutes).
 test-searches: setup
 	$(BIN)/python tests/searches.py
+
+# Ray's servers, and trials, killed 20 times each during searches, which are resumed (about 20 minutes).
+test-servers: setup
+	$(BIN)/python tests/searches.py --only servers --kills 20
 
 # Ten thousand mutated files of each kind, opened as commands open them, and ten thousand damaged images.
 fuzz: setup

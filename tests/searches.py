@@ -1,9 +1,11 @@
 """Slow proofs of tlkit tune: searches killed at random times and resumed, features counted, and a search on two nodes.
 
-    python tests/searches.py [--kills 5] [--seed 0] [--only kills|passes|nodes]
+    python tests/searches.py [--kills 5] [--seed 0] [--only kills|servers|passes|nodes]
 
 kills: kill a search with SIGKILL and resume it. Every trial must end once, with the same result as without a kill, and
-no process of the search may be left. passes: count the images that backbones compute in a search of 50 trials over two
+no process of the search may be left. servers: kill Ray's gcs_server, its raylet and the process of a trial, so often
+each. Without a server the search must end with one line, status 71 and "failed" in status.json, and resume to the same
+results; a killed trial is restarted. passes: count the images that backbones compute in a search of 50 trials over two
 backbones. nodes: run a search on a head and a worker node, and count the trials of each.
 Prints the results; exits with a non-zero status unless all proofs succeed.
 """
@@ -97,7 +99,7 @@ def left_behind(marker: str) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if any(v.startswith(marker.encode()) for v in (entry / "environ").read_bytes().split(b"\0")):
+            if has_marker(entry, marker):
                 found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:90])
     return found
 
@@ -149,6 +151,69 @@ def kills(work: Path, times: int, seed: int) -> bool:
         )
     print(f"kills: {good} of {times} searches ended like the one that was not killed", flush=True)
     return good == times
+
+
+VICTIMS = {"gcs_server": "gcs_server", "raylet": "raylet", "trial": "ray::Implicit"}
+"""Processes to kill, and how their names begin."""
+
+
+def servers(work: Path, times: int, seed: int) -> bool:
+    """Kill processes of Ray during searches, and resume these; compare each with one in which nothing was killed."""
+    generator = random.Random(seed)
+    arguments = ["--samples", 2, "--epochs", 60, "--scheduler", "none"]
+    env = environment(work / "cache")
+    subprocess.run(tune(work / "quiet", *arguments), env=env, check=True, capture_output=True)
+    expected, good = results_of(work / "quiet"), Counter[str]()
+    for number, victim in enumerate([*VICTIMS] * times):
+        folder = work / f"without-{number}"
+        process = subprocess.Popen(tune(folder, *arguments), env=env, stderr=subprocess.PIPE, text=True)
+        marker = f"TLKIT_SEARCH={process.pid}-"
+        found: list[int] = []
+        while not (found := running(marker, VICTIMS[victim])) and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(generator.uniform(0, 0.3 if victim == "trial" else 2))
+        for one in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+        began = time.monotonic()
+        assert process.stderr is not None
+        errors = [line for line in process.stderr.read().splitlines() if not line[:10].strip().isalpha()]
+        seconds = time.monotonic() - began
+        state = json.loads((folder / "status.json").read_text())["state"]
+        outcome = (process.wait(), state)
+        faults = [] if seconds_until_gone(marker) is not None else ["processes left"]
+        if outcome != ((0, "finished") if victim == "trial" else (71, "failed")):
+            faults.append(f"ended with {outcome}")
+        if victim != "trial":
+            expected_lines = ["tlkit tune: Ray: ended unexpectedly; one of its processes was killed, or crashed"]
+            expected_lines.append(f"Resume with: tlkit resume {folder}")
+            faults += [] if errors == expected_lines else [f"other lines: {errors}"]
+            again = [sys.executable, "-m", "tlkit", "resume", str(folder)]
+            status = subprocess.run(again, env=env, capture_output=True).returncode
+            faults += [] if status == 0 else [f"resume ended with {status}"]
+        faults += [] if results_of(folder) == expected else ["other results"]
+        good[victim] += not faults
+        print(
+            f"{victim} killed, ended {seconds:.1f} s later with {outcome}; {', '.join(faults) or 'correct'}", flush=True
+        )
+    print(f"servers: {dict(good)} of {times} each as expected", flush=True)
+    return good.total() == len(VICTIMS) * times
+
+
+def running(marker: str, name: str) -> list[int]:
+    """The processes of a search whose program or title begins so."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            program = (entry / "cmdline").read_bytes().split(b"\0")[0].decode()
+            if os.path.basename(program).startswith(name) and has_marker(entry, marker):
+                found.append(int(entry.name))
+    return found
+
+
+def has_marker(process: Path, marker: str) -> bool:
+    """Whether a process has a variable in its environment that starts with the marker."""
+    return any(v.startswith(marker.encode()) for v in (process / "environ").read_bytes().split(b"\0"))
 
 
 def stamps_of(run: Path) -> dict[str, int]:
@@ -246,10 +311,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=["kills", "passes", "nodes"])
+    parser.add_argument("--only", choices=["kills", "servers", "passes", "nodes"])
     options = parser.parse_args()
     proofs = {
         "kills": lambda work: kills(work, options.kills, options.seed),
+        "servers": lambda work: servers(work, options.kills, options.seed),
         "passes": passes,
         "nodes": nodes,
     }

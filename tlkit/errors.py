@@ -28,6 +28,10 @@ class TlkitError(Exception):
         self.problem = problem
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors are sent between processes, with their notes."""
+        return type(self), (self.subject, self.problem, self.hint), self.__dict__
+
 
 class UsageError(TlkitError):
     """Invalid options, or an invalid combination of them."""

@@ -18,8 +18,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Outcome, Run, command, run_process
+from tests.conftest import BACKBONE, Outcome, Run, command, run_process
 from tlkit.options.finetune import METRIC_NAMES
+from tlkit.tuning.cluster import SERVERS
+from tlkit.tuning.driver import process_state
 from tlkit.tuning.reaper import processes_with_marker
 
 EPOCHS = 40
@@ -174,6 +176,35 @@ def test_resuming_a_finished_search_prints_its_result_without_ray(search: Stoppe
     assert (again.status, again.out) == (3, search.resumed.out)
     assert "Ray" not in again.err
     assert tlkit("tune", "--resume", search.folder, "--samples", 1).status == 2
+
+
+def test_a_search_whose_ray_dies_ends_with_one_line_and_can_be_resumed(images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "my search"
+    words = command("tune", images, "--out", folder, "--try", "learning_rate=choice:0.1,0.2", "--backbone", BACKBONE,
+                    "--weights", "none", "--workers", 1)  # fmt: skip
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ends_at = time.monotonic() + 120
+    while not (servers := ray_servers(process.pid)):
+        assert process.poll() is None and time.monotonic() < ends_at
+        time.sleep(0.05)
+    os.kill(servers[-1], signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (71, "")
+    assert err.splitlines()[-2:] == [
+        "tlkit tune: Ray: ended unexpectedly; one of its processes was killed, or crashed",
+        f"Resume with: tlkit resume '{folder}'",
+    ]
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 71)
+    while left_processes(process.pid):
+        assert time.monotonic() < ends_at
+        time.sleep(0.05)
+
+
+def ray_servers(pid: int) -> list[int]:
+    """gcs_server and raylet of a search, both or none."""
+    found = [number for number in left_processes(pid) if process_state(number)[0] in SERVERS]
+    return found if len(found) == 2 else []
 
 
 def test_nothing_of_ray_is_kept_or_printed(search: Stopped) -> None:

@@ -5,6 +5,7 @@ A trial is an ordinary run folder. The search keeps its own state on disk, so th
 Files:
     start.py          check a new search, or reopen one that resumes
     run.py            the search from computing features to writing the best model
+    driver.py         the process in which Ray runs the trials
     prepare.py        compute the features of each backbone once, and measure its speed
     samplers.py       the values of each trial: random, grid or Bayesian
     state.py          which trial is next, and how each trial ended

@@ -24,6 +24,7 @@ from tlkit.options.devices import GPU
 from tlkit.options.tune import cores
 from tlkit.terminal import count, log_status
 from tlkit.tuning import reaper
+from tlkit.tuning.driver import Watch, process_state
 
 CONNECT_SECONDS = 5.0
 """Seconds to wait for the head node of a cluster."""
@@ -33,6 +34,7 @@ LONGEST_TEMP_FOLDER = 16
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -46,6 +48,9 @@ RAY_SETTINGS = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
 """Turn off Ray's telemetry, messages and state files, and keep the working directory of trials."""
+
+SERVERS = ("gcs_server", "raylet")
+"""The processes without which a Ray on this machine does nothing."""
 
 
 def require_ray() -> None:
@@ -69,14 +74,14 @@ def require_reachable(address: str) -> None:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, cpus: int, gpus: int) -> Iterator[ModuleType]:
+def ray_session(address: str | None, cpus: int, gpus: int, watch: Watch) -> Iterator[ModuleType]:
     """The module `ray`, connected to the cluster at an address, or to a local one that ends with the block.
 
+    watch: gets the servers of the local one, and at the end of the block an empty list.
     Raises ResourceError or UnavailableError if Ray does not start or refuses the connection.
     """
     with environment(RAY_SETTINGS), contextlib.ExitStack() as stack:
-        if address is None:
-            stack.enter_context(local_ray())
+        marker = stack.enter_context(local_ray()) if address is None else None
         import ray
 
         stack.callback(ray.shutdown)
@@ -107,17 +112,21 @@ def ray_session(address: str | None, cpus: int, gpus: int) -> Iterator[ModuleTyp
                 signal.signal(number, handler)
         for name in ("ray", "ray.tune", "ray.train", "ray.air"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        if marker is not None:
+            names = {number: process_state(number)[0] for number in reaper.processes_with_marker(marker)}
+            watch([number for number, name in names.items() if name in SERVERS])
+            stack.callback(watch, [])
         yield ray
 
 
 @contextlib.contextmanager
-def local_ray() -> Iterator[None]:
-    """The environment of a Ray of its own on this machine, in a temporary folder.
+def local_ray() -> Iterator[str]:
+    """The environment of a Ray of its own on this machine, in a temporary folder. Yields the marker of its processes.
 
     When the block or this process ends, even by SIGKILL, the reaper kills Ray's processes and removes the folder.
     Connections need a token that is only in the memory of these processes.
     """
-    marker = f"{os.getpid()}-{secrets.token_hex(8)}"
+    marker = f"{os.getppid()}-{secrets.token_hex(8)}"  # the process of the command, whose child this is
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < LONGEST_TEMP_FOLDER else "/tmp"
     folder = tempfile.mkdtemp(prefix="tlkit-ray-", dir=parent)
     variables = {
@@ -135,7 +144,7 @@ def local_ray() -> Iterator[None]:
     )
     try:
         with environment(variables, without=("RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")):
-            yield
+            yield marker
     finally:
         assert process.stdin is not None
         process.stdin.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
+from functools import partial
 
 from tlkit.data.folder import Dataset
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, TlkitError, UnavailableError, to_tlkit_error
@@ -22,6 +23,7 @@ from tlkit.reports.gather import report
 from tlkit.runs.checkpoints import read_checkpoint
 from tlkit.terminal import count, log_status, print_error, write_stdout
 from tlkit.tuning import cluster
+from tlkit.tuning.driver import Watch, run_in_driver
 from tlkit.tuning.leaderboard import leaderboard
 from tlkit.tuning.prepare import network_key, prepare
 from tlkit.tuning.results import ENDED, Table
@@ -40,12 +42,16 @@ def run_search(search: SearchFolder, options: TuneOptions, dataset: Dataset, sig
         tried = ", ".join(options.tried.dimensions)
         log_status("search", f"{count(options.trials(), 'trial')}, {options.method}: {tried}")
         if missing(table, options.trials()):
-            run_trials(table, options, dataset, signals)
+            try:
+                hint = f"Resume with: {search.resume_command}"
+                run_in_driver(partial(run_trials, table, options, dataset), signals, hint)
+            finally:
+                table.rows = Table.read(search, options.metric).rows
         return conclude(table, options)
 
 
-def run_trials(table: Table, options: TuneOptions, dataset: Dataset, signals: Interruption) -> None:
-    """Train the trials that have not ended. Raises Interrupted."""
+def run_trials(table: Table, options: TuneOptions, dataset: Dataset, signals: Interruption, watch: Watch) -> None:
+    """Train the trials that have not ended; their table is on disk afterwards. Raises Interrupted."""
     sampler = make_sampler(options.tried, options.method, options.seed, len(table.rows))
     for row in table.rows.values():
         if row.has_ended():
@@ -55,7 +61,7 @@ def run_trials(table: Table, options: TuneOptions, dataset: Dataset, signals: In
     options = cluster.with_trial_device(options, resources["gpu"])
     planned = list(planned_trials(options, table, sampler))
     longest = max(trial.planned_epochs() for trial in planned)
-    with cluster.ray_session(options.cluster, cores(), gpus) as ray:
+    with cluster.ray_session(options.cluster, cores(), gpus, watch) as ray:
         from tlkit.tuning.ray_tune import decision_epochs, make_scheduler, run_by_ray
 
         cluster.require_resources(ray, resources, options.cluster)
@@ -64,9 +70,14 @@ def run_trials(table: Table, options: TuneOptions, dataset: Dataset, signals: In
         prepared = prepare(planned, speeds, dataset, signals)
         decisions = decision_epochs(longest, options.grace(longest), options.reduction_factor) if options.stops else []
         ongoing = OngoingSearch(options, table, sampler, prepared, decisions, len(dataset.val))
-        with signals.deferred("stopping the trials; they continue when the search is resumed"):
-            run_by_ray(ongoing, make_scheduler(ongoing, longest), signals, resources)
-    ongoing.display.clear()
+        message = "stopping the trials; they continue when the search is resumed"
+        try:
+            # Ray prints its own text to sys.stderr when a server dies; tlkit writes to the descriptor.
+            with signals.deferred(message), open(os.devnull, "w") as null, redirect_stderr(null):
+                run_by_ray(ongoing, make_scheduler(ongoing, longest), signals, resources)
+        finally:
+            ongoing.display.clear()
+            table.put()  # with the newest figures of trials that were stopped
 
 
 def planned_trials(options: TuneOptions, table: Table, sampler: Sampler) -> Iterator[FinetuneOptions]:
