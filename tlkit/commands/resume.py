@@ -47,7 +47,7 @@ def resume(options: ResumeOptions) -> int:
     earlier = run_before_restart()
     if earlier is not None:
         return reopen(earlier, dataclasses.replace(options, checkpoint=earlier.path, out=None), options)
-    if run is None or options.out is not None:
+    if run is None or options.out is not None or options.accept_changed_data:
         from tlkit.runs.resume import resume_in_new_folder
 
         return resume_in_new_folder(run, options)

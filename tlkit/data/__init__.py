@@ -22,6 +22,7 @@ Files:
     ordered_map.py      map a function over items in threads, results in order
     scan.py             read every image of a folder once before training
     bad_images.py       report unreadable images, or leave them out (--skip-bad)
+    digests.py          the content digests of images
     duplicates.py       find files with the same content
 
 May import: distributed, files, options, terminal, errors.

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
 from typing import Any, NamedTuple, Self
@@ -41,7 +41,8 @@ class Dataset:
     """Labelled images, split into train and val. classes: folder names in byte order.
 
     shape: text about the layout and the split. warnings: problems that are no errors. skipped: images that
-    were left out because they cannot be read. left_out: counts of files that are no images of a class.
+    were left out because they cannot be read. left_out: counts of files that are no images of a class. digests: content
+    digests that split.json holds, by the name of an image there.
     """
 
     root: str
@@ -52,6 +53,7 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     skipped: tuple[ImageError, ...] = ()
     left_out: LeftOut = field(default_factory=LeftOut)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def to_split(self) -> dict[str, Any]:
         """The content of split.json: classes, and the files of each class in train and val.
@@ -67,10 +69,14 @@ class Dataset:
     def _names_by_class(self, samples: list[Sample]) -> dict[str, list[str]]:
         """Names do not depend on how root and --val were spelled."""
         names: dict[str, list[str]] = {name: [] for name in self.classes}
-        inside = os.path.join(os.path.abspath(self.root), "")
-        for path, label in samples:
-            names[self.classes[label]].append(os.path.abspath(path).removeprefix(inside))
+        for sample, name in zip(samples, self.names_of(samples), strict=True):
+            names[self.classes[sample.label]].append(name)
         return names
+
+    def names_of(self, samples: Iterable[Sample]) -> list[str]:
+        """The names of images in split.json."""
+        inside = os.path.join(os.path.abspath(self.root), "")
+        return [os.path.abspath(sample.path).removeprefix(inside) for sample in samples]
 
     @classmethod
     def from_split(cls, split: Mapping[str, Any], root: str) -> Self:
@@ -80,9 +86,9 @@ class Dataset:
         def samples(part: Mapping[str, list[str]]) -> list[Sample]:
             return [Sample(os.path.join(root, name), labels[c]) for c, names in part.items() for name in names]
 
-        return cls(
-            root, tuple(split["classes"]), samples(split["train"]), samples(split["val"]), "split stored in the run"
-        )
+        train, val = samples(split["train"]), samples(split["val"])
+        shape, digests = "split stored in the run", split.get("digests", {})
+        return cls(root, tuple(split["classes"]), train, val, shape, digests=digests)
 
 
 def divide(

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tlkit.data.decoders import Decoder, Pixels
+from tlkit.data.digests import content_digest
 from tlkit.data.folder import Sample
-from tlkit.data.image_file import ImageError, file_digest
+from tlkit.data.image_file import ImageError
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.scan import errors_of_all
 from tlkit.data.view import View
@@ -141,7 +142,7 @@ class Extraction:
         """The key of an image, and its pixels unless its features are cached. trusting: look into the cache."""
         try:
             with sample.open() as file:
-                digest = file_digest(sample.path, file)
+                digest = content_digest(sample.path, file)
                 key = feature_key(digest, view.cache_id)
                 if trusting and key in self.store:
                     return key, None

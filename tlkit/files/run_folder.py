@@ -44,11 +44,15 @@ CHECKPOINTS = ("last.pt", "best.pt", "previous.pt")
 
 
 class Split(TypedDict):
-    """The content of split.json: class names, and the files of each class in train and val."""
+    """The content of split.json: class names, and the files of each class in train and val.
+
+    digests: content digests by file; empty in runs of versions up to 0.2.
+    """
 
     classes: list[str]
     train: dict[str, list[str]]
     val: dict[str, list[str]]
+    digests: dict[str, str]
 
 
 class RunFolder:
@@ -121,7 +125,10 @@ class RunFolder:
             if strange := sorted(files.keys() - set(classes)):
                 problem = f"has files in {part} for {strange[0]!r}, which is not one of its classes"
                 raise DataError(self.split_file, problem)
-        return Split(classes=classes, train=split["train"], val=split["val"])
+        digests = split.get("digests", {})
+        if not isinstance(digests, dict) or not is_list_of_names([*digests, *digests.values()]):
+            raise DataError(self.split_file, "is damaged: digests does not map names to digests")
+        return Split(classes=classes, train=split["train"], val=split["val"], digests=digests)
 
     # Writing; none of these follows a link out of the root. Each raises UnsafeError for a link, OutputError or
     # StorageError.

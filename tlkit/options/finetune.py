@@ -170,6 +170,9 @@ class ResumeOptions(RestartOptions, MonitoringOptions, TrustOptions, Options):
     data: str | None = option(
         None, "Folder of images, if it has moved", group="Common", shown="as before", metavar="DIR"
     )
+    accept_changed_data: bool = option(
+        False, "Start a new run from the checkpoint although images have changed", group="Data checks", stored=False
+    )
     weights: str | None = option(
         None, "Backbone weights, if the file has moved", group="Model", shown="as before", metavar="FILE"
     )

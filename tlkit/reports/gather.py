@@ -6,18 +6,19 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from tlkit.data.bad_images import read_skipped
 from tlkit.data.decoders import worker_count
-from tlkit.data.folder import baseline_warning
+from tlkit.data.digests import hex_digests
+from tlkit.data.folder import Sample, baseline_warning
 from tlkit.data.scan import accepted_by
 from tlkit.errors import DataError, UsageError, escape_name, first_line, to_tlkit_error
 from tlkit.files.atomic import write_atomically
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_whole_json
-from tlkit.files.run_folder import RunFolder
+from tlkit.files.run_folder import RunFolder, Split
 from tlkit.options import FinetuneOptions
 from tlkit.options.declare import flag_of, without_home
 from tlkit.reports.facts import Measured, Mistake, ReportData
@@ -29,6 +30,8 @@ from tlkit.training.evaluation import evaluate_predictions
 from tlkit.training.history import EpochRow
 
 SHOWN_MISTAKES = 24
+
+NO_SPLIT = Split(classes=[], train={}, val={}, digests={})
 
 
 def report(run: RunFolder, on_data: Callable[[ReportData], object] = lambda facts: None) -> None:
@@ -53,7 +56,7 @@ def write_page(facts: ReportData, path: str, inside: str | None = None) -> None:
 
 
 def gather(run: RunFolder, data: str | None = None) -> ReportData:
-    """Read everything that the report needs. data: the image folder, if it has moved. Raises DataError."""
+    """Read everything that the report needs. data: the image folder of --data. Raises DataError."""
     with damage_as_data_error(run.path):
         stored = run.read_options()
         try:
@@ -61,7 +64,7 @@ def gather(run: RunFolder, data: str | None = None) -> ReportData:
         except (UsageError, TypeError) as error:
             raise DataError(run.options_file, f"contains invalid options: {error}") from error
         root = data or options.data
-        split = run.read_split() if os.path.exists(run.split_file) else {"classes": [], "train": {}, "val": {}}
+        split = NO_SPLIT if not os.path.exists(run.split_file) else run.read_split()
         about = read_whole_json(run.about_file) if os.path.exists(run.about_file) else {}
         status = read_whole_json(run.status_file, "state") if os.path.exists(run.status_file) else {}
         best = EpochRow.from_dict(status["best"]) if status.get("best") else None
@@ -70,7 +73,7 @@ def gather(run: RunFolder, data: str | None = None) -> ReportData:
             measured = Measured(
                 evaluate_predictions(validation.predictions, classes),
                 [len(split["train"].get(name, ())) for name in classes],
-                worst_mistakes(validation, classes, root, options),
+                worst_mistakes(validation, split, root, options, is_named=data is not None),
             )
         below_baseline: tuple[str, ...] = ()
         if measured is not None and best is not None:
@@ -130,13 +133,19 @@ def read_history(run: RunFolder) -> list[EpochRow]:
 
 
 def worst_mistakes(
-    validation: Validation, classes: Sequence[str], root: str, options: FinetuneOptions
+    validation: Validation, split: Split, root: str, options: FinetuneOptions, is_named: bool
 ) -> list[Mistake]:
-    """The most confident wrong predictions."""
-    predictions = validation.predictions
+    """The most confident wrong predictions. is_named: whether the user named the image folder."""
+    predictions, classes = validation.predictions, split["classes"]
     places = predictions.most_confident_mistakes(SHOWN_MISTAKES)
     names = [validation.names[place] for place in places]
+    known = {name for part in (split["train"], split["val"]) for files in part.values() for name in files}
     paths = [os.path.join(root, name) for name in names]
+    shown = [
+        name in known and (content == split["digests"].get(name) or (is_named and is_below(name)))
+        for name, content in zip(names, hex_digests([Sample(path, 0) for path in paths], 1), strict=True)
+    ]
+    paths = [path if is_own else "" for path, is_own in zip(paths, shown, strict=True)]
     pictures = thumbnails(paths, accepted_by(options), worker_count(options.workers))
     return [
         Mistake(
@@ -150,6 +159,11 @@ def worst_mistakes(
     ]
 
 
+def is_below(name: str) -> bool:
+    """Whether a file name, joined to a folder, stays in that folder."""
+    return not os.path.isabs(name) and os.pardir not in name.split(os.sep)
+
+
 def notes(validation: Validation | None, measured: Measured | None, best: EpochRow | None, root: str) -> list[str]:
     """Notes about missing parts of the page and why they are missing."""
     if validation is None or measured is None:
@@ -161,8 +175,8 @@ def notes(validation: Validation | None, measured: Measured | None, best: EpochR
     if absent:
         where = escape_name(str(without_home(root)))
         found.append(
-            f"{absent} of {len(measured.mistakes)} thumbnails are missing: the images cannot be read in {where}. "
-            "If they have moved, run: tlkit report RUN --data DIR"
+            f"{absent} of {len(measured.mistakes)} thumbnails are missing: the images cannot be read in {where}, "
+            "or are not those of this run. If they have moved, run: tlkit report RUN --data DIR"
         )
     return found
 

@@ -33,7 +33,8 @@ class Checkpoint:
     """A checkpoint that was read from `path`.
 
     content: the whole file, tensors on the CPU. history, best: as typed rows; `best` replaces that of the content.
-    options, environment: of the run that wrote it. split_sha256: identifies its images and their split.
+    options, environment: of the run that wrote it. split_sha256: identifies its images by name, and their split.
+    data_sha256: identifies their content; None in checkpoints of versions up to 0.2.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Checkpoint:
     environment: Mapping[str, object]
     classes: list[str]
     split_sha256: str
+    data_sha256: str | None
 
     @classmethod
     def from_dict(cls, path: str, content: Mapping[str, Any]) -> Self:
@@ -65,7 +67,8 @@ class Checkpoint:
             raise DataError(path, "is not a complete checkpoint: its best epoch is not in its history")
         names = ("epoch", "step", "options", "environment", "classes", "split_sha256")
         values = {name: content[name] for name in names}
-        return cls(path, content, step_in_epoch=progress["step_in_epoch"], history=history, best=best, **values)
+        values |= {"step_in_epoch": progress["step_in_epoch"], "data_sha256": content.get("data_sha256")}
+        return cls(path, content, history=history, best=best, **values)
 
     def to_dict(self) -> dict[str, object]:
         """The content of the file, with this `best`."""

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tlkit.data.bad_images import listing
+from tlkit.data.decoders import worker_count
+from tlkit.data.digests import hex_digests
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
 from tlkit.distributed.world import World
@@ -14,6 +17,7 @@ from tlkit.errors import MismatchError
 from tlkit.files.artifact import digest
 from tlkit.options import FinetuneOptions
 from tlkit.runs.checkpoints import Checkpoint
+from tlkit.terminal import count
 
 
 @dataclass(frozen=True)
@@ -76,4 +80,30 @@ def require_same_images(dataset: Dataset, checkpoint: Checkpoint, skipped: Seque
             dataset.root,
             f"its images differ from those of the checkpoint: some were added, removed, renamed or damaged{example}",
             "Restore them, or start a new run with: tlkit finetune DATA",
+        )
+
+
+def content_digests(dataset: Dataset) -> dict[str, str]:
+    """The content digests of the images that can be read, by their names in split.json, in the order of names."""
+    samples = dataset.train + dataset.val
+    found = zip(dataset.names_of(samples), hex_digests(samples, worker_count(None)), strict=True)
+    return dict(sorted((name, content) for name, content in found if content is not None))
+
+
+def require_same_content(dataset: Dataset, checkpoint: Checkpoint, command: str) -> None:
+    """Raises MismatchError if images have other content than when the checkpoint was written.
+
+    Missing and unreadable images are reported where they are needed. command: trains on with the images as they are.
+    """
+    if checkpoint.data_sha256 is None or split_digest(dataset) != checkpoint.split_sha256:
+        return
+    found = content_digests(dataset)
+    changed = [name for name, content in found.items() if dataset.digests.get(name, content) != content]
+    whole = len(found) == len(dataset.train) + len(dataset.val)
+    if changed or (whole and digest(found) != checkpoint.data_sha256):
+        names = listing(changed) + "\n" if changed else ""
+        raise MismatchError(
+            dataset.root,
+            f"{count(len(changed), 'image') if changed else 'images'} changed since the checkpoint was written",
+            f"{names}Restore the images, or start a new run from the checkpoint with them as they are: {command}",
         )

@@ -11,6 +11,7 @@ from tlkit.data.bad_images import write_skipped
 from tlkit.data.folder import Dataset
 from tlkit.data.scan import describe
 from tlkit.errors import LostRankError, ResourceError, TlkitError, to_tlkit_error
+from tlkit.files.artifact import digest
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interrupted
 from tlkit.monitoring.monitor import Monitor
@@ -18,7 +19,7 @@ from tlkit.monitoring.run_monitor import run_monitor
 from tlkit.options import FinetuneOptions
 from tlkit.runs.checkpoints import Checkpoint, write_checkpoint
 from tlkit.runs.environment import present_environment
-from tlkit.runs.plan import split_digest
+from tlkit.runs.plan import content_digests, split_digest
 from tlkit.runs.setup import TrainingSetup
 from tlkit.terminal import compact, log_status
 from tlkit.training.loop import NonFiniteLossError
@@ -87,7 +88,8 @@ class RunRecord(Record):
         if not os.path.exists(self.run.about_file):
             about = {"data": describe(dataset), "warnings": list(dataset.warnings), "model": self.model_summary}
             self.run.write_json(self.run.about_file, {**about, "environment": environment})
-        self.run.write_json(self.run.split_file, dataset.to_split())
+        digests = content_digests(dataset)
+        self.run.write_json(self.run.split_file, {**dataset.to_split(), "digests": digests})
         if dataset.skipped:
             write_skipped(self.run, dataset.skipped)
         self.origin = {
@@ -95,6 +97,7 @@ class RunRecord(Record):
             "options": setup.options.to_portable_dict(),
             "environment": environment,
             "split_sha256": split_digest(dataset),
+            "data_sha256": digest(digests),
         }
 
     def _write_options_file(self, setup: TrainingSetup) -> None:

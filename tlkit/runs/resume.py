@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 
 from tlkit import interruption
 from tlkit.data.bad_images import check_images, read_skipped
@@ -23,7 +24,7 @@ from tlkit.monitoring.run_monitor import report_and_close, run_monitor
 from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.runs.checkpoints import Checkpoint, find_epoch, newest_checkpoint, read_checkpoint
 from tlkit.runs.consistency import require_same_options
-from tlkit.runs.plan import Plan, broadcast_plan, require_same_images
+from tlkit.runs.plan import Plan, broadcast_plan, require_same_content, require_same_images
 from tlkit.runs.resume_options import overrides, recorded_options, warn_of_other_schedule, with_overrides
 from tlkit.runs.train import train_run
 from tlkit.runs.train_loop import STANDALONE, RunPolicy
@@ -68,6 +69,7 @@ def resume_in_place(
         broadcast_plan(None, world)
         return leave_finished(run, checkpoint, resolved)
     plan = Plan(resolved, stored_dataset(run, resolved), checkpoint)
+    require_same_content(plan.dataset, checkpoint, f"tlkit resume {shlex.quote(run.path)} --accept-changed-data")
     return train_run(run, plan, cli_options, signals, world, policy)
 
 
@@ -142,6 +144,8 @@ def resume_in_new_folder(run: RunFolder | None, options: ResumeOptions) -> int:
         dataset = stored_dataset(run, resolved) if run is not None else rescan_dataset(resolved)
         log_dataset(dataset)
         require_same_images(dataset, checkpoint)
+        if not options.accept_changed_data:
+            require_same_content(dataset, checkpoint, f"tlkit resume {shlex.quote(file)} --accept-changed-data")
         initial = initial_checkpoints(new, checkpoint)
         plan = Plan(resolved, dataset, initial[new.last_checkpoint])
         return train_run(new, plan, resolved.to_dict(), signals, world, initial_checkpoints=initial)
