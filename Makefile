@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := --backbone packaged/efficientnet_lite0
 
 .PHONY: setup demo test check format test-backbones test-kills test-ranks test-orphans test-resume test-faults test-splits test-damage
-.PHONY: test-slow test-shared-cache test-searches test-servers fuzz measure-defaults house
+.PHONY: test-slow test-hostile test-writers test-shared-cache test-searches test-servers fuzz measure-defaults house
 
 setup: $(STAMP)
 
@@ -66,6 +66,15 @@ test-resume: setup
 # A fault at every system call of a commit (about 2 minutes).
 test-faults: setup
 	$(BIN)/python tests/faults.py
+
+# Run folders from somebody else: every file in every wrong kind, opened by every command (about 30 minutes).
+test-hostile: setup
+	$(BIN)/python tests/hostile.py --table
+	$(BIN)/python tests/hostile.py --search --table
+
+# Pairs of writers of one file that have the same process id (about 1 minute).
+test-writers: setup
+	$(BIN)/python tests/writers.py --pairs 50
 
 # Networks of many kinds divided over several devices (about 10 minutes).
 test-splits: setup

@@ -76,7 +76,7 @@ WITHOUT_TORCH = [
     "tlkit.inference.onnx_predictor",
     "tlkit.inference.open", "tlkit.inference.predictor", "tlkit.inference.stream", "tlkit.inference.writers",
     "tlkit.interruption", "tlkit.monitoring.run_monitor", "tlkit.options", "tlkit.options.declare",
-    "tlkit.options.space",
+    "tlkit.options.space", "tlkit.runs.machine",
     "tlkit.options.tune", "tlkit.reports.val_predictions_file", "tlkit.runs.consistency", "tlkit.runs.reopen",
     "tlkit.terminal", "tlkit.training.evaluation", "tlkit.training.metrics", "tlkit.training.objective",
     "tlkit.tuning.cluster", "tlkit.tuning.leaderboard", "tlkit.tuning.results", "tlkit.tuning.samplers",

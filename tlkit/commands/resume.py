@@ -15,6 +15,7 @@ from tlkit.monitoring.monitor import require_installed
 from tlkit.options import ResumeOptions
 from tlkit.options.declare import flag_of
 from tlkit.options.monitoring import sinks_of
+from tlkit.runs.machine import within_machine
 from tlkit.runs.reopen import reopen, run_before_restart
 from tlkit.tuning.search_folder import SearchFolder
 
@@ -40,7 +41,8 @@ def resume(options: ResumeOptions) -> int:
         hint = f"Resume from its checkpoint with: tlkit resume {files[0]} --out DIR" if files else ""
         raise DataError(options.checkpoint, "is not a run folder: it has no options.json", hint)
     require_installed(sinks_of(recorded_option(run, "log", [])) if options.log is None else options.sinks())
-    processes = options.processes or recorded_option(run, "processes", 1)
+    recorded = {"processes": recorded_option(run, "processes", 1)}
+    processes = options.processes or within_machine(recorded, "processes") or 1
     if is_for_ranks(processes):
         device = options.device or recorded_option(run, "device", "auto")
         return launch("resume", options, device, processes, options.max_restarts)

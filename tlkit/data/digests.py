@@ -11,7 +11,7 @@ from tlkit.data.image_file import ImageError, file_digest, reading
 from tlkit.data.ordered_map import map_in_order
 
 HEX_DIGITS = 32
-"""Of the SHA-256, as split.json holds it: 128 bits, which cannot be guessed without the image."""
+"""Of the SHA-256, as split.json holds it: 128 bits, too many to try."""
 
 computed: dict[str, tuple[tuple[int, ...], bytes]] = {}
 """Path -> version of the file, and its digest. A run needs the digests of its images several times."""

@@ -11,13 +11,30 @@ from typing import Any
 from tlkit.errors import DataError
 from tlkit.files.inputs import open_input
 
+BLOCK = 1 << 20
+LARGEST_JSON = 1 << 30
+"""Bytes: the predictions of five million images."""
+
+
+def read_text(path: str) -> str:
+    """The text of a JSON file. Stops at a NUL byte, which no JSON has: a file with holes can be of any length.
+
+    Raises MissingInputError, DataError, or ValueError for text that is not UTF-8.
+    """
+    content = bytearray()
+    with open_input(path) as file:
+        while block := file.read(BLOCK):
+            content += block
+            if 0 in block or len(content) > LARGEST_JSON:
+                problem = "contains NUL bytes" if 0 in block else f"is larger than {LARGEST_JSON:,} bytes"
+                raise DataError(path, f"is not valid JSON: it {problem}")
+    return content.decode()
+
 
 def read_json(path: str) -> Any:
     """A JSON document. Raises MissingInputError or DataError."""
-    with open_input(path) as file:
-        content = file.read()
     try:
-        return json.loads(content.decode())
+        return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise DataError(path, f"is not valid JSON ({error})") from error
 
@@ -33,11 +50,10 @@ def read_whole_json(path: str, *keys: str) -> dict[str, Any]:
 
 def read_json_lines(path: str, *keys: str) -> list[dict[str, Any]]:
     """A file of one JSON object per line, each with these keys. Raises MissingInputError or DataError."""
-    with open_input(path) as file:
-        try:
-            rows = [json.loads(line) for line in file]
-        except (ValueError, RecursionError) as error:
-            raise DataError(path, f"is not valid JSON lines ({error})") from error
+    try:
+        rows = [json.loads(line) for line in read_text(path).split("\n") if line]
+    except (ValueError, RecursionError) as error:
+        raise DataError(path, f"is not valid JSON lines ({error})") from error
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or any(key not in row for key in keys):
             raise DataError(path, f"line {number} is not a JSON object with {', '.join(keys) or 'keys'}")

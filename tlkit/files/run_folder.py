@@ -34,6 +34,9 @@ EPOCH_FILE = re.compile(r"epoch_(\d{4,})_loss_-?\d+\.\d{4}_[a-z0-9_]+_-?\d+\.\d{
 FOLDERS = ("checkpoints", "tensorboard", "wandb", "trials", ".ray")
 """The folders in the folder of a run or search."""
 
+WANDB_LINKS = ("latest-run", "debug")
+"""Beginnings of the names of links that W&B itself puts into its folder."""
+
 FILES = (
     "options.json", "split.json", "history.jsonl", "status.json", "skipped.jsonl", "about.json", "validation.jsonl",
     "report.html", "model.pt", "model.onnx", "search.json", "space.toml", "results.jsonl", "results.csv", ".lock",
@@ -46,7 +49,7 @@ CHECKPOINTS = ("last.pt", "best.pt", "previous.pt")
 class Split(TypedDict):
     """The content of split.json: class names, and the files of each class in train and val.
 
-    digests: content digests by file; empty in runs of versions up to 0.2.
+    digests: content digests by file; empty in runs of older versions.
     """
 
     classes: list[str]
@@ -210,10 +213,12 @@ class RunFolder:
         """Raises UnsafeError if a file or folder of a run is a symbolic link, DataError if it is of another kind."""
         files = {os.path.join(self.path, name) for name in FILES}
         folders = [os.path.join(self.path, name) for name in FOLDERS]
-        for folder in (self.checkpoints, os.path.join(self.path, "tensorboard")):
-            if os.path.isdir(folder) and not os.path.islink(folder):
-                names = os.listdir(folder)
-                files |= {os.path.join(folder, name) for name in names if name.endswith(".pt") or "tfevents" in name}
+        for folder in folders[:3]:
+            names = os.listdir(folder) if os.path.isdir(folder) and not os.path.islink(folder) else []
+            files |= {os.path.join(folder, name) for name in names if name.endswith(".pt") or "tfevents" in name}
+            own = [os.path.join(folder, name) for name in names if not name.startswith(WANDB_LINKS)]
+            if links := sorted(filter(os.path.islink, own)):
+                raise linked(links[0])
         for path in (*folders, *sorted(files)):
             try:
                 mode = os.lstat(path).st_mode
@@ -221,7 +226,8 @@ class RunFolder:
                 continue
             if stat.S_ISLNK(mode):
                 raise linked(path)
-            if stat.S_ISDIR(mode) == (path in files) or not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            # A folder in the place of a file is reported where that file is read or written.
+            if not stat.S_ISDIR(mode) and not (stat.S_ISREG(mode) and path in files):
                 raise DataError(path, f"is not {'a regular file' if path in files else 'a folder'}")
 
     def make_checkpoints_folder(self) -> None:

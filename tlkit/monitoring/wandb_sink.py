@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from tlkit.errors import DataError
+from tlkit.files.inputs import open_input
 from tlkit.monitoring.monitor import Row, RunInfo, RunSummary, scalars
 
 PROGRAM = os.path.join(os.path.dirname(__file__), "wandb_process.py")
@@ -104,5 +108,10 @@ def run_id(folder: str) -> str:
     path = os.path.join(folder, "id")
     with suppress(FileExistsError), open(path, "x") as file:
         file.write(secrets.token_hex(6))
-    with open(path) as file:
-        return file.read().strip()
+    with open_input(path) as file:
+        found = file.read(100).strip()
+    if not re.fullmatch(rb"[\w-]{1,64}", found):  # it becomes a part of paths
+        raise DataError(
+            path, "is not the id of a W&B run", f"To start a new W&B run, delete it: rm {shlex.quote(path)}"
+        )
+    return found.decode()

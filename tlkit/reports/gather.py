@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import time
@@ -16,8 +15,7 @@ from tlkit.data.folder import Sample, baseline_warning
 from tlkit.data.scan import accepted_by
 from tlkit.errors import DataError, UsageError, escape_name, first_line, to_tlkit_error
 from tlkit.files.atomic import write_atomically
-from tlkit.files.inputs import open_input
-from tlkit.files.json_file import read_whole_json
+from tlkit.files.json_file import read_json_lines, read_whole_json
 from tlkit.files.run_folder import RunFolder, Split
 from tlkit.options import FinetuneOptions
 from tlkit.options.declare import flag_of, without_home
@@ -125,11 +123,10 @@ def read_history(run: RunFolder) -> list[EpochRow]:
     """The epochs of history.jsonl; empty if it does not exist. Raises DataError if it is damaged."""
     if not os.path.exists(run.history_file):
         return []
-    with open_input(run.history_file) as file:
-        try:
-            return [EpochRow.from_dict(json.loads(line)) for line in file]
-        except (ValueError, RecursionError) as error:
-            raise DataError(run.history_file, f"is damaged ({error})") from error
+    try:
+        return [EpochRow.from_dict(row) for row in read_json_lines(run.history_file)]
+    except ValueError as error:
+        raise DataError(run.history_file, f"is damaged ({error})") from error
 
 
 def worst_mistakes(

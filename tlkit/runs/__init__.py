@@ -15,6 +15,7 @@ Files:
     val_predictions.py  collect the best epoch's predictions on the validation images
     resume.py           resume a run in its folder, or from a checkpoint in a new folder
     resume_options.py   the recorded options of a run, and the options that resume overrides
+    machine.py          recorded numbers of processes, limited to this machine
     reopen.py           lock the run folder that resume or a restart continues
     consistency.py      verify that all ranks have the same options, images and libraries
 

@@ -34,7 +34,7 @@ class Checkpoint:
 
     content: the whole file, tensors on the CPU. history, best: as typed rows; `best` replaces that of the content.
     options, environment: of the run that wrote it. split_sha256: identifies its images by name, and their split.
-    data_sha256: identifies their content; None in checkpoints of versions up to 0.2.
+    data_sha256: identifies their content; None in checkpoints of older versions.
     """
 
     path: str

@@ -81,4 +81,4 @@ def raise_on_rank_zero(subject: str, problem: str, found: list[str], advice: str
 
 def option_text(value: object) -> str:
     """An option's value in messages."""
-    return "not set" if value is None else str(value)
+    return "not set" if value is None else ",".join(value) if isinstance(value, list) else str(value)

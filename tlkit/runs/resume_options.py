@@ -11,10 +11,11 @@ from tlkit.errors import DataError, MismatchError
 from tlkit.files.run_folder import RunFolder
 from tlkit.model.build import stored_options
 from tlkit.options import FinetuneOptions, ResumeOptions
-from tlkit.options.declare import flag_of, with_home
+from tlkit.options.declare import flag_of, with_home, without_home
 from tlkit.options.network import is_weights_file
 from tlkit.runs.checkpoints import Checkpoint
 from tlkit.runs.consistency import option_text
+from tlkit.runs.machine import within_machine
 from tlkit.terminal import log_status
 
 RESUME_OVERRIDES = (
@@ -22,6 +23,11 @@ RESUME_OVERRIDES = (
     "processes", "log", "trust_pickle",
 )  # fmt: skip
 """Options that tlkit resume can change."""
+
+OF_THIS_MACHINE = ("data", "val", "weights", "device", "processes", "workers", "log")
+"""Recorded options that are about the machine: paths, devices, processes and tools."""
+
+DEFAULTS = FinetuneOptions(data="").to_dict()
 
 SAFE_TO_CHANGE = (*RESUME_OVERRIDES, "val", "out", "keep_checkpoints", "save_every", "cache_limit", "no_onnx", "debug")
 """Options that may differ between options.json and the checkpoint. Any other decides the result of training. The
@@ -73,8 +79,20 @@ def overrides(options: ResumeOptions) -> dict[str, Any]:
 
 
 def with_overrides(origin: str, stored: Mapping[str, object], options: ResumeOptions) -> FinetuneOptions:
-    """Stored options with the overrides of this resume. Raises DataError naming origin for invalid values."""
-    return dataclasses.replace(stored_options(origin, stored), **overrides(options))
+    """Stored options with the overrides of this resume. Raises DataError naming origin for invalid values.
+
+    Logs which of the stored ones are about this machine: paths, devices, processes and tools.
+    """
+    before, changes = stored_options(origin, stored), overrides(options)
+    taken = [name for name in OF_THIS_MACHINE if changes.get(name) is None]
+    if "workers" in taken:
+        changes["workers"] = within_machine(before.to_dict(), "workers")
+    result = dataclasses.replace(before, **changes)
+    taken = [name for name in taken if getattr(result, name) != DEFAULTS[name]]
+    if taken:
+        values = ", ".join(f"{flag_of(name)} {option_text(without_home(getattr(result, name)))}" for name in taken)
+        log_status("recorded", values)
+    return result
 
 
 def warn_of_other_schedule(checkpoint: Checkpoint, options: FinetuneOptions) -> None:

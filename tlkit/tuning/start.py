@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 
@@ -13,7 +14,7 @@ from tlkit.data.scan import log_dataset
 from tlkit.data.sources import find_dataset
 from tlkit.devices.request import require_devices
 from tlkit.distributed.env import require_single_process
-from tlkit.errors import DataError, MissingInputError, UsageError
+from tlkit.errors import DataError, MissingInputError, UnsafeError, UsageError
 from tlkit.files.inputs import require_weights_file
 from tlkit.options import TuneOptions
 from tlkit.options.tune import cores
@@ -46,6 +47,13 @@ def read_options(search: SearchFolder, changes: Mapping[str, object]) -> TuneOpt
         before = TuneOptions.from_dict({**stored, "space": search.space_file})  # the folder may have been moved
     except UsageError as error:
         raise DataError(search.search_file, f"holds options that a search cannot have: {error}") from error
+    if before.cluster is not None and changes.get("ray_address") is None:
+        command = f"tlkit tune --resume {shlex.quote(search.path)} --ray-address"
+        raise UnsafeError(
+            search.search_file,
+            f"names the Ray cluster {before.cluster}; expected it in the command, because a cluster runs code here",
+            f"To connect to it: {command} {shlex.quote(before.cluster)}\nTo use this machine only: {command} none",
+        )
     options = before.changed({name: value for name, value in changes.items() if value is not None})
     if options.trials() < before.trials():
         problem = f"makes {count(options.trials(), 'trial')}, fewer than the {before.trials()} that the search has"
