@@ -26,7 +26,7 @@ from tests.conftest import finetune_arguments, write_folder
 from tests.forked import Warm, warm_process
 
 MOST_SECONDS = 10.0
-STATUSES = (0, 2, 3, 65, 66, 73, 74, 77, 78)
+STATUSES = (0, 2, 3, 4, 65, 66, 73, 74, 77, 78)
 """All documented; 1, a bug, is not among them."""
 
 RUN_FILES = (
@@ -37,7 +37,8 @@ RUN_FILES = (
 )  # fmt: skip
 SEARCH_FILES = (
     "search.json", "space.toml", "results.jsonl", "results.csv", "status.json", ".lock", ".ray", "trials",
-    "trials/0001", "trials/0001/options.json", "trials/0001/checkpoints", "trials/0001/model.pt", "trials/0001/report.html",
+    "trials/0001", "trials/0001/options.json", "trials/0001/checkpoints", "trials/0001/model.pt",
+    "trials/0001/report.html",
 )  # fmt: skip
 
 
