@@ -8,6 +8,7 @@ import io
 import math
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import pytest
 from PIL import Image
 
 from tests.browser import PROGRAM, open_browser
+from tlkit.options import FinetuneOptions
 from tlkit.reports.charts import epoch_ticks, nice_ticks
 from tlkit.reports.facts import Measured, Mistake, ReportData
+from tlkit.reports.findings import findings, headline
 from tlkit.reports.gather import for_shell
 from tlkit.reports.markup import shorten, tag, text
 from tlkit.reports.page import render
@@ -54,7 +57,8 @@ def facts(classes: int = 5, epochs: int = 40, names: list[str] | None = None) ->
     measured = Measured(evaluate_predictions(predictions, tuple(names)), [160] * classes, mistakes)
     best = history[-1] if history else None
     return ReportData(
-        "run", "runs/run", "images", "finished", "1 May 2026", "accuracy", classes, 800, 200, history, best, measured,
+        "run", "runs/run", "images", "tlkit finetune images", "finished", "1 May 2026", "accuracy", classes, 800, 200,
+        history, best, measured,
         "images: 5 classes", "timm/test at 160x160 px", ["odd\n  one.jpg = two.jpg"], [("a.jpg", "is truncated")],
         {"--data": "images"}, {"--data": "images", "--epochs": "40"}, {"tlkit": "0.1.0"}, ["a note"],
     )  # fmt: skip
@@ -90,7 +94,8 @@ def test_names_from_outside_are_text_wherever_they_stand() -> None:
     page_bytes = render(hostile).encode()  # not every name is UTF-8
     assert set(page.names) == set(Elements(render(plain)).names)
     assert not {name for name, _ in page.attributes if name.startswith("on") or name == "style"}
-    assert {value[:5] for name, value in page.attributes if name in ("src", "href") and value} == {"data:"}
+    assert {value[:5] for name, value in page.attributes if name == "src" and value} == {"data:"}
+    assert {value[0] for name, value in page.attributes if name == "href" and value} == {"#"}
     assert any(HOSTILE[0] in word for word in page.words)
     assert b"\xe2\x80\xae" not in page_bytes and b"\x1b" not in page_bytes
 
@@ -166,3 +171,59 @@ def test_commands_can_be_typed_whatever_the_folders_are_called(tmp_path: Path, m
 def test_a_long_name_keeps_its_head_and_its_tail() -> None:
     assert shorten("n02085620_Chihuahua_long_haired", 20) == "n02085620_…ng_haired"
     assert [len(shorten("x" * length)) for length in (19, 20, 21, 300)] == [19, 20, 20, 20]
+
+
+def with_classes(train: list[int], val: list[int], correct: list[int]) -> ReportData:
+    """A report on classes a, b, ... with so many images; all that is wrong is predicted as the last class."""
+    labels = np.repeat(np.arange(len(val)), val)
+    right = np.concatenate([np.arange(images) < number for images, number in zip(val, correct, strict=True)])
+    confidence = np.full(len(labels), 0.9)
+    predictions = Predictions(labels, np.where(right, labels, len(val) - 1), confidence, -np.log(confidence))
+    evaluation = evaluate_predictions(predictions, tuple("abcdefgh"[: len(val)]))
+    return dataclasses.replace(facts(), measured=Measured(evaluation, train, []))
+
+
+def test_the_first_lines_are_accuracy_interval_and_baseline() -> None:
+    measured = with_classes([40, 40], [5, 5], [3, 5]).measured
+    assert measured is not None and headline(measured) == (
+        "Accuracy 80.0% on 10 validation images (95% confidence interval: 49.0% to 94.3%). "
+        "Always predicting “a”, the largest class, has an accuracy of 50.0%."
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "correct", "words"),
+    [
+        ([40, 40, 40], [10, 10, 10], [9, 9, 9], []),
+        ([100, 20, 20], [10, 10, 10], [9, 9, 9], []),
+        ([101, 20, 30], [10, 10, 10], [9, 9, 9], ["imbalanced: “a” has 101 training images, “b” only 20."]),
+        ([200, 9, 20], [10, 10, 10], [9, 9, 9], ["only 9, and 1 other class has less than a fifth."]),
+        ([40, 36], [10, 9], [0, 9], ["no better than always predicting “a”"]),
+        ([400, 36], [40, 3], [37, 3], ["no better than always predicting “a”", "imbalanced"]),
+        ([40], [10], [10], []),
+    ],
+)
+def test_the_page_says_what_is_wrong_and_the_command_that_helps(
+    train: list[int], val: list[int], correct: list[int], words: list[str]
+) -> None:
+    data = with_classes(train, val, correct)
+    found = findings(data)
+    assert len(found) == len(words) and all(word in one.text for word, one in zip(words, found, strict=True))
+    page = render(data)
+    assert all(one.command in page and one.command.startswith("tlkit finetune images --") for one in found)
+    arguments = [shlex.split(one.command)[2:] for one in found]
+    for first, *flags in arguments:
+        names = [flag.removeprefix("--").replace("-", "_") for flag in flags[::2]]
+        FinetuneOptions(data=first, **dict(zip(names, flags[1::2], strict=True)))
+
+
+def test_a_run_with_class_weights_is_not_told_to_use_them() -> None:
+    data = with_classes([101, 20], [10, 10], [9, 9])
+    (found,) = findings(dataclasses.replace(data, options={"--class-weights": "balanced"}))
+    assert found.command == "tlkit check images" and "weight" not in found.text
+
+
+def test_the_contents_link_to_every_section() -> None:
+    page = Elements(render(facts()))
+    links = [value.removeprefix("#") for name, value in page.attributes if name == "href" and value]
+    assert links == [value for name, value in page.attributes if name == "id"] and len(links) == 8

@@ -11,7 +11,7 @@ from sklearn import metrics as sklearn_metrics
 
 from tlkit.options.finetune import METRIC_NAMES
 from tlkit.training.accumulator import MetricAccumulator
-from tlkit.training.evaluation import calibrate
+from tlkit.training.evaluation import calibrate, wilson_interval
 from tlkit.training.history import EpochRow
 from tlkit.training.metrics import METRICS, better
 from tlkit.training.predictions import evaluate_logits
@@ -121,6 +121,20 @@ def test_figures_by_hand() -> None:
     assert found.f1.tolist() == [pytest.approx(0.8), pytest.approx(2 / 3)]
     right, wrong = np.log(1 + np.exp(-2)), np.log(1 + np.exp(2))
     assert found.figures["loss"] == pytest.approx((3 * right + wrong) / 4)
+
+
+@pytest.mark.parametrize(
+    ("correct", "samples", "low", "high"),
+    [
+        (8, 10, 0.4902, 0.9433),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (900, 1000, 0.8799, 0.9171),
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_the_interval_of_wilson(correct: int, samples: int, low: float, high: float) -> None:
+    assert wilson_interval(correct, samples) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_calibration_error_by_hand() -> None:

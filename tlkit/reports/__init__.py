@@ -3,8 +3,9 @@
 Files:
     gather.py                read a run folder and collect what its report shows
     facts.py                 the plain values that a report shows
+    findings.py              problems that the figures show, and the commands that help
     page.py                  the HTML page
-    sections.py              the sections of the page (table SECTIONS)
+    sections.py              the header of the page and its sections (table SECTIONS)
     charts.py                curves and reliability diagram as SVG
     confusion.py             confusion matrix as table or picture
     markup.py                build HTML and SVG with all text escaped

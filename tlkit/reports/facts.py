@@ -31,24 +31,20 @@ class Measured:
     train_images: Sequence[int]
     mistakes: Sequence[Mistake]
 
-    @property
-    def mistaken(self) -> int:
-        """Number of wrong predictions."""
-        return self.evaluation.samples - int(self.evaluation.confusion.correct.sum())
-
 
 @dataclass(frozen=True)
 class ReportData:
     """Everything that the report shows about a run.
 
-    folder, data_folder: quoted for the shell. measured: None until the run has finished. data, model: one-line
-    descriptions. warnings: about the data. skipped: (path, reason) of images left out. given, options: by flag, as
-    typed and as resolved. notes: about missing parts of the report.
+    folder, data_folder: quoted for the shell. command: trains such a model. measured: None until the run has
+    finished. data, model: one-line descriptions. warnings: about the data. skipped: (path, reason) of images left out.
+    given, options: by flag, as typed and as resolved. notes: about missing parts of the report.
     """
 
     name: str
     folder: str
     data_folder: str
+    command: str
     state: str
     time: str
     metric: str

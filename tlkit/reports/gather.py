@@ -83,6 +83,7 @@ def gather(run: RunFolder, data: str | None = None) -> ReportData:
             name=os.path.basename(os.path.abspath(run.path)),
             folder=for_shell(run.path),
             data_folder=for_shell(root),
+            command=" ".join(["tlkit finetune", for_shell(root), *network_flags(options)]),
             state=status.get("state", "unknown"),
             time=time.strftime("%-d %B %Y"),
             metric=options.metric,
@@ -111,6 +112,15 @@ def damage_as_data_error(path: str) -> Iterator[None]:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         problem = f"is not a complete run folder ({type(error).__name__}: {first_line(error)[:120]})"
         raise DataError(path, problem) from error
+
+
+def network_flags(options: FinetuneOptions) -> list[str]:
+    """The flags of a command for the same backbone and weights."""
+    weights = options.weights if options.weights in ("pretrained", "none") else for_shell(options.weights)
+    default = FinetuneOptions(data="")
+    flags = {"--backbone": shlex.quote(options.backbone)} if options.backbone != default.backbone else {}
+    flags |= {"--weights": weights} if options.weights != default.weights else {}
+    return [word for flag in flags.items() for word in flag]
 
 
 def as_flags(options: Mapping[str, object]) -> dict[str, str]:

@@ -12,18 +12,16 @@ from tlkit.reports.sections import (
     confusions,
     curves,
     data,
-    footer,
     header,
     mistakes,
-    notes,
     reliability,
     settings,
     usage,
 )
 from tlkit.reports.style import STYLE
 
-SECTIONS = (notes, curves, classes, confusions, mistakes, reliability, data, usage, settings)
-"""The sections of the page in order; a section without content renders as nothing."""
+SECTIONS = (curves, classes, confusions, mistakes, reliability, data, usage, settings)
+"""The sections of the page in order."""
 
 
 def render(facts: ReportData) -> str:
@@ -37,8 +35,13 @@ def render(facts: ReportData) -> str:
         tag("title", f"{facts.name}, a report by tlkit"),
         tag("style", Markup(STYLE)),
     )
-    main = tag("main", *(section(facts) for section in SECTIONS))
-    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', header(facts), main, footer(facts)), lang='en')}\n"
+    sections = [section for build in SECTIONS if (section := build(facts)) is not None]
+    links = [tag("li", tag("a", section.title, href=f"#{section.anchor}")) for section in sections]
+    contents = tag("nav", tag("ul", *links), aria_label="Contents")
+    main = tag("main", contents, *(section.render() for section in sections))
+    made = f"Made by tlkit {facts.versions.get('tlkit', '')} on {facts.time}."
+    footer = tag("footer", f"{made} This page loads no other files and runs no scripts.")
+    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', header(facts), main, footer), lang='en')}\n"
 
 
 def policy() -> str:

@@ -1,13 +1,15 @@
-"""The sections of the report page, from header to footer. A section without content renders as nothing."""
+"""The header of the report page and its sections; None for a section without content."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from tlkit.reports.charts import Series, line_chart, reliability_chart
 from tlkit.reports.confusion import confusion_matrix
 from tlkit.reports.facts import Mistake, ReportData
+from tlkit.reports.findings import findings, headline
 from tlkit.reports.markup import Markup, joined, scrollable, table, tag
 from tlkit.training.metrics import METRICS, history_key, shown_metrics
 
@@ -15,14 +17,25 @@ LISTED_EPOCHS = 200
 LISTED_IMAGES = 20
 
 
-def section(title: str, about: str, *content: object) -> Markup:
-    """A section: heading, one explanatory sentence, content."""
-    note = tag("p", about, class_="about") if about else None
-    return tag("section", tag("h2", title), note, *content)
+class Section(NamedTuple):
+    """A section of the page: heading, one explanatory sentence, content."""
+
+    title: str
+    about: str
+    content: Markup
+
+    @property
+    def anchor(self) -> str:
+        """Its name in links."""
+        return self.title.lower().replace(" ", "-")
+
+    def render(self) -> Markup:
+        note = tag("p", self.about, class_="about") if self.about else None
+        return tag("section", tag("h2", self.title), note, self.content, id=self.anchor)
 
 
 def header(facts: ReportData) -> Markup:
-    """Name of the run and its main figures."""
+    """Name of the run, what its figures say, and the figures."""
     figures = [
         tag("div", tag("dt", name), tag("dd", value), tag("dd", remark or Markup("&nbsp;"), class_="remark"))
         for name, value, remark in tiles(facts)
@@ -32,6 +45,12 @@ def header(facts: ReportData) -> Markup:
         tag("p", "Training report", class_="eyebrow"),
         tag("h1", facts.name),
         tag("p", facts.model, class_="about"),
+        tag("p", headline(facts.measured), class_="headline") if facts.measured is not None else None,
+        *(
+            tag("div", tag("p", finding.text), tag("code", finding.command), class_="callout")
+            for finding in findings(facts)
+        ),
+        *(tag("p", note, class_="callout") for note in facts.notes),
         tag("dl", *figures, class_="tiles"),
     )
 
@@ -48,7 +67,11 @@ def tiles(facts: ReportData) -> list[tuple[str, str, str]]:
     if facts.measured is not None:
         evaluation = facts.measured.evaluation
         found = [
-            ("mistakes", f"{facts.measured.mistaken:,}", f"of {evaluation.samples:,} validation images"),
+            (
+                "mistakes",
+                f"{evaluation.samples - evaluation.correct:,}",
+                f"of {evaluation.samples:,} validation images",
+            ),
             ("calibration error", f"{evaluation.calibration.error:.1%}", "gap between confidence and accuracy"),
             *found,
         ]
@@ -60,15 +83,10 @@ def tiles(facts: ReportData) -> list[tuple[str, str, str]]:
     return [*figures, *found]
 
 
-def notes(facts: ReportData) -> Markup:
-    """Notes about missing parts of the page."""
-    return joined(*(tag("p", note, class_="callout") for note in facts.notes))
-
-
-def curves(facts: ReportData) -> Markup:
+def curves(facts: ReportData) -> Section | None:
     """Line charts of losses, metrics and learning rate by epoch."""
     if not facts.history:
-        return Markup()
+        return None
     best = facts.best.epoch if facts.best is not None else None
 
     def of_metric(name: str) -> list[Series]:
@@ -79,14 +97,13 @@ def curves(facts: ReportData) -> Markup:
     shown = {"loss": METRICS["loss"], **shown_metrics(facts.metric)}
     rate = Series("at the end of the epoch", "other", [(row.epoch, row.learning_rate) for row in facts.history])
     charts = [
-        *(line_chart(upper_first(m.label), m.about, of_metric(name), best) for name, m in shown.items()),
+        *(line_chart(m.label[:1].upper() + m.label[1:], m.about, of_metric(name), best) for name, m in shown.items()),
         line_chart("Learning rate", "head", [rate], best),
     ]
-    return section(
+    return Section(
         "Learning curves",
         "If the validation curve gets worse while the training curve improves, the model is overfitting.",
-        tag("div", *charts, class_="charts"),
-        epochs_table(facts),
+        joined(tag("div", *charts, class_="charts"), epochs_table(facts)),
     )
 
 
@@ -118,10 +135,10 @@ def epochs_table(facts: ReportData) -> Markup:
     return tag("details", tag("summary", name), scrollable(table(head, rows), name))
 
 
-def classes(facts: ReportData) -> Markup:
+def classes(facts: ReportData) -> Section | None:
     """One row per class, lowest F1 first, with a bar for its F1."""
     if facts.measured is None:
-        return Markup()
+        return None
     figures = facts.measured.evaluation
     columns = (figures.classes, figures.f1, figures.precision, figures.recall, figures.support)
     ordered = sorted(
@@ -145,7 +162,7 @@ def classes(facts: ReportData) -> Markup:
         tag("th", name, scope="col", class_="number")
         for name in ("F1", "precision", "recall", "validation images", "training images")
     ]
-    return section(
+    return Section(
         "Per class",
         "Lowest F1 first. Precision: how many of the images predicted as this class belong to it. Recall: how many "
         "of the images of this class were found. F1 is the harmonic mean of both.",
@@ -153,25 +170,26 @@ def classes(facts: ReportData) -> Markup:
     )
 
 
-def confusions(facts: ReportData) -> Markup:
+def confusions(facts: ReportData) -> Section | None:
     """The confusion matrix."""
     if facts.measured is None:
-        return Markup()
+        return None
     evaluation = facts.measured.evaluation
-    return section("Confusion matrix", "", confusion_matrix(evaluation.classes, evaluation.confusion))
+    return Section("Confusion matrix", "", confusion_matrix(evaluation.classes, evaluation.confusion))
 
 
-def mistakes(facts: ReportData) -> Markup:
+def mistakes(facts: ReportData) -> Section | None:
     """The most confident wrong predictions, with thumbnails."""
     if facts.measured is None or not facts.measured.mistakes:
-        return Markup()
-    shown, all_of_them = facts.measured.mistakes, facts.measured.mistaken
+        return None
+    shown, evaluation = facts.measured.mistakes, facts.measured.evaluation
     about = (
         "Wrong predictions on validation images, most confident first. They show which classes the model confuses, "
         "and often reveal images in the wrong folder."
     )
-    more = f" {len(shown)} of {all_of_them:,}; all are in validation.jsonl." if all_of_them > len(shown) else ""
-    return section("Most confident mistakes", about + more, tag("ul", *map(card, shown), class_="cards"))
+    every = evaluation.samples - evaluation.correct
+    more = f" {len(shown)} of {every:,}; all are in validation.jsonl." if every > len(shown) else ""
+    return Section("Most confident mistakes", about + more, tag("ul", *map(card, shown), class_="cards"))
 
 
 def card(mistake: Mistake) -> Markup:
@@ -191,40 +209,39 @@ def card(mistake: Mistake) -> Markup:
     )
 
 
-def reliability(facts: ReportData) -> Markup:
+def reliability(facts: ReportData) -> Section | None:
     """The reliability diagram: confidence against accuracy."""
     if facts.measured is None:
-        return Markup()
+        return None
     about = (
         "How well confidence matches accuracy. A bar below its short line means that the model is overconfident there. "
         "The pale bars at the bottom show how many images fall into each range."
     )
     chart = tag("figure", reliability_chart(facts.measured.evaluation.calibration), class_="chart")
     error = f"Expected calibration error: {facts.measured.evaluation.calibration.error:.1%}."
-    return section("Reliability", about, tag("div", chart, class_="charts"), tag("p", error, class_="note"))
+    return Section("Reliability", about, joined(tag("div", chart, class_="charts"), tag("p", error, class_="note")))
 
 
-def data(facts: ReportData) -> Markup:
+def data(facts: ReportData) -> Section:
     """The dataset, its warnings, and the images that were left out."""
-    warnings = [tag("li", *lines(warning)) for warning in facts.warnings]
+    warnings = [
+        tag("li", first, *(tag("code", line.strip(), class_="line") for line in more if line.strip()))
+        for first, *more in (warning.split("\n") for warning in facts.warnings)
+    ]
     named = [tag("li", tag("code", path), f": {why}") for path, why in facts.skipped[:LISTED_IMAGES]]
     rest = len(facts.skipped) - len(named)
     left_out = tag("ul", *named, tag("li", f"and {rest:,} more, in skipped.jsonl") if rest else None)
-    return section(
+    return Section(
         "Data",
         facts.data,
-        tag("ul", *warnings, class_="warnings") if warnings else tag("p", "No warning.", class_="note"),
-        joined(tag("h3", f"Left out: {len(facts.skipped):,}"), left_out) if facts.skipped else None,
+        joined(
+            tag("ul", *warnings, class_="warnings") if warnings else tag("p", "No warning.", class_="note"),
+            joined(tag("h3", f"Left out: {len(facts.skipped):,}"), left_out) if facts.skipped else None,
+        ),
     )
 
 
-def lines(warning: str) -> list[object]:
-    """First line of a warning as text, the other lines as code."""
-    first, _, rest = warning.partition("\n")
-    return [first, *(tag("code", line.strip(), class_="line") for line in rest.split("\n") if line.strip())]
-
-
-def usage(facts: ReportData) -> Markup:
+def usage(facts: ReportData) -> Section:
     """Commands to copy."""
     run = facts.folder
     commands = {
@@ -235,22 +252,24 @@ def usage(facts: ReportData) -> Markup:
         "Train longer": f"tlkit resume {run} --epochs {len(facts.history) + 20}",
     }
     rows = [joined(tag("dt", name), tag("dd", tag("code", command))) for name, command in commands.items()]
-    return section(
+    return Section(
         "How to use the model",
         "Click to select a command. Commands accept the run folder or the self-contained model.pt in it.",
         tag("dl", *rows, class_="commands"),
     )
 
 
-def settings(facts: ReportData) -> Markup:
+def settings(facts: ReportData) -> Section:
     """Options and versions needed to reproduce the run."""
     rest = {name: value for name, value in facts.options.items() if name not in facts.given}
-    return section(
+    return Section(
         "Options and versions",
         "",
-        pairs("Given", facts.given) if facts.given else None,
-        tag("details", tag("summary", "All other options"), pairs("", rest)),
-        pairs("Versions and machine", facts.versions) if facts.versions else None,
+        joined(
+            pairs("Given", facts.given) if facts.given else None,
+            tag("details", tag("summary", "All other options"), pairs("", rest)),
+            pairs("Versions and machine", facts.versions) if facts.versions else None,
+        ),
     )
 
 
@@ -261,18 +280,6 @@ def pairs(title: str, values: Mapping[str, str]) -> Markup:
         tag("h3", title) if title else None,
         scrollable(tag("table", tag("tbody", *rows), class_="pairs"), title or "Options"),
     )
-
-
-def footer(facts: ReportData) -> Markup:
-    version = facts.versions.get("tlkit", "")
-    return tag(
-        "footer", f"Made by tlkit {version} on {facts.time}. This page loads no other files and runs no scripts."
-    )
-
-
-def upper_first(text: str) -> str:
-    """macro F1 -> Macro F1"""
-    return text[:1].upper() + text[1:]
 
 
 def duration(seconds: float) -> str:

@@ -8,13 +8,13 @@ STYLE = (
   color-scheme: light dark;
   --page: #f6f7f9; --card: #ffffff; --ink: #1c2430; --soft: #5a6575; --line: #dfe3ea; --grid: #e9ecf1;
   --accent: #2457d6; --train: #8a6d1f; --other: #0f7b62; --wrong: #c2352b; --warn: #fff6df; --warn-line: #d9a520;
-  --code: #eef1f6;
+  --code: #eef1f6; --edge: rgb(28 36 48 / 22%);
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #11151b; --card: #1a2029; --ink: #e8ecf2; --soft: #a3aebd; --line: #2d3644; --grid: #28303c;
     --accent: #7ea6ff; --train: #d9b95c; --other: #4fc9a8; --wrong: #ff8378; --warn: #2d2713; --warn-line: #b48a1f;
-    --code: #232b36;
+    --code: #232b36; --edge: rgb(0 0 0 / 60%);
   }
 }
 * { box-sizing: border-box; }
@@ -40,6 +40,10 @@ caption { text-align: left; padding-bottom: 8px; }
 section {
   background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 24px; margin: 20px 0;
 }
+.headline { font-size: 1.12rem; max-width: 62ch; margin: 16px 0 0; }
+nav ul { list-style: none; padding: 0; margin: 22px 0 0; display: flex; flex-wrap: wrap; gap: 4px 18px; }
+a { color: var(--accent); }
+.callout p { margin: 0; } .callout code { display: block; margin-top: 4px; user-select: all; cursor: copy; }
 .callout {
   background: var(--warn); border-left: 4px solid var(--warn-line); border-radius: 6px; padding: 10px 16px;
   margin: 20px 0 0;
@@ -75,7 +79,14 @@ circle.train { fill: var(--train); } circle.val { fill: var(--accent); } circle.
 .share { fill: var(--accent); } .rail { fill: var(--grid); } .confidence { stroke: var(--ink); stroke-width: 2; }
 .count { fill: var(--card); fill-opacity: 0.75; stroke: var(--soft); stroke-width: 0.6; }
 .charts .chart .share { fill-opacity: 0.55; }
-.scroll { overflow-x: auto; max-width: 100%; margin-top: 12px; }
+.scroll {
+  overflow-x: auto; max-width: 100%; margin-top: 12px;
+  background:
+    linear-gradient(to right, var(--card) 40%, transparent) left / 48px 100% no-repeat local,
+    linear-gradient(to left, var(--card) 40%, transparent) right / 48px 100% no-repeat local,
+    linear-gradient(to right, var(--edge), transparent) left / 16px 100% no-repeat scroll,
+    linear-gradient(to left, var(--edge), transparent) right / 16px 100% no-repeat scroll;
+}
 .scroll.tall { max-height: 640px; overflow-y: auto; }
 .scroll:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: 0.92rem; font-variant-numeric: tabular-nums; }
@@ -151,7 +162,7 @@ footer { color: var(--soft); font-size: 0.85rem; padding-top: 4px; padding-botto
   .chart, .cards li, .tiles div, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .cards { grid-template-columns: repeat(6, 1fr); }
   .charts { grid-template-columns: 1fr 1fr; }
-  details:not([open]) { display: none; }
+  details:not([open]), nav { display: none; }
   .commands code { border: 1px solid var(--line); }
 }
 """

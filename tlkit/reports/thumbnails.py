@@ -16,7 +16,6 @@ from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.view import View
 
 SIDE = 160
-NO_MEAN, NO_DEVIATION = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
 def thumbnails(paths: Sequence[str], accepted: Accepted, workers: int) -> list[bytes | None]:
@@ -27,8 +26,8 @@ def thumbnails(paths: Sequence[str], accepted: Accepted, workers: int) -> list[b
             resize=(SIDE, SIDE),
             crop_mode="center",
             interpolation="bicubic",
-            mean=NO_MEAN,
-            std=NO_DEVIATION,
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
             more_formats=accepted.more_formats,
             float_range=accepted.float_range,
             integer_range=accepted.integer_range,
@@ -38,15 +37,11 @@ def thumbnails(paths: Sequence[str], accepted: Accepted, workers: int) -> list[b
     with closing(open_decoder(min(workers, len(paths)))) as decoder:
 
         def load(path: str) -> bytes | None:
+            file = io.BytesIO()
             try:
-                return as_jpeg(Image.fromarray(decoder.load(path, view).pixels))
+                Image.fromarray(decoder.load(path, view).pixels).save(file, "JPEG", quality=80)
             except ImageError:
                 return None
+            return file.getvalue()
 
         return list(map_in_order(load, paths, workers=workers, ahead=len(paths) + 1))
-
-
-def as_jpeg(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=80)
-    return file.getvalue()

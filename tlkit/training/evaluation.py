@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,9 @@ from tlkit.training.class_pairs import Confusion
 from tlkit.training.metrics import f1_scores
 
 CALIBRATION_BINS = 15
+
+NORMAL_QUANTILE = 1.959964
+"""Standard deviations of a normal distribution on each side that leave out 5 %."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ class Evaluation:
     def samples(self) -> int:
         return int(self.confusion.images.sum())
 
+    @property
+    def correct(self) -> int:
+        """Number of samples that are predicted correctly."""
+        return int(self.confusion.correct.sum())
+
     @cached_property
     def support(self) -> NDArray[np.int64]:
         """Samples of each class."""
@@ -108,3 +117,12 @@ def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins:
     samples = np.bincount(index, minlength=bins)
     sums = [np.bincount(index, weights=values, minlength=bins) for values in (confidence, correct)]
     return Calibration(edges, samples, *(total / np.maximum(samples, 1) for total in sums))
+
+
+def wilson_interval(correct: int, samples: int) -> tuple[float, float]:
+    """The 95 % confidence interval of a share, `correct` of `samples` (Wilson 1927); (0, 1) without samples."""
+    if not samples:
+        return 0.0, 1.0
+    share, z2 = correct / samples, NORMAL_QUANTILE**2 / samples
+    half = NORMAL_QUANTILE * math.sqrt(share * (1 - share) / samples + z2 / (4 * samples))
+    return max(0.0, (share + z2 / 2 - half) / (1 + z2)), min(1.0, (share + z2 / 2 + half) / (1 + z2))
