@@ -10,6 +10,9 @@ import os
 import re
 import shlex
 import subprocess
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -227,3 +230,29 @@ def test_the_contents_link_to_every_section() -> None:
     page = Elements(render(facts()))
     links = [value.removeprefix("#") for name, value in page.attributes if name == "href" and value]
     assert links == [value for name, value in page.attributes if name == "id"] and len(links) == 8
+
+
+def test_of_many_classes_the_worst_are_listed_and_the_page_stays_small() -> None:
+    classes = 10_000
+    labels = np.repeat(np.arange(classes), 2)
+    predicted = np.where((labels == 7) | (labels % 2 == 1), labels, 0)
+    confidence = np.full(len(labels), 0.9)
+    names = tuple(f"class {number}" for number in range(classes))
+    evaluation = evaluate_predictions(Predictions(labels, predicted, confidence, -np.log(confidence)), names)
+    data = dataclasses.replace(facts(), classes=classes, measured=Measured(evaluation, [8] * classes, []))
+    with limited_memory(100_000_000):  # a matrix of all pairs has 800 MB
+        page = render(data)
+    assert len(page) < 1_000_000
+    assert "Lowest F1 first, 500 of 10,000 classes" in page
+    assert "first 15 of 4,999" in page and "class 2</td><td>class 0</td>" in page
+
+
+@contextmanager
+def limited_memory(most: int) -> Iterator[None]:
+    """Fails if Python allocates more bytes at a time in the block."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()

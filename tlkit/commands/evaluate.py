@@ -36,7 +36,7 @@ from tlkit.runs.batches import labels_of
 from tlkit.runs.consistency import require_same_environment, require_same_files, require_same_options
 from tlkit.runs.environment import libraries
 from tlkit.terminal import count, log_status, progress, write_stdout
-from tlkit.training.predictions import evaluate_logits
+from tlkit.training.predictions import evaluate_rows, measured_rows
 
 
 def evaluate(options: EvaluateOptions) -> int:
@@ -55,8 +55,8 @@ def evaluate(options: EvaluateOptions) -> int:
         require_same_model(options, model, world)
         log_status("data", f"{what}: {count(len(samples), 'image')}")
         model.expect(len(samples))
-        numbers, logits, bad = label_share(options, model, samples, world)
-        every = gather_in_order(numbers, logits, world, partial(np.empty, dtype=np.float32))
+        numbers, rows, bad = measure_share(options, model, samples, world)
+        every = gather_in_order(numbers, rows, world, partial(np.empty, dtype=np.float64))
         if not world.is_first:
             return DONE
         if bad and not options.skip_bad:
@@ -64,9 +64,7 @@ def evaluate(options: EvaluateOptions) -> int:
             raise DataError(options.data, problem, f"{list_of_bad}\nGo on without them by --skip-bad.")
         if not len(every):
             raise DataError(options.data, "no readable image to evaluate on")
-        left_out = {error.path for error in bad}
-        labels = labels_of([sample for sample in samples if sample.path not in left_out])
-        result = evaluate_logits(every, labels, model.classes)
+        result = evaluate_rows(every, model.classes)
         log_left_out(bad)
         write_stdout(FORMATS[options.format](result, bad))
         return SOME_INPUTS_FAILED if bad else DONE
@@ -93,13 +91,13 @@ def samples_of_all(options: EvaluateOptions, classes: tuple[str, ...], world: Wo
     return [Sample(os.path.normpath(os.path.join(root, name)), label) for name, label in chosen], what
 
 
-def label_share(
+def measure_share(
     options: EvaluateOptions, model: Predictor, samples: list[Sample], world: World
 ) -> tuple[list[int], torch.Tensor, list[ImageError]]:
-    """The numbers of this rank's images that can be read, their scores [S, C], and the errors of the unreadable images
-    of all ranks. Raises DataError if scores are not finite."""
+    """The numbers of this rank's images that can be read, their `measured_rows`, and the errors of the unreadable
+    images of all ranks. Raises DataError if scores are not finite."""
     own = shard_indices(len(samples), options.batch_size, world)
-    numbers, logits, errors = list[int](), list[torch.Tensor](), list[tuple[int, ImageError]]()
+    numbers, rows, errors = list[int](), list[torch.Tensor](), list[tuple[int, ImageError]]()
     view, workers = View(model.preprocessing, options.max_pixels), worker_count(options.workers)
     with closing(open_decoder(workers)) as decoder:
 
@@ -125,9 +123,9 @@ def label_share(
             scores = model.logits(np.stack([pixels for _, pixels in batch]))
             for (number, _), row in zip(batch, scores, strict=True):
                 require_finite(row, samples[number].path)
-            logits.append(torch.from_numpy(scores))
+            rows.append(measured_rows(torch.from_numpy(scores), labels_of([samples[number] for number, _ in batch])))
             numbers += [number for number, _ in batch]
-    return numbers, torch.cat(logits) if logits else torch.empty(0), errors_of_all(errors, samples, world)
+    return numbers, torch.cat(rows) if rows else torch.empty(0), errors_of_all(errors, samples, world)
 
 
 def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[list[Sample], str]:

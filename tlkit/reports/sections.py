@@ -6,6 +6,8 @@ import base64
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from tlkit.reports.charts import Series, line_chart, reliability_chart
 from tlkit.reports.confusion import confusion_matrix
 from tlkit.reports.facts import Mistake, ReportData
@@ -14,6 +16,7 @@ from tlkit.reports.markup import Markup, joined, scrollable, table, tag
 from tlkit.training.metrics import METRICS, history_key, shown_metrics
 
 LISTED_EPOCHS = 200
+LISTED_CLASSES = 500
 LISTED_IMAGES = 20
 
 
@@ -140,10 +143,10 @@ def classes(facts: ReportData) -> Section | None:
     if facts.measured is None:
         return None
     figures = facts.measured.evaluation
-    columns = (figures.classes, figures.f1, figures.precision, figures.recall, figures.support)
-    ordered = sorted(
-        zip(*columns, facts.measured.train_images, strict=True), key=lambda values: (values[4] == 0, values[1])
-    )
+    counts = (figures.support, facts.measured.train_images)
+    columns = (figures.classes, figures.f1, figures.precision, figures.recall, *counts)
+    worst = np.lexsort((figures.f1, figures.support == 0))[:LISTED_CLASSES].tolist()
+    ordered = ([column[label] for column in columns] for label in worst)
     rows = []
     for name, f1, precision, recall, support, train in ordered:
         bar = tag(
@@ -162,10 +165,12 @@ def classes(facts: ReportData) -> Section | None:
         tag("th", name, scope="col", class_="number")
         for name in ("F1", "precision", "recall", "validation images", "training images")
     ]
+    many = f" first, {LISTED_CLASSES} of {facts.classes:,} classes (all: tlkit evaluate --format json)."
+    order = "Lowest F1" + (many if facts.classes > LISTED_CLASSES else " first.")
     return Section(
         "Per class",
-        "Lowest F1 first. Precision: how many of the images predicted as this class belong to it. Recall: how many "
-        "of the images of this class were found. F1 is the harmonic mean of both.",
+        f"{order} Precision: how many of the images predicted as this class belong to it. Recall: how many of the "
+        "images of this class were found. F1 is the harmonic mean of both.",
         scrollable(table(head, rows, "classes"), "Per class", "tall" if len(rows) > 30 else ""),
     )
 

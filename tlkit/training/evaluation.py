@@ -105,7 +105,7 @@ class Evaluation:
 
 
 def evaluate_predictions(predictions: Predictions, classes: tuple[str, ...]) -> Evaluation:
-    """Confusions and calibration of predictions; figures need the logits, see predictions.evaluate_logits."""
+    """Confusions and calibration of predictions; figures need the logits, see predictions.measured_rows."""
     confusion = Confusion.of(predictions.labels, predictions.predicted, len(classes))
     return Evaluation(classes, confusion, calibrate(predictions.confidence, predictions.correct))
 

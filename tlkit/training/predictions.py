@@ -33,19 +33,34 @@ def predictions_from_logits(logits: Tensor, labels: Tensor) -> Predictions:
     return Predictions(*(tensor.cpu().numpy() for tensor in (labels, predicted, best.exp(), losses)))
 
 
-def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Evaluation:
-    """Measure logits [N, C] against labels [N]."""
-    predictions = predictions_from_logits(logits, labels)
+def measured_rows(logits: Tensor, labels: Tensor) -> Tensor:
+    """What an evaluation needs of logits [N, C], whose memory would grow with classes.
+
+    Rows of label, predicted class, its probability, loss, and true rank: float64 [N, 5] on the CPU.
+    """
+    found = predictions_from_logits(logits, labels)
+    columns = (found.labels, found.predicted, found.confidence, found.losses, true_ranks(logits, labels).cpu().numpy())
+    return torch.from_numpy(np.stack([column.astype(np.float64) for column in columns], axis=1))
+
+
+def evaluate_rows(rows: Tensor, classes: tuple[str, ...]) -> Evaluation:
+    """The evaluation of `measured_rows` of all samples [N, 5]."""
+    labels, predicted, confidence, losses, ranks = rows.numpy().T
+    predictions = Predictions(labels.astype(np.int64), predicted.astype(np.int64), confidence, losses)
     measured = evaluate_predictions(predictions, classes)
-    ranks = true_ranks(logits, labels).cpu().numpy()
     counts = Counts(
         float(predictions.losses.sum()),
         measured.support,
         measured.confusion.predictions,
         measured.confusion.correct,
-        np.bincount(ranks, minlength=len(classes)),
+        np.bincount(ranks.astype(np.int64), minlength=len(classes)),
     )
     return dataclasses.replace(measured, figures=figures_of(counts))
+
+
+def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Evaluation:
+    """Measure logits [N, C] against labels [N]."""
+    return evaluate_rows(measured_rows(logits, labels), classes)
 
 
 def concatenate(parts: Iterable[Predictions]) -> Predictions:
