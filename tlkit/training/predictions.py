@@ -34,7 +34,7 @@ def predictions_from_logits(logits: Tensor, labels: Tensor) -> Predictions:
 
 
 def measured_rows(logits: Tensor, labels: Tensor) -> Tensor:
-    """What an evaluation needs of logits [N, C], whose memory would grow with classes.
+    """The figures of each sample that an evaluation needs of logits [N, C]: logits of many classes take gigabytes.
 
     Rows of label, predicted class, its probability, loss, and true rank: float64 [N, 5] on the CPU.
     """
