@@ -290,11 +290,12 @@ def test_nothing_is_unpickled_outside_the_one_gated_function() -> None:
         for line in path.read_text().splitlines()
         if any(word in line for word in unsafe)
     ]
-    assert found == [
+    assert sorted(found) == [
         'graphs.py: return f"torch.export.load({path!r}).module()(images)  # {images}"',
-        'weights.py: return f"torch.load({path!r}, weights_only=False)  # runs code: only for files you trust"',
-        'trusted.py: return torch.load(file, map_location="cpu", weights_only=False)',
+        "inert.py: class InertReader(pickle.Unpickler):",  # whose find_class imports nothing
         "trusted.py: return torch.export.load(file)",
+        'trusted.py: return torch.load(file, map_location="cpu", weights_only=False)',
+        'weights.py: return f"torch.load({path!r}, weights_only=False)  # runs code: only for files you trust"',
     ]
 
 

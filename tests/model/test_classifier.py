@@ -14,7 +14,7 @@ from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbones import build_network, find_backbone, preprocessing_of
 from tlkit.model.classifier import Classifier, build_classifier, build_plain_network
 from tlkit.model.head import HEADS, Head, HeadShape
-from tlkit.model.weights import load_tensors
+from tlkit.model.state_dict import load_tensors
 
 CLASSES = 7
 

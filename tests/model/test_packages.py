@@ -16,7 +16,7 @@ from tlkit.model import packages
 from tlkit.model.backbones import build_network, classifier_layers, download_weights, find_backbone, preprocessing_of
 from tlkit.model.conversions import from_efficientnet_pytorch
 from tlkit.model.packages import PACKAGES, WeightsPackage
-from tlkit.model.weights import load_weights
+from tlkit.model.weights import Weights, load_weights
 
 EXPAND = ["_expand_conv", "_bn0"]
 REST = ["_depthwise_conv", "_bn1", "_project_conv", "_bn2"]
@@ -57,7 +57,7 @@ def test_published_names_become_those_of_timm(name: str) -> None:
 def test_every_tensor_of_the_package_is_in_its_place() -> None:
     backbone = find_backbone(LITE0)
     network = build_network(backbone, 1000)
-    load_weights(network, backbone, download_weights(backbone, network), LITE0, ())
+    load_weights(network, backbone, Weights(LITE0, download_weights(backbone, network)), ())
     published = torch.load(PACKAGES["efficientnet_lite0"].find(), weights_only=True)
     own = network.state_dict()
     assert list(published) == published_names(network, squeeze=False)

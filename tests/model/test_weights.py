@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tests.payloads import Canary
 from tlkit.errors import DataError, MismatchError, MissingInputError, UnsafeError
 from tlkit.model.backbones import build_network, find_backbone
-from tlkit.model.weights import load_tensors, load_weights, read_weights_file, weights_sha256
+from tlkit.model.state_dict import load_tensors, weights_sha256
+from tlkit.model.weights import Weights, load_weights, read_weights_file
 
 BACKBONE = find_backbone("timm/test_resnet")
 HEAD = ("fc",)
@@ -27,7 +28,7 @@ def network(seed: int = 0, classes: int = 5, text: str = "timm/test_resnet", siz
 
 
 def load(path: Path, target: nn.Module) -> None:
-    load_weights(target, BACKBONE, read_weights_file(str(path)), str(path), HEAD)
+    load_weights(target, BACKBONE, read_weights_file(str(path)), HEAD)
 
 
 def assert_backbone_equal(found: nn.Module, expected: nn.Module, head: str = "fc.") -> None:
@@ -86,7 +87,9 @@ def test_keys_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     with pytest.raises(MismatchError) as raised:
         load(tmp_path / "weights.pth", target)
     assert raised.value.exit_code == 78
-    missing, unexpected, misshapen = raised.value.hint.splitlines()
+    prefix, missing, unexpected, misshapen = raised.value.hint.splitlines()
+    needed = [key for key in target.state_dict() if "num_batches" not in key and not key.startswith("fc.")]
+    assert prefix == f"  without a prefix: {len(needed) - 8} of {len(needed)} names and shapes match"
     assert missing.strip().startswith("7 missing: layer4.")
     assert missing.count("layer4.") == 5
     assert unexpected.strip() == "1 unexpected: surprise.weight"
@@ -104,7 +107,7 @@ def test_a_file_with_code_is_refused_and_never_run(suffix: str, torch_file: bool
     else:
         path.write_bytes(pickle.dumps(Canary(canary)))
     with pytest.raises(UnsafeError) as raised:
-        read_weights_file(str(path))
+        load(path, network())
     assert raised.value.exit_code == 77
     assert not canary.exists()
 
@@ -133,7 +136,7 @@ def test_a_torch_file_without_state_dict(value: Any, tmp_path: Path) -> None:
 def test_position_embeddings_of_another_image_size_are_resampled(text: str) -> None:
     backbone = find_backbone(text)
     source, target = network(1, 9, text), network(2, 5, text, size=96)
-    load_weights(target, backbone, dict(source.state_dict()), "weights.pth", ("head", "head_dist"))
+    load_weights(target, backbone, Weights("weights.pth", dict(source.state_dict())), ("head", "head_dist"))
     own, theirs = target.state_dict(), source.state_dict()
     assert own["pos_embed"].shape != theirs["pos_embed"].shape
     grid = list(target.patch_embed.grid_size)  # type: ignore[union-attr, arg-type]
@@ -147,7 +150,7 @@ def test_position_embeddings_of_another_image_size_are_resampled(text: str) -> N
 def test_position_embeddings_of_torchvision_are_resampled() -> None:
     text = "torchvision/vit_b_32"
     source, target = network(1, 9, text), network(2, 5, text, size=64)
-    load_weights(target, find_backbone(text), dict(source.state_dict()), "weights.pth", ("heads.head",))
+    load_weights(target, find_backbone(text), Weights("weights.pth", dict(source.state_dict())), ("heads.head",))
     own, theirs = target.state_dict(), source.state_dict()
     assert own["encoder.pos_embedding"].shape[1] == 5
     assert torch.equal(own["encoder.pos_embedding"][:, 0], theirs["encoder.pos_embedding"][:, 0])
@@ -161,7 +164,7 @@ def test_the_names_that_densenet_was_published_with() -> None:
         if "denselayer" in key else key: value
         for key, value in source.state_dict().items()
     }  # fmt: skip
-    load_weights(target, find_backbone(text), published, "densenet.pth", ("classifier",))
+    load_weights(target, find_backbone(text), Weights("densenet.pth", published), ("classifier",))
     assert_backbone_equal(target, source, "classifier.")
 
 
@@ -169,7 +172,7 @@ def test_googlenet_weights_may_hold_auxiliary_classifiers() -> None:
     text = "torchvision/googlenet"
     source, target = network(1, 9, text), network(2, 5, text)
     published = dict(source.state_dict()) | {"aux1.fc1.weight": torch.ones(1)}
-    load_weights(target, find_backbone(text), published, "googlenet.pth", HEAD)
+    load_weights(target, find_backbone(text), Weights("googlenet.pth", published), HEAD)
     assert_backbone_equal(target, source)
 
 
@@ -180,8 +183,13 @@ def test_mnasnet_takes_a_state_dict_without_version() -> None:
 
 
 def test_however_often_a_name_is_wrapped(tmp_path: Path) -> None:
-    save_file({"module." * 50_000 + "conv.weight": torch.ones(2)}, tmp_path / "a.safetensors")
-    assert list(read_weights_file(str(tmp_path / "a.safetensors"))) == ["conv.weight"]
+    source, target = network(1), network(2)
+    save_file({"module." * 50 + key: tensor for key, tensor in source.state_dict().items()}, tmp_path / "a.safetensors")
+    load(tmp_path / "a.safetensors", target)
+    assert_backbone_equal(target, source)
+    save_file({"module." * 50_000 + "conv.weight": torch.ones(2)}, tmp_path / "b.safetensors")
+    with pytest.raises(MismatchError):
+        load(tmp_path / "b.safetensors", target)
 
 
 @pytest.mark.parametrize(

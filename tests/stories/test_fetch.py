@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.conftest import BACKBONE, Run
 from tlkit.model.backbones import build_network, find_backbone
 from tlkit.model.sources import SOURCES
-from tlkit.model.weights import weights_sha256
+from tlkit.model.state_dict import weights_sha256
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def save_untrained(path: Path, name: str, classes: tuple[str, ...], weights: Pat
     network = build_network(backbone, len(classes))
     if weights is not None:
         output_layers = classifier_layers(backbone, network, len(classes)).output_layers
-        load_weights(network, backbone, read_weights_file(str(weights)), str(weights), output_layers)
+        load_weights(network, backbone, read_weights_file(str(weights)), output_layers)
     preprocessing = preprocessing_of(backbone, network, None)
     description = ModelDescription(backbone, "none", "", None, None, "linear", None, 0, classes, preprocessing)
     model = LoadedModel(network, description)

@@ -9,7 +9,7 @@ from tlkit.errors import DONE, OutputError
 from tlkit.files.atomic import replaced_when_whole
 from tlkit.files.storage import writing
 from tlkit.model.backbones import build_network, download_weights, find_backbone, preprocessing_of, pretrained_outputs
-from tlkit.model.weights import load_weights
+from tlkit.model.weights import Weights, load_weights
 from tlkit.model.weights_folder import write_folder
 from tlkit.options import FetchOptions
 from tlkit.terminal import log_status, write_stdout
@@ -25,7 +25,7 @@ def fetch(options: FetchOptions) -> int:
     if not os.path.isdir(os.path.dirname(output)):
         raise OutputError(folder, f"cannot be created: there is no folder {os.path.dirname(output)}")
     network = build_network(backbone, pretrained_outputs(backbone))
-    load_weights(network, backbone, download_weights(backbone, network), str(backbone), ())
+    load_weights(network, backbone, Weights(str(backbone), download_weights(backbone, network)), ())
     with replaced_when_whole(output) as aside, writing(output):
         write_folder(aside, backbone, network.state_dict(), preprocessing_of(backbone, network, None))
     log_status("fetched", f"weights and preprocessing of {backbone}; copy the folder to the other machine, and there:")

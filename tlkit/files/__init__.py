@@ -9,6 +9,8 @@ Files:
     checksum.py          the SHA-256 checksum inside a file
     artifact.py          checkpoints and model.pt: tensors and plain values in one checked file
     archive.py           check a zip archive (.pt, .pt2) before opening it
+    other_formats.py     name files that are not weights for PyTorch (table OTHER_FORMATS)
+    inert.py             read tensors beside Python objects without running anything
     pickles.py           list what a pickle would import, without unpickling it
     trusted.py           the only place that may run code from a file (--trust-pickle)
     json_file.py         read JSON files

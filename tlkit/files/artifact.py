@@ -21,8 +21,9 @@ from tlkit.files.archive import check_archive, is_archive
 from tlkit.files.atomic import write_atomically
 from tlkit.files.checksum import write_checksummed_archive
 from tlkit.files.description import VERSION, newer
+from tlkit.files.inert import read_inert
 from tlkit.files.inputs import open_input, size_of
-from tlkit.files.pickles import refuse_code
+from tlkit.files.pickles import holds_objects_only, refuse_code
 from tlkit.files.trusted import is_trusted, unpickle
 
 OURS = "tlkit-"
@@ -31,11 +32,15 @@ OURS = "tlkit-"
 
 @dataclass(frozen=True)
 class TorchFile:
-    """Content of a file, tensors on the CPU. has_valid_checksum: whether it has a valid tlkit checksum."""
+    """Content of a file, tensors on the CPU. has_valid_checksum: whether it has a valid tlkit checksum.
+
+    skipped: names of classes whose objects were not rebuilt.
+    """
 
     path: str
     content: Any
     has_valid_checksum: bool
+    skipped: tuple[str, ...] = ()
 
 
 def write_artifact(path: str, kind: str, content: Mapping[str, object], inside: str | None = None) -> None:
@@ -92,19 +97,32 @@ def load_safely(path: str, trusted: str | None = None) -> Any:
     return open_torch_file(path, trusted).content
 
 
-def open_torch_file(path: str, trusted: str | None = None) -> TorchFile:
-    """Like load_safely, and whether the file has a valid checksum."""
+def open_torch_file(path: str, trusted: str | None = None, skip_objects: bool = False) -> TorchFile:
+    """Like load_safely, and whether the file has a valid checksum.
+
+    skip_objects: read a file that holds objects of Python classes without them, instead of refusing it.
+    """
     with open_input(path) as file:
         archive = is_archive(file)
         has_valid_checksum = archive and check_archive(path, file)
         if is_trusted(path, trusted):
             return TorchFile(path, unpickle(path, trusted), has_valid_checksum)
-        refuse_code(path, file, archive)
-        content = load_plain(path, file)
+        content: object = None
+        skipped: tuple[str, ...] = ()
+        if skip_objects and holds_objects_only(file, archive):
+            content, skipped = read_inert(path, file, archive)
+        if not skipped or is_ours(content):
+            refuse_code(path, file, archive)
+            content = load_plain(path, file)
         require_held(path, content, size_of(file))
-        if not has_valid_checksum and isinstance(content, dict) and str(content.get("format"))[: len(OURS)] == OURS:
+        if not has_valid_checksum and is_ours(content):
             raise without_checksum(path)
-        return TorchFile(path, content, has_valid_checksum)
+        return TorchFile(path, content, has_valid_checksum, skipped)
+
+
+def is_ours(content: object) -> bool:
+    """Whether content has a format of tlkit, whose files hold no objects."""
+    return isinstance(content, dict) and str(content.get("format"))[: len(OURS)] == OURS
 
 
 def without_checksum(path: str) -> DataError:

@@ -36,6 +36,9 @@ LEGACY_PICKLES = 5
 LONGEST = 5_000_000
 """Largest number of pickle operations to inspect (a few seconds)."""
 
+IMPORTS, DYNAMIC = "it imports", "it builds import names dynamically"
+"""Beginnings of reasons: the file builds objects of Python classes."""
+
 IN_A_TORCHSCRIPT_ARCHIVE = "constants.pkl"
 
 
@@ -47,6 +50,15 @@ def refuse_code(path: str, file: BinaryIO, archive: bool) -> None:
     reason = next(code_in_archive(file) if archive else code_in_stream(file), None)
     if reason is not None:
         raise unsafe(path, f"opening it would run code ({reason})")
+
+
+def holds_objects_only(file: BinaryIO, archive: bool) -> bool:
+    """Whether a torch file needs code, and only to build objects of Python classes, which can be skipped."""
+    file.seek(0)
+    if not archive and first_number(file) != LEGACY_MAGIC:
+        return False
+    reasons = list(code_in_archive(file) if archive else code_in_stream(file))
+    return bool(reasons) and all(reason.startswith((IMPORTS, DYNAMIC)) for reason in reasons)
 
 
 def unsafe(path: str, why: str) -> UnsafeError:
@@ -92,9 +104,12 @@ def code_in(pickled: bytes | BinaryIO) -> Iterator[str]:
                     return  # text that begins like a pickle
                 name = str(argument).replace(" ", ".")
                 if not re.fullmatch(HARMLESS, name):
-                    yield f"it imports {name[:80]}"
+                    yield f"{IMPORTS} {name[:80]}"
             elif operation.name in ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-                yield "it builds import names dynamically"
+                yield DYNAMIC
+            elif operation.name in ("PUT", "LONG_BINPUT") and int(str(argument)) > number:
+                yield "it is made to exhaust memory"
+                return
             elif number > LONGEST:
                 yield "it has too many operations"
                 return

@@ -5,7 +5,9 @@ Files:
     sources.py       timm, torchvision and installed packages behind one interface (table SOURCES)
     packages.py      weights in Python packages, for machines that reach no hub (table PACKAGES)
     conversions.py   names of other projects to the names of timm
-    weights.py       read weights from files and downloads, checked key by key
+    weights.py       read a file of weights, and load those of the backbone
+    copies.py        find the backbone's weights in a file, whatever their prefix
+    state_dict.py    compare, load and hash state dicts
     weights_folder.py  a folder of weights with its preprocessing and digests
     backbone.py      a network as a source of features: images [B, 3, H, W] -> features [B, D]
     head.py          the new classifier on features: [B, D] -> logits [B, C]

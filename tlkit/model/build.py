@@ -25,7 +25,8 @@ from tlkit.model.backbones import (
 from tlkit.model.classifier import Classifier, build_classifier
 from tlkit.model.files import ModelDescription
 from tlkit.model.head import HEADS
-from tlkit.model.weights import adapted, load_weights, read_weights_file, weights_sha256
+from tlkit.model.state_dict import weights_sha256
+from tlkit.model.weights import Weights, find_weights, load_weights, read_weights_file
 from tlkit.model.weights_folder import preprocessing_in
 from tlkit.options import FinetuneOptions
 from tlkit.options.network import is_weights_file
@@ -39,17 +40,17 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
     """
     backbone = find_backbone(options.backbone)
     image_size = options.image_size or preferred_image_size(backbone)
-    state = read_weights_file(options.weights, options.trust_pickle) if is_weights_file(options.weights) else None
-    outputs = outputs_of(backbone, options, image_size, state, len(classes))
+    weights = read_weights_file(options.weights, options.trust_pickle) if is_weights_file(options.weights) else None
+    outputs = outputs_of(backbone, options, image_size, weights, len(classes))
     torch.manual_seed(options.seed)
     network = build_network(backbone, outputs, image_size)
     layers = classifier_layers(backbone, network, outputs)
     kind = HEADS[options.head]
     head_names = () if kind.on_class_outputs else (*layers.output_layers, *layers.auxiliary)
     if options.weights == "pretrained":
-        load_weights(network, backbone, download_weights(backbone, network), str(backbone), head_names)
-    elif state is not None:
-        load_weights(network, backbone, state, options.weights, head_names)
+        weights = Weights(str(backbone), download_weights(backbone, network))
+    if weights is not None:
+        load_weights(network, backbone, weights, head_names, options.weights_key)
     float_range, integer_range = options.ranges()
     preprocessing = dataclasses.replace(
         preprocessing_of(backbone, network, image_size, preprocessing_in(options.weights)),
@@ -78,19 +79,20 @@ def outputs_of(
     backbone: BackboneName,
     options: FinetuneOptions,
     image_size: int | None,
-    state: dict[str, torch.Tensor] | None,
+    weights: Weights | None,
     classes: int,
 ) -> int:
     """Class outputs to build the network with: the data set's, or under a stacked head those of its weights."""
     if not HEADS[options.head].on_class_outputs:
         return classes
     published = pretrained_classes(backbone)
-    if state is None:
+    if weights is None:
         return published
     network = build_network(backbone, published, image_size)
-    outputs = f"{classifier_layers(backbone, network, published).output_layers[0]}.weight"
-    if outputs not in state:
-        state = adapted(network, backbone, state)
+    layers = classifier_layers(backbone, network, published)
+    outputs = f"{layers.output_layers[0]}.weight"
+    head_names = (*layers.output_layers, *layers.auxiliary)
+    state = find_weights(network, backbone, weights, head_names, options.weights_key)
     if outputs not in state:
         raise MismatchError(options.weights, f"has no class outputs ({outputs}), which --head {options.head} needs")
     return state[outputs].shape[0]

@@ -11,7 +11,7 @@ from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbone import Backbone
 from tlkit.model.backbones import BackboneName, ClassifierLayers, build_network, classifier_layers, within
 from tlkit.model.head import HEADS, Head, HeadShape
-from tlkit.model.weights import list_differences, load_tensors, tensors
+from tlkit.model.state_dict import list_differences, load_tensors, tensors
 
 
 class Classifier(nn.Module):

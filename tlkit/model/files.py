@@ -20,7 +20,7 @@ from tlkit.files.description import class_names, text
 from tlkit.model.backbones import BackboneName, is_known
 from tlkit.model.classifier import build_plain_network
 from tlkit.model.head import HEADS
-from tlkit.model.weights import list_differences, load_tensors, tensors
+from tlkit.model.state_dict import list_differences, load_tensors, tensors
 
 MODEL_FORMAT, CHECKPOINT_FORMAT = "tlkit-model", "tlkit-checkpoint"
 

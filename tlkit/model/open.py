@@ -30,7 +30,7 @@ from tlkit.model.files import (
     load_described_model,
     require_units,
 )
-from tlkit.model.weights import tensors
+from tlkit.model.state_dict import tensors
 from tlkit.options import EXPORT_SUFFIXES, FinetuneOptions
 
 

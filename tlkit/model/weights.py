@@ -1,145 +1,172 @@
-"""Read weights from a file, check them key by key, load them into a network, and hash them."""
+"""Read weights from a file or folder, find those of the backbone in it, and load them into a network."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from tlkit.errors import DataError, MismatchError
-from tlkit.files.artifact import digest, load_safely
+from tlkit.files.artifact import open_torch_file
 from tlkit.files.inputs import open_input
+from tlkit.files.other_formats import other_format
+from tlkit.files.pickles import unsafe
 from tlkit.files.safetensors_file import is_safetensors, read_safetensors
 from tlkit.files.trusted import is_trusted
-from tlkit.model.backbones import BackboneName, within
-from tlkit.model.sources import SOURCES
-from tlkit.model.weights_folder import weights_file_in
+from tlkit.model.backbones import BackboneName
+from tlkit.model.copies import Copy, Needed, find_copies
+from tlkit.model.state_dict import list_differences, load_tensors, without_layers
+from tlkit.model.weights_folder import INDEX_SUFFIX, parts_of, weights_files_in
+from tlkit.terminal import log_status
 
-WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema", "teacher", "net")
-"""Keys under which training scripts store the state dict."""
+MOST_LISTED = 5
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+LONGEST_NAME = 1000
+"""Characters of a name in a network."""
 
 
-def read_weights_file(path: str, trusted: str | None = None) -> dict[str, Tensor]:
-    """Read the state dict from any .safetensors or torch file or a folder, without wrappers and prefixes.
+@dataclass(frozen=True)
+class Weights:
+    """All tensors of a file, named by the path of keys that leads to them.
+
+    origin: the file or backbone, for errors. skipped: names of classes whose objects were not read.
+    """
+
+    origin: str
+    tensors: Mapping[str, Tensor]
+    skipped: tuple[str, ...] = ()
+
+
+def read_weights_file(path: str, trusted: str | None = None) -> Weights:
+    """Read the tensors of a .safetensors or torch file, of a folder with one, or of the parts that an index lists.
 
     trusted: the file that may run code, if any. Raises MissingInputError, DataError (not a weights file) or UnsafeError
-    (it would run code).
+    (nothing but code would rebuild its weights).
     """
-    if os.path.isdir(path):
-        path = weights_file_in(path)
+    if os.path.isdir(path) or path.endswith(INDEX_SUFFIX):
+        files = weights_files_in(path) if os.path.isdir(path) else parts_of(path)
+        parts = [read_weights_file(file, trusted) for file in files]
+        tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
+        return Weights(path, tensors, tuple(name for part in parts for name in part.skipped))
     with open_input(path) as file:
         safetensors = is_safetensors(file)
+        other = None if is_trusted(path, trusted) else other_format(file, path)
+    if other is not None:
+        raise DataError(path, f"is {other.description}", other.advice)
     if safetensors or (path.endswith(".safetensors") and not is_trusted(path, trusted)):
-        return without_prefixes(read_safetensors(path).state)
-    content = load_safely(path, trusted)
-    while not (isinstance(content, Mapping) and is_state_dict(content)):
-        if isinstance(content, nn.Module):
-            content = content.state_dict()
-            continue
-        inside = [content[key] for key in WRAPPERS if key in content] if isinstance(content, Mapping) else []
-        inner = next((value for value in inside if isinstance(value, (Mapping, nn.Module))), None)
-        if inner is None:
-            keys = f" with keys {', '.join(map(str, list(content)[:5]))}" if isinstance(content, Mapping) else ""
-            raise DataError(path, f"contains no state dict, but a {type(content).__name__}{keys[:200]}")
-        content = inner
-    return without_prefixes(dict(content))
+        return Weights(path, read_safetensors(path).state)
+    file_content = open_torch_file(path, trusted, skip_objects=True)
+    content = file_content.content
+    tensors = dict(tensors_in(content)) if isinstance(content, (Mapping, nn.Module)) else {}
+    if tensors:
+        return Weights(path, tensors, file_content.skipped)
+    if file_content.skipped:
+        raise unsafe(path, f"only code would rebuild its content ({', '.join(file_content.skipped[:MOST_LISTED])})")
+    keys = f" with keys {', '.join(map(str, list(content)[:MOST_LISTED]))}" if isinstance(content, Mapping) else ""
+    raise DataError(path, f"contains no state dict, but a {type(content).__name__}{keys[:200]}")
 
 
-def is_state_dict(value: Mapping[object, object]) -> bool:
-    """Whether a mapping is not empty and maps strings to tensors."""
-    return bool(value) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-
-
-def tensors(values: object) -> dict[str, Tensor]:
-    """Return the values as a state dict. Raises TypeError if they are none."""
-    if not isinstance(values, Mapping) or not is_state_dict(values):
-        raise TypeError("expected a state dict")
-    return dict(values)
-
-
-def without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes that DataParallel, torch.compile and wrapper modules add to every name."""
-    start = 0
-    while prefix := next((p for p in PREFIXES if state and all(name.startswith(p, start) for name in state)), ""):
-        start += len(prefix)
-    return {name[start:]: tensor for name, tensor in state.items()}
+def tensors_in(content: object, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested containers and modules, with the keys that lead to it, joined by dots."""
+    if isinstance(content, Tensor):
+        yield path, content
+    elif isinstance(content, (nn.Module, Mapping, list, tuple)):
+        items = content.state_dict() if isinstance(content, nn.Module) else content
+        pairs = items.items() if isinstance(items, Mapping) else enumerate(items)
+        for key, value in pairs:
+            yield from tensors_in(value, f"{path}.{key}" if path else str(key))
 
 
 def load_weights(
-    network: nn.Module, backbone: BackboneName, state: dict[str, Tensor], origin: str, head: Sequence[str]
+    network: nn.Module, backbone: BackboneName, weights: Weights, head: Sequence[str], key: str | None = None
 ) -> None:
-    """Load a state dict into a network, except its head layers.
+    """Load weights into a network, except its head layers. key: of the copy to take, if the file has several.
 
-    origin: the file or backbone, for errors. Raises MismatchError listing missing, unexpected and misshapen keys.
+    Raises MismatchError, DataError (a value is not a number) or UnsafeError as find_weights.
     """
-    if differences_from(network, state, head):
-        state = adapted(network, backbone, state)
-    differences = differences_from(network, state, head)
-    if differences:
-        raise MismatchError(origin, f"does not hold the weights of {backbone}", "\n".join(differences))
+    state = find_weights(network, backbone, weights, head, key)
     load_tensors(network, without_layers(state, head), strict=False)
 
 
-def adapted(network: nn.Module, backbone: BackboneName, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert published names and input size to this network's; unchanged if the library cannot convert it."""
-    try:
-        return SOURCES[backbone.source].adapt(network, state)
-    except Exception:  # a converter raises anything for a checkpoint it was not written for
-        return state
+def find_weights(
+    network: nn.Module, backbone: BackboneName, weights: Weights, head: Sequence[str], key: str | None = None
+) -> dict[str, Tensor]:
+    """The network's weights in a file, with the names and shapes of the network.
+
+    Raises MismatchError (none are complete, or several are and none is preferred), DataError (a value is not a number)
+    or UnsafeError (the file holds little else but objects that only code would rebuild).
+    """
+    needed = Needed(network, backbone, head)
+    copies = find_copies(needed, weights.tensors)
+    chosen = [copy for copy in copies if key is None or copy.is_named(key)]
+    if not chosen:
+        raise refusal(needed, weights, copies, key)
+    equals = [copy for copy in chosen if copy.rank == chosen[0].rank]
+    if len(equals) > 1:
+        names = ", ".join(copy.prefix or "the file itself" for copy in equals[:MOST_LISTED])
+        problem = f"contains {len(equals)} different copies of the weights of {backbone}: {names}"
+        raise MismatchError(weights.origin, problem, f"Choose one: --weights-key {equals[-1].prefix}")
+    log_choice(weights, chosen[0], copies)
+    state = chosen[0].state
+    for name in needed.required:
+        if not torch.isfinite(state[name]).all():
+            where = f"{chosen[0].prefix}: {name}" if chosen[0].prefix else name
+            problem = f"is damaged: the tensor {where} contains values that are not finite (NaN or infinity)"
+            raise DataError(weights.origin, problem, "Use another file, or another copy in it: --weights-key NAME")
+    return state
 
 
-def load_tensors(network: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> None:
-    """load_state_dict for a state dict without version numbers, which MNASNet and others need. Missing keys stay."""
-    versioned = network.state_dict()
-    versioned.update(state)
-    network.load_state_dict(versioned, strict=strict)
+def log_choice(weights: Weights, chosen: Copy, copies: Sequence[Copy]) -> None:
+    """Log which copy was taken and what was skipped, unless the file holds nothing else."""
+    parts = [f"taken from {chosen.prefix}"] if chosen.prefix else []
+    if len(copies) > 1:
+        others = ", ".join(copy.prefix or "the top level" for copy in copies if copy is not chosen)
+        parts = [f"taken from {chosen.prefix or 'the top level'} (--weights-key chooses another: {others})"]
+    if weights.skipped:
+        parts.append(f"skipped Python objects: {', '.join(weights.skipped[:MOST_LISTED])}")
+    if parts:
+        log_status("weights", f"{os.path.basename(weights.origin)}: {'; '.join(parts)}")
 
 
-def differences_from(network: nn.Module, state: Mapping[str, Tensor], head: Sequence[str]) -> list[str]:
-    """list_differences without the head, which weights need not have."""
-    own = without_layers(network.state_dict(), head)
-    # Old files lack these counters, which are unused where BatchNorm is frozen or has a momentum.
-    needed = {key: own[key] for key in own if key in state or not key.endswith("num_batches_tracked")}
-    return list_differences(needed, without_layers(state, head))
-
-
-def without_layers(state: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, Tensor]:
-    """A state dict without the keys of these layers."""
-    return {key: tensor for key, tensor in state.items() if not belongs_to(key, layers)}
-
-
-def list_differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], most: int = 5) -> list[str]:
-    """Lines that list missing and unexpected keys, and those of another shape or type; up to `most` of each."""
-    both = [key for key in own if key in given]
-    kinds = {
-        "missing": [key for key in own if key not in given],
-        "unexpected": [key for key in given if key not in own],
-        "of another shape": [
-            f"{key} {list(given[key].shape)} instead of {list(own[key].shape)}"
-            for key in both
-            if given[key].shape != own[key].shape
-        ],
-        "of another type": [
-            f"{key} {given[key].dtype} instead of {own[key].dtype}"
-            for key in both
-            if given[key].is_floating_point() != own[key].is_floating_point() or given[key].is_complex()
-        ],
-    }
-    return [
-        f"  {len(keys)} {kind}: {', '.join(keys[:most])}{' ...' if len(keys) > most else ''}"
-        for kind, keys in kinds.items()
-        if keys
+def refusal(needed: Needed, weights: Weights, copies: Sequence[Copy], key: str | None) -> Exception:
+    """The error for a file without complete weights: the prefixes found, matching keys of each, and examples."""
+    if copies:
+        names = ", ".join(copy.prefix or "(top level)" for copy in copies[:MOST_LISTED])
+        problem = f"contains no complete weights of {needed.backbone} under {key!r}"
+        return MismatchError(weights.origin, problem, f"Complete copies: {names}")
+    counts = matches(needed, weights.tensors).most_common(MOST_LISTED)
+    best, most = counts[0] if counts else ("", 0)
+    if weights.skipped and 2 * most < len(needed.required):
+        return unsafe(
+            weights.origin, f"only code would rebuild its content ({', '.join(weights.skipped[:MOST_LISTED])})"
+        )
+    lines = [
+        f"  {f'under the prefix {prefix}' if prefix else 'without a prefix'}: "
+        f"{count} of {len(needed.required)} names and shapes match"
+        for prefix, count in counts
     ]
+    below = {name[len(best) :]: tensor for name, tensor in weights.tensors.items() if name.startswith(best)}
+    own = {name: needed.own[name] for name in needed.own if name in needed.required or name in below}
+    lines += list_differences(own, without_layers(needed.unwrapped(below), needed.head))
+    return MismatchError(weights.origin, f"does not hold the weights of {needed.backbone}", "\n".join(lines))
 
 
-def belongs_to(key: str, layers: Sequence[str]) -> bool:
-    """Whether a state dict key belongs to one of these layers or to an auxiliary classifier."""
-    return within(key, (*layers, "aux1", "aux2", "AuxLogits"))
+def matches(needed: Needed, tensors: Mapping[str, Tensor]) -> Counter[str]:
+    """For each prefix in a file, the number of tensors whose name behind it, and shape, are the network's.
 
-
-def weights_sha256(network: nn.Module, head: Sequence[str]) -> str:
-    """SHA-256 of the names, shapes and bytes of all weights but the head; the same for every file format."""
-    return digest(dict(sorted(without_layers(network.state_dict(), head).items())))
+    Of several prefixes of one name, the shortest counts.
+    """
+    counts: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        for start in (0, *(match.end() for match in re.finditer(r"\.", name[-LONGEST_NAME:]))):
+            offset = max(0, len(name) - LONGEST_NAME) + start if start else 0
+            own = needed.own.get(name[offset:])
+            if own is not None and own.shape == tensor.shape and name[offset:] in needed.required:
+                counts[name[:offset]] += 1
+                break
+    return counts

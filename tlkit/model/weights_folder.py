@@ -21,6 +21,17 @@ from tlkit.model.backbones import BackboneName
 DIGESTS_FILE = "SHA256SUMS"
 """Digests of the other files, as `sha256sum --check` reads them."""
 
+TORCH_FILE, INDEX_SUFFIX = "pytorch_model.bin", ".index.json"
+"""Names of other files of weights in a Hugging Face repository, and of the index of a file in parts."""
+
+TORCH_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".pth.tar")
+
+OTHER_FRAMEWORKS = {
+    "tf_model.h5": "TensorFlow", "saved_model.pb": "TensorFlow", "flax_model.msgpack": "Flax",
+    "flax_model.msgpack.index.json": "Flax", "model.onnx": "ONNX Runtime", "rust_model.ot": "Rust",
+}  # fmt: skip
+"""Files of weights that PyTorch does not read."""
+
 CONFIG_KEY = "tlkit_weights"
 """Key in config.json of the description that fetch writes."""
 
@@ -44,13 +55,50 @@ def write_folder(
         file.writelines(lines)
 
 
-def weights_file_in(folder: str) -> str:
-    """The file of weights in a folder, digests verified. Raises DataError."""
-    path = os.path.join(folder, WEIGHTS_FILE)
-    if not os.path.isfile(path):
-        raise DataError(folder, f"contains no {WEIGHTS_FILE}; expected a file of weights, or a folder with that file")
+def weights_files_in(folder: str) -> list[str]:
+    """The files of weights in a folder: one, or the parts that an index lists. Digests are verified.
+
+    The folder is one that fetch packed, a snapshot of a Hugging Face repository, or the cache folder of one. Raises
+    DataError or MissingInputError.
+    """
+    snapshots = os.path.join(folder, "snapshots")
+    if os.path.isdir(snapshots):
+        revisions = sorted(os.listdir(snapshots))
+        if len(revisions) != 1:
+            problem = f"contains {len(revisions)} snapshots; expected one"
+            raise DataError(folder, problem, f"Pass one of them, such as --weights {snapshots}/REVISION")
+        folder = os.path.join(snapshots, revisions[0])
     verify_digests(folder)
-    return path
+    for name in (WEIGHTS_FILE, TORCH_FILE):
+        if os.path.lexists(os.path.join(folder, name)):
+            return [os.path.join(folder, name)]
+        if os.path.lexists(os.path.join(folder, name + INDEX_SUFFIX)):
+            return parts_of(os.path.join(folder, name + INDEX_SUFFIX))
+    names = sorted(os.listdir(folder))
+    foreign = next((found for name, found in OTHER_FRAMEWORKS.items() if name in names), None)
+    expected = f"expected {WEIGHTS_FILE} or {TORCH_FILE}, or an index of parts ({WEIGHTS_FILE}{INDEX_SUFFIX})"
+    if foreign is not None:
+        raise DataError(folder, f"contains only weights for {foreign}; {expected}")
+    files = [name for name in names if name.endswith(TORCH_SUFFIXES)]
+    if len(files) == 1:
+        return [os.path.join(folder, files[0])]
+    listing = f"several files of weights ({', '.join(files[:10])})" if files else "no file of weights"
+    advice = f"Pass one of them: --weights {os.path.join(folder, files[0])}" if files else ""
+    raise DataError(folder, f"contains {listing}; {expected}", advice)
+
+
+def parts_of(index: str) -> list[str]:
+    """The files that an index lists, beside it. Raises DataError for an invalid index, MissingInputError."""
+    content = read_json(index)
+    with as_content_of(index, "index of weights"):
+        names = sorted(set(content["weight_map"].values()))
+        if (
+            not all(names)
+            or not names
+            or any(os.path.basename(name) != name or name.endswith(INDEX_SUFFIX) for name in names)
+        ):
+            raise ValueError("it must name files of its own folder")
+    return [os.path.join(os.path.dirname(index), name) for name in names]
 
 
 def verify_digests(folder: str) -> None:

@@ -176,6 +176,9 @@ class ResumeOptions(RestartOptions, MonitoringOptions, TrustOptions, Options):
     weights: str | None = option(
         None, "Backbone weights, if the file has moved", group="Model", shown="as before", metavar="FILE"
     )
+    weights_key: str | None = option(
+        None, "Which copy of the weights in the file", group="Model", shown="as before", metavar="NAME"
+    )
     device: str | None = option(
         None, "Device; with --parallel several", group="Common", shown="as before", metavar="auto|cpu|cuda|NAME"
     )

@@ -26,6 +26,10 @@ class NetworkOptions:
         "pretrained", "Backbone weights: downloaded, random, or a file or folder", group="Model",
         metavar="pretrained|none|FILE",
     )  # fmt: skip
+    weights_key: str | None = option(
+        None, "Which copy of the weights in the file, e.g. teacher", group="Model", shown="the averaged one",
+        metavar="NAME",
+    )  # fmt: skip
     head: HeadName = option("linear", "New classifier; stack: on top of the pretrained class outputs", group="Model")
     hidden: int | None = option(None, "Width of --head mlp", group="Model", shown="512", minimum=1)
     unfreeze: str | None = option(

@@ -22,7 +22,7 @@ NOT_TRIED = (
     *(field.name for field in dataclasses.fields(DataOptions) if field.name != "seed"),
     "out", "metric", "keep_checkpoints", "save_every", "device", "engine", "parallel", "stages", "split_at",
     "processes", "max_restarts", "rank_timeout", "rendezvous_timeout", "sync_batchnorm", "log", "cache_limit",
-    "no_onnx", "trust_pickle", "deterministic", "debug",
+    "no_onnx", "trust_pickle", "deterministic", "debug", "weights_key",
 )  # fmt: skip
 """Options of finetune that do not change the model, or would make trials incomparable."""
 

@@ -19,8 +19,8 @@ from tlkit.runs.machine import within_machine
 from tlkit.terminal import log_status
 
 RESUME_OVERRIDES = (
-    "epochs", "patience", "data", "weights", "device", "engine", "parallel", "stages", "split_at", "workers",
-    "processes", "log", "trust_pickle",
+    "epochs", "patience", "data", "weights", "weights_key", "device", "engine", "parallel", "stages", "split_at",
+    "workers", "processes", "log", "trust_pickle",
 )  # fmt: skip
 """Options that tlkit resume can change."""
 

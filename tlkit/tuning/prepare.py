@@ -71,7 +71,15 @@ def network_key(options: FinetuneOptions) -> Key:
     """The options of a trial on which its backbone depends, and whether the head keeps the backbone's hidden layers."""
     seed = options.seed if options.weights == "none" else None
     is_stacked = HEADS[options.head].on_class_outputs
-    return (options.backbone, options.weights, options.image_size, is_stacked, options.precision, seed)
+    return (
+        options.backbone,
+        options.weights,
+        options.weights_key,
+        options.image_size,
+        is_stacked,
+        options.precision,
+        seed,
+    )
 
 
 def prepare(
