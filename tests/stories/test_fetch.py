@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -82,10 +81,11 @@ def test_an_existing_folder_is_not_replaced(fetched: Path, tlkit: Run) -> None:
     assert tlkit("fetch", BACKBONE, "-o", fetched / "missing" / "below").status == 73
 
 
-def test_a_folder_without_weights_is_refused(images: Path, tmp_path: Path, fetched: Path, tlkit: Run) -> None:
+def test_a_folder_without_weights_is_refused(fetched: Path, images: Path, tmp_path: Path, tlkit: Run) -> None:
     (fetched / "model.safetensors").unlink()
-    shutil.copytree(fetched, tmp_path / "empty")
-    result = tlkit(
-        "finetune", images, "--backbone", BACKBONE, "--weights", tmp_path / "empty", "--out", tmp_path / "run"
-    )
-    assert result.status == 65 and "model.safetensors" in result.err
+    arguments = ["finetune", images, "--backbone", BACKBONE, "--weights", fetched, "--out", tmp_path / "run"]
+    incomplete = tlkit(*arguments)
+    assert incomplete.status == 66 and "model.safetensors: no such file" in incomplete.err
+    (fetched / "SHA256SUMS").unlink()
+    empty = tlkit(*arguments)
+    assert empty.status == 65 and "expected model.safetensors" in empty.err
