@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import inspect
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from tlkit import __version__, interruption, options
 from tlkit.distributed import env, failures
-from tlkit.errors import DONE, ResourceError, TlkitError, UsageError, escape_name, to_tlkit_error
+from tlkit.errors import DONE, ResourceError, TlkitError, UsageError, escape_name, listing, to_tlkit_error
 from tlkit.memory_limit import report_exit_of_libraries
 from tlkit.options.declare import RENAMED, Options, flag_of, label_of
 from tlkit.terminal import STANDARD_ERROR, STANDARD_OUTPUT, output_for_data_alone, print_error
@@ -124,7 +125,8 @@ def run(words: list[str]) -> int:
 
 def fail(error: TlkitError, prefix: str, traceback_too: bool = False) -> int:
     """Print an error, unless another process reports it. Returns the exit status."""
-    lines = [f"{prefix}: {error}{env.rank_suffix()}", *error.hint.splitlines()]
+    lines = [f"{prefix}: {error}{env.rank_suffix()}", *listing(error.listed).splitlines()]
+    lines += applicable(error.hint, prefix.removeprefix("tlkit").strip())
     if traceback_too:
         import traceback
 
@@ -132,6 +134,25 @@ def fail(error: TlkitError, prefix: str, traceback_too: bool = False) -> int:
     if failures.should_report_error(error, lines):
         print_error(*map(escape_name, lines))
     return error.exit_code
+
+
+def applicable(hint: str, command: str) -> list[str]:
+    """The lines of a hint without those that name an option which neither the command nor one in the line has."""
+    kept = []
+    for line in hint.splitlines():
+        typed = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", line))
+        named = {command, *re.findall(r"\btlkit ([a-z]+)", line)} & COMMANDS.keys() or COMMANDS.keys()
+        unknown = typed.difference(*map(flags_of, named)) if typed else set()
+        if not unknown.intersection(*[set[str]().union(*map(flags_of, COMMANDS))] if unknown else []):
+            kept.append(line)
+    return kept
+
+
+def flags_of(command: str) -> set[str]:
+    """The options of a command, as they are typed."""
+    kind = options_class(command)
+    fields = [field for field in dataclasses.fields(kind) if not field.metadata.get("positional")]
+    return {flag_of(field.name) for field in fields if field.name not in kind.HIDDEN}
 
 
 def command_named(words: list[str]) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import ClassVar
 
 from tlkit.memory_limit import is_near_limit, more_memory
+
+MOST_LISTED = 10
+"""Files, classes and the like that a message lists; the others are counted."""
 
 
 def escape_name(text: str) -> str:
@@ -13,24 +17,33 @@ def escape_name(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def listing(lines: Iterable[str]) -> str:
+    """Indented lines; after MOST_LISTED lines only the number of the rest."""
+    indented = [f"  {escape_name(line)}" for line in lines]
+    more = [f"  and {len(indented) - MOST_LISTED:,} more"] if len(indented) > MOST_LISTED else []
+    return "\n".join(indented[:MOST_LISTED] + more)
+
+
 class TlkitError(Exception):
     """A problem a person can act on.
 
-    subject: the file, folder or flag. problem: what is wrong, and what was expected. hint: how to fix it, on further
-    lines. The first line is ``tlkit COMMAND: SUBJECT: PROBLEM``.
+    subject: the file, folder or flag. problem: what is wrong, and what was expected. hint: how to fix it; each line is
+    a piece of advice that is printed if the command has the options in it. listed: lines about single files and the
+    like, of which the first ten are printed. The first line is ``tlkit COMMAND: SUBJECT: PROBLEM``.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, subject: str, problem: str, hint: str = "") -> None:
+    def __init__(self, subject: str, problem: str, hint: str = "", listed: Iterable[str] = ()) -> None:
         super().__init__(f"{subject}: {problem}")
         self.subject = subject
         self.problem = problem
         self.hint = hint
+        self.listed = [*listed]
 
     def __reduce__(self) -> tuple[object, ...]:
         """Errors are sent between processes, with their notes."""
-        return type(self), (self.subject, self.problem, self.hint), self.__dict__
+        return type(self), (self.subject, self.problem, self.hint, self.listed), self.__dict__
 
 
 class UsageError(TlkitError):

@@ -20,8 +20,7 @@ import pytest
 
 from tests.conftest import BACKBONE, Outcome, Run, command, run_process
 from tlkit.options.finetune import METRIC_NAMES
-from tlkit.tuning.cluster import SERVERS
-from tlkit.tuning.driver import process_state
+from tlkit.tuning.driver import SERVERS, process_state
 from tlkit.tuning.reaper import processes_with_marker
 
 EPOCHS = 40

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -14,6 +15,7 @@ import pytest
 from tlkit.errors import DataError, ResourceError
 from tlkit.interruption import Interrupted, Interruption, handled
 from tlkit.tuning.driver import Watch, run_in_driver
+from tlkit.tuning.reaper import MARKER_VARIABLE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -35,29 +37,45 @@ def die(signals: Interruption, watch: Watch) -> None:
     os._exit(1)
 
 
-def wait_for_nothing(signals: Interruption, watch: Watch) -> None:
-    with subprocess.Popen(["sleep", "60"]) as sleeping, subprocess.Popen(["sleep", "60"]) as killed:
-        watch([sleeping.pid, killed.pid])
-        killed.kill()
-        time.sleep(60)
+def server(tmp_path: Path, marker: str) -> subprocess.Popen[bytes]:
+    """A process with the name and the marker of one of Ray's servers."""
+    program = tmp_path / "raylet"
+    if not program.exists():
+        shutil.copy(shutil.which("sleep") or "", program)
+    return subprocess.Popen([program, "60"], env={**os.environ, MARKER_VARIABLE: marker})
 
 
-@pytest.mark.parametrize("function", [die, wait_for_nothing])
-def test_a_driver_that_dies_or_loses_a_server_is_an_error_with_a_hint(function: object) -> None:
+def test_a_driver_that_loses_a_server_is_an_error(tmp_path: Path) -> None:
+    def lose_a_server(signals: Interruption, watch: Watch) -> None:
+        marker = f"lost-{os.getpid()}"
+        watch(marker)
+        with server(tmp_path, marker) as killed:
+            time.sleep(0.5)
+            killed.kill()
+            time.sleep(60)
+
     began = time.monotonic()
+    with pytest.raises(ResourceError):
+        run_in_driver(lose_a_server, Interruption(), "")
+    assert time.monotonic() - began < 30
+
+
+def test_a_driver_that_dies_is_an_error_with_a_hint() -> None:
     with pytest.raises(ResourceError) as raised:
-        run_in_driver(function, Interruption(), "Resume with: tlkit resume x")  # type: ignore[arg-type]
+        run_in_driver(die, Interruption(), "Resume with: tlkit resume x")
     assert str(raised.value) == "Ray: ended unexpectedly; one of its processes was killed, or crashed"
     assert raised.value.hint == "Resume with: tlkit resume x"
-    assert time.monotonic() - began < 30
 
 
 def test_a_driver_may_end_its_servers(tmp_path: Path) -> None:
     def end_orderly(signals: Interruption, watch: Watch) -> None:
-        with subprocess.Popen(["sleep", "60"]) as server:
-            watch([server.pid])
-            watch([])
-            server.kill()
+        marker = f"ended-{os.getpid()}"
+        watch(marker)
+        with server(tmp_path, marker) as ended:
+            time.sleep(0.5)
+            watch("")
+            time.sleep(0.5)
+            ended.kill()
         time.sleep(0.5)
         (tmp_path / "done").touch()
 

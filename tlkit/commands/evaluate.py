@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -12,7 +13,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from tlkit.data.bad_images import describe_bad, log_left_out
+from tlkit.data.bad_images import bad_images_error, log_left_out
 from tlkit.data.class_folders import is_labelled, read_labelled
 from tlkit.data.decoders import Pixels, open_decoder, worker_count
 from tlkit.data.folder import Dataset, Sample
@@ -60,8 +61,7 @@ def evaluate(options: EvaluateOptions) -> int:
         if not world.is_first:
             return DONE
         if bad and not options.skip_bad:
-            problem, list_of_bad = describe_bad(bad, len(samples))
-            raise DataError(options.data, problem, f"{list_of_bad}\nGo on without them by --skip-bad.")
+            raise bad_images_error(options.data, bad, len(samples))
         if not len(every):
             raise DataError(options.data, "no readable image to evaluate on")
         result = evaluate_rows(every, model.classes)
@@ -167,7 +167,11 @@ def part_folder(options: EvaluateOptions, parts: Parts, unlabelled: bool) -> str
     if unlabelled and (options.split == "test" or (options.split == "auto" and parts.val is None)):
         problem = "has no class folders, so its images are not labelled; expected CLASS/image"
         also = "" if options.split == "test" else f", and {options.data} has no validation images"
-        raise DataError(str(parts.test), problem + also, f"To label them: tlkit predict {options.model} {parts.test}")
+        raise DataError(
+            str(parts.test),
+            problem + also,
+            f"To label them: tlkit predict {shlex.quote(options.model)} {shlex.quote(str(parts.test))}",
+        )
     if options.split == "auto":
         return (None if unlabelled else parts.test) or parts.val or options.data
     folder = {"train": parts.train, "val": parts.val, "test": parts.test}[options.split]

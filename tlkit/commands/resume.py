@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from contextlib import suppress
 from typing import TypeVar
 
 from tlkit.distributed.env import is_nonzero_rank
 from tlkit.distributed.launch import is_for_ranks, launch
 from tlkit.errors import DataError, MissingInputError, TlkitError, UsageError
+from tlkit.files.new_run import free_name
 from tlkit.files.run_folder import RunFolder
 from tlkit.monitoring.monitor import require_installed
 from tlkit.options import ResumeOptions
@@ -38,7 +40,8 @@ def resume(options: ResumeOptions) -> int:
     run = RunFolder.containing(options.checkpoint)
     if run is None and os.path.isdir(options.checkpoint):
         files = RunFolder(options.checkpoint).checkpoint_files()
-        hint = f"Resume from its checkpoint with: tlkit resume {files[0]} --out DIR" if files else ""
+        again = shlex.join(["tlkit", "resume", *files[:1], "--out", free_name(options.checkpoint)])
+        hint = f"Resume from its checkpoint with: {again}" if files else ""
         raise DataError(options.checkpoint, "is not a run folder: it has no options.json", hint)
     require_installed(sinks_of(recorded_option(run, "log", [])) if options.log is None else options.sinks())
     recorded = {"processes": recorded_option(run, "processes", 1)}
@@ -69,7 +72,7 @@ def resume_search(options: ResumeOptions) -> int:
     """Resume a search. Raises UsageError for options that apply to single runs."""
     for field in dataclasses.fields(options):
         if field.name not in ("checkpoint", "debug", "trust_pickle") and getattr(options, field.name) != field.default:
-            hint = f"For the options that a search can change: tlkit tune --resume {options.checkpoint} --help"
+            hint = "For the options that a search can change: tlkit tune --help"
             raise UsageError(flag_of(field.name), "cannot be changed when a search is resumed", hint)
     from tlkit.tuning.start import resume_search
 

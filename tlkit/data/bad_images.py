@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 
@@ -12,14 +14,11 @@ from tlkit.data.duplicates import DuplicateFinder
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
 from tlkit.data.scan import Repeats, find_repeats, scan_images
-from tlkit.errors import DataError, escape_name
+from tlkit.errors import MOST_LISTED, DataError, escape_name, listing
 from tlkit.files.json_file import path_fields, path_of, read_json_lines
 from tlkit.files.run_folder import RunFolder
 from tlkit.options.data import DataOptions
 from tlkit.terminal import count, log_status
-
-NAMED = 10
-"""Number of files that a warning lists; the others are counted."""
 
 
 def check_images(options: DataOptions, dataset: Dataset, thorough: bool = False) -> Dataset:
@@ -64,13 +63,23 @@ def log_left_out(bad: Sequence[ImageError]) -> None:
     """Warn about bad images that are left out, if any."""
     if bad:
         found = f"{count(len(bad), 'image')} cannot be read and {'is' if len(bad) == 1 else 'are'} left out"
-        log_status("warning", f"{found}\n{listing(f'{error.path}: {error.message}' for error in bad)}")
+        log_status("warning", f"{found}\n{listing(lines_of(bad))}")
 
 
-def describe_bad(bad: Sequence[ImageError], images: int) -> tuple[str, str]:
-    """Summary and list of unreadable images. images: total number."""
-    every = "\n".join(f"  {escape_name(error.path)}: {error.message}" for error in bad)
-    return f"{count(len(bad), 'image')} of {images} cannot be read", every
+def bad_images_error(data: str, bad: Sequence[ImageError], images: int) -> DataError:
+    """The error for images that cannot be read. images: number of all."""
+    problem = f"{count(len(bad), 'image')} of {images} cannot be read"
+    if all(error.code == "not_found" for error in bad):
+        advice = ["Restore them.", "If the folder has moved, name its new place with --data DIR."]
+    else:
+        advice = ["Repair or delete them; `tlkit check` also finds damage inside files."]
+    advice += ["Or add --skip-bad to ignore them."]
+    return DataError(data, problem, "\n".join(advice), lines_of(bad))
+
+
+def lines_of(bad: Iterable[ImageError]) -> list[str]:
+    """A line for each bad image."""
+    return [f"{error.path}: {error.message}" for error in bad]
 
 
 def error_fields(error: ImageError) -> dict[str, str]:
@@ -83,18 +92,15 @@ def leave_out(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError])
     if not bad:
         return dataset
     images, skipped = len(dataset.train) + len(dataset.val), (*dataset.skipped, *bad)
-    found, every = describe_bad(bad, images)
+    error = bad_images_error(options.data, bad, images)
     if not options.skip_bad:
-        advice = (
-            "Repair or delete them, or add --skip-bad to ignore them. `tlkit check` also finds damage inside files."
-        )
-        raise DataError(options.data, found, f"{every}\n{advice}")
-    most = options.most_bad(images + len(dataset.skipped))
-    if len(skipped) > most:
-        problem = f"{found}; --skip-bad ignores at most {most}"
-        raise DataError(
-            options.data, problem, f"{every}\nRepair or delete them, or allow more with --max-bad FRACTION."
-        )
+        raise error
+    every = images + len(dataset.skipped)
+    if len(skipped) > options.most_bad(every):
+        problem = f"{error.problem}; --skip-bad ignores at most {options.most_bad(every)}"
+        share = math.ceil(100 * len(skipped) / every) / 100
+        advice = f"Repair or delete them.\nOr allow more with --max-bad {share:g}"
+        raise DataError(options.data, problem, advice, error.listed)
     names = {error.path for error in bad}
     kept = dataclasses.replace(
         dataset,
@@ -105,7 +111,7 @@ def leave_out(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError])
     lost = set(range(len(dataset.classes))) - {s.label for s in kept.train}
     if lost or not kept.val:
         empty = ", ".join(escape_name(dataset.classes[label]) for label in sorted(lost)) or "the validation images"
-        raise DataError(options.data, f"no readable images are left in {empty}", every)
+        raise DataError(options.data, f"no readable images are left in {empty}", listed=error.listed)
     return kept
 
 
@@ -116,11 +122,11 @@ def repeat_warnings(options: DataOptions, repeats: Repeats) -> list[str]:
         problems.append(f"{pictures(repeats.across_parts)} in both training and validation")
     if repeats.across_classes:
         problems.append(f"{pictures(repeats.across_classes)} in several classes")
-    listings = [groups_listing(groups) for groups in (repeats.across_parts, repeats.across_classes) if groups]
+    listings = [group_lines(groups) for groups in (repeats.across_parts, repeats.across_classes) if groups]
     if problems and options.strict:
         advice = "Delete the copies, or omit --strict to get a warning only."
-        raise DataError(options.data, "; ".join(problems), "\n".join([*listings, advice]))
-    return [f"{problem}\n{names}" for problem, names in zip(problems, listings, strict=True)]
+        raise DataError(options.data, "; ".join(problems), advice, itertools.chain(*listings))
+    return [f"{problem}\n{listing(lines)}" for problem, lines in zip(problems, listings, strict=True)]
 
 
 def pictures(groups: list[list[Sample]]) -> str:
@@ -128,16 +134,9 @@ def pictures(groups: list[list[Sample]]) -> str:
     return f"{count(len(groups), 'picture')} {'is' if len(groups) == 1 else 'are'}"
 
 
-def groups_listing(groups: list[list[Sample]]) -> str:
-    """One line per picture with its identical files; at most NAMED."""
-    return listing([" = ".join(escape_name(sample.path) for sample in group[:NAMED]) for group in groups])
-
-
-def listing(lines: Iterable[str]) -> str:
-    """Indented lines; after NAMED lines only the number of the rest."""
-    indented = [f"  {escape_name(line)}" for line in lines]
-    more = [f"  and {len(indented) - NAMED:,} more"] if len(indented) > NAMED else []
-    return "\n".join(indented[:NAMED] + more)
+def group_lines(groups: list[list[Sample]]) -> list[str]:
+    """One line per picture with its identical files; at most MOST_LISTED."""
+    return [" = ".join(sample.path for sample in group[:MOST_LISTED]) for group in groups]
 
 
 def read_skipped(run: RunFolder) -> tuple[ImageError, ...]:

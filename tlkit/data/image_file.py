@@ -61,6 +61,8 @@ def open_regular(path: str) -> BufferedReader:
         if error.errno in PROCESS_ERRORS:
             raise ResourceError(path, f"cannot be opened: {error.strerror}") from error
         code, message = OPEN_ERRORS.get(error.errno or 0, ("not_found", f"cannot be opened: {error.strerror}"))
+        if code == "not_found" and path.endswith("\r"):
+            message += "; the name ends with a carriage return: for a list with Windows line ends, add --crlf"
         raise ImageError(path, code, message) from error
     except ValueError as error:
         raise ImageError(path, "not_found", "the path contains a NUL byte") from error

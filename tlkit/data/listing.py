@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tlkit.data import formats
-from tlkit.errors import MissingInputError
+from tlkit.errors import DataError, MissingInputError
 from tlkit.terminal import count
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
@@ -72,13 +73,16 @@ class LeftOut:
 
 
 def require_folder(folder: str) -> None:
-    """Raises MissingInputError unless a folder can be listed."""
+    """Raises MissingInputError unless a folder can be listed, DataError for a run folder."""
     try:
-        os.scandir(folder).close()
+        names = os.listdir(folder)
     except NotADirectoryError:
         raise MissingInputError(folder, "is a file; expected a folder of images") from None
     except OSError as error:
         raise MissingInputError(folder, f"cannot be read: {error.strerror}") from error
+    if {"options.json", "checkpoints"} <= {*names}:
+        hint = f"To continue this run: tlkit resume {shlex.quote(folder)}"
+        raise DataError(folder, "is a run folder; expected a folder of images", hint)
 
 
 def subfolders(folder: str, left_out: LeftOut | None = None) -> list[str]:

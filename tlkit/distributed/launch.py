@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -115,7 +116,7 @@ def report_failure(folder: str, failures: Mapping[int, ProcessFailure]) -> int:
     run = read_note("run", str, folder)
     if run is not None:
         record_failure(RunFolder(run), rank, f"rank {rank} {how}")
-        hint = f"{hint}\nResume with: tlkit resume {run}"
+        hint = f"{hint}\nResume with: tlkit resume {shlex.quote(run)}"
     raise ResourceError(f"rank {rank}", how, hint)
 
 

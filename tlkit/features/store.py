@@ -149,7 +149,7 @@ class FeatureStore:
             if not make_room(self.root, self.limit - size, keep=self.used):
                 self.give_up(
                     f"the cache in {self.root} is full, so features are not cached from here on; "
-                    "raise the limit with --cache-limit SIZE"
+                    f"raise the limit, for example with --cache-limit {max(1, 2 * self.limit // 10**9)}GB"
                 )
                 return
             write_atomically(path, lambda file: Segment.write(file, rows), cache_above(self.folder))

@@ -130,6 +130,10 @@ def without_checksum(path: str) -> DataError:
     return DataError(path, "is damaged, or was changed since tlkit wrote it: its checksum is missing")
 
 
+IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+"""How image files begin: JPEG, PNG, GIF, WebP, BMP, TIFF."""
+
+
 def load_plain(path: str, file: BinaryIO) -> object:
     """Load tensors and plain values. Raises DataError."""
     file.seek(0)
@@ -141,6 +145,11 @@ def load_plain(path: str, file: BinaryIO) -> object:
         asked = re.search(r"tried to allocate (\d+) bytes", str(error))
         if is_memory(error) and int(asked[1] if asked else 0) <= size_of(file):
             raise
+        file.seek(0)
+        if file.read(12).startswith(IMAGES):
+            raise DataError(
+                path, "is an image; expected a run folder, a checkpoint, model.pt or an exported model"
+            ) from None
         raise DataError(path, f"is not a torch file, or is damaged ({first_line(error)[:120]})") from None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 
 from tlkit.errors import OutputError
@@ -28,15 +30,13 @@ def create_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
     """
     folder, created = create_folder(out) if out is not None else create_numbered_folder(default)
     run = RunFolder(folder)
+    other = f"Choose another folder, for example: --out {shlex.quote(free_name(folder))}"
     with run.locked():
         if os.path.exists(run.options_file):
-            raise OutputError(
-                folder,
-                "already contains a run",
-                f"Resume it with: tlkit resume {folder}, or choose another folder with --out DIR.",
-            )
+            hint = f"Resume it with: tlkit resume {shlex.quote(folder)}\n{other}"
+            raise OutputError(folder, "already contains a run", hint)
         if run.checkpoint_files():
-            raise OutputError(folder, "contains checkpoints of another run", "Choose another folder with --out DIR.")
+            raise OutputError(folder, "contains checkpoints of another run", other)
         try:
             run.make_checkpoints_folder()
             run.remove_leftovers()
@@ -44,6 +44,12 @@ def create_run_folder(out: str | None, default: str) -> Iterator[RunFolder]:
         finally:
             if not os.path.exists(run.options_file):
                 discard_empty_run(run, created)
+
+
+def free_name(folder: str) -> str:
+    """The first of folder-2, folder-3, ... that does not exist, for advice."""
+    numbered = (f"{folder.rstrip('/')}-{number}" for number in itertools.count(2))
+    return next(name for name in numbered if not os.path.lexists(name))
 
 
 def discard_empty_run(run: RunFolder, created: Sequence[str]) -> None:
@@ -88,7 +94,7 @@ def create_numbered_folder(default: str) -> tuple[str, list[str]]:
             number += 1
         except OSError as error:
             raise OutputError(
-                folder, f"cannot be created: {error.strerror}", "Choose another folder with --out DIR."
+                folder, f"cannot be created: {error.strerror}", "Choose another folder with --out."
             ) from error
 
 

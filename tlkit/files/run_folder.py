@@ -202,7 +202,7 @@ class RunFolder:
                 os.close(descriptor)
                 if not isinstance(error, BlockingIOError):
                     raise OutputError(self.path, f"cannot be locked: {error.strerror}") from error
-                hint = "Wait until it has finished, or choose another folder with --out DIR."
+                hint = "Wait until it has finished.\nOr choose another folder with --out."
                 raise OutputError(self.path, "is in use by another tlkit process", hint) from error
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.lstat(self.lock_file)):

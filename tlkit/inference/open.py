@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 from tlkit.errors import TlkitError, UnavailableError, UsageError
 from tlkit.files.checksum import checksum_in_archive
@@ -33,7 +34,8 @@ def open_predictor(options: InferenceOptions, ranks: int = 1) -> Predictor:
     model_file = run.model_file if os.path.isdir(options.model) else options.model
     if options.engine == "onnxruntime":
         if not os.path.exists(onnx_beside(model_file)):
-            hint = f"Use --engine torch, or: tlkit export {options.model} --format onnx --output model.onnx"
+            words = ["tlkit", "export", options.model, "--format", "onnx", "--output", onnx_beside(model_file)]
+            hint = f"Use --engine torch.\nOr first: {shlex.join(words)}"
             raise UnavailableError("--engine onnxruntime", f"there is no model.onnx beside {model_file}", hint)
         return open_onnx_beside(model_file)
     on_cpu = spec.names == ("cpu",) or (spec == DeviceSpec() and not may_have_gpu())

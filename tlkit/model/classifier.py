@@ -54,7 +54,7 @@ class Classifier(nn.Module):
         """Recompute activations in the backward pass to save memory. Raises UsageError if the network cannot."""
         if not self.backbone.keep_activations(False):
             problem = f"{self.backbone.name} does not support it; most timm networks do"
-            raise UsageError("--gradient-checkpointing", problem, "--accumulate N needs less memory with any network.")
+            raise UsageError("--gradient-checkpointing", problem, "--accumulate 2 needs less memory with any network.")
         self.checkpoints_gradients = True
         self.train(self.training)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -73,7 +74,9 @@ def file_of_run(path: str) -> str:
         if os.path.exists(file):
             return file
     if os.path.exists(run.options_file):
-        raise DataError(path, "has no model yet: no epoch is finished", f"Resume with: tlkit resume {path}")
+        raise DataError(
+            path, "has no model yet: no epoch is finished", f"Resume with: tlkit resume {shlex.quote(path)}"
+        )
     raise DataError(path, "is neither a run folder nor an exported model")
 
 

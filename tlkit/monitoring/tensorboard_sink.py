@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import time
 from collections.abc import Callable
 from typing import BinaryIO
@@ -44,7 +45,7 @@ class TensorBoardSink:
         self.writer = RecordWriter(self.file)
         self.record(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self.log_options(info)
-        self.notify(f"tensorboard --logdir {folder}")
+        self.notify(f"tensorboard --logdir {shlex.quote(folder)}")
         return max((step for tag, step in self.written if tag == "val/loss"), default=0)
 
     def log_options(self, info: RunInfo) -> None:

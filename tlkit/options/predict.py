@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,10 +67,11 @@ class PredictOptions(InferenceOptions):
         if self.null and self.crlf:
             raise UsageError("--crlf", "reads lines, but --null reads paths that end with NUL; use one of them")
         if self.resume_from and self.output not in STANDARD_OUTPUT:
+            output = shlex.quote(str(self.output))
             raise UsageError(
                 f"--resume-from {self.resume_from}",
                 f"cannot be combined with --output {self.output}, which would replace the earlier records",
-                f"Append instead: tlkit predict ... --resume-from {self.resume_from} >> {self.output}",
+                f"Append instead: tlkit predict ... --resume-from {self.resume_from} >> {output}",
             )
 
 

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from tlkit.data.bad_images import error_fields, groups_listing, listing
+from tlkit.data.bad_images import error_fields, group_lines, lines_of
 from tlkit.data.folder import Dataset, Sample, class_counts
 from tlkit.data.image_file import ImageError
 from tlkit.data.scan import Repeats
-from tlkit.errors import escape_name
+from tlkit.errors import escape_name, listing
 from tlkit.files.json_file import label_fields, path_fields
 from tlkit.terminal import count
 
@@ -93,7 +93,7 @@ def findings(report: Report) -> Iterable[tuple[str, str]]:
     """(title, list of files) for each kind of problem."""
     for code in sorted({error.code for error in report.bad}):
         errors = [error for error in report.bad if error.code == code]
-        yield f"bad       {count(len(errors), 'image')}: {code}", listing(f"{e.path}: {e.message}" for e in errors)
+        yield f"bad       {count(len(errors), 'image')}: {code}", listing(lines_of(errors))
     repeats = report.repeats
     for groups, where in (
         (repeats.across_parts, "in both training and validation, so validation accuracy will be too high"),
@@ -101,7 +101,7 @@ def findings(report: Report) -> Iterable[tuple[str, str]]:
         (repeats.harmless, "several times in one class"),
     ):
         if groups:
-            yield f"repeated  {count(len(groups), 'picture')} {where}", groups_listing(groups)
+            yield f"repeated  {count(len(groups), 'picture')} {where}", listing(group_lines(groups))
     if report.tiny:
         yield f"tiny      {count(len(report.tiny), 'image')}", listing(report.tiny)
     if report.several_frames:

@@ -40,7 +40,10 @@ def report(run: RunFolder, on_data: Callable[[ReportData], object] = lambda fact
         write_page(facts, run.report_file, run.root)
         log_status("report", run.report_file)
     except Exception as error:
-        log_status("warning", f"could not write the report: {to_tlkit_error(error)}; to retry: tlkit report {run.path}")
+        log_status(
+            "warning",
+            f"could not write the report: {to_tlkit_error(error)}; to retry: tlkit report {shlex.quote(run.path)}",
+        )
 
 
 def write_page(facts: ReportData, path: str, inside: str | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -248,11 +249,11 @@ def data(facts: ReportData) -> Section:
 
 def usage(facts: ReportData) -> Section:
     """Commands to copy."""
-    run = facts.folder
+    run, data = shlex.quote(facts.folder), shlex.quote(facts.data_folder)
     commands = {
         "Predict": f"tlkit predict {run} IMAGE...",
         "Predict a folder as JSON lines": f"tlkit predict {run} FOLDER --format jsonl",
-        "Evaluate": f"tlkit evaluate {run} {facts.data_folder}",
+        "Evaluate": f"tlkit evaluate {run} {data}",
         "Export": f"tlkit export {run} --format onnx --output model.onnx",
         "Train longer": f"tlkit resume {run} --epochs {len(facts.history) + 20}",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, Self
 
 from tlkit.errors import DataError, MissingInputError, TlkitError, UnsafeError
 from tlkit.files.artifact import read_artifact, write_artifact
+from tlkit.files.new_run import free_name
 from tlkit.files.run_folder import RunFolder
 from tlkit.model.files import CHECKPOINT_FORMAT
 from tlkit.terminal import log_status
@@ -173,10 +175,9 @@ def newest_checkpoint(run: RunFolder) -> Checkpoint | None:
         else:
             undamaged[file] = checkpoint.step, checkpoint.epoch
     if not undamaged:
-        hint = "To train from the start, choose another folder with: tlkit finetune DATA --out DIR"
+        hint = f"To train from the start: tlkit finetune DATA --out {shlex.quote(free_name(run.path))}"
         if damaged:
-            listing = "\n".join(f"  {error}" for error in damaged.values())
-            raise DataError(run.path, "has no undamaged checkpoint", f"{listing}\n{hint}")
+            raise DataError(run.path, "has no undamaged checkpoint", hint, map(str, damaged.values()))
         if os.path.exists(run.history_file) or os.path.exists(run.model_file):
             raise DataError(run.path, "has finished epochs but no checkpoint", hint)
         return None

@@ -74,8 +74,7 @@ def quick_hash_of(sample: Sample) -> int | None:
 def raise_on_rank_zero(subject: str, problem: str, found: list[str], advice: str, world: World) -> None:
     """Raise MismatchError on rank 0 if anything was found; the other ranks wait until it has decided."""
     if world.is_first and found:
-        listing = "\n".join(found[:10])
-        raise MismatchError(subject, problem, f"{listing}\n{advice}")
+        raise MismatchError(subject, problem, advice, found)
     world.barrier()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -133,8 +134,8 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
             known = ResourceError(
                 known.subject,
                 f"{known.problem} at --batch-size {options.batch_size}",
-                "Start a new run with a smaller --image-size or with --gradient-checkpointing; or, on a machine with "
-                f"more memory: tlkit resume {run.path}",
+                "Start a new run with a smaller --image-size or with --gradient-checkpointing.\n"
+                f"Or, on a machine with more memory: tlkit resume {shlex.quote(run.path)}",
             )
         details = {"code": error.code, "files": error.files} if isinstance(error, NonFiniteLossError) else {}
         with suppress(TlkitError):
@@ -145,5 +146,5 @@ def recorded_in_status(run: RunFolder, options: FinetuneOptions, state: Training
     except Interrupted as interrupted:
         with suppress(TlkitError):
             run.write_status("interrupted", exit_code=128 + interrupted.number, **state.where())
-        log_status("stopped", f"resume with: tlkit resume {run.path}")
+        log_status("stopped", f"resume with: tlkit resume {shlex.quote(run.path)}")
         raise

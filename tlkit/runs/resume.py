@@ -14,9 +14,9 @@ from tlkit.data.sources import find_dataset
 from tlkit.distributed.failures import write_note
 from tlkit.distributed.join import joined
 from tlkit.distributed.world import World
-from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, TlkitError
+from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, MissingInputError, TlkitError
 from tlkit.files.artifact import read_artifact
-from tlkit.files.new_run import create_run_folder, default_run_folder
+from tlkit.files.new_run import create_run_folder, default_run_folder, free_name
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
 from tlkit.model.files import MODEL_FORMAT
@@ -47,8 +47,9 @@ def resume_in_place(
         raise MismatchError(
             file,
             f"is not the newest checkpoint of its run: it is at step {named.step}, the run at step {checkpoint.step}",
-            f"Resume the run with: tlkit resume {run.path}\n"
-            f"Or start a new run from this checkpoint with: tlkit resume {file} --out DIR",
+            f"Resume the run with: tlkit resume {shlex.quote(run.path)}\n"
+            f"Or start a new run from this checkpoint with: tlkit resume {shlex.quote(file)} "
+            f"--out {shlex.quote(free_name(run.path))}",
         )
     recorded = recorded_options(run, checkpoint)
     stored = FinetuneOptions.stored_names()
@@ -118,7 +119,8 @@ def leave_finished(run: RunFolder, checkpoint: Checkpoint, options: FinetuneOpti
     how, flag = "is finished", "--epochs"
     if checkpoint.epoch < options.planned_epochs():
         how, flag = f"was stopped by --patience {options.patience}", "--patience"
-    log_status("resume", f"{run.path} {how}; to train on, give a larger {flag} N")
+    more = f"{flag} {(options.patience or 0) * 2 if flag == '--patience' else options.planned_epochs() + 20}"
+    log_status("resume", f"{run.path} {how}; to train on: tlkit resume {shlex.quote(run.path)} {more}")
     write_stdout(os.fsencode(f"{run.model_file}\n"))
     return status
 
@@ -131,7 +133,9 @@ def resume_in_new_folder(run: RunFolder | None, options: ResumeOptions) -> int:
     file = options.checkpoint
     checkpoint = read_checkpoint(file) if run is None or os.path.isfile(file) else newest_checkpoint(run)
     if checkpoint is None:
-        raise DataError(file, "has no checkpoint yet", f"Resume it in its own folder with: tlkit resume {file}")
+        raise DataError(
+            file, "has no checkpoint yet", f"Resume it in its own folder with: tlkit resume {shlex.quote(file)}"
+        )
     resolved = with_overrides(checkpoint.path, checkpoint.options, options)
     warn_of_other_schedule(checkpoint, resolved)
     with (
@@ -178,6 +182,9 @@ def initial_checkpoints(new: RunFolder, checkpoint: Checkpoint) -> dict[str, Che
 def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
     """The images of split.json. If it is missing or damaged, the data folder is read again; the checkpoint then tells
     whether the images are the same."""
+    if not os.path.exists(options.data):
+        hint = f"If it has moved, name its new place: tlkit resume {shlex.quote(run.path)} --data DIR"
+        raise MissingInputError(options.data, "no such folder; the images of the run were in it", hint)
     if not os.path.exists(run.split_file):
         return rescan_dataset(options)
     try:

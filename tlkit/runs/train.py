@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -77,7 +78,8 @@ def train_run(
 def load_best(run: RunFolder, session: TrainingSession) -> EpochRow:
     """Load the best epoch into the classifier and return its row. Raises DataError if its checkpoint is lost."""
     best = session.setup.state.best
-    more_epochs = f"Train more epochs with: tlkit resume {run.path} --epochs N"
+    epochs = session.setup.options.planned_epochs() + 20
+    more_epochs = f"Train more epochs with: tlkit resume {shlex.quote(run.path)} --epochs {epochs}"
     if best is None:
         raise DataError(run.path, "has no epoch left to train, and its best epoch is lost", more_epochs)
     checkpoint = find_epoch([run.best_checkpoint, *run.checkpoint_files()], best)
@@ -97,5 +99,5 @@ def finish(run: RunFolder, session: TrainingSession, best: EpochRow) -> int:
     dataset = session.batches.dataset
     for warning in baseline_warning(dataset.classes, *class_counts(dataset), best.val["accuracy"]):
         log_status("warning", warning)
-    log_status("next", f"tlkit predict {run.path} IMAGE...")
+    log_status("next", f"tlkit predict {shlex.quote(run.path)} IMAGE...")
     return status

@@ -24,7 +24,7 @@ from tlkit.options.devices import GPU
 from tlkit.options.tune import cores
 from tlkit.terminal import count, log_status
 from tlkit.tuning import reaper
-from tlkit.tuning.driver import Watch, process_state
+from tlkit.tuning.driver import Watch
 
 CONNECT_SECONDS = 5.0
 """Seconds to wait for the head node of a cluster."""
@@ -48,9 +48,6 @@ RAY_SETTINGS = {
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
 """Turn off Ray's telemetry, messages and state files, and keep the working directory of trials."""
-
-SERVERS = ("gcs_server", "raylet")
-"""The processes without which a Ray on this machine does nothing."""
 
 
 def require_ray() -> None:
@@ -77,11 +74,11 @@ def require_reachable(address: str) -> None:
 def ray_session(address: str | None, cpus: int, gpus: int, watch: Watch) -> Iterator[ModuleType]:
     """The module `ray`, connected to the cluster at an address, or to a local one that ends with the block.
 
-    watch: gets the servers of the local one, and at the end of the block an empty list.
+    watch: gets the marker of the servers of the local one, and "" at the end of the block.
     Raises ResourceError or UnavailableError if Ray does not start or refuses the connection.
     """
     with environment(RAY_SETTINGS), contextlib.ExitStack() as stack:
-        marker = stack.enter_context(local_ray()) if address is None else None
+        watch(stack.enter_context(local_ray()) if address is None else "")
         import ray
 
         stack.callback(ray.shutdown)
@@ -112,10 +109,7 @@ def ray_session(address: str | None, cpus: int, gpus: int, watch: Watch) -> Iter
                 signal.signal(number, handler)
         for name in ("ray", "ray.tune", "ray.train", "ray.air"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        if marker is not None:
-            names = {number: process_state(number)[0] for number in reaper.processes_with_marker(marker)}
-            watch([number for number, name in names.items() if name in SERVERS])
-            stack.callback(watch, [])
+        stack.callback(watch, "")
         yield ray
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import multiprocessing
 import os
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from tlkit import interruption
 from tlkit.distributed.env import die_with_parent
 from tlkit.errors import ResourceError, TlkitError, to_tlkit_error
 from tlkit.interruption import Interrupted, Interruption
+from tlkit.tuning import reaper
 
 POLL_SECONDS = 0.1
 
-Watch = Callable[[Sequence[int]], None]
-"""Tells the process of the command without which processes the driver cannot work, in place of those before."""
+SERVERS = ("gcs_server", "raylet")
+"""The processes without which a Ray on this machine does nothing."""
+
+Watch = Callable[[str], None]
+"""Tells the process of the command to watch the servers with this marker in their environment; "" for none."""
 
 
 def run_in_driver(function: Callable[[Interruption, Watch], None], signals: Interruption, hint: str) -> None:
@@ -27,26 +31,28 @@ def run_in_driver(function: Callable[[Interruption, Watch], None], signals: Inte
     """
     receiver, sender = multiprocessing.Pipe(duplex=False)
     arguments = (function, sender, os.getpid())
-    outcome: TlkitError | int | Sequence[int] | None = ()
-    servers: Sequence[int] = ()
+    outcome: TlkitError | int | str | None = ""
+    marker, servers = "", set[int]()
     with signals.deferred(""):  # the driver prints the message and stops the trials
         driver = multiprocessing.get_context("fork").Process(target=report_outcome, args=arguments)
         driver.start()
         sender.close()
         forwarded = False
-        while isinstance(outcome, Sequence):
+        while isinstance(outcome, str):
             if receiver.poll(POLL_SECONDS):
                 try:
                     outcome = receiver.recv()
                 except EOFError:
                     outcome = lost_ray(hint)
-                servers = outcome if isinstance(outcome, Sequence) else ()
+                marker, servers = (outcome, set()) if isinstance(outcome, str) else ("", set())
             elif not driver.is_alive() or any(process_state(number)[1] in "ZX" for number in servers):
                 driver.kill()
                 outcome = lost_ray(hint)
             elif signals.requested is not None and not forwarded:
                 os.kill(driver.ident or 0, signals.requested)
                 forwarded = True
+            elif marker and len(servers) < len(SERVERS):
+                servers |= {one for one in reaper.processes_with_marker(marker) if process_state(one)[0] in SERVERS}
         driver.join()
     if outcome is not None:
         raise Interrupted(outcome) if isinstance(outcome, int) else outcome
@@ -64,7 +70,7 @@ def report_outcome(function: Callable[[Interruption, Watch], None], sender: Conn
     outcome: TlkitError | int | None = None
     try:
         with interruption.handled("stopping") as signals:
-            function(signals, lambda numbers: sender.send([*numbers]))
+            function(signals, sender.send)
     except Interrupted as interrupted:
         outcome = interrupted.number
     except Exception as error:
