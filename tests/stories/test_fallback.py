@@ -122,7 +122,10 @@ def test_a_run_never_begins_anew_in_silence(harm: Any, run: Path, tlkit: Run) ->
         harm(file)
     result = tlkit("resume", run)
     assert (result.status, result.out) == (65, "")
-    assert re.search(f"tlkit resume: {run}: has .*no.* checkpoint", result.err) and "another folder" in result.err
+    assert (
+        re.search(f"tlkit resume: {run}: has .*no.* checkpoint", result.err)
+        and f"tlkit finetune DATA --out {run}-2" in result.err
+    )
     assert (run / "history.jsonl").read_bytes() == before
 
 
@@ -333,7 +336,7 @@ def test_a_state_that_does_not_fit_is_refused(run: Path, tlkit: Run) -> None:
 def test_a_folder_that_lost_its_options_says_what_can_be_resumed(run: Path, tmp_path: Path, tlkit: Run) -> None:
     (run / "options.json").unlink()
     result = tlkit("resume", run)
-    assert result.status == 65 and f"tlkit resume {run}/checkpoints/last.pt --out DIR" in result.err
+    assert result.status == 65 and f"tlkit resume {run}/checkpoints/last.pt --out {run}-2" in result.err
     assert tlkit("resume", run / "checkpoints" / "last.pt", "--out", tmp_path / "new").status == 0
     data = read_checkpoint(run / "checkpoints" / "last.pt")["options"]["data"]
     refused = tlkit(*finetune_arguments(Path(data), run))

@@ -123,7 +123,7 @@ def test_another_number_of_ranks_goes_on_and_says_what_is_lost(warm: Warm, image
     status, _, err = warm.run(["resume", run, "--epochs", 4, "--processes", 1])
     assert status == 0 and "processes: now 1, but 3 when the checkpoint was written" in err
     status, out, err = run_ranks(warm, 2, ["resume", run])
-    assert (status, out) == (0, f"{run}/model.pt\n") and "is finished; to train on, give a larger --epochs" in err
+    assert (status, out) == (0, f"{run}/model.pt\n") and "is finished; to train on: tlkit resume" in err
 
 
 def failure_of(warm: Warm, command: list[object], **how: Any) -> tuple[int, str]:

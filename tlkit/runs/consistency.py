@@ -36,7 +36,7 @@ def differences(own: Mapping[str, object], world: World) -> list[str]:
     """A line for each value of another rank that differs from that of rank 0."""
     everywhere = world.all_gather_object((str(world.place), dict(own)))
     return [
-        f"  {name}: {option_text(values.get(name))} at {place}, {option_text(value)} at rank 0"
+        f"{name}: {option_text(values.get(name))} at {place}, {option_text(value)} at rank 0"
         for place, values in everywhere
         for name, value in everywhere[0][1].items()
         if values.get(name) != value
@@ -55,7 +55,7 @@ def require_same_files(root: str, samples: Sequence[Sample], world: World) -> No
     wrong = [sample.path for sample, here, there in pairs if here != there]
     everywhere = world.all_gather_object((str(world.place), len(wrong), "".join(wrong[:1])))
     found = [
-        f"  {number} of {len(expected)} are missing or different at {place}, such as {file}"
+        f"{number} of {len(expected)} are missing or different at {place}, such as {file}"
         for place, number, file in everywhere
         if number
     ]

@@ -50,15 +50,14 @@ def recorded_options(run: RunFolder, checkpoint: Checkpoint | None) -> dict[str,
         log_status("warning", f"{error}; the options of the checkpoint are used")
         return {"given": trained, "resolved": trained}
     differences = [
-        f"  {flag_of(name)}: {option_text(value)} in the checkpoint, "
+        f"{flag_of(name)}: {option_text(value)} in the checkpoint, "
         f"{option_text(recorded['resolved'].get(name))} in the file"
         for name, value in trained.items()
         if name not in SAFE_TO_CHANGE and with_home(recorded["resolved"].get(name)) != value
     ]
     if differences:
-        listing = "\n".join(differences)
         advice = "Restore the values of the checkpoint, or start a new run with the new ones: tlkit finetune --help"
-        raise MismatchError(run.options_file, "differs from the options of the checkpoint", f"{listing}\n{advice}")
+        raise MismatchError(run.options_file, "differs from the options of the checkpoint", advice, differences)
     return recorded
 
 

@@ -66,8 +66,7 @@ class NonFiniteLossError(DataError):
     def name_files(self, files: list[str]) -> None:
         """Add the files of the batch, which the loop does not know, to the message."""
         self.files = files
-        if files:
-            self.hint = "\n".join([self.hint, "Files of the batch:", *(f"  {file}" for file in files)])
+        self.listed = [f"in the batch: {file}" for file in files]
 
 
 @dataclass(frozen=True)
