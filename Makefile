@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE := --backbone packaged/efficientnet_lite0
 
 .PHONY: setup demo test check format test-backbones test-kills test-ranks test-orphans test-resume test-faults test-splits test-damage
-.PHONY: test-slow test-hostile test-writers test-shared-cache test-searches test-servers fuzz measure-defaults house
+.PHONY: test-slow test-hostile test-writers test-shared-cache test-searches test-servers test-layouts fuzz measure-defaults house
 
 setup: $(STAMP)
 
@@ -100,6 +100,10 @@ test-servers: setup
 fuzz: setup
 	$(BIN)/python tests/fuzz.py --cases 10000
 	$(BIN)/python tests/data/fuzz_images.py
+
+# Layouts of TIFF and PNG with known pixels: right or refused. Folders of unusual images: tests/data/corpus.py FOLDER...
+test-layouts: setup
+	$(BIN)/python tests/data/layouts.py --count 10000
 
 # The default options against scikit-learn's tuned logistic regression on the same vectors.
 measure-defaults: setup

@@ -11,6 +11,7 @@ import stat
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -217,6 +218,45 @@ def test_a_model_remembers_which_formats_and_which_range_it_was_trained_on(
     assert tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run", *options)).status == 0
     assert tlkit("predict", tmp_path / "run", tmp_path / "data").status == 0
     assert tlkit("evaluate", tmp_path / "run", tmp_path / "data", "--split", "all").status == 0
+
+
+def test_12_bits_in_16_are_warned_of_and_their_range_is_remembered(tmp_path: Path, tlkit: Run) -> None:
+    generator = np.random.default_rng(0)
+    for name, highest in (("dark", 1500), ("light", 4095)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(10):
+            values = generator.integers(0, highest + 1, (30, 40)).astype(np.uint16)
+            Image.fromarray(values).save(tmp_path / "data" / name / f"{number}.png")
+    plain = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "plain"))
+    assert plain.status == 0 and plain.err.count("--integer-range 0,4095") == 1
+    assert "--integer-range 0,4095" in tlkit("check", tmp_path / "data").out
+    run, options = tmp_path / "run", ("--integer-range", "0,4095")
+    ranged = tlkit(*finetune_arguments(tmp_path / "data", run, *options))
+    assert ranged.status == 0 and "--integer-range" not in ranged.err
+    for number in range(10):  # the same pictures, with the bits that count in the front
+        values = np.asarray(Image.open(tmp_path / "data" / "light" / f"{number}.png"))
+        Image.fromarray((values / 4095 * 255).round().astype(np.uint8)).save(tmp_path / f"{number}.png")
+        for model, alike in ((run, True), (tmp_path / "plain", False)):
+            paths = tmp_path / "data" / "light" / f"{number}.png", tmp_path / f"{number}.png"
+            found = tlkit("predict", model, *paths, "--format", "jsonl")
+            deep, shallow = (json.loads(line)["probability"] for line in found.out.splitlines())
+            assert (abs(deep - shallow) < 1e-3) == alike
+            assert ("--integer-range 0,4095" in found.err) != alike
+        break
+
+
+def test_netpbm_and_heic_are_found_and_read(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    shutil.copytree(images, tmp_path / "data")
+    for path in (tmp_path / "data" / "red").iterdir():
+        with Image.open(path) as image:
+            image.convert("RGB").save(path.with_suffix(".ppm"))
+        path.unlink()
+    assert tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run")).status == 0
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert sum(name.endswith(".ppm") for part in ("train", "val") for name in split[part]["red"]) == 10
+    BAD["burst.heic"][1](tmp_path / "data" / "red" / "IMG_0001")
+    refused = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "again"))
+    assert refused.status == 65 and "IMG_0001" in refused.err
 
 
 def test_files_that_hang_or_crash_a_decoder_are_bad_like_others(

@@ -11,16 +11,18 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from tlkit.data import jpeg, tiff
 from tlkit.data.depth import Range, depth_of, has_no_range, is_scaled_ppm, layout_of, to_eight_bits
 from tlkit.data.formats import FORMATS, HEAD_BYTES, HEIF, MORE_FORMATS, SEVERAL_FRAMES, has_end, kind_of
 from tlkit.data.image_file import ImageError, is_refusal, reading
+
+ReadChunk = Callable[[PngImagePlugin.PngStream, int, int], bytes]
 
 MAX_PIXELS = 64_000_000
 
@@ -36,13 +38,35 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 Image.MAX_IMAGE_PIXELS = None
 
 
-UNSUPPORTED = re.compile(r"unsupported|unknown|cannot handle|not (yet )?supported|unrecognized", re.IGNORECASE)
+UNSUPPORTED = re.compile(r"unsupported|unknown|cannot handle|not (yet )?supported|invalid palette size", re.IGNORECASE)
 """Messages of Pillow's readers about valid files that they do not read."""
+
+TRUNCATED = re.compile(r"truncated|not enough image data", re.IGNORECASE)
 
 assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a truncated image must be an error"
 
 # Pillow knows 16 bits where zero is white in one byte order only.
 TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+
+
+def ignoring_errors(read_chunk: ReadChunk) -> ReadChunk:
+    """A reader of a PNG chunk that ignores content which Pillow refuses, such as a very long text."""
+
+    def read(stream: PngImagePlugin.PngStream, place: int, length: int) -> bytes:
+        try:
+            return read_chunk(stream, place, length)
+        except (ValueError, SyntaxError):
+            assert stream.fp is not None
+            stream.fp.seek(place)
+            return stream.fp.read(length)
+
+    return read
+
+
+# The pixels do not need these chunks, so that faults in them do not matter.
+for chunk in ("tEXt", "zTXt", "iTXt", "iCCP", "cHRM", "gAMA", "sRGB", "pHYs", "eXIf"):
+    name = f"chunk_{chunk}"
+    setattr(PngImagePlugin.PngStream, name, ignoring_errors(getattr(PngImagePlugin.PngStream, name)))
 
 FREE_BYTES, BYTES_OF_PIXEL = 64 << 20, 64
 """A file may have this many bytes, and this many more for each pixel of each frame.
@@ -307,6 +331,8 @@ def is_system_failure(error: Exception) -> bool:
 def describe_failure(path: str, error: Exception) -> ImageError:
     """The ImageError for an exception of a decoder."""
     text = str(error) or type(error).__name__
-    if "truncated" in text or isinstance(error, (EOFError, struct.error)):
+    if UNSUPPORTED.search(text):
+        return ImageError(path, "unsupported_mode", f"pixels of this kind are not supported ({text})")
+    if TRUNCATED.search(text) or isinstance(error, (EOFError, struct.error)):
         return ImageError(path, "image_truncated", f"the image is truncated ({text})")
     return ImageError(path, "image_corrupt", f"the image is damaged ({text})")

@@ -126,6 +126,7 @@ BRANDS: tuple[tuple[tuple[bytes, ...], Kind], ...] = (
 ZIPS = ((b"word/", OFFICE), (b"xl/", OFFICE), (b"ppt/", OFFICE), (b"[Content_Types].xml", OFFICE),
         (b"application/vnd.oasis", OFFICE), (b"application/epub", other("an e-book")))  # fmt: skip
 
+MOST_BOXES = 1000
 NETPBM = re.compile(rb"P[1-6]\s+(#[^\n]*\n\s*)*[0-9]")
 HTML_PAGE = other("an HTML page")
 MARKUP = (
@@ -185,6 +186,20 @@ def _riff_is_complete(file: BinaryIO) -> bool:
     return file.seek(0, os.SEEK_END) >= declared + 8
 
 
+def _boxes_are_complete(file: BinaryIO) -> bool:
+    """Whether the boxes of an ISO base media file (HEIF, AVIF) end where the file ends."""
+    size, place = file.seek(0, os.SEEK_END), 0
+    for _ in range(MOST_BOXES):
+        file.seek(place)
+        head = file.read(16)
+        length = int.from_bytes(head[:4])
+        length = int.from_bytes(head[8:16]) if length == 1 else length or size - place
+        place += max(8, length)
+        if len(head) < 8 or place >= size:
+            return place == size
+    return False
+
+
 # Checks for the end of a file without decoding. Formats that are not listed are decoded.
 ENDINGS: dict[str, Callable[[BinaryIO], bool]] = {
     "JPEG": _ends_with(b"\xff\xd9", 64),
@@ -192,4 +207,6 @@ ENDINGS: dict[str, Callable[[BinaryIO], bool]] = {
     "PNG": _ends_with(b"IEND\xaeB`\x82", 64),
     "WEBP": _riff_is_complete,
     "GIF": _ends_with(b"\x3b", 1),
+    HEIF: _boxes_are_complete,
+    "AVIF": _boxes_are_complete,
 }

@@ -186,7 +186,7 @@ def is_truncated(file: BinaryIO, page: Directory) -> bool:
 def check_tiff(path: str, file: BinaryIO) -> Directory:
     """The first page's directory. Raises ImageError for a layout that is not decoded correctly, and for camera raw."""
     page = first_page(file)
-    if page is None or not {WIDTH, HEIGHT} <= page.tags.keys():
+    if page is None or not (page.first(WIDTH) and page.first(HEIGHT)):
         raise ImageError(path, "not_an_image", "starts like TIFF, but its header is damaged or truncated")
     if is_camera_raw(file):
         advice = "; develop it first, for example to JPEG or TIFF"
@@ -205,7 +205,8 @@ def unsupported_layout(page: Directory) -> str:
         return f"{OTHER_COMPRESSIONS.get(compression, f'unknown ({compression})')} compression"
     if compression in JPEGS and page.bits != 8:
         return f"JPEG compression of {page.bits} bits"
-    if len(set(page.tags.get(BITS, ()))) > 1 or len(set(page.tags.get(SAMPLE_FORMAT, ()))) > 1:
+    samples = page.first(SAMPLES, 1)
+    if any(len(set(page.tags.get(tag, ())[:samples])) > 1 for tag in (BITS, SAMPLE_FORMAT)):
         return "channels of different kinds"
     if page.first(SAMPLE_FORMAT, 1) == 2 and page.bits == 8:
         return "signed 8-bit pixels"
