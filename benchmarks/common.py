@@ -64,7 +64,8 @@ def run(command: Sequence[object], cache: Path | None = None) -> Finished:
 
 def decoded(path: str, shortest_side: int | None = None) -> Image.Image:
     """An image as tlkit decodes it. shortest_side: as in tlkit.data.decode.decode_file."""
-    from tlkit.data.decode import Accepted, decode_file
+    from tlkit.data.decode import decode_file
+    from tlkit.data.header import Accepted
     from tlkit.data.image_file import open_regular
 
     with open_regular(path) as file:

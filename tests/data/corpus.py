@@ -25,8 +25,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.data.decoding import check
-from tlkit.data.decode import Accepted, decode_file
+from tlkit.data.decode import decode_file
 from tlkit.data.decoders import Processes
+from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError, open_regular
 from tlkit.data.listing import find_images
 from tlkit.data.preprocessing import Preprocessing

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from PIL import Image
 
-from tlkit.data.decode import Accepted, ImageInfo, decode_file
+from tlkit.data.decode import ImageInfo, decode_file
 from tlkit.data.decoders import Decoder
+from tlkit.data.header import Accepted
 from tlkit.data.image_file import open_regular
 
 

@@ -7,11 +7,9 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from typing import BinaryIO
 
-from PIL import Image
-
-from tlkit.data import decode, decoders
+from tlkit.data import decoders
+from tlkit.data.header import Header
 
 PROGRAM = f"import tests.data.faults; {decoders.PROGRAM}"
 """In place of decoders.PROGRAM."""
@@ -58,12 +56,12 @@ CODES = {
 }
 """What becomes of an image that makes a decoder do so; (13, 6) stands for the kernel, out of memory."""
 
-without_fault = decode.count_frames
+without_fault = Header.frames
 
 
-def with_fault(image: Image.Image, file: BinaryIO) -> int:
-    FAULTS.get(image.size, int)()
-    return without_fault(image, file)
+def with_fault(header: Header) -> int:
+    FAULTS.get(header.image.size, int)()
+    return without_fault.func(header)
 
 
-decode.count_frames = with_fault
+Header.frames = property(with_fault)

@@ -26,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.data.decoding import check
 from tests.data.odd_images import BAD, READABLE, encoded, noise
-from tlkit.data.decode import Accepted, check_file
+from tlkit.data.decode import check_file
 from tlkit.data.decoders import Processes
+from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tlkit.data.decode import Accepted, decode_bytes
+from tlkit.data.decode import decode_file
+from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError
 
 try:
@@ -246,9 +247,10 @@ def layouts(count: int, seed: int) -> list[Layout]:
 def outcome(layout: Layout) -> str:
     """right, wrong, or the code."""
     try:
-        decoded = np.asarray(decode_bytes("layout", layout.content, layout.accepted).image).astype(np.float64)
+        image = decode_file("layout", io.BytesIO(layout.content), layout.accepted).image
     except ImageError as error:
         return error.code
+    decoded = np.asarray(image).astype(np.float64)
     if decoded.shape != layout.shown.shape:
         return "wrong"
     return "right" if np.abs(decoded - layout.shown).max() <= layout.tolerance else "wrong"

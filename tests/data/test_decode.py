@@ -36,10 +36,11 @@ from tests.data.odd_images import (
     rgb_png,
     sixteen_bit,
 )  # fmt: skip
-from tlkit.data.decode import Accepted, ImageInfo, check_file, decode_file
+from tlkit.data.decode import ImageInfo, check_file, decode_file
 from tlkit.data.decoders import Processes, ThisProcess
 from tlkit.data.depth import unused_range
 from tlkit.data.formats import looks_like_image
+from tlkit.data.header import Accepted
 from tlkit.data.image_file import IMAGE_ERROR_CODES, ImageError, open_regular
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.tiff import MOST_PAGES

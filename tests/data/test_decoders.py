@@ -21,8 +21,9 @@ from tests.data import faults
 from tests.data.decoding import check
 from tests.data.odd_images import BAD, READABLE, encoded
 from tlkit.data import decoders
-from tlkit.data.decode import Accepted, ImageInfo
+from tlkit.data.decode import ImageInfo
 from tlkit.data.decoders import Decoder, DecoderProcess, Processes, ThisProcess, open_decoder
+from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError, open_regular
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
@@ -199,7 +200,7 @@ import sys, threading
 from tests.data import faults
 from tests.data.decoding import check
 from tlkit.data import decoders
-from tlkit.data.decode import Accepted
+from tlkit.data.header import Accepted
 decoders.PROGRAM = faults.PROGRAM
 pool = decoders.Processes(seconds=600)
 pool.start()

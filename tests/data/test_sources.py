@@ -15,9 +15,10 @@ from PIL import Image
 from tests.conftest import BACKBONE, Run
 from tlkit.commands.finetune import finetune
 from tlkit.data.bad_images import check_images
-from tlkit.data.decode import Accepted, decode_bytes, decode_file
+from tlkit.data.decode import decode_file
 from tlkit.data.decoders import Decoder, open_decoder
 from tlkit.data.folder import Dataset, Sample, divide, folds_of
+from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError, open_bytes
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.sources import DATASET_SOURCES, ClassFolders, find_dataset
@@ -106,7 +107,7 @@ def test_bytes_fail_as_files_do(content: bytes, tmp_path: Path) -> None:
         with pytest.raises(ImageError) as by_file, file.open("rb") as opened:
             decode_file("image", opened, Accepted())
         with pytest.raises(ImageError) as by_bytes:
-            decode_bytes("image", content, Accepted())
+            decode_file("image", io.BytesIO(content), Accepted())
         assert (by_file.value.code, by_file.value.message) == (by_bytes.value.code, by_bytes.value.message)
     else:
         with pytest.raises(ImageError, match="empty"):

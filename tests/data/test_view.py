@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from tests.data.odd_images import pixels
-from tlkit.data.decode import Accepted
 from tlkit.data.decoders import Pixels, ThisProcess
+from tlkit.data.header import Accepted
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.view import AUGMENTATIONS, View, flip, random_resized_crop
 

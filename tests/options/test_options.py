@@ -14,8 +14,8 @@ import pytest
 from tests.options.reads import unread_options
 from tlkit import cli, options
 from tlkit.data import formats
-from tlkit.data.decode import MAX_PIXELS
 from tlkit.data.decoders import worker_count
+from tlkit.data.header import MAX_PIXELS
 from tlkit.errors import UsageError
 from tlkit.options import FinetuneOptions
 from tlkit.options.data import MORE_FORMATS

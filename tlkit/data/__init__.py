@@ -10,6 +10,7 @@ Files:
     formats.py          accepted image formats; the kind of a file by its first bytes
     jpeg.py             the header of a JPEG: kinds that cannot be decoded
     tiff.py             the tags of a TIFF: layouts that cannot be decoded, camera raw, pages
+    header.py           open an image by its header: limits, formats, pixels that are decoded correctly
     image_file.py       open an image file, or report why it cannot be used
     decode.py           decode an open file to RGB pixels: the only place where images are decoded
     depth.py            pixels with more than 8 bits -> 8 bits

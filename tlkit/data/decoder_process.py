@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from tlkit.data.decode import Accepted, check_file
+from tlkit.data.decode import check_file
+from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError
 from tlkit.data.view import View
 

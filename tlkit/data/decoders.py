@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tlkit.data.decode import Accepted, ImageInfo, check_file
+from tlkit.data.decode import ImageInfo, check_file
 from tlkit.data.decoder_process import LENGTH, receive, receive_into
 from tlkit.data.depth import unused_range
 from tlkit.data.folder import Sample
+from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError, file_digest, open_bytes, open_regular
 from tlkit.data.view import View
 from tlkit.distributed.env import local_ranks

@@ -10,8 +10,7 @@ from typing import Any, Self
 
 from PIL import Image
 
-from tlkit.data.decode import MAX_PIXELS, Accepted
-from tlkit.data.depth import Range
+from tlkit.data.header import MAX_PIXELS, Accepted, Range
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,

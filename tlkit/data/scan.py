@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from tlkit.data.decode import Accepted, ImageInfo
+from tlkit.data.decode import ImageInfo
 from tlkit.data.decoders import open_decoder, worker_count
 from tlkit.data.duplicates import DuplicateFinder, quick_hash
 from tlkit.data.folder import Dataset, Sample
+from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError, reading
 from tlkit.data.ordered_map import map_in_order
 from tlkit.distributed.world import World

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, Self
 
 from PIL import Image, ImageEnhance
 
-from tlkit.data.decode import MAX_PIXELS, Accepted, Decoded, decode_file
+from tlkit.data.decode import Decoded, decode_file
+from tlkit.data.header import MAX_PIXELS, Accepted
 from tlkit.data.preprocessing import INTERPOLATIONS, Preprocessing
 
 

@@ -8,8 +8,8 @@ from contextlib import closing
 
 from PIL import Image
 
-from tlkit.data.decode import Accepted
 from tlkit.data.decoders import open_decoder
+from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.preprocessing import Preprocessing
