@@ -12,8 +12,9 @@ import pytest
 from jsonschema import ValidationError
 
 from tests.stories.predicting import VALIDATOR
+from tlkit.errors import UsageError
 from tlkit.inference.prediction import Prediction
-from tlkit.inference.writers import WRITERS
+from tlkit.inference.writers import WRITERS, CsvWriter
 from tlkit.options import PredictOptions
 
 NAMES = ["plain.jpg", "two words.jpg", "a,b.jpg", 'quote".jpg', "tab\t.jpg", "line\n.jpg", "back\\slash.jpg", "\r.jpg",
@@ -116,3 +117,18 @@ def test_a_record_has_one_form_of_a_label() -> None:
     for wrong in (record | {"label_bytes": "Y2Fm6Q=="}, {k: v for k, v in record.items() if k != "label"}):
         with pytest.raises(ValidationError):
             VALIDATOR.validate(wrong)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x")'])
+def test_csv_for_spreadsheets_has_no_formulas(name: str) -> None:
+    prediction = Prediction(0, name, top=((name, 0.5), ("a=b", 0.25)))
+    content = CsvWriter(safe=True).header(True) + CsvWriter(safe=True).record(prediction, ranked=True)
+    rows = list(csv.reader(io.StringIO(content.decode(), newline="")))
+    assert rows[1:] == [[f"'{name}", f"'{name}", "0.500000", "1"], [f"'{name}", "a=b", "0.250000", "2"]]
+    plain = WRITERS["csv"].record(prediction, ranked=True).decode()
+    assert next(csv.reader(io.StringIO(plain, newline=""))) == [name, name, "0.500000", "1"]
+
+
+def test_the_option_for_spreadsheets_needs_csv() -> None:
+    with pytest.raises(UsageError, match="--csv-safe: needs --format csv, but --format is tsv"):
+        PredictOptions(model="m", csv_safe=True)

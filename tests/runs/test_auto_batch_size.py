@@ -71,6 +71,9 @@ def test_what_is_tried_takes_statistics_as_what_will_run(monkeypatch: pytest.Mon
         return normalize(self, call)
 
     monkeypatch.setattr(SynchronizedBatchNorm, "normalize", counted)
-    assert attempts_of(nn.BatchNorm1d(48), batch_norm=LocalBatchNorm()).find(99) == 16 and normalized == []
+    assert (
+        attempts_of(nn.BatchNorm1d(48), batch_norm=LocalBatchNorm(nn.BatchNorm1d(48))).find(99) == 16
+        and normalized == []
+    )
     assert attempts_of(nn.BatchNorm1d(48), batch_norm=SynchronizedBatchNorm(FakePeerWorld())).find(99) == 16
     assert normalized == [16]

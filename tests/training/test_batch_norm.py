@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from tests.ranked import in_threads
 from tlkit.distributed.world import World
-from tlkit.errors import DataError
-from tlkit.training.batch_norm import SynchronizedBatchNorm
+from tlkit.training.batch_norm import LocalBatchNorm, SynchronizedBatchNorm
 
 
 def passed(layer: nn.Module, inputs: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,15 +74,61 @@ def test_what_does_not_train_is_left_alone() -> None:
     assert layer.num_batches_tracked == 0 and torch.equal(layer.running_mean, torch.zeros(3))
 
 
-def test_one_value_for_a_channel_is_refused_as_by_torch() -> None:
-    def share(world: World) -> Tensor:
-        batch_norm = SynchronizedBatchNorm(world)
+def trained(layer: nn.BatchNorm1d) -> nn.BatchNorm1d:
+    """A layer whose running statistics differ from those of the batches in the tests."""
+    torch.manual_seed(4)
+    layer(torch.randn(20, 3) * 5 + 2)
+    return layer
+
+
+def test_one_value_for_a_channel_takes_the_running_statistics() -> None:
+    """Among all ranks: a filler beside one image makes one value, two images on two ranks make two."""
+
+    def share(world: World) -> tuple[Tensor, Tensor, bool, Tensor]:
+        layer, batch_norm = trained(nn.BatchNorm1d(3)), SynchronizedBatchNorm(world)
         batch_norm.counts = world.rank == 0
-        with batch_norm, pytest.raises(DataError, match="one value per channel"):
-            nn.BatchNorm1d(3)(torch.ones(1, 3))
+        with batch_norm:
+            one = layer(torch.ones(1, 3))
+        assert torch.equal(layer.running_mean, trained(nn.BatchNorm1d(3)).running_mean)
+        met = batch_norm.met_one_value
         batch_norm.counts = True
         with batch_norm:
-            found: Tensor = nn.BatchNorm1d(3)(torch.full((1, 3), float(world.rank)))
-        return found
+            two = layer(torch.full((1, 3), float(world.rank)))
+        return one, trained(nn.BatchNorm1d(3)).eval()(torch.ones(1, 3)), met, two
 
-    assert torch.cat(in_threads(2, share)).isfinite().all()
+    for one, expected, met, two in in_threads(2, share):
+        torch.testing.assert_close(one, expected)
+        assert met and two.abs().min() > 0.9
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1), (1, 3, 1, 1)])
+def test_one_value_in_one_process_takes_the_running_statistics(shape: tuple[int, ...]) -> None:
+    layer = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](3)
+    layer(torch.randn(20, *shape[1:]) * 5 + 2)
+    before = [buffer.clone() for buffer in layer.buffers()]
+    inputs = torch.ones(shape, requires_grad=True)
+    context = LocalBatchNorm(layer)
+    with context:
+        found = layer(inputs)
+        found.sum().backward()
+        assert layer.training and context.met_one_value
+    assert inputs.grad is not None and inputs.grad.abs().min() > 0
+    assert all(torch.equal(now, then) for now, then in zip(layer.buffers(), before, strict=True))
+    torch.testing.assert_close(found, layer.eval()(inputs))
+    with pytest.raises(ValueError, match="more than 1 value"):  # without the context, as torch does
+        layer.train()(inputs)
+
+
+def test_other_batches_are_as_torch_computes_them() -> None:
+    layer, same = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    inputs = torch.randn(1, 3, 2, 2)
+    with (context := LocalBatchNorm(layer)):
+        assert torch.equal(layer(inputs), same(inputs)) and not context.met_one_value
+    assert torch.equal(layer.running_var, same.running_var)
+
+
+def test_an_error_inside_a_layer_leaves_it_in_training_mode() -> None:
+    layer = nn.BatchNorm1d(3)
+    with LocalBatchNorm(layer), pytest.raises(RuntimeError):
+        layer(torch.ones(1, 4))
+    assert layer.training

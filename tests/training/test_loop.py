@@ -159,3 +159,42 @@ def test_a_row_without_a_headline_metric_is_refused(name: str) -> None:
     for wrong in ({**values, name: "1"}, {**values, name: True}, {n: v for n, v in values.items() if n != name}):
         with pytest.raises(ValueError, match=f"{name} is missing or not"):
             EpochRow.from_dict(wrong)
+
+
+class Pooled(nn.Module):
+    """[B, F] -> [B, F], with a BatchNorm that has one value per channel for a batch of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.norm(inputs)
+        return found
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_last_batch_of_one_image_is_trained_on_and_resumed_exactly(steps: int) -> None:
+    """Five samples in batches of four. Stopped after one step, before and after the batch of one."""
+    options, data = replace(OPTIONS, epochs=3), vectors(5)
+
+    class Stop(TrainingObserver):
+        def after_step(self, state: TrainingState) -> None:
+            if state.step == steps:
+                kept.append(copy.deepcopy(state.to_dict()))
+
+    def network() -> Model:
+        torch.manual_seed(2)
+        return Model(Pooled(), nn.Linear(2, 2))
+
+    kept: list[dict[str, object]] = []
+    whole = network()
+    state = start(whole)
+    Trainer(whole, state, data, data, options, torch.ones(2), CPU).train([Stop()])
+    assert state.step == 6 and state.met_one_value
+    again = network()
+    resumed = start(again)
+    resumed.load(kept[0])
+    Trainer(again, resumed, data, data, options, torch.ones(2), CPU).train()
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name

@@ -16,7 +16,7 @@ from tlkit.inference.input_paths import LIST, no_inputs, read_inputs, waits_for_
 from tlkit.inference.open import open_predictor
 from tlkit.inference.prediction import loader, predict_batch
 from tlkit.inference.stream import stream
-from tlkit.inference.writers import WRITERS, open_output
+from tlkit.inference.writers import WRITERS, CsvWriter, open_output
 from tlkit.options import PredictOptions
 from tlkit.terminal import print_error
 
@@ -32,7 +32,7 @@ def predict(options: PredictOptions) -> int:
         problem = "is missing; there are 0 inputs: name images or folders, or pipe a list of paths in"
         raise UsageError("PATH", problem, "Try 'tlkit predict --help'.")
     ranked = options.top_k is not None
-    writer = WRITERS[options.format]
+    writer = CsvWriter(safe=True) if options.csv_safe else WRITERS[options.format]
     left_out = LeftOut()
     report = FailureReport(report_failures=options.format != "jsonl")
     workers = worker_count(options.workers)

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from tlkit.errors import OutputError
@@ -21,6 +22,9 @@ from tlkit.options import STANDARD_OUTPUT
 from tlkit.terminal import write_stdout
 
 RECORD_VERSION = 1
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""The first characters of cells that spreadsheets take for formulas."""
+
 to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 to_ascii_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
@@ -50,8 +54,14 @@ class TsvWriter:
         return "".join(row + "\n" for row in rows).encode("utf-8", "surrogateescape")
 
 
+@dataclass(frozen=True)
 class CsvWriter:
-    """The columns of tsv with a header, quoted as in RFC 4180 (but lines end with a newline only)."""
+    """The columns of tsv with a header, quoted as in RFC 4180 (but lines end with a newline only).
+
+    safe: put an apostrophe before a path or label that a spreadsheet would take for a formula.
+    """
+
+    safe: bool = False
 
     def header(self, ranked: bool) -> bytes:
         return self._lines([["path", "label", "probability"] + ["rank"] * ranked])
@@ -60,6 +70,8 @@ class CsvWriter:
         return self._lines(table_rows(prediction, ranked))
 
     def _lines(self, rows: list[list[str]]) -> bytes:
+        if self.safe:
+            rows = [["'" * cell.startswith(FORMULA) + cell for cell in row] for row in rows]
         text = io.StringIO()
         # The csv module quotes what its own line end needs; a carriage return would end a line for other readers.
         has_return = any("\r" in cell for row in rows for cell in row)

@@ -49,6 +49,9 @@ class PredictOptions(InferenceOptions):
     )
     crlf: bool = option(False, "Lines on standard input end with CRLF", group="Input and output")
     format: Literal["tsv", "csv", "jsonl"] = option("tsv", "Output format", group="Common")
+    csv_safe: bool = option(
+        False, "Put ' before cells that a spreadsheet would take for formulas", group="Input and output"
+    )
     output: str | None = option(
         None, "File to write, when all is done", group="Common", shown="standard output", short="-o", metavar="FILE"
     )
@@ -64,6 +67,8 @@ class PredictOptions(InferenceOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.csv_safe and self.format != "csv":
+            raise UsageError("--csv-safe", f"needs --format csv, but --format is {self.format}")
         if self.null and self.crlf:
             raise UsageError("--crlf", "reads lines, but --null reads paths that end with NUL; use one of them")
         if self.resume_from and self.output not in STANDARD_OUTPUT:

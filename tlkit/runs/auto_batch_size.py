@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,6 @@ from tlkit.devices.memory import OutOfMemoryGuard, release_memory
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.model.classifier import Classifier
 from tlkit.options import FinetuneOptions
-from tlkit.training.batch_norm import LocalBatchNorm
 from tlkit.training.optimizer import build_optimizer, build_scaler
 from tlkit.training.state import TrainingState
 from tlkit.training.step import Stepper
@@ -47,7 +46,7 @@ class BatchSizeFinder:
     image_size: tuple[int, int]
     device: torch.device
     world: World = SINGLE_PROCESS
-    batch_norm: AbstractContextManager[object] = field(default_factory=LocalBatchNorm)
+    batch_norm: AbstractContextManager[object] = field(default_factory=nullcontext)
     guard: OutOfMemoryGuard = field(default_factory=OutOfMemoryGuard, init=False)
 
     def find(self, images: int) -> int:

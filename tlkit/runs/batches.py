@@ -39,6 +39,9 @@ from tlkit.training.objective import label_tensor
 HEAD_VAL_BATCH = 4096
 """Features that pass through the head together in validation."""
 
+SAME = 1e-6
+"""Deviation of features that counts as none, as a share of the largest mean: the precision of fp32."""
+
 NO_LONGER_READABLE = "It was readable when the run started."
 
 
@@ -258,7 +261,23 @@ class BatchBuilder:
         if self.setup.is_new and self.setup.world.is_first:
             statistics = feature_statistics(torch.split(features, 4096))
             assert statistics is not None, "every class has a readable image"
+            self.require_differences(*statistics)
             self.setup.classifier.head.set_standardization(*statistics)
+
+    def require_differences(self, mean: Tensor, deviation: Tensor) -> None:
+        """Raises DataError if the features are the same for all training images, which no head can tell apart.
+
+        mean, deviation: of each feature [D]. A backbone that is trained too may become better: then this only warns.
+        """
+        if deviation.max() > SAME * mean.abs().max():
+            return
+        problem = "the features are the same for all training images"
+        if self.options.unfreeze is not None:
+            log_status("warning", f"{problem}; the weights may be damaged or zero")
+            return
+        hint = "The weights may be damaged or zero: try other --weights or another --backbone.\n"
+        hint += f"Or the images are equal: see tlkit check {self.options.data}"
+        raise DataError(str(self.setup.description.backbone), problem, hint)
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:

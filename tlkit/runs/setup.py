@@ -129,7 +129,7 @@ def find_batch_size(
         description.preprocessing.image_size,
         devices.first,
         world,
-        SynchronizedBatchNorm(FakePeerWorld()) if synchronized else LocalBatchNorm(),
+        SynchronizedBatchNorm(FakePeerWorld()) if synchronized else LocalBatchNorm(classifier),
     )
     found = finder.find(images)
     log_status("batch", f"{found} images per step, the largest batch that was tried and fits into memory")

@@ -28,6 +28,11 @@ from tlkit.training.loop import NonFiniteLossError, StopTraining, Trainer, Train
 from tlkit.training.metrics import metrics_text, shown_metrics
 from tlkit.training.state import TrainingState
 
+ONE_VALUE = (
+    "a batch of one image has one value per channel in some BatchNorm layers, so they use their running statistics "
+    "for it; another --batch-size avoids such batches"
+)
+
 SMALL_STEP = 1 << 24
 """Multiplications of a step that one thread computes as fast as several."""
 
@@ -63,6 +68,7 @@ class RunObserver(TrainingObserver):
     policy: RunPolicy
     peaks: PeakMemory = field(init=False)
     micro_batch: int | None = field(init=False)
+    warned_of_one_value: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.peaks = PeakMemory(self.session.setup.devices)
@@ -77,6 +83,9 @@ class RunObserver(TrainingObserver):
                 f"each step still uses all {self.session.setup.options.images_per_step()} images of its batch",
             )
             self.run.write_status("running", **state.where())
+        if state.met_one_value and not self.warned_of_one_value:
+            self.warned_of_one_value = True
+            log_status("warning", ONE_VALUE)
         if self.checkpointer.is_due():
             self.checkpointer.commit_last(state)
             self.run.write_status("running", **state.where())

@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from tlkit.distributed.world import World
-from tlkit.errors import DataError
 
-ONE_VALUE = "the batch has one value per channel, which has no variance for BatchNorm"
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-class LocalBatchNorm(nullcontext[None]):
-    """torch's BatchNorm, over each rank's own samples."""
+class LocalBatchNorm:
+    """Context of torch's BatchNorm, over each rank's own samples.
+
+    A batch with one value per channel (one image, in layers after a global pool) has no variance, so torch raises. A
+    layer that meets one uses its running statistics for that batch, and does not update them.
+
+    met_one_value: whether that has happened.
+    """
 
     counts = True
+
+    def __init__(self, module: nn.Module) -> None:
+        self.norms = [part for part in module.modules() if isinstance(part, BATCH_NORMS)]
+        self.met_one_value = False
+        self.frozen: set[nn.Module] = set()
+        self.hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> None:
+        for norm in self.norms:
+            self.hooks.append(norm.register_forward_pre_hook(self.before))
+            self.hooks.append(norm.register_forward_hook(self.after, always_call=True))
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks.clear()
+
+    def before(self, norm: nn.Module, inputs: tuple[Tensor]) -> None:
+        if norm.training and norm.track_running_stats and inputs[0].numel() == inputs[0].shape[1]:
+            norm.training = False
+            self.frozen.add(norm)
+            self.met_one_value = True
+
+    def after(self, norm: nn.Module, inputs: tuple[Tensor], output: Tensor | None) -> None:
+        if norm in self.frozen:
+            norm.training = True
+            self.frozen.remove(norm)
 
 
 class SynchronizedBatchNorm(TorchFunctionMode):
@@ -34,6 +66,8 @@ class SynchronizedBatchNorm(TorchFunctionMode):
     def __init__(self, world: World) -> None:
         super().__init__()
         self.world = world
+        self.met_one_value = False
+        """As in LocalBatchNorm, of all ranks together."""
         self.counts = True
         """Whether this rank passes samples; False for a filler that only keeps the collective operations in step."""
 
@@ -56,7 +90,8 @@ class SynchronizedBatchNorm(TorchFunctionMode):
         count = torch.tensor(share * values.numel() / values.shape[1], dtype=torch.float64, device=values.device)
         count = self.world.all_reduce_sum(count).to(values.dtype)
         if values.numel() <= values.shape[1] and float(count) <= 1:  # float() waits for the GPU, so it comes last
-            raise DataError("--sync-batchnorm", ONE_VALUE, "Use another --batch-size, or a larger --image-size.")
+            self.met_one_value = True
+            return F.batch_norm(**{**vars(call), "training": False})
         mean = all_reduce_sum(share * values.sum(dimensions), self.world) / count
         centered = values - mean.view(shape)
         variance = all_reduce_sum(share * centered.square().sum(dimensions), self.world) / count

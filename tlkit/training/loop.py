@@ -96,7 +96,7 @@ class Trainer:
         state, options = self.state, self.options
         weights, one_part = self.class_weights.to(self.device), options.sync_batchnorm and self.world.size > 1
         stepper = Stepper(self.module, state, weights, options, self.device, self.world, one_part)
-        batch_norm = SynchronizedBatchNorm(self.world) if options.sync_batchnorm else LocalBatchNorm()
+        batch_norm = SynchronizedBatchNorm(self.world) if options.sync_batchnorm else LocalBatchNorm(self.module)
         while not is_over(state.epoch, state.best, options):
             started = time.monotonic()
             with batch_norm:
@@ -131,6 +131,7 @@ class Trainer:
                 problem = f"the loss is {loss} at learning rate {rate:.3g}"
                 raise NonFiniteLossError(state, problem, state.step + 1, state.step_in_epoch)
             stepper.update(rate)
+            state.met_one_value = batch_norm.met_one_value
             state.tally.add(logits, labels.to(self.device), loss, self.world)
             state.step += 1
             state.step_in_epoch += 1

@@ -39,6 +39,7 @@ class TrainingState:
     history: a row for each finished epoch. best: the row of the best one.
     scaler: gradient scaler for fp16; disabled in other precisions.
     micro_batch: largest number of samples in one forward pass on each rank; None for the whole batch.
+    met_one_value: whether BatchNorm layers have used their running statistics, see LocalBatchNorm; not stored.
     """
 
     model: Trainable
@@ -51,6 +52,7 @@ class TrainingState:
     best: EpochRow | None = None
     scaler: torch.amp.GradScaler = field(default_factory=partial(torch.amp.GradScaler, enabled=False))
     micro_batch: int | None = None
+    met_one_value: bool = False
 
     def to_dict(self) -> dict[str, object]:
         """The keys of a checkpoint: tensors and plain types."""

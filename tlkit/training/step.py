@@ -14,6 +14,7 @@ from tlkit.devices.memory import OutOfMemoryGuard, release_memory
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import LostRankError
 from tlkit.options import FinetuneOptions
+from tlkit.training.batch_norm import BATCH_NORMS
 from tlkit.training.objective import sample_losses
 from tlkit.training.state import TrainingState
 
@@ -23,7 +24,7 @@ BUCKET_VALUES = 1 << 23
 Outputs = tuple[Tensor, Tensor]
 """Logits [b, C], and the share of b samples in the mean loss of the batch."""
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+NORMS = (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 """Layers whose running statistics change in the forward pass."""
 
 
