@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tlkit.data.bad_images import listing
 from tlkit.data.decoders import worker_count
 from tlkit.data.digests import hex_digests
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
 from tlkit.distributed.world import World
-from tlkit.errors import MismatchError
+from tlkit.errors import MismatchError, listing
 from tlkit.files.artifact import digest
 from tlkit.options import FinetuneOptions
 from tlkit.runs.checkpoints import Checkpoint
