@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.conftest import finetune_arguments, write_folder
+from tests.conftest import BACKBONE, finetune_arguments, write_folder
 from tests.forked import Warm, warm_process
 
 MOST_SECONDS = 10.0
@@ -206,10 +206,10 @@ def make_run(warm: Warm, images: Path, run: Path) -> None:
 
 
 def make_search(warm: Warm, images: Path, search: Path) -> None:
-    """A finished search of two trials, without the time that Ray takes: as its files describe it."""
-    words = ["tune", images, "--backbone", "mobilenetv3_small_050", "--weights", "none", "--out", search]
-    more = ["--try", "epochs=1,2", "--samples", "1", "--batch-size", 8, "--no-onnx"]
-    assert warm.start([*words, *more]).wait(300) == 0
+    """A finished search of two trials."""
+    words = ["tune", images, "--backbone", BACKBONE, "--weights", "none", "--out", search, "--batch-size", 8]
+    process = warm.start([*words, "--try", "learning_rate=choice:0.01,0.1", "--epochs", 2])
+    assert process.wait(300) == 0, process.err.read_text()
 
 
 def table(results: Sequence[Result]) -> str:

@@ -182,3 +182,77 @@ def test_writers_with_one_process_id_do_not_share_a_temporary_file(kind: str, tm
     import random
 
     assert writers.write_together(kind, tmp_path, random.Random(7)) == ""
+
+
+def edit_json(file: Path, **values: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("status.json", {"state": [0] * 10}),
+        ("history.jsonl", '"val_loss": 1e999, "x": '),
+        ("about.json", {"environment": 7}),
+        ("split.json", {"digests": [7]}),
+    ],
+)
+def test_values_of_another_kind_are_refused_by_the_report(file: str, content: object, run: Path, tlkit: Run) -> None:
+    path = run / file
+    if isinstance(content, dict):
+        edit_json(path, **content)
+    else:
+        path.write_text(path.read_text().replace('"val_loss": ', str(content)))
+    outcome = tlkit("report", run)
+    assert outcome.status == 65 and str(run) in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("epoch", -5), ("step", -1), ("step_in_epoch", -3), ("micro_batch", 0), ("micro_batch", "a"), ("epoch", True)],
+)
+def test_counts_of_a_checkpoint_are_counts(place: str, value: object, run: Path, tlkit: Run) -> None:
+    for file in (run / "checkpoints").glob("*.pt"):
+        content = read_artifact(str(file), "tlkit-checkpoint")
+        (content if place in ("epoch", "step") else content["progress"])[place] = value
+        write_artifact(str(file), "tlkit-checkpoint", content)
+    outcome = tlkit("resume", run, "--epochs", 7)
+    assert outcome.status == 65 and f"is not a complete checkpoint: {place} is" in outcome.err
+
+
+def test_a_stored_limit_of_the_cache_does_not_delete_features_of_other_runs(
+    run: Path, images: Path, tmp_path: Path, cache: Path, tlkit: Run
+) -> None:
+    before = {path for path in cache.rglob("*") if path.is_file()}
+    assert before
+    change_options(run, cache_limit="0", learning_rate=0.02)
+    options = json.loads((run / "options.json").read_text())
+    assert options["resolved"]["cache_limit"] == "0"
+    assert tlkit("resume", run, "--epochs", 7).status == 0
+    assert before <= {path for path in cache.rglob("*") if path.is_file()}
+
+
+def test_rows_of_a_search_are_trials(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    from tlkit.errors import DataError
+    from tlkit.tuning.results import Table
+    from tlkit.tuning.search_folder import SearchFolder
+
+    search = SearchFolder(str(tmp_path))
+    good: dict[str, object] = {"trial": 1, "options": {}, "state": "finished"}
+    Path(search.results_lines).write_text(json.dumps(good) + "\n")
+    assert list(Table.read(search, "accuracy").rows) == [1]
+    for wrong in ({"trial": "../../x"}, {"trial": -1}, {"trial": 1.5}, {"options": []}, {"state": 7}):
+        Path(search.results_lines).write_text(json.dumps(good | wrong) + "\n")
+        with pytest.raises(DataError, match="line 1 is not a trial"):
+            Table.read(search, "accuracy")
+
+
+def test_a_large_image_of_holes_is_not_read_to_its_end(tmp_path: Path) -> None:
+    from tlkit.data.digests import hex_digests
+    from tlkit.data.folder import Sample
+
+    with (tmp_path / "holes.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "small.jpg").write_bytes(b"abc")
+    samples = [Sample(str(tmp_path / name), 0) for name in ("holes.jpg", "small.jpg")]
+    assert hex_digests(samples, 2) == [None, "ba7816bf8f01cfea414140de5dae2223"]

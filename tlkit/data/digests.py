@@ -9,6 +9,7 @@ from io import BufferedReader
 from tlkit.data.folder import Sample
 from tlkit.data.image_file import ImageError, file_digest, reading
 from tlkit.data.ordered_map import map_in_order
+from tlkit.files.inputs import is_hollow
 
 HEX_DIGITS = 32
 """Of the SHA-256, as split.json holds it: 128 bits, too many to try."""
@@ -20,7 +21,9 @@ computed: dict[str, tuple[tuple[int, ...], bytes]] = {}
 def content_digest(path: str, file: BufferedReader) -> bytes:
     """The SHA-256 of an open image, rewound to its start. Raises ImageError."""
     with reading(path):
-        status = os.fstat(file.fileno())
+        status, hollow = os.fstat(file.fileno()), is_hollow(file.fileno())
+    if hollow:
+        raise ImageError(path, "image_too_large", f"nearly all of its {status.st_size:,} bytes are holes")
     version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     known = computed.get(path)
     if known is not None and known[0] == version:

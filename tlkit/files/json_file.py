@@ -12,36 +12,36 @@ from tlkit.errors import DataError
 from tlkit.files.inputs import open_input
 
 BLOCK = 1 << 20
-LARGEST_JSON = 1 << 30
-"""Bytes: the predictions of five million images."""
+LARGEST_JSON, LARGEST_LIST = 16 << 20, 1 << 30
+"""Bytes of a file; of one that lists images: the predictions of five millions."""
 
 
-def read_text(path: str) -> str:
+def read_text(path: str, largest: int) -> str:
     """The text of a JSON file. Stops at a NUL byte, which no JSON has: a file with holes can be of any length.
 
-    Raises MissingInputError, DataError, or ValueError for text that is not UTF-8.
+    largest: bytes. Raises MissingInputError, DataError, or ValueError for text that is not UTF-8.
     """
     content = bytearray()
     with open_input(path) as file:
         while block := file.read(BLOCK):
             content += block
-            if 0 in block or len(content) > LARGEST_JSON:
-                problem = "contains NUL bytes" if 0 in block else f"is larger than {LARGEST_JSON:,} bytes"
+            if 0 in block or len(content) > largest:
+                problem = "contains NUL bytes" if 0 in block else f"is larger than {largest:,} bytes"
                 raise DataError(path, f"is not valid JSON: it {problem}")
     return content.decode()
 
 
-def read_json(path: str) -> Any:
-    """A JSON document. Raises MissingInputError or DataError."""
+def read_json(path: str, largest: int = LARGEST_JSON) -> Any:
+    """A JSON document of at most `largest` bytes. Raises MissingInputError or DataError."""
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path, largest))
     except (ValueError, RecursionError) as error:
         raise DataError(path, f"is not valid JSON ({error})") from error
 
 
-def read_whole_json(path: str, *keys: str) -> dict[str, Any]:
-    """A JSON object with these keys. Raises MissingInputError or DataError."""
-    value = read_json(path)
+def read_whole_json(path: str, *keys: str, largest: int = LARGEST_JSON) -> dict[str, Any]:
+    """A JSON object with these keys, of at most `largest` bytes. Raises MissingInputError or DataError."""
+    value = read_json(path, largest)
     missing = [key for key in keys if key not in value] if isinstance(value, dict) else list(keys)
     if missing:
         raise DataError(path, f"is incomplete: it has no {', '.join(missing)}")
@@ -51,7 +51,7 @@ def read_whole_json(path: str, *keys: str) -> dict[str, Any]:
 def read_json_lines(path: str, *keys: str) -> list[dict[str, Any]]:
     """A file of one JSON object per line, each with these keys. Raises MissingInputError or DataError."""
     try:
-        rows = [json.loads(line) for line in read_text(path).split("\n") if line]
+        rows = [json.loads(line) for line in read_text(path, LARGEST_LIST).split("\n") if line]
     except (ValueError, RecursionError) as error:
         raise DataError(path, f"is not valid JSON lines ({error})") from error
     for number, row in enumerate(rows, 1):

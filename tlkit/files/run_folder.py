@@ -26,7 +26,7 @@ from tlkit.files.atomic import (
     write_json_atomically,
 )
 from tlkit.files.inputs import open_input
-from tlkit.files.json_file import read_whole_json
+from tlkit.files.json_file import LARGEST_LIST, read_whole_json
 from tlkit.files.storage import storage_error
 
 EPOCH_FILE = re.compile(r"epoch_(\d{4,})_loss_-?\d+\.\d{4}_[a-z0-9_]+_-?\d+\.\d{4}\.pt")
@@ -117,7 +117,7 @@ class RunFolder:
 
     def read_split(self) -> Split:
         """Read split.json. Raises MissingInputError or DataError."""
-        split = read_whole_json(self.split_file, "classes", "train", "val")
+        split = read_whole_json(self.split_file, "classes", "train", "val", largest=LARGEST_LIST)
         classes = split["classes"]
         if not is_list_of_names(classes) or not classes:
             raise DataError(self.split_file, "is incomplete: classes is not a list of names")

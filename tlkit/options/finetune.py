@@ -52,7 +52,7 @@ class FinetuneOptions(
         False, "Recompute activations in the backward pass: less memory, slower, same result", group="Speed and memory"
     )
     learning_rate: float = option(
-        1e-2, "Peak learning rate of the head; unfrozen modules: a hundredth", group="Training", minimum=0
+        1e-2, "Peak learning rate of the head; unfrozen modules: a hundredth", group="Training", minimum=0, maximum=1e6
     )
     weight_decay: float = option(
         1e-2, "Weight decay, decoupled with adamw; biases are excluded", group="Training", minimum=0

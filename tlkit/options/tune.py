@@ -68,8 +68,9 @@ class TuneOptions(FinetuneOptions):
         None, "TOML file of options and values to try", group="Search", shown="none", metavar="FILE"
     )
     samples: int | None = option(
-        None, "Trials; with grids, trials per combination", group="Search", shown="20", minimum=1
-    )
+        None, "Trials; with grids, trials per combination", group="Search", shown="20", minimum=1,
+        maximum=1_000_000,
+    )  # fmt: skip
     search: Literal["auto", "random", "grid", "bayesian"] = option(
         "auto", "How to choose values; auto: grid if all are grids, else random", group="Search"
     )

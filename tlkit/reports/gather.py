@@ -15,6 +15,7 @@ from tlkit.data.folder import Sample, baseline_warning
 from tlkit.data.scan import accepted_by
 from tlkit.errors import DataError, UsageError, escape_name, first_line, to_tlkit_error
 from tlkit.files.atomic import write_atomically
+from tlkit.files.description import text
 from tlkit.files.json_file import read_json_lines, read_whole_json
 from tlkit.files.run_folder import RunFolder, Split
 from tlkit.options import FinetuneOptions
@@ -87,7 +88,7 @@ def gather(run: RunFolder, data: str | None = None) -> ReportData:
             folder=for_shell(run.path),
             data_folder=for_shell(root),
             command=" ".join(["tlkit finetune", for_shell(root), *network_flags(options)]),
-            state=status.get("state", "unknown"),
+            state=text(status.get("state", "unknown")),
             time=time.strftime("%-d %B %Y"),
             metric=options.metric,
             classes=len(classes),

@@ -60,6 +60,12 @@ class Checkpoint:
                 if not isinstance(values, Mapping) or not isinstance(values.get(name, Ellipsis), kind):
                     raise DataError(path, f"is not a complete checkpoint: {name} is missing or of another type")
         progress = content["progress"]
+        counts = {name: content[name] for name in ("epoch", "step")} | {"step_in_epoch": progress["step_in_epoch"]}
+        if (micro_batch := progress.get("micro_batch")) is not None:
+            counts["micro_batch"] = micro_batch
+        for name, value in counts.items():
+            if type(value) is not int or value < (name == "micro_batch"):
+                raise DataError(path, f"is not a complete checkpoint: {name} is {str(value)[:80]}")
         try:
             history = tuple(map(EpochRow.from_dict, progress["history"]))
             best = EpochRow.from_dict(progress["best"]) if progress["best"] is not None else None

@@ -86,6 +86,8 @@ def with_overrides(origin: str, stored: Mapping[str, object], options: ResumeOpt
     taken = [name for name in OF_THIS_MACHINE if changes.get(name) is None]
     if "workers" in taken:
         changes["workers"] = within_machine(before.to_dict(), "workers")
+    if before.cache_bytes() < FinetuneOptions(data="").cache_bytes():
+        changes["cache_limit"] = DEFAULTS["cache_limit"]  # a smaller one deletes features of other runs
     result = dataclasses.replace(before, **changes)
     taken = [name for name in taken if getattr(result, name) != DEFAULTS[name]]
     if taken:

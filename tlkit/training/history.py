@@ -60,7 +60,8 @@ class EpochRow:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a value is a finite number; JSON has integers of any length."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def pop_prefixed(numbers: dict[str, float], prefix: str) -> dict[str, float]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tlkit.errors import MissingInputError
+from tlkit.errors import DataError, MissingInputError
 from tlkit.files.json_file import read_json_lines
 from tlkit.options.space import Point
 from tlkit.training.metrics import METRICS
@@ -105,6 +105,11 @@ class Table:
             rows = read_json_lines(search.results_lines, "trial", "options", "state")
         except MissingInputError:
             rows = []
+        for number, row in enumerate(rows, 1):
+            values = row["trial"], row["options"], row["state"]
+            valid = all(isinstance(value, kind) for value, kind in zip(values, (int, dict, str), strict=True))
+            if not valid or row["trial"] < 1:
+                raise DataError(search.results_lines, f"line {number} is not a trial")
         return cls(search, metric, {row["trial"]: Trial.from_dict(row) for row in rows})
 
     def put(self, *trials: Trial) -> None:

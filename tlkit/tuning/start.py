@@ -15,7 +15,7 @@ from tlkit.data.sources import find_dataset
 from tlkit.devices.request import require_devices
 from tlkit.distributed.env import require_single_process
 from tlkit.errors import DataError, MissingInputError, UnsafeError, UsageError
-from tlkit.files.inputs import require_weights_file
+from tlkit.files.inputs import open_input, require_weights_file
 from tlkit.options import TuneOptions
 from tlkit.options.tune import cores
 from tlkit.terminal import count
@@ -43,6 +43,8 @@ def resume_search(search: SearchFolder, changes: Mapping[str, object], trust_pic
 def read_options(search: SearchFolder, changes: Mapping[str, object]) -> TuneOptions:
     """The stored options of a search with changes. Raises DataError, or UsageError for the changes."""
     stored = search.read()
+    with open_input(search.space_file):
+        pass  # a regular file of bounded length
     try:
         before = TuneOptions.from_dict({**stored, "space": search.space_file})  # the folder may have been moved
     except UsageError as error:
