@@ -1,7 +1,8 @@
 """Process that logs to Weights & Biases. wandb_sink.py starts it; it imports nothing of tlkit.
 
-Requests come on standard input and replies go to standard output, one JSON object per line. An offline W&B run cannot
-be resumed, so each offline session logs all epochs again and replaces the session before it.
+Requests come on standard input and replies go to standard output, one JSON object per line; null ends the run. When
+standard input ends, tlkit has ended, and this process and W&B's own are killed. An offline W&B run cannot be resumed,
+so each offline session logs all epochs again and replaces the session before it.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import glob
 import io
 import json
 import os
+import queue
 import shlex
 import shutil
+import signal
 import socket
-import sys
+import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -28,7 +31,9 @@ UPLOAD_SECONDS = 45.0
 
 
 def main() -> None:
-    """Serve requests until standard input ends."""
+    """Serve requests until one ends the run."""
+    requests = queue.SimpleQueue[Any]()
+    threading.Thread(target=read_requests, args=(requests,), daemon=True).start()
     with os.fdopen(os.dup(1), "w", encoding="ascii") as output:
         os.dup2(2, 1)  # wandb prints to standard output
 
@@ -37,16 +42,26 @@ def main() -> None:
             output.flush()
 
         try:
-            info = json.loads(sys.stdin.readline())
+            info = requests.get()
             run, why_offline = start_run(info)
             sync = "" if run.disabled else f"wandb sync {shlex.quote(os.path.dirname(run.settings.sync_file))}"
             logged = max(int(run.step) - 1, 0)  # the last epoch that the server has of a resumed run
             reply(logged=logged, url=run.url, why_offline=why_offline, sync=sync)
-            for line in sys.stdin:
-                log(run, json.loads(line))
+            while (request := requests.get()) is not None:
+                log(run, request)
             reply(uploaded=finish(run, info["folder"]))
         except Exception as error:
             reply(problem=" ".join(f"{type(error).__name__}: {error}".split())[:300])
+
+
+def read_requests(requests: queue.SimpleQueue[Any]) -> None:
+    """Body of a thread: queue requests, and kill this process and its children when standard input ends."""
+    rest = b""
+    while part := os.read(0, 1 << 16):  # not by sys.stdin, whose lock would stop Python from exiting
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            requests.put(json.loads(line))
+    os.killpg(0, signal.SIGKILL)
 
 
 def start_run(info: Any) -> tuple[wandb.Run, str]:

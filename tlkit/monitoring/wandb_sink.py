@@ -11,7 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -44,7 +44,7 @@ class WandbSink:
         )
         options = {name: value for name, value in info.options.items() if value is not None}
         config = {**options, "classes": list(info.classes)}
-        self.send(folder=info.folder, id=run_id(folder), name=info.name, config=config)
+        self.send({"folder": info.folder, "id": run_id(folder), "name": info.name, "config": config})
         reply = self.receive()
         self.sync = reply["sync"]
         if not reply["why_offline"]:
@@ -57,20 +57,21 @@ class WandbSink:
 
     def log(self, row: Row) -> None:
         """Log the numbers of an epoch."""
-        self.send(step=row["epoch"], values=scalars(row))
+        self.send({"step": row["epoch"], "values": scalars(row)})
 
     def log_summary(self, summary: RunSummary) -> None:
         """Log the images and the figures of the best epoch."""
         images = {title: base64.b64encode(png).decode() for title, png in summary.images.items()}
-        self.send(step=summary.epoch, images=images, summary=dict(summary.figures))
+        self.send({"step": summary.epoch, "images": images, "summary": dict(summary.figures)})
 
     def close(self) -> None:
         """Wait until everything is uploaded."""
         assert self.process is not None and self.process.stdin is not None
-        self.process.stdin.close()
+        self.send(None)
         if not self.receive()["uploaded"]:
             self.notify(f"the upload is incomplete; finish it with: {self.sync}")
         self.process.wait()
+        self.process.stdin.close()
 
     def abandon(self) -> None:
         """Kill the process and the service that it started."""
@@ -78,8 +79,8 @@ class WandbSink:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def send(self, **request: object) -> None:
-        """Send a request. Raises RuntimeError if the process has ended."""
+    def send(self, request: Mapping[str, object] | None) -> None:
+        """Send a request, or None to end the run. Raises RuntimeError if the process has ended."""
         assert self.process is not None and self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(request) + "\n")

@@ -100,9 +100,9 @@ def require_same_content(dataset: Dataset, checkpoint: Checkpoint, command: str)
     changed = [name for name, content in found.items() if dataset.digests.get(name, content) != content]
     whole = len(found) == len(dataset.train) + len(dataset.val)
     if changed or (whole and digest(found) != checkpoint.data_sha256):
-        names = listing(changed) + "\n" if changed else ""
         raise MismatchError(
             dataset.root,
             f"{count(len(changed), 'image') if changed else 'images'} changed since the checkpoint was written",
-            f"{names}Restore the images, or start a new run from the checkpoint with them as they are: {command}",
+            f"Restore the images, or start a new run from the checkpoint with them as they are: {command}",
+            changed,
         )
