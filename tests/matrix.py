@@ -27,7 +27,7 @@ from tests.forked import Warm, warm_process
 from tests.kills import fingerprint
 
 EPOCHS, STEPS = 4, 3
-"""Of each run, and of each epoch: 24 training images in batches of 8."""
+"""Of each run, and of each epoch: 24 training images in batches of 8, or with folds 30 in batches of 10."""
 
 TERM, KILL = int(signal.SIGTERM), int(signal.SIGKILL)
 
@@ -40,8 +40,10 @@ STOPS: dict[str, dict[str, Any]] = {
     "inside a commit": {"hook": "interrupt_in_commit", "time": 12, "call": "replace", "number": KILL},
 }
 WAYS: dict[str, list[str]] = {
-    "vectors": [],
-    "views": ["--augment", "light", "--views", "2"],
+    "vectors": ["--folds", "1"],
+    "views": ["--augment", "light", "--views", "2", "--folds", "1"],
+    "folds": ["--folds", "3", "--batch-size", "10"],
+    "folds of views": ["--folds", "3", "--batch-size", "10", "--augment", "light", "--views", "2"],
     "images": ["--no-cache", "--augment", "light"],
     "unfrozen": ["--unfreeze", "layer4", "--augment", "strong"],
     "fp16 in parts": ["--unfreeze", "layer4", "--precision", "fp16", "--accumulate", "2"],

@@ -85,7 +85,7 @@ def test_the_newest_whole_checkpoint_takes_the_place_of_a_damaged_one(
     assert (result.status, result.out) == (0, f"{run}/model.pt\n")
     warning = next(line for line in result.err.splitlines() if line.startswith("warning"))
     assert f"{run}/checkpoints/last.pt" in warning and file_of(run, 3).name in warning
-    assert "epoch 3, step 9" in warning and "resume    from epoch 3, step 9" in result.err
+    assert "epoch 3, step 12" in warning and "resume    from epoch 3, step 12" in result.err
     assert fingerprint(run) == expected
 
 
@@ -277,7 +277,7 @@ def test_values_that_an_option_cannot_have_are_named(value: object, run: Path, t
 def test_other_classes_are_refused(run: Path, tlkit: Run) -> None:
     split = json.loads((run / "split.json").read_text())
     split["classes"][0] = "azure"
-    for part in ("train", "val"):
+    for part in ("train", "val", "folds"):
         split[part]["azure"] = split[part].pop("blue")
     (run / "split.json").write_text(json.dumps(split))
     assert tlkit("resume", run).status == 78

@@ -39,15 +39,17 @@ def test_a_run_learns_and_leaves_what_the_contract_says(images: Path, tmp_path: 
     assert result.out == f"{run}/model.pt\n"
     rows = history(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert rows[-1]["step"] == 6 * 3
+    assert rows[-1]["step"] == 6 * 4  # all 30 images train, in batches of 8
     assert rows[-1]["val_accuracy"] == 1.0
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["exit_code"], status["epoch"]) == ("finished", 0, 6)
     split = json.loads((run / "split.json").read_text())
     assert split["classes"] == ["blue", "green", "red"]
-    assert [len(split["train"][c]) for c in split["classes"]] == [8, 8, 8]
-    assert [len(split["val"][c]) for c in split["classes"]] == [2, 2, 2]
+    assert split["train"] == split["val"]
+    assert [len(split["train"][c]) for c in split["classes"]] == [10, 10, 10]
+    assert [sorted(split["folds"][c]) for c in split["classes"]] == [[0, 0, 1, 1, 2, 2, 3, 3, 4, 4]] * 3
+    assert "out-of-fold on 30 images" in result.err
     options = json.loads((run / "options.json").read_text())
     assert options["given"]["epochs"] == options["resolved"]["epochs"] == 6
     names = sorted(os.listdir(run / "checkpoints"))
@@ -57,11 +59,40 @@ def test_a_run_learns_and_leaves_what_the_contract_says(images: Path, tmp_path: 
     assert not [f for f in run.rglob("*") if f.name.endswith("tmp")]
 
 
+def test_a_single_split_trains_on_four_fifths(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    for name, more in (("share", ["--val", "0.2"]), ("folds", ["--folds", "1"])):
+        assert tlkit(*finetune_arguments(images, tmp_path / name, *more)).status == 0
+        split = json.loads((tmp_path / name / "split.json").read_text())
+        assert [len(split["train"][c]) for c in split["classes"]] == [8, 8, 8] and "folds" not in split
+        assert [len(split["val"][c]) for c in split["classes"]] == [2, 2, 2]
+        assert history(tmp_path / name)[-1]["step"] == 6 * 3
+    assert history(tmp_path / "share") == history(tmp_path / "folds")
+
+
+@pytest.mark.parametrize("others", [["--val", "0.3"], ["--unfreeze", "all"], ["--no-cache"]])
+def test_folds_need_features_and_no_validation_images(
+    others: list[str], images: Path, tmp_path: Path, tlkit: Run
+) -> None:
+    refused = tlkit(*finetune_arguments(images, tmp_path / "run", "--folds", 4, *others))
+    assert refused.status == 2 and "--folds 4" in refused.err and others[0] in refused.err
+
+
+def test_folds_and_a_folder_with_validation_images(tmp_path: Path, tlkit: Run) -> None:
+    write_folder(tmp_path / "data" / "train", 6)
+    write_folder(tmp_path / "data" / "val", 3, first_seed=500)
+    refused = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run", "--folds", 4))
+    assert refused.status == 2 and "--folds 4" in refused.err and "validation images" in refused.err
+    assert tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run")).status == 0
+    assert "folds" not in json.loads((tmp_path / "run" / "split.json").read_text())
+
+
 def test_a_checkpoint_opens_safely_and_holds_the_head_alone(finished_run: Path) -> None:
     content = torch.load(finished_run / "checkpoints" / "last.pt", weights_only=True)
     assert {"format", "version", "epoch", "step", "model_state_dict", "optimizer_state_dict", "loss", "metrics",
             "options", "classes", "preprocessing", "backbone", "checksum"} <= content.keys()  # fmt: skip
-    assert content["model_state_dict"].keys() == {"head.layers.weight", "head.layers.bias", "head.mean", "head.std"}
+    folds = {f"folds.{number}.{name}" for number in range(5) for name in ("weight", "bias")}
+    head = {"head.layers.weight", "head.layers.bias", "head.mean", "head.std"}
+    assert content["model_state_dict"].keys() == head | folds
     assert content["backbone"]["source"] == "timm" and len(content["backbone"]["sha256"]) == 64
     assert (finished_run / "checkpoints" / "last.pt").stat().st_size < 50_000
     model = torch.load(finished_run / "model.pt", weights_only=True)
@@ -69,7 +100,7 @@ def test_a_checkpoint_opens_safely_and_holds_the_head_alone(finished_run: Path) 
 
 
 def test_vectors_and_images_give_the_same_head(images: Path, tmp_path: Path, tlkit: Run) -> None:
-    assert tlkit(*finetune_arguments(images, tmp_path / "cached")).status == 0
+    assert tlkit(*finetune_arguments(images, tmp_path / "cached", "--folds", 1)).status == 0
     assert tlkit(*finetune_arguments(images, tmp_path / "uncached", "--no-cache")).status == 0
     cached, uncached = head_of(tmp_path / "cached"), head_of(tmp_path / "uncached")
     for name, tensor in cached.items():

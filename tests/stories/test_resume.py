@@ -224,7 +224,8 @@ def test_an_image_that_was_skipped_all_along_is_not_blamed(images: Path, tmp_pat
     (data / "red" / "text.jpg").write_text("this is no picture")
     assert tlkit(*finetune_arguments(data, run, "--skip-bad")).status == 3
     split = json.loads((run / "split.json").read_text())
-    split["train"]["red"].pop()
+    for part in ("train", "val", "folds"):
+        split[part]["red"].pop()
     (run / "split.json").write_text(json.dumps(split))
     refused = tlkit("resume", run, "--epochs", 8)
     assert refused.status == 78 and "its images differ from those of the checkpoint" in refused.err
@@ -333,7 +334,7 @@ def test_stopped_inside_an_epoch(images: Path, tmp_path: Path, tlkit: Run, monke
     whole = tmp_path / "whole"
     assert tlkit(*finetune_arguments(images, whole, "--head", "mlp")).status == 0
     original = Stoppable.epoch
-    for step in range(3):
+    for step in range(4):
         run = tmp_path / f"run{step}"
 
         def epoch(self: Stoppable, epoch: int, first_step: int = 0, stop: int = step) -> object:
@@ -351,7 +352,7 @@ def test_stopped_inside_an_epoch(images: Path, tmp_path: Path, tlkit: Run, monke
 
             invoke(finetune_arguments(images, run, "--head", "mlp"))
         monkeypatch.setattr(Stoppable, "epoch", original)
-        assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] == 6 + step
+        assert torch.load(run / "checkpoints" / "last.pt", weights_only=True)["step"] == 8 + step
         assert tlkit("resume", run).status == 0
         assert fingerprint(run) == fingerprint(whole)
 

@@ -97,11 +97,11 @@ def test_every_metric_is_named_compared_and_written(name: str) -> None:
 def test_a_tally_is_exact_over_any_division_and_through_a_checkpoint() -> None:
     logits, labels = random_case(4, 101, seed=9)
     whole = MetricAccumulator(4)
-    whole.add(logits, labels, torch.nn.functional.cross_entropy(logits, labels).item())
+    whole.add(logits, labels, torch.nn.functional.cross_entropy(logits, labels).item(), 101)
     parts = MetricAccumulator(4)
     for chosen in torch.arange(101).split(7):
         mean = torch.nn.functional.cross_entropy(logits[chosen], labels[chosen]).item()
-        parts.add(logits[chosen], labels[chosen], mean)
+        parts.add(logits[chosen], labels[chosen], mean, len(chosen))
         parts = MetricAccumulator.from_dict(parts.to_dict())
     assert parts.training_figures()["accuracy"] == whole.training_figures()["accuracy"]
     assert parts.figures()["macro_f1"] == whole.figures()["macro_f1"]

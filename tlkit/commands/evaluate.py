@@ -30,12 +30,12 @@ from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MissingInputError
 from tlkit.files.run_folder import RunFolder
 from tlkit.inference.open import open_predictor
 from tlkit.inference.predictor import Predictor, require_finite
-from tlkit.model.build import stored_options
 from tlkit.options import EvaluateOptions
 from tlkit.reports.evaluation import FORMATS
 from tlkit.runs.batches import labels_of
 from tlkit.runs.consistency import require_same_environment, require_same_files, require_same_options
 from tlkit.runs.environment import libraries
+from tlkit.runs.out_of_fold import is_data_of, stored_result
 from tlkit.terminal import count, log_status, progress, write_stdout
 from tlkit.training.predictions import evaluate_rows, measured_rows
 
@@ -49,6 +49,12 @@ def evaluate(options: EvaluateOptions) -> int:
         return launch("evaluate", options, options.device, options.processes)
     with joined(options) as world:
         require_same_options(options, world)
+        reads_stored = options.split in ("auto", "val") and world.is_first
+        stored = world.broadcast_object(stored_result(options.model, options.data) if reads_stored else None)
+        if stored is not None:
+            if world.is_first:
+                write_stdout(FORMATS[options.format](stored, []))
+            return DONE
         by_torch = options.engine == "auto" and not options.model.endswith(".onnx")
         model = open_predictor(dataclasses.replace(options, engine="torch") if by_torch else options, world.size)
         samples, what = samples_of_all(options, model.classes, world)
@@ -138,13 +144,12 @@ def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[
     use_test = options.split == "auto" and parts.test is not None and not unlabelled
     run = RunFolder.containing(options.model)
     split = run.read_split() if run is not None and os.path.exists(run.split_file) else None
-    if run is not None and split is not None and options.split in ("auto", "train", "val") and not use_test:
-        data = stored_options(run.options_file, run.read_options()["resolved"]).data
-        if os.path.realpath(data) == os.path.realpath(options.data):
-            dataset = Dataset.from_split(split, options.data)
-            if options.split == "train":
-                return dataset.train, f"{options.data}, the images the run was trained on"
-            return dataset.val, f"{options.data}, the images the run was validated on"
+    own = options.split in ("auto", "train", "val") and not use_test
+    if run is not None and split is not None and own and is_data_of(run, options.data):
+        dataset = Dataset.from_split(split, options.data)
+        if options.split == "train" or dataset.folds:
+            return dataset.train, f"{options.data}, the images the run was trained on"
+        return dataset.val, f"{options.data}, the images the run was validated on"
     folder = part_folder(options, parts, unlabelled)
     samples, notes = read_labelled(folder, classes)
     for note in notes:

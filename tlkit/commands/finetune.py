@@ -7,7 +7,7 @@ import os
 from tlkit import interruption
 from tlkit.data.bad_images import check_images
 from tlkit.data.scan import log_dataset
-from tlkit.data.sources import find_dataset, require_data
+from tlkit.data.sources import find_training_set, require_data
 from tlkit.devices.request import require_devices
 from tlkit.distributed.env import is_nonzero_rank
 from tlkit.distributed.failures import write_note
@@ -46,7 +46,7 @@ def finetune(options: FinetuneOptions) -> int:
     ):
         write_note("run", os.path.abspath(run.path))
         require_same_options(options, world)
-        dataset = find_dataset(options)
+        dataset = find_training_set(options)
         log_dataset(dataset)
         require_devices(options.device_spec())
         dataset = check_images(options, dataset)

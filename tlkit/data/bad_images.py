@@ -31,7 +31,7 @@ def check_images(options: DataOptions, dataset: Dataset, thorough: bool = False)
     animated: list[str] = []
     peak = 0
     same = DuplicateFinder()
-    for sample, found in scan_images(options, dataset.train + dataset.val, same, thorough):
+    for sample, found in scan_images(options, dataset.images, same, thorough):
         if isinstance(found, ImageError):
             bad.append(found)
         else:
@@ -91,7 +91,7 @@ def leave_out(options: DataOptions, dataset: Dataset, bad: Sequence[ImageError])
     """The dataset without bad images. Raises DataError without --skip-bad, or if too few images are left."""
     if not bad:
         return dataset
-    images, skipped = len(dataset.train) + len(dataset.val), (*dataset.skipped, *bad)
+    images, skipped = len(dataset.images), (*dataset.skipped, *bad)
     error = bad_images_error(options.data, bad, images)
     if not options.skip_bad:
         raise error

@@ -43,6 +43,8 @@ class Dataset:
     shape: text about the layout and the split. warnings: problems that are no errors. skipped: images that
     were left out because they cannot be read. left_out: counts of files that are no images of a class. digests: content
     digests that split.json holds, by the name of an image there.
+    divided: whether tlkit chose the validation images. folds: the fold of each image by path, if the data set is
+    cross-validated: then train and val are both all images.
     """
 
     root: str
@@ -54,6 +56,18 @@ class Dataset:
     skipped: tuple[ImageError, ...] = ()
     left_out: LeftOut = field(default_factory=LeftOut)
     digests: Mapping[str, str] = field(default_factory=dict)
+    divided: bool = False
+    folds: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def images(self) -> list[Sample]:
+        """Every image once."""
+        return self.train if self.folds else self.train + self.val
+
+    @property
+    def fold_count(self) -> int:
+        """The number of folds; 1 for one split."""
+        return max(self.folds.values(), default=0) + 1
 
     def to_split(self) -> dict[str, Any]:
         """The content of split.json: classes, and the files of each class in train and val.
@@ -64,7 +78,15 @@ class Dataset:
             "classes": list(self.classes),
             "train": self._names_by_class(self.train),
             "val": self._names_by_class(self.val),
+            **({"folds": self._folds_by_class()} if self.folds else {}),
         }
+
+    def _folds_by_class(self) -> dict[str, list[int]]:
+        """The fold of each image, in the order of its names."""
+        folds: dict[str, list[int]] = {name: [] for name in self.classes}
+        for path, label in self.train:
+            folds[self.classes[label]].append(self.folds[path])
+        return folds
 
     def _names_by_class(self, samples: list[Sample]) -> dict[str, list[str]]:
         """Names do not depend on how root and --val were spelled."""
@@ -86,9 +108,11 @@ class Dataset:
         def samples(part: Mapping[str, list[str]]) -> list[Sample]:
             return [Sample(os.path.join(root, name), labels[c]) for c, names in part.items() for name in names]
 
-        train, val = samples(split["train"]), samples(split["val"])
-        shape, digests = "split stored in the run", split.get("digests", {})
-        return cls(root, tuple(split["classes"]), train, val, shape, digests=digests)
+        train, val, shape = samples(split["train"]), samples(split["val"]), "split stored in the run"
+        numbers = [number for name in split["train"] for number in split.get("folds", {}).get(name, ())]
+        folds = {sample.path: number for sample, number in zip(train, numbers, strict=bool(numbers))}
+        digests = split.get("digests", {})
+        return cls(root, tuple(split["classes"]), train, val, shape, digests=digests, folds=folds)
 
 
 def divide(
@@ -124,12 +148,13 @@ def divide(
         [sample for sample in samples if sample.path in val],
         f"{fraction:.0%} of each class for validation, seed {seed}",
         warnings,
+        divided=True,
     )
 
 
 def folds_of(dataset: Dataset, count: int, seed: int) -> list[Dataset]:
     """Stratified k-fold split of all images: every image is in validation once."""
-    samples = dataset.train + dataset.val
+    samples = dataset.images
     dealt: list[list[Sample]] = [[] for _ in range(count)]
     for label, name in enumerate(dataset.classes):
         members = [sample for sample in samples if sample.label == label]
@@ -145,6 +170,20 @@ def folds_of(dataset: Dataset, count: int, seed: int) -> list[Dataset]:
         )
         for place, fold in enumerate(dealt, 1)
     ]
+
+
+def cross_validated(dataset: Dataset, folds: int, seed: int) -> Dataset:
+    """The data set for a run that trains on all images and validates each one by a head that has not seen it.
+
+    Each class is dealt into the folds in the order of split_rank, each starting where the last class stopped, so that
+    the folds have equal sizes. Adding images moves at most a few others.
+    """
+    images = sorted(dataset.images, key=lambda sample: (sample.label, sample.path))
+    ranks = {s.path: split_rank(seed, dataset.classes[s.label], os.path.relpath(s.path, dataset.root)) for s in images}
+    dealt = sorted(images, key=lambda sample: (sample.label, ranks[sample.path]))
+    numbers = {sample.path: place % folds for place, sample in enumerate(dealt)}
+    shape = f"cross-validated in {folds} folds, seed {seed}"
+    return dataclasses.replace(dataset, train=images, val=images, shape=shape, folds=numbers)
 
 
 def split_rank(seed: int, class_name: str, name: str) -> bytes:

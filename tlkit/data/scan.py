@@ -39,7 +39,8 @@ def errors_of_all(
 def describe(dataset: Dataset) -> str:
     """Return a one-line summary of the dataset."""
     train, val = count(len(dataset.train), "training image"), count(len(dataset.val), "validation image")
-    return f"{dataset.root}: {count(len(dataset.classes), 'class', 'classes')}, {train}, {val} ({dataset.shape})"
+    images = count(len(dataset.images), "image") if dataset.folds else f"{train}, {val}"
+    return f"{dataset.root}: {count(len(dataset.classes), 'class', 'classes')}, {images} ({dataset.shape})"
 
 
 def accepted_by(options: DataOptions) -> Accepted:
@@ -94,9 +95,9 @@ def scan_images(
 def find_repeats(dataset: Dataset, same: DuplicateFinder, workers: int | None) -> Repeats:
     """Classify groups of identical files by the harm that they do."""
     repeats, groups = Repeats(), same.groups(worker_count(workers))
-    training = {id(sample) for sample in dataset.train} if groups else set()
+    training = {sample.path for sample in dataset.train} if groups else set()
     for group in groups:
-        apart = len({id(sample) in training for sample in group}) > 1
+        apart = len({dataset.folds.get(path, path in training) for path, _ in group}) > 1
         if apart:
             repeats.across_parts.append(group)
         if len({sample.label for sample in group}) > 1:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from tlkit.data.class_folders import Rules, read_dataset
-from tlkit.data.folder import Dataset
+from tlkit.data.folder import Dataset, cross_validated
 from tlkit.data.listing import require_folder
+from tlkit.errors import UsageError
+from tlkit.options import FinetuneOptions
 from tlkit.options.data import DataOptions
 
 
@@ -60,6 +62,20 @@ def source_of(data: str) -> DatasetSource:
 def require_data(data: str) -> None:
     """Raises MissingInputError unless DATA exists and can be opened."""
     source_of(data).require(data)
+
+
+def find_training_set(options: FinetuneOptions) -> Dataset:
+    """The data set of a run; cross-validated if the options say so, and nobody has chosen validation images.
+
+    Raises as find_dataset does.
+    """
+    dataset = find_dataset(options)
+    folds = options.fold_count(len(dataset.images), dataset.divided)
+    if folds == 1:
+        return dataset
+    if not dataset.divided:
+        raise UsageError(f"--folds {folds}", f"cannot be combined with the validation images of {dataset.root}")
+    return cross_validated(dataset, folds, options.seed)
 
 
 def find_dataset(options: DataOptions) -> Dataset:

@@ -13,7 +13,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import IO, Any, Self, TypedDict
+from typing import IO, Any, NotRequired, Self, TypedDict
 
 from tlkit.errors import DataError, OutputError, TlkitError
 from tlkit.files.atomic import (
@@ -50,12 +50,14 @@ class Split(TypedDict):
     """The content of split.json: class names, and the files of each class in train and val.
 
     digests: content digests by file; empty in runs of older versions.
+    folds: of a cross-validated run, the fold of each file in train, which has the same files as val.
     """
 
     classes: list[str]
     train: dict[str, list[str]]
     val: dict[str, list[str]]
     digests: dict[str, str]
+    folds: NotRequired[dict[str, list[int]]]
 
 
 class RunFolder:
@@ -131,7 +133,12 @@ class RunFolder:
         digests = split.get("digests", {})
         if not isinstance(digests, dict) or not is_list_of_names([*digests, *digests.values()]):
             raise DataError(self.split_file, "is damaged: digests does not map names to digests")
-        return Split(classes=classes, train=split["train"], val=split["val"], digests=digests)
+        found = Split(classes=classes, train=split["train"], val=split["val"], digests=digests)
+        if "folds" in split:
+            if not are_folds(split["folds"], found["train"]):
+                raise DataError(self.split_file, "is incomplete: folds does not have one number for each file of train")
+            found["folds"] = split["folds"]
+        return found
 
     # Writing; none of these follows a link out of the root. Each raises UnsafeError for a link, OutputError or
     # StorageError.
@@ -251,3 +258,12 @@ class RunFolder:
 def is_list_of_names(value: object) -> bool:
     """Whether a value from a JSON file is a list of strings."""
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def are_folds(folds: object, train: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a value has the number of a fold for each file of each class."""
+    if not isinstance(folds, dict) or folds.keys() != train.keys():
+        return False
+    numbers = [number for values in folds.values() if isinstance(values, list) for number in values]
+    sizes = all(isinstance(folds[name], list) and len(folds[name]) == len(files) for name, files in train.items())
+    return sizes and all(type(number) is int and 0 <= number < len(numbers) for number in numbers)

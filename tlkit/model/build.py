@@ -60,6 +60,8 @@ def assemble(options: FinetuneOptions, classes: tuple[str, ...]) -> tuple[Classi
     )
     torch.manual_seed(options.seed)
     classifier = build_classifier(backbone, network, len(classes), options.head, options.hidden, options.unfreeze)
+    if not options.trains_batchnorm():
+        classifier.freeze_batchnorm()
     description = ModelDescription(
         backbone=backbone,
         weights=os.path.basename(os.path.normpath(options.weights)),
@@ -120,9 +122,13 @@ def count_of(classes: tuple[str, ...]) -> str:
 
 
 def stored_options(path: str, stored: Any) -> FinetuneOptions:
-    """Read the options stored in a file. Raises DataError naming path."""
+    """Read the options stored in a file. Raises DataError naming path.
+
+    Older versions, which lack some options, had one split and trained the statistics of unfrozen BatchNorm.
+    """
     try:
         with as_content_of(path, "record of options"):
-            return FinetuneOptions.from_dict(stored)
+            before = {"folds": 1, "train_batchnorm": stored["unfreeze"] is not None}
+            return FinetuneOptions.from_dict({**before, **stored})
     except UsageError as error:
         raise DataError(path, f"contains invalid options: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from tlkit.errors import MismatchError, UsageError
 from tlkit.model.backbone import Backbone
 from tlkit.model.backbones import BackboneName, ClassifierLayers, build_network, classifier_layers, within
-from tlkit.model.head import HEADS, Head, HeadShape
+from tlkit.model.head import HEADS, CrossValidatedHead, Head, HeadShape
 from tlkit.model.state_dict import list_differences, load_tensors, tensors
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Classifier(nn.Module):
@@ -25,8 +28,10 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.folds = nn.ModuleList()
         self.unfrozen = unfrozen_modules(backbone, unfreeze)
         self.checkpoints_gradients = False
+        self.trains_batchnorm = True
         backbone.requires_grad_(False)
         for name in self.unfrozen:
             for key, parameter in backbone.network.get_submodule(name).named_parameters(prefix=name):
@@ -41,14 +46,35 @@ class Classifier(nn.Module):
         return logits
 
     def train(self, mode: bool = True) -> Classifier:
-        """As for any module, but frozen modules stay in eval mode: no BatchNorm updates, no dropout."""
+        """As for any module, but frozen modules stay in eval mode: no BatchNorm updates, no dropout; and so does every
+        BatchNorm after freeze_batchnorm."""
         super().train(mode)
         self.backbone.eval()
         for name in self.unfrozen:
-            self.backbone.network.get_submodule(name).train(mode)
+            module = self.backbone.network.get_submodule(name).train(mode)
+            for norm in module.modules() if not self.trains_batchnorm else ():
+                if isinstance(norm, BATCH_NORMS):
+                    norm.eval()
         if self.checkpoints_gradients:
             self.backbone.keep_activations(not mode)
         return self
+
+    def freeze_batchnorm(self) -> None:
+        """Keep the pretrained statistics of BatchNorm, also in unfrozen modules; its weights and biases train.
+
+        Statistics of small batches of few images are much worse than those of pretraining.
+        """
+        self.trains_batchnorm = False
+        self.train(self.training)
+
+    def cross_validate(self, folds: int) -> None:
+        """Train, beside the head, the layers of each fold, which start as those of the head. They are not exported."""
+        self.folds = nn.ModuleList(copy.deepcopy(self.head.layers) for _ in range(folds))
+
+    @property
+    def trained_head(self) -> nn.Module:
+        """The module that trains on features: the head, with the layers of the folds if there are any."""
+        return CrossValidatedHead(self.head, self.folds) if len(self.folds) else self.head
 
     def checkpoint_gradients(self) -> None:
         """Recompute activations in the backward pass to save memory. Raises UsageError if the network cannot."""
@@ -63,25 +89,27 @@ class Classifier(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """The tensors that train: those of the head, and parameters and buffers of unfrozen modules."""
+        """The tensors that train: of the head, of the folds, and parameters and buffers of unfrozen modules."""
         state = {f"head.{key}": tensor for key, tensor in self.head.state_dict().items()}
+        state |= {f"folds.{key}": tensor for key, tensor in self.folds.state_dict().items()}
         for key, tensor in self.backbone.network.state_dict().items():
             if self._trains(key):
                 state[f"backbone.{key}"] = tensor
         return state
 
     def load_trainable_state(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of trainable_state: all of it or nothing.
+        """The inverse of trainable_state: all of it or nothing, but for folds that this classifier does not train.
 
         Raises MismatchError for other keys or shapes, TypeError for a value that is not a state dict.
         """
-        state = tensors(state)
+        state = {k: v for k, v in tensors(state).items() if len(self.folds) or not k.startswith("folds.")}
         differences = list_differences(self.trainable_state(), state)
         if differences:
             raise MismatchError(
                 "checkpoint", f"does not fit {self.backbone.name} and this head", "\n".join(differences)
             )
         self.head.load_state_dict({k.removeprefix("head."): v for k, v in state.items() if k.startswith("head.")})
+        self.folds.load_state_dict({k.removeprefix("folds."): v for k, v in state.items() if k.startswith("folds.")})
         rest = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
         load_tensors(self.backbone.network, rest, strict=False)
 

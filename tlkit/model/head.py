@@ -97,7 +97,15 @@ class Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, D] or [B, P, D] -> logits [B, C]"""
-        logits: Tensor = self.layers((features.float() - self.mean) / self.std)
+        return self.logits(self.layers, self.standardized(features))
+
+    def standardized(self, features: Tensor) -> Tensor:
+        """Features as the layers take them."""
+        return (features.float() - self.mean) / self.std
+
+    def logits(self, layers: nn.Module, standardized: Tensor) -> Tensor:
+        """Logits [B, C] of layers like those of this head."""
+        logits: Tensor = layers(standardized)
         if not self.shape.positions:
             return logits
         return logits.relu().mean(dim=1) if logits.ndim == 3 else logits.relu()
@@ -105,6 +113,21 @@ class Head(nn.Module):
     def folded(self) -> nn.Module:
         """A copy of the layers that acts on features that are not standardized."""
         return self.kind.fold(copy.deepcopy(self.layers), self.mean, self.std)
+
+
+class CrossValidatedHead(nn.Module):
+    """A head that trains on all images, and beside it the layers of each fold, which do not see the fold's images."""
+
+    def __init__(self, head: Head, folds: nn.ModuleList) -> None:
+        super().__init__()
+        self.head = head
+        self.folds = folds
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, D] or [B, P, D] -> logits [B, C, K + 1]: of each of the K folds, and last of the head itself."""
+        standardized = self.head.standardized(features)
+        every = [*self.folds, self.head.layers]
+        return torch.stack([self.head.logits(layers, standardized) for layers in every], dim=-1)
 
 
 def linear_layers(shape: HeadShape) -> nn.Module:

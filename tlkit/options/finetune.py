@@ -20,6 +20,10 @@ MetricName = Literal["accuracy", "macro_f1", "loss", "balanced_accuracy", "top5_
 METRIC_NAMES: tuple[str, ...] = get_args(MetricName)
 DEFAULT_VIEWS = 8
 DEFAULT_BATCH = 16
+DEFAULT_FOLDS = 5
+
+MOST_CROSS_VALIDATED = 5_000
+"""Images up to which runs are cross-validated by default. With more, a fifth of them is enough to validate on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,9 @@ class FinetuneOptions(
     views: int | None = option(
         None, "Augmented views computed per image, used in turn", group="Training", shown="8", minimum=1
     )
+    folds: int | None = option(
+        None, "Folds of cross-validation; 1: one split", group="Training", shown="5 to 5,000 images", minimum=1
+    )
     metric: MetricName = option("accuracy", "Metric that selects the best epoch", group="Training")
     patience: int | None = option(
         None, "Early stopping: epochs without a better --metric", group="Training", shown="off", minimum=1
@@ -93,6 +100,9 @@ class FinetuneOptions(
     )
     deterministic: bool = option(False, "Bit-exact results on GPUs too, at some cost in speed", group="Training")
     processes: int = option(1, PROCESSES, group="Several devices", minimum=1)
+    train_batchnorm: bool = option(
+        False, "Update the statistics of unfrozen BatchNorm; on with --weights none", group="Training"
+    )
     sync_batchnorm: bool = option(
         False, "Share the statistics of unfrozen BatchNorm between processes", group="Several devices"
     )
@@ -111,7 +121,12 @@ class FinetuneOptions(
             raise UsageError("--gradient-checkpointing", "needs --unfreeze: frozen modules store no activations")
         if isinstance(self.batch_size, int) and self.accumulate > self.batch_size:
             raise UsageError("--accumulate", f"{self.accumulate} steps are more than --batch-size {self.batch_size}")
+        if (self.folds or 1) > 1 and (self.val is not None or self.feeds_images()):
+            other = "--val" if self.val is not None else "--no-cache" if self.no_cache else "--unfreeze"
+            raise UsageError(f"--folds {self.folds}", f"cannot be combined with {other}")
         self.device_spec()
+        if self.train_batchnorm and self.unfreeze is None:
+            raise UsageError("--train-batchnorm", "needs --unfreeze: frozen BatchNorm keeps its statistics")
         if self.sync_batchnorm and self.unfreeze is None:
             raise UsageError("--sync-batchnorm", "needs --unfreeze: frozen BatchNorm computes no statistics")
         if self.sync_batchnorm and self.accumulate > 1:
@@ -135,11 +150,23 @@ class FinetuneOptions(
         """Augmented views per image, where each is computed once."""
         return self.views or DEFAULT_VIEWS
 
+    def fold_count(self, images: int, divided: bool) -> int:
+        """The number of cross-validation folds; 1 for a single split. divided: whether the data set has no validation
+        images of its own."""
+        if self.folds is not None:
+            return self.folds
+        validated = self.val is not None or not divided
+        return 1 if validated or self.feeds_images() or images > MOST_CROSS_VALIDATED else DEFAULT_FOLDS
+
     def planned_epochs(self) -> int:
         """Epochs in all; more by default where cached features make them cheap."""
         if self.epochs is not None:
             return self.epochs
         return 20 if self.feeds_images() else 100
+
+    def trains_batchnorm(self) -> bool:
+        """Whether unfrozen BatchNorm updates its statistics. Random weights have none worth keeping."""
+        return self.train_batchnorm or self.sync_batchnorm or self.weights == "none"
 
     def feeds_images(self) -> bool:
         """Whether the backbone runs in every epoch, because its output for an image can change."""

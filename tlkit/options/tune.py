@@ -22,7 +22,7 @@ NOT_TRIED = (
     *(field.name for field in dataclasses.fields(DataOptions) if field.name != "seed"),
     "out", "metric", "keep_checkpoints", "save_every", "device", "engine", "parallel", "stages", "split_at",
     "processes", "max_restarts", "rank_timeout", "rendezvous_timeout", "sync_batchnorm", "log", "cache_limit",
-    "no_onnx", "trust_pickle", "deterministic", "debug", "weights_key",
+    "no_onnx", "trust_pickle", "deterministic", "debug", "weights_key", "folds",
 )  # fmt: skip
 """Options of finetune that do not change the model, or would make trials incomparable."""
 
@@ -157,7 +157,8 @@ class TuneOptions(FinetuneOptions):
 
     def shared(self) -> dict[str, object]:
         """The options that all trials share, before the values of a point replace some."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(FinetuneOptions)}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(FinetuneOptions)}
+        return values | {"folds": 1}  # a trial trains on one split; --folds of a search trains more heads after it
 
     def trial(self, point: Point) -> FinetuneOptions:
         """The options of one trial. Raises UsageError for an invalid combination."""

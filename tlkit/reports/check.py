@@ -57,7 +57,7 @@ class Report:
 def as_text(report: Report) -> str:
     """Text: contents, findings, then whether finetune would train on the folder."""
     dataset = report.dataset
-    images = count(len(dataset.train) + len(dataset.val), "image")
+    images = count(len(dataset.images), "image")
     classes = count(len(dataset.classes), "class", "classes")
     lines = [
         f"{escape_name(dataset.root)}: {classes}, {images} ({escape_name(dataset.shape)})",

@@ -36,6 +36,7 @@ class Measured:
 class ReportData:
     """Everything that the report shows about a run.
 
+    folds: of a cross-validated run, where each training image is a validation image too; else 1.
     folder, data_folder: quoted for the shell. command: trains such a model. measured: None until the run has
     finished. data, model: one-line descriptions. warnings: about the data. skipped: (path, reason) of images left out.
     given, options: by flag, as typed and as resolved. notes: about missing parts of the report.
@@ -51,6 +52,7 @@ class ReportData:
     classes: int
     train_images: int
     val_images: int
+    folds: int
     history: Sequence[EpochRow]
     best: EpochRow | None
     measured: Measured | None

@@ -94,6 +94,7 @@ def gather(run: RunFolder, data: str | None = None) -> ReportData:
             classes=len(classes),
             train_images=sum(map(len, split["train"].values())),
             val_images=sum(map(len, split["val"].values())),
+            folds=options.folds or 1,
             history=read_history(run),
             best=best,
             measured=measured,

@@ -63,7 +63,11 @@ def tiles(facts: ReportData) -> list[tuple[str, str, str]]:
     """The figures at the top: (name, value, remark)."""
     found = [
         ("classes", f"{facts.classes:,}", f"{facts.train_images:,} training images"),
-        ("validation images", f"{facts.val_images:,}", "not used for training"),
+        (
+            ("cross-validation", f"{facts.folds} folds", "each image predicted by a head that has not seen it")
+            if facts.folds > 1
+            else ("validation images", f"{facts.val_images:,}", "not used for training")
+        ),
         ("training time", duration(sum(row.seconds for row in facts.history)), "sum over epochs"),
     ]
     if facts.best is None:

@@ -12,6 +12,7 @@ Files:
     checkpoints.py      write, read and delete checkpoints; find the newest undamaged one
     record.py           options.json, split.json, about.json and status.json of a run
     environment.py      versions, device and threads of a run; warnings where they differ from a checkpoint's
+    out_of_fold.py      the stored result of a cross-validated run on its own images
     val_predictions.py  collect the best epoch's predictions on the validation images
     resume.py           resume a run in its folder, or from a checkpoint in a new folder
     resume_options.py   the recorded options of a run, and the options that resume overrides

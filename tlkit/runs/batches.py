@@ -10,9 +10,10 @@ from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from tlkit.data.bad_images import leave_out, log_left_out
-from tlkit.data.batches import FeatureBatches, ImageBatches
+from tlkit.data.batches import NO_LABEL, FeatureBatches, ImageBatches
 from tlkit.data.decoders import Decoder, Pixels, open_decoder, worker_count
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
@@ -84,10 +85,10 @@ class BatchBuilder:
         with closing(open_store(namespace, options.cache_bytes(), partial(log_status, "warning"))) as store:
             extraction = self.extraction(store)
             plain = torch.empty(0)
-            if self.setup.is_new or options.augment == "none":
+            if self.setup.is_new or options.augment == "none" or samples.folds:
                 plain = self.features(extraction, samples.train, self.plain_view, "features", bad)
                 self.standardize(plain)
-            val = self.features(extraction, samples.val, self.plain_view, "validation", bad)
+            val = plain if samples.folds else self.features(extraction, samples.val, self.plain_view, "validation", bad)
             dataset = self.without_bad(bad)
             views, count, bad = [plain], options.view_count(), []
             if options.augment != "none":
@@ -99,11 +100,14 @@ class BatchBuilder:
                 raise DataError(bad[0].path, bad[0].message, NO_LONGER_READABLE)
         computed, cached = extraction.counts()
         log_status("features", f"{computed:,} computed, {cached:,} cached (image embeddings)")
-        train_batches = FeatureBatches(views, labels_of(dataset.train), options.images_per_step(), options.seed)
-        val_batches = FeatureBatches([val], labels_of(dataset.val), HEAD_VAL_BATCH, None)
+        train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
+        if dataset.folds:
+            train_labels, val_labels = labels_of_folds(dataset)
+        train_batches = FeatureBatches(views, train_labels, options.images_per_step(), options.seed)
+        val_batches = FeatureBatches([val], val_labels, HEAD_VAL_BATCH, None)
         return PreparedBatches(
             dataset,
-            self.setup.classifier.head,
+            self.setup.classifier.trained_head,
             Stoppable(train_batches, self.signals, SINGLE_PROCESS),
             Stoppable(val_batches, self.signals, SINGLE_PROCESS),
             SINGLE_PROCESS,
@@ -200,7 +204,7 @@ class BatchBuilder:
     def engine(self) -> Backend:
         """The library that computes the features of this run, from its start to its end."""
         views = 0 if self.options.augment == "none" else self.options.view_count()
-        images = len(self.setup.dataset.val) + len(self.setup.dataset.train) * (1 + views)
+        images = len(self.setup.dataset.images) + len(self.setup.dataset.train) * views
         return self.engines.choose(images, self.setup.world.size)
 
     @cached_property
@@ -283,6 +287,16 @@ class BatchBuilder:
 def labels_of(samples: Sequence[Sample]) -> Tensor:
     """[N] int64"""
     return label_tensor(sample.label for sample in samples)
+
+
+def labels_of_folds(dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """The labels [N, K + 1] of a cross-validated data set, for training and for validation; see CrossValidatedHead.
+
+    NO_LABEL where the layers of a fold must not see an image in training, and where they have seen it in validation.
+    """
+    held_out = one_hot(torch.tensor([dataset.folds[path] for path, _ in dataset.train]), dataset.fold_count + 1).bool()
+    labels = labels_of(dataset.train)[:, None].expand(held_out.shape)
+    return labels.masked_fill(held_out, NO_LABEL), labels.masked_fill(~held_out, NO_LABEL)
 
 
 class Stoppable:

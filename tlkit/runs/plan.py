@@ -84,7 +84,7 @@ def require_same_images(dataset: Dataset, checkpoint: Checkpoint, skipped: Seque
 
 def content_digests(dataset: Dataset) -> dict[str, str]:
     """The content digests of the images that can be read, by their names in split.json, in the order of names."""
-    samples = dataset.train + dataset.val
+    samples = dataset.images
     found = zip(dataset.names_of(samples), hex_digests(samples, worker_count(None)), strict=True)
     return dict(sorted((name, content) for name, content in found if content is not None))
 
@@ -98,7 +98,7 @@ def require_same_content(dataset: Dataset, checkpoint: Checkpoint, command: str)
         return
     found = content_digests(dataset)
     changed = [name for name, content in found.items() if dataset.digests.get(name, content) != content]
-    whole = len(found) == len(dataset.train) + len(dataset.val)
+    whole = len(found) == len(dataset.images)
     if changed or (whole and digest(found) != checkpoint.data_sha256):
         raise MismatchError(
             dataset.root,

@@ -10,7 +10,7 @@ from tlkit import interruption
 from tlkit.data.bad_images import check_images, read_skipped
 from tlkit.data.folder import Dataset
 from tlkit.data.scan import log_dataset
-from tlkit.data.sources import find_dataset
+from tlkit.data.sources import find_training_set
 from tlkit.distributed.failures import write_note
 from tlkit.distributed.join import joined
 from tlkit.distributed.world import World
@@ -202,4 +202,4 @@ def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
 
 def rescan_dataset(options: FinetuneOptions) -> Dataset:
     """Read the data folder. With --skip-bad all images are decoded, to find damage in the middle of files too."""
-    return check_images(options, find_dataset(options), thorough=options.skip_bad)
+    return check_images(options, find_training_set(options), thorough=options.skip_bad)

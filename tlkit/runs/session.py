@@ -35,7 +35,7 @@ def prepared(
     All ranks call this together: it contains every collective operation before training, in one order.
     record: on rank 0, writes the run folder between the steps.
     """
-    require_same_files(plan.dataset.root, plan.dataset.train + plan.dataset.val, world)
+    require_same_files(plan.dataset.root, plan.dataset.images, world)
     setup = set_up(plan, world)
     with record.of(setup), closing(BatchBuilder(setup, signals, memory)) as builder:
         signals.raise_if_requested()

@@ -94,6 +94,8 @@ def set_up(plan: Plan, world: World) -> TrainingSetup:
     network, name = classifier.backbone.network, str(classifier.backbone.name)
     place(network, name, devices, description.preprocessing.image_size)
     classifier.head.to(devices.first)
+    if plan.dataset.folds:
+        classifier.cross_validate(plan.dataset.fold_count)
     computing = {"device": devices.first.type, "precision": classifier.backbone.precision, **libraries()}
     require_same_environment({**computing, "sha256 of the weights": description.sha256}, world)
     if options.batch_size == "auto":
@@ -102,7 +104,7 @@ def set_up(plan: Plan, world: World) -> TrainingSetup:
     parts = options.accumulate * world.size
     state = TrainingState(
         classifier,
-        build_optimizer(classifier.head, classifier.backbone, options),
+        build_optimizer(classifier.trained_head, classifier.backbone, options),
         scaler=build_scaler(trains_in_fp16(classifier), devices.first),
         micro_batch=-(-options.images_per_step() // parts) if options.accumulate > 1 else None,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -37,7 +39,8 @@ def start_run(
     policy: RunPolicy = STANDALONE,
 ) -> int:
     """Train a new run. Prints the path of its model; returns the exit status."""
-    return train_run(run, Plan(resolve(options), dataset), options.to_dict(), signals, world, policy)
+    resolved = dataclasses.replace(resolve(options), folds=dataset.fold_count)
+    return train_run(run, Plan(resolved, dataset), options.to_dict(), signals, world, policy)
 
 
 def train_run(
@@ -95,8 +98,13 @@ def finish(run: RunFolder, session: TrainingSession, best: EpochRow) -> int:
     status = SOME_INPUTS_FAILED if os.path.exists(run.skipped_file) else DONE
     run.write_status("finished", exit_code=status, **session.setup.state.where())
     metrics = metrics_text(best.val, shown_metrics(session.setup.options.metric), ", ")
-    log_status("best", f"epoch {best.epoch}: {metrics} on the validation images")
     dataset = session.batches.dataset
+    where = "on the validation images"
+    if dataset.folds:
+        accuracy, images = best.val["accuracy"], len(dataset.val)
+        error = math.sqrt(accuracy * (1 - accuracy) / images)
+        where = f"out-of-fold on {images:,} images (standard error of the accuracy {error:.4f})"
+    log_status("best", f"epoch {best.epoch}: {metrics} {where}")
     for warning in baseline_warning(dataset.classes, *class_counts(dataset), best.val["accuracy"]):
         log_status("warning", warning)
     log_status("next", f"tlkit predict {shlex.quote(run.path)} IMAGE...")

@@ -17,7 +17,7 @@ from tlkit.errors import TlkitError
 from tlkit.features.memory_cache import NO_MEMORY, FeatureMemory
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interrupted
-from tlkit.model.head import Head
+from tlkit.model.head import CrossValidatedHead, Head
 from tlkit.monitoring.monitor import Monitor
 from tlkit.options import FinetuneOptions
 from tlkit.runs.checkpoints import Checkpointer
@@ -159,7 +159,7 @@ def run_loop(
 def measure_epoch(dataset: Dataset, seconds: float, device: torch.device, peaks: PeakMemory) -> dict[str, float]:
     """images_per_second of training and validation; on a GPU also gpu_memory, the peak in bytes, and its use in percent
     at this moment, if the driver reports it."""
-    images = len(dataset.train) + len(dataset.val)
+    images = len(dataset.images)
     measurements = {"images_per_second": round(images / max(seconds, 1e-3), 1)}
     if device in peaks.most:
         measurements["gpu_memory"] = peaks.since_asked()[device]
@@ -183,7 +183,7 @@ def few_threads(module: nn.Module, batch_size: int) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     multiplications = batch_size * sum(parameter.numel() for parameter in module.parameters())
-    if isinstance(module, Head) and multiplications <= SMALL_STEP:
+    if isinstance(module, (Head, CrossValidatedHead)) and multiplications <= SMALL_STEP:
         torch.set_num_threads(1)
     try:
         yield

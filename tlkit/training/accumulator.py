@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.training.metrics import METRICS, Counts, figures_of
+from tlkit.training.objective import labelled
 from tlkit.training.predictions import true_ranks
 
 STORED = ("actual", "predicted", "correct")
@@ -33,28 +34,31 @@ class MetricAccumulator:
         self.samples = 0
         self.actual, self.predicted, self.correct, self.true_rank = torch.zeros(4, classes, dtype=torch.int64)
 
-    def add(self, logits: Tensor, labels: Tensor, mean_loss: float, world: World = SINGLE_PROCESS) -> None:
-        """Add a training batch. logits [S, C], labels [S]: this rank's share; mean_loss: over the whole batch.
+    def add(self, logits: Tensor, labels: Tensor, mean_loss: float, total: int, world: World = SINGLE_PROCESS) -> None:
+        """Add a training batch of `total` samples. logits [S, C], labels [S]: this rank's share; mean_loss: over the
+        whole batch. Of H heads, logits [S, C, H] and labels [S, H]: the mean of the sum of their losses.
 
         The ranks of the true classes are not counted: a training epoch reports loss and accuracy only.
         """
         batch = MetricAccumulator(len(self.actual))
         batch.count_classes(logits, labels)
         batch.all_reduce(world)
-        self.loss_sum += mean_loss * batch.samples
+        self.loss_sum += mean_loss * total
         self.samples += batch.samples
         for name in STORED:
             getattr(self, name).add_(getattr(batch, name))
 
     def count(self, logits: Tensor, labels: Tensor) -> None:
-        """Count validation samples [S], of logits [S, C], without their loss."""
+        """Count validation samples [S], of logits [S, C] or [S, C, H], without their loss."""
+        logits, labels = labelled(logits, labels)
         self.count_classes(logits, labels)
         self.true_rank += torch.bincount(true_ranks(logits, labels), minlength=len(self.true_rank)).cpu()
 
     def count_classes(self, logits: Tensor, labels: Tensor) -> None:
-        """Count the classes of samples [S], of logits [S, C]. Labels below 0 only fill up an empty share."""
-        classes, real = len(self.actual), labels >= 0
-        predicted, labels = logits.detach().argmax(dim=1)[real], labels[real]
+        """Count the classes of samples [S], of logits [S, C] or [S, C, H]; see objective.labelled."""
+        classes = len(self.actual)
+        logits, labels = labelled(logits.detach(), labels)
+        predicted = logits.argmax(dim=1)
         self.samples += len(labels)
         self.actual += torch.bincount(labels, minlength=classes).cpu()
         self.predicted += torch.bincount(predicted, minlength=classes).cpu()

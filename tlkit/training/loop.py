@@ -132,7 +132,7 @@ class Trainer:
                 raise NonFiniteLossError(state, problem, state.step + 1, state.step_in_epoch)
             stepper.update(rate)
             state.met_one_value = batch_norm.met_one_value
-            state.tally.add(logits, labels.to(self.device), loss, self.world)
+            state.tally.add(logits, labels.to(self.device), loss, total, self.world)
             state.step += 1
             state.step_in_epoch += 1
             for observer in observers:

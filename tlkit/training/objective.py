@@ -41,6 +41,15 @@ def mean_loss(logits: Tensor, labels: Tensor) -> float:
     return cross_entropy(logits, labels).item()
 
 
+def labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits [N, C] and labels [N] of all pairs with a label; others only fill up a batch, or are held out.
+
+    logits [B, C] and labels [B]; or of H heads, [B, C, H] and [B, H].
+    """
+    real = labels >= 0
+    return logits.movedim(1, -1)[real], labels[real]
+
+
 def log_probabilities(logits: Tensor) -> Tensor:
     """Logits [N, C] -> the logarithms of the class probabilities, float64 [N, C]."""
     return logits.detach().double().log_softmax(dim=1)

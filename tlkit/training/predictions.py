@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tlkit.training.evaluation import Evaluation, Predictions, evaluate_predictions
 from tlkit.training.metrics import Counts, figures_of
-from tlkit.training.objective import log_probabilities
+from tlkit.training.objective import labelled, log_probabilities
 
 
 def true_ranks(logits: Tensor, labels: Tensor) -> Tensor:
@@ -75,5 +75,6 @@ def predict_all(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int]]
     module.eval()
     device = next(module.parameters()).device
     return concatenate(
-        predictions_from_logits(module(inputs.to(device)), labels.to(device)) for inputs, labels, _ in batches
+        predictions_from_logits(*labelled(module(inputs.to(device)), labels.to(device)))
+        for inputs, labels, _ in batches
     )
