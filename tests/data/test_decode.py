@@ -36,9 +36,9 @@ from tests.data.odd_images import (
     rgb_png,
     sixteen_bit,
 )  # fmt: skip
+from tlkit.data.dark_images import DarkImages
 from tlkit.data.decode import ImageInfo, check_file, decode_file
 from tlkit.data.decoders import Processes, ThisProcess
-from tlkit.data.depth import unused_range
 from tlkit.data.formats import looks_like_image
 from tlkit.data.header import Accepted
 from tlkit.data.image_file import IMAGE_ERROR_CODES, ImageError, open_regular
@@ -427,6 +427,12 @@ def write_deep(path: Path, values: np.ndarray) -> None:
         Image.fromarray(values).save(path)
 
 
+def dark_warnings(peak: int) -> list[str]:
+    dark = DarkImages()
+    dark.add("a.png", peak)
+    return dark.warnings()
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_12_bits_in_16_are_noticed_and_have_a_range(suffix: str, channels: int, tmp_path: Path) -> None:
@@ -434,7 +440,7 @@ def test_12_bits_in_16_are_noticed_and_have_a_range(suffix: str, channels: int, 
     write_deep(path, TWELVE if channels == 1 else np.stack([TWELVE] * 3, axis=2))
     info = check_image(str(path))
     assert info.peak is not None and 4095 <= info.peak < 4096 + 256
-    assert "--integer-range 0,4095" in unused_range(info.peak)
+    assert "--integer-range 0,4095" in dark_warnings(info.peak)[0]
     shown = as_array(path, accepted=Accepted(integer_range=(0, 4095)))
     np.testing.assert_allclose(shown, np.repeat(TWELVE[..., None] / 4095 * 255, 3, axis=2), atol=0.51)
     assert as_array(path).max() == 15  # without it, as ever
@@ -446,7 +452,7 @@ def test_12_bits_in_16_are_noticed_and_have_a_range(suffix: str, channels: int, 
 def test_16_bits_that_are_used_are_not_complained_of(name: str, tmp_path: Path) -> None:
     READABLE[name](tmp_path / name)
     peak = check_image(str(tmp_path / name)).peak
-    assert peak is not None and peak >= 65_000 and not unused_range(peak)
+    assert peak is not None and peak >= 65_000 and not dark_warnings(peak)
 
 
 def test_images_of_8_bits_have_no_peak(tmp_path: Path) -> None:

@@ -227,7 +227,10 @@ def test_12_bits_in_16_are_warned_of_and_their_range_is_remembered(tmp_path: Pat
         for number in range(10):
             values = generator.integers(0, highest + 1, (30, 40)).astype(np.uint16)
             Image.fromarray(values).save(tmp_path / "data" / name / f"{number}.png")
+    sixteen = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    Image.fromarray(sixteen).save(tmp_path / "data" / "dark" / "all of 16 bits.png")  # hides none of the others
     plain = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "plain"))
+    assert "20 images of 16 bits" in plain.err
     assert plain.status == 0 and plain.err.count("--integer-range 0,4095") == 1
     assert "--integer-range 0,4095" in tlkit("check", tmp_path / "data").out
     run, options = tmp_path / "run", ("--integer-range", "0,4095")

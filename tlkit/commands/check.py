@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from tlkit.data.bad_images import leave_out, repeat_warnings
-from tlkit.data.depth import unused_range
+from tlkit.data.dark_images import DarkImages
 from tlkit.data.duplicates import DuplicateFinder
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
@@ -26,7 +26,7 @@ def check(options: CheckOptions) -> int:
     # Report as much as possible, even for a folder that finetune would refuse.
     dataset = find_dataset(dataclasses.replace(options, allow_one_class=True, drop_empty=True))
     report = Report(dataset)
-    same = DuplicateFinder()
+    same, dark = DuplicateFinder(), DarkImages()
     for sample, found in scan_images(options, dataset.train + dataset.val, same, thorough=not options.quick):
         if isinstance(found, ImageError):
             report.bad.append(found)
@@ -36,12 +36,12 @@ def check(options: CheckOptions) -> int:
             report.sizes.append((found.width * found.height, found.width, found.height))
             if min(found.width, found.height) < TINY_SIDE:
                 report.tiny.append(sample.path)
-            report.peak = max(report.peak, found.peak or 0)
+            dark.add(sample.path, found.peak)
             if found.frames > 1:
                 report.several_frames.append(sample.path)
     report.repeats = find_repeats(dataset, same, options.workers)
     report.warnings += dataset.warnings
-    report.warnings += [unused_range(report.peak)] if unused_range(report.peak) else []
+    report.warnings += dark.warnings()
     report.stops += [str(problem) for problem in why_finetune_stops(options, dataset, report)]
     write_stdout(REPORTS[options.format](report))
     return DataError.exit_code if report.stops else DONE

@@ -14,6 +14,7 @@ Files:
     image_file.py       open an image file, or report why it cannot be used
     decode.py           decode an open file to RGB pixels: the only place where images are decoded
     depth.py            pixels with more than 8 bits -> 8 bits
+    dark_images.py      warn of 16-bit images that look almost black
     decoders.py         decode in separate processes with limits on time and memory
     decoder_process.py  one of those processes
     preprocessing.py    resize and crop as the backbone expects

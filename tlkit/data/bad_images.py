@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 
-from tlkit.data.depth import unused_range
+from tlkit.data.dark_images import DarkImages
 from tlkit.data.duplicates import DuplicateFinder
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
@@ -29,17 +29,17 @@ def check_images(options: DataOptions, dataset: Dataset, thorough: bool = False)
     """
     bad: list[ImageError] = []
     animated: list[str] = []
-    peak = 0
+    dark = DarkImages()
     same = DuplicateFinder()
     for sample, found in scan_images(options, dataset.images, same, thorough):
         if isinstance(found, ImageError):
             bad.append(found)
         else:
             animated += [sample.path] if found.frames > 1 else []
-            peak = max(peak, found.peak or 0)
+            dark.add(sample.path, found.peak)
     kept = without_bad(options, dataset, bad)
     warnings = [several_frames(animated)] if animated else []
-    warnings += [unused_range(peak)] if unused_range(peak) else []
+    warnings += dark.warnings()
     warnings += repeat_warnings(options, find_repeats(dataset, same, options.workers))
     for warning in warnings:
         log_status("warning", warning)

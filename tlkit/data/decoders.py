@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tlkit.data.dark_images import DarkImages
 from tlkit.data.decode import ImageInfo, check_file
 from tlkit.data.decoder_process import LENGTH, receive, receive_into
-from tlkit.data.depth import unused_range
 from tlkit.data.folder import Sample
 from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError, file_digest, open_bytes, open_regular
 from tlkit.data.view import View
 from tlkit.distributed.env import local_ranks
-from tlkit.errors import ResourceError, escape_name
+from tlkit.errors import ResourceError
 from tlkit.files.python_path import python_arguments
 from tlkit.terminal import log_status
 
@@ -74,9 +74,11 @@ class Decoder(ABC):
 
     def warn_if_dark(self, path: str, picture: Picture) -> Picture:
         """The same picture; once, a warning about 16-bit pixels that use a part of the range only."""
-        if not self.has_warned and (problem := unused_range(picture.peak or 0)):
+        dark = DarkImages()
+        dark.add(path, picture.peak)
+        if not self.has_warned and dark.number:
             self.has_warned = True
-            log_status("warning", f"{escape_name(path)}: {problem}")
+            log_status("warning", *dark.warnings())
         return picture
 
     def load(self, path: str, view: View) -> Picture:

@@ -21,20 +21,6 @@ Values = Any
 SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 """Byte order of 16-bit pixels -> the other one, by Pillow's names."""
 
-DARK = 1 << 14
-"""If no value of 16-bit images reaches a quarter of the range, they probably have fewer bits."""
-
-
-def unused_range(peak: int) -> str:
-    """A warning if the largest value of 16-bit images shows that they have fewer bits; else empty."""
-    if not 0 < peak < DARK:
-        return ""
-    white = (1 << peak.bit_length()) - 1
-    return (
-        f"16-bit images with values of at most {peak:,}, so that they look almost black: "
-        f"if white is {white:,}, not 65,535, train with --integer-range 0,{white}"
-    )
-
 
 def to_eight_bits(header: Header, accepted: Accepted) -> tuple[Image.Image, int | None]:
     """An opened image as L, RGB or RGBA, and the largest value of 16 bits, if all of them are taken to count.

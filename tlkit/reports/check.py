@@ -24,10 +24,7 @@ Size = tuple[int, int, int]
 
 @dataclass
 class Report:
-    """Findings. formats, modes, sizes: of readable images. tiny, several_frames: paths. stops: errors of finetune.
-
-    peak: the largest value of 16-bit images.
-    """
+    """Findings. formats, modes, sizes: of readable images. tiny, several_frames: paths. stops: errors of finetune."""
 
     dataset: Dataset
     formats: Counter[str] = field(default_factory=Counter)
@@ -37,7 +34,6 @@ class Report:
     repeats: Repeats = field(default_factory=Repeats)
     tiny: list[str] = field(default_factory=list)
     several_frames: list[str] = field(default_factory=list)
-    peak: int = 0
     warnings: list[str] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
 
