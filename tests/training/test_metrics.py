@@ -14,7 +14,7 @@ from tlkit.training.accumulator import MetricAccumulator
 from tlkit.training.evaluation import calibrate, wilson_interval
 from tlkit.training.history import EpochRow
 from tlkit.training.metrics import METRICS, better
-from tlkit.training.predictions import evaluate_logits
+from tlkit.training.predictions import evaluate_logits, predict_all, predictions_from_logits
 
 
 def random_case(classes: int, samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,3 +162,16 @@ def test_what_is_no_number_is_never_best() -> None:
     for metric in ("accuracy", "loss"):
         assert not better(metric, bad, None) and not better(metric, bad, good)
     assert not better("accuracy", {"accuracy": float("nan"), "loss": 0.1}, good)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_predictions_do_not_depend_on_the_batches(batch_size: int) -> None:
+    logits, labels = random_case(600, 64, seed=3)
+    pairs = zip(logits.split(batch_size), labels.split(batch_size), strict=True)
+    module = torch.nn.Linear(600, 600, bias=False)
+    torch.nn.init.eye_(module.weight)
+    found = predict_all(module, ((x, y, len(y)) for x, y in pairs), 64)
+    expected = predictions_from_logits(logits, labels)
+    for name in ("labels", "predicted", "confidence", "losses"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert getattr(found, name).dtype == getattr(expected, name).dtype

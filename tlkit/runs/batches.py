@@ -37,8 +37,8 @@ from tlkit.terminal import log_status, progress
 from tlkit.training.loop import Batches
 from tlkit.training.objective import label_tensor
 
-HEAD_VAL_BATCH = 4096
-"""Features that pass through the head together in validation."""
+HEAD_VAL_BATCH, HEAD_VAL_SCORES = 4096, 1 << 21
+"""Most features that pass through the head together in validation, and most scores that they may give."""
 
 SAME = 1e-6
 """Deviation of features that counts as none, as a share of the largest mean: the precision of fp32."""
@@ -104,14 +104,16 @@ class BatchBuilder:
         if dataset.folds:
             train_labels, val_labels = labels_of_folds(dataset)
         train_batches = FeatureBatches(views, train_labels, options.images_per_step(), options.seed)
-        val_batches = FeatureBatches([val], val_labels, HEAD_VAL_BATCH, None)
+        scores = len(dataset.classes) * max(1, val_labels[:1].numel())  # of one image, by all heads
+        val_size = max(1, min(HEAD_VAL_BATCH, HEAD_VAL_SCORES // scores))
+        val_batches = FeatureBatches([val], val_labels, val_size, None)
         return PreparedBatches(
             dataset,
             self.setup.classifier.trained_head,
             Stoppable(train_batches, self.signals, SINGLE_PROCESS),
             Stoppable(val_batches, self.signals, SINGLE_PROCESS),
             SINGLE_PROCESS,
-            HEAD_VAL_BATCH,
+            val_size,
             of_images=False,
         )
 

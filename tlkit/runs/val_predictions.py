@@ -90,7 +90,7 @@ def save_val_predictions(run: RunFolder, batches: PreparedBatches, epoch: int) -
     if batches.world.size > 1:  # the other ranks have finished
         log_status("warning", f"the predictions of epoch {epoch} are missing; the report will not show them")
         return
-    save_predictions(run, batches, epoch, predict_all(batches.module, batches.val.epoch(0)))
+    save_predictions(run, batches, epoch, predict_all(batches.module, batches.val.epoch(0), len(batches.dataset.val)))
 
 
 def save_predictions(run: RunFolder, batches: PreparedBatches, epoch: int, predictions: Predictions) -> None:

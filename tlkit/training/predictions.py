@@ -13,6 +13,9 @@ from tlkit.training.evaluation import Evaluation, Predictions, evaluate_predicti
 from tlkit.training.metrics import Counts, figures_of
 from tlkit.training.objective import labelled, log_probabilities
 
+ROW = 5
+"""Numbers in a row of `measured_rows`."""
+
 
 def true_ranks(logits: Tensor, labels: Tensor) -> Tensor:
     """How many classes come before the true one, int64 [N]; among equal scores the lower class number wins.
@@ -43,17 +46,22 @@ def measured_rows(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.from_numpy(np.stack([column.astype(np.float64) for column in columns], axis=1))
 
 
+def predictions_of(rows: Tensor) -> Predictions:
+    """The predictions of `measured_rows` [N, 5]."""
+    labels, predicted, confidence, losses, _ = np.ascontiguousarray(rows.numpy().T)
+    return Predictions(labels.astype(np.int64), predicted.astype(np.int64), confidence, losses)
+
+
 def evaluate_rows(rows: Tensor, classes: tuple[str, ...]) -> Evaluation:
     """The evaluation of `measured_rows` of all samples [N, 5]."""
-    labels, predicted, confidence, losses, ranks = rows.numpy().T
-    predictions = Predictions(labels.astype(np.int64), predicted.astype(np.int64), confidence, losses)
+    predictions = predictions_of(rows)
     measured = evaluate_predictions(predictions, classes)
     counts = Counts(
         float(predictions.losses.sum()),
         measured.support,
         measured.confusion.predictions,
         measured.confusion.correct,
-        np.bincount(ranks.astype(np.int64), minlength=len(classes)),
+        np.bincount(rows[:, -1].long().numpy(), minlength=len(classes)),
     )
     return dataclasses.replace(measured, figures=figures_of(counts))
 
@@ -63,18 +71,15 @@ def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) ->
     return evaluate_rows(measured_rows(logits, labels), classes)
 
 
-def concatenate(parts: Iterable[Predictions]) -> Predictions:
-    """The predictions of several batches, in order."""
-    columns = zip(*((part.labels, part.predicted, part.confidence, part.losses) for part in parts), strict=True)
-    return Predictions(*(np.concatenate(column) for column in columns))
-
-
 @torch.no_grad()
-def predict_all(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int]]) -> Predictions:
+def predict_all(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int]], samples: int) -> Predictions:
     """The predictions of a module for all samples of batches."""
     module.eval()
     device = next(module.parameters()).device
-    return concatenate(
-        predictions_from_logits(*labelled(module(inputs.to(device)), labels.to(device)))
-        for inputs, labels, _ in batches
-    )
+    # Allocated first: small results among large scores would keep the freed memory of the scores from being reused.
+    rows, done = torch.empty(samples, ROW, dtype=torch.float64), 0
+    for inputs, labels, _ in batches:
+        found = measured_rows(*labelled(module(inputs.to(device)), labels.to(device)))
+        rows[done : done + len(found)] = found
+        done += len(found)
+    return predictions_of(rows[:done])
