@@ -12,7 +12,7 @@ from tlkit.data.digests import hex_digests
 from tlkit.data.folder import Dataset
 from tlkit.data.image_file import ImageError
 from tlkit.distributed.world import World
-from tlkit.errors import MismatchError, listing
+from tlkit.errors import MismatchError
 from tlkit.files.artifact import digest
 from tlkit.options import FinetuneOptions
 from tlkit.runs.checkpoints import Checkpoint
