@@ -129,7 +129,7 @@ def test_figures_are_those_of_the_out_of_fold_predictions() -> None:
     val = state.history[-1].val
     assert val["accuracy"] == pytest.approx(float((own.argmax(1) == labels).float().mean()))
     assert val["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(own, labels)), rel=1e-5)
-    predictions = predict_all(module, FeatureBatches([features], val_labels, 5, None).epoch(0))
+    predictions = predict_all(module, FeatureBatches([features], val_labels, 5, None).epoch(0), 24)
     assert predictions.predicted.tolist() == own.argmax(1).tolist()
 
 

@@ -65,7 +65,7 @@ def require_data(data: str) -> None:
 
 
 def find_training_set(options: FinetuneOptions) -> Dataset:
-    """The data set of a run; cross-validated if the options say so, and nobody has chosen validation images.
+    """The data set of a run; cross-validated if the options allow it and no validation images are named.
 
     Raises as find_dataset does.
     """
