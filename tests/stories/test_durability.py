@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import BACKBONE, finetune_arguments
+from tests.conftest import BACKBONE, command, finetune_arguments
 from tests.forked import Forked, Warm
 from tests.kills import KINDS, Trial, fingerprint, options_of, read_checkpoint
 from tests.matrix import CELLS, Matrix
@@ -213,6 +213,43 @@ def test_a_full_disk(room: int, small_disk: Path, images: Path, whole: Path, war
     filler.unlink()
     if (run / "options.json").exists():
         resumes_to(run, whole, warm)
+
+
+@pytest.mark.parametrize("left", [0, 1, 3, 8])
+def test_a_file_system_without_inodes_is_reported_as_such(left: int, images: Path, whole: Path, warm: Warm) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m,nr_inodes=40", "tmpfs", folder])
+        if mounted.returncode != 0:
+            pytest.skip("no file system can be mounted here")
+        try:
+            run, fillers = Path(folder) / "run", Path(folder) / "fillers"
+            fillers.mkdir()
+            for number in range(os.statvfs(folder).f_favail - left):
+                (fillers / str(number)).touch()
+            status, out, err = warm.run(finetune_arguments(images, run))
+            assert (status, out) == (74, ""), err
+            assert "cannot be written: the file system has no free inodes" in err and "bytes" not in err
+            assert not list(Path(folder).rglob("*.tlkit-tmp"))
+            shutil.rmtree(fillers)
+            if (run / "options.json").exists():
+                resumes_to(run, whole, warm)
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_model_path_that_cannot_be_printed_is_the_status_of_the_run(finished_run: Path, tmp_path: Path) -> None:
+    """Also after training on; printing it later is a success."""
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    with open("/dev/full", "wb") as full:
+        for more in ([], ["--epochs", 9]):
+            result = subprocess.run(command("resume", run, *more), stdout=full, stderr=subprocess.PIPE, text=True)
+            assert result.returncode == 74 and "standard output: cannot be written: No space left" in result.stderr
+            found = json.loads((run / "status.json").read_text())
+            assert (found["state"], found["exit_code"]) == ("finished", 74)
+            assert found["error"] == "standard output: cannot be written: No space left on device"
+    assert subprocess.run(command("resume", run), capture_output=True).returncode == 0
+    found = json.loads((run / "status.json").read_text())
+    assert (found["exit_code"], found["error"], found["epoch"]) == (0, None, 9)
 
 
 def test_a_message_comes_at_once_and_a_second_signal_does_not_wait(

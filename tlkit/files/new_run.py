@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from tlkit.errors import OutputError
 from tlkit.files.atomic import TEMPORARY_NAME, sync
 from tlkit.files.run_folder import RunFolder
+from tlkit.files.storage import storage_error
 from tlkit.options import FinetuneOptions
 
 
@@ -71,7 +72,7 @@ def create_folder(folder: str) -> tuple[str, list[str]]:
         if not os.path.isdir(folder):
             raise OutputError(folder, "is a file; expected a folder to write the run to") from None
     except OSError as error:
-        raise OutputError(folder, f"cannot be created: {error.strerror}") from error
+        raise storage_error(folder, error) from error
     ours = {"options.json", ".lock", "checkpoints", "split.json", "status.json"}
     try:
         names = sorted(os.listdir(folder))
@@ -93,9 +94,9 @@ def create_numbered_folder(default: str) -> tuple[str, list[str]]:
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise OutputError(
-                folder, f"cannot be created: {error.strerror}", "Choose another folder with --out."
-            ) from error
+            known = storage_error(folder, error)
+            known.hint += "\nOr choose another folder with --out."
+            raise known from error
 
 
 def make_folder(folder: str) -> list[str]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, NotRequired, Self, TypedDict
 
-from tlkit.errors import DataError, OutputError, TlkitError
+from tlkit.errors import FAILING, DataError, OutputError, TlkitError
 from tlkit.files.atomic import (
     TEMPORARY_NAME,
     link_atomically,
@@ -172,10 +172,11 @@ class RunFolder:
         status = {"state": state, "exit_code": exit_code, "error": error, **values, "time": stamp}
         self.write_json(self.status_file, status)
 
-    def has_status(self, state: str) -> bool:
-        """Whether status.json is valid and has this state."""
+    def has_status(self, state: str, exit_code: int | None = None) -> bool:
+        """Whether status.json is valid and has this state, and this exit code if one is given."""
         with contextlib.suppress(TlkitError):
-            return bool(read_whole_json(self.status_file, "state")["state"] == state)
+            status = read_whole_json(self.status_file, "state", "exit_code")
+            return bool(status["state"] == state and exit_code in (None, status["exit_code"]))
         return False
 
     @contextlib.contextmanager
@@ -202,6 +203,8 @@ class RunFolder:
             except OSError as error:
                 if os.path.islink(self.lock_file):
                     raise linked(self.lock_file) from error
+                if error.errno in FAILING:
+                    raise storage_error(self.lock_file, error) from error
                 raise OutputError(self.path, f"cannot be written: {error.strerror}") from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

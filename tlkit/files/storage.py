@@ -55,12 +55,23 @@ def storage_error(path: str, error: OSError, measure: Measure = lambda: None) ->
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno not in FAILING:
         return OutputError(path, f"cannot be created: {reason}")
+    if error.errno == errno.ENOSPC and has_no_inodes(os.path.dirname(os.path.abspath(path))):
+        problem = "cannot be written: the file system has no free inodes, so it cannot hold another file"
+        return StorageError(path, problem, "Delete files that you do not need. Existing files are unchanged.")
     room = ""
     if error.errno in FULL:
         sizes = {"needed": measure(), "free": bytes_free(os.path.dirname(os.path.realpath(path)))}
         known = ", ".join(f"{size:,} bytes {name}" for name, size in sizes.items() if size is not None)
         room = known and f" ({known})"
     return StorageError(path, f"cannot be written: {reason}{room}", "Existing files are unchanged.")
+
+
+def has_no_inodes(folder: str) -> bool:
+    """Whether the file system of a folder, or of the nearest folder above it, counts inodes and has none left."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    found = os.statvfs(folder)
+    return found.f_files > 0 and found.f_favail == 0
 
 
 def bytes_free(folder: str) -> int | None:

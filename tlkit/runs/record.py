@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from tlkit.data.bad_images import write_skipped
 from tlkit.data.folder import Dataset
 from tlkit.data.scan import describe
-from tlkit.errors import LostRankError, ResourceError, TlkitError, to_tlkit_error
+from tlkit.errors import LostRankError, ResourceError, StorageError, TlkitError, to_tlkit_error
 from tlkit.files.artifact import digest
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interrupted
@@ -22,7 +22,7 @@ from tlkit.runs.checkpoints import Checkpoint, write_checkpoint
 from tlkit.runs.environment import present_environment
 from tlkit.runs.plan import content_digests, split_digest
 from tlkit.runs.setup import TrainingSetup
-from tlkit.terminal import compact, log_status
+from tlkit.terminal import compact, log_status, write_stdout
 from tlkit.training.loop import NonFiniteLossError
 from tlkit.training.state import TrainingState
 
@@ -120,6 +120,19 @@ def log_model(setup: TrainingSetup) -> str:
     more = f", and {compact(unfrozen)} of the backbone" if unfrozen else ""
     log_status("head", f"{setup.options.head}, {compact(head)} parameters to train{more}")
     return summary
+
+
+def print_model_path(run: RunFolder, where: Mapping[str, object]) -> None:
+    """Print the path of the finished model. where: for status.json, which gets the exit code of a failure.
+
+    Raises StorageError.
+    """
+    try:
+        write_stdout(os.fsencode(f"{run.model_file}\n"))
+    except StorageError as error:
+        with suppress(TlkitError):
+            run.write_status("finished", exit_code=error.exit_code, error=str(error), **where)
+        raise
 
 
 @contextmanager

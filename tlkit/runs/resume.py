@@ -25,10 +25,11 @@ from tlkit.options import FinetuneOptions, ResumeOptions
 from tlkit.runs.checkpoints import Checkpoint, find_epoch, newest_checkpoint, read_checkpoint
 from tlkit.runs.consistency import require_same_options
 from tlkit.runs.plan import Plan, broadcast_plan, require_same_content, require_same_images
+from tlkit.runs.record import print_model_path
 from tlkit.runs.resume_options import overrides, recorded_options, warn_of_other_schedule, with_overrides
 from tlkit.runs.train import train_run
 from tlkit.runs.train_loop import STANDALONE, RunPolicy
-from tlkit.terminal import log_status, write_stdout
+from tlkit.terminal import log_status
 from tlkit.training.history import EpochRow
 from tlkit.training.loop import is_over
 
@@ -115,13 +116,14 @@ def leave_finished(run: RunFolder, checkpoint: Checkpoint, options: FinetuneOpti
         with run_monitor(run, options, checkpoint.classes) as monitor:
             monitor.log(history)
             report_and_close(run, monitor)
-        run.write_status("finished", exit_code=status, **checkpoint.where())
     how, flag = "is finished", "--epochs"
     if checkpoint.epoch < options.planned_epochs():
         how, flag = f"was stopped by --patience {options.patience}", "--patience"
     more = f"{flag} {(options.patience or 0) * 2 if flag == '--patience' else options.planned_epochs() + 20}"
     log_status("resume", f"{run.path} {how}; to train on: tlkit resume {shlex.quote(run.path)} {more}")
-    write_stdout(os.fsencode(f"{run.model_file}\n"))
+    if not run.has_status("finished", status):  # the path could not be printed before
+        run.write_status("finished", exit_code=status, **checkpoint.where())
+    print_model_path(run, checkpoint.where())
     return status
 
 

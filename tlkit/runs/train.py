@@ -20,12 +20,12 @@ from tlkit.monitoring.run_monitor import report_and_close
 from tlkit.options import FinetuneOptions
 from tlkit.runs.checkpoints import Checkpoint, Checkpointer, find_epoch
 from tlkit.runs.plan import Plan, broadcast_plan
-from tlkit.runs.record import RunRecord
+from tlkit.runs.record import RunRecord, print_model_path
 from tlkit.runs.session import TrainingSession, prepared
 from tlkit.runs.setup import resolve
 from tlkit.runs.train_loop import STANDALONE, RunObserver, RunPolicy, train_and_save
 from tlkit.runs.val_predictions import save_val_predictions
-from tlkit.terminal import log_status, write_stdout
+from tlkit.terminal import log_status
 from tlkit.training.history import EpochRow
 from tlkit.training.metrics import metrics_text, shown_metrics
 
@@ -74,7 +74,7 @@ def train_run(
             report_and_close(run, record.monitor)
         status = finish(run, session, best)
     if policy.exports_model:
-        write_stdout(os.fsencode(f"{run.model_file}\n"))
+        print_model_path(run, session.setup.state.where())
     return status
 
 
