@@ -95,7 +95,7 @@ def test_decoders_end_with_the_work(
     monkeypatch.setattr(decoders.Processes, "__init__", lambda pool, *a: opened.append(pool) or make(pool, *a))
     monkeypatch.setattr(decoders.Processes, "close", lambda pool: closed.append(pool) or close(pool))
     for arguments in (
-        ["evaluate", finished_run, images],
+        ["evaluate", finished_run, images, "--split", "all"],
         finetune_arguments(images, tmp_path / "run", "--no-cache", "--epochs", 1),
         finetune_arguments(images, tmp_path / "other", "--epochs", 1),
     ):
@@ -121,3 +121,20 @@ def test_classes_of_any_name_can_be_read_by_any_program(images: Path, tmp_path: 
         first = json.loads(result.out.splitlines()[0] if arguments[0] == "predict" else result.out)
         json.dumps(first, ensure_ascii=False).encode()  # a strict reader: every text can be encoded
         assert "label_bytes" in result.out
+
+
+def test_a_cross_validated_run_is_not_measured_on_images_that_it_has_seen(
+    finished_run: Path, images: Path, tlkit: Run
+) -> None:
+    """Its figures are those of the best epoch's out-of-fold predictions; asked for all images, the model is run."""
+    rows = [json.loads(line) for line in (finished_run / "history.jsonl").read_text().splitlines()]
+    saved = [json.loads(line) for line in (finished_run / "validation.jsonl").read_text().splitlines()]
+    stored = tlkit("evaluate", finished_run, images, "--format", "json")
+    assert stored.status == 0 and "out-of-fold" in stored.err
+    found, best = json.loads(stored.out), rows[saved[0]["epoch"] - 1]
+    assert found["images"] == len(saved) == 30 and found["loss"] == best["val_loss"]
+    assert found["accuracy"] == sum(row["label"] == row["predicted"] for row in saved) / 30 == best["val_accuracy"]
+    every = tlkit("evaluate", finished_run, images, "--split", "all", "--format", "json")
+    assert every.status == 0 and "out-of-fold" not in every.err
+    assert json.loads(every.out)["loss"] != found["loss"]
+    assert "trained on 30 images of these" in every.err
