@@ -60,7 +60,7 @@ def facts(classes: int = 5, epochs: int = 40, names: list[str] | None = None) ->
     measured = Measured(evaluate_predictions(predictions, tuple(names)), [160] * classes, mistakes)
     best = history[-1] if history else None
     return ReportData(
-        "run", "runs/run", "images", "tlkit finetune images", "finished", "1 May 2026", "accuracy", classes, 800, 200,
+        "run", "runs/run", "images", "tlkit finetune images", "finished", "1 May 2026", "accuracy", classes, 800, 200, 1,
         history, best, measured,
         "images: 5 classes", "timm/test at 160x160 px", ["odd\n  one.jpg = two.jpg"], [("a.jpg", "is truncated")],
         {"--data": "images"}, {"--data": "images", "--epochs": "40"}, {"tlkit": "0.1.0"}, ["a note"],
@@ -192,6 +192,7 @@ def test_the_first_lines_are_accuracy_interval_and_baseline() -> None:
         "Accuracy 80.0% on 10 validation images (95% confidence interval: 49.0% to 94.3%). "
         "Always predicting “a”, the largest class, has an accuracy of 50.0%."
     )
+    assert headline(measured, folds=5).startswith("Accuracy 80.0% on 10 images, each out-of-fold in 5 folds (95%")
 
 
 @pytest.mark.parametrize(

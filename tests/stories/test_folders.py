@@ -121,7 +121,7 @@ def test_a_result_below_the_baseline_is_said(tmp_path: Path, tlkit: Run) -> None
         write_image(tmp_path / "data" / "many" / f"{number}.png", (90, 90, 90), number)
     for number in range(4):
         write_image(tmp_path / "data" / "few" / f"{number}.png", (90, 90, 90), 100 + number)
-    result = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run", "--epochs", 1))
+    result = tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run", "--epochs", 1, "--folds", 1))
     assert result.status == 0
     assert "class 'many' has 32 training images, class 'few' only 3" in result.err
     assert "is no better than always predicting 'many' (0.8889)" in result.err

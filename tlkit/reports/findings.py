@@ -22,13 +22,16 @@ class Finding:
     command: str
 
 
-def headline(measured: Measured) -> str:
+def headline(measured: Measured, folds: int = 1) -> str:
     """Accuracy with its confidence interval, and the accuracy of always predicting the largest class."""
     evaluation = measured.evaluation
     low, high = wilson_interval(evaluation.correct, evaluation.samples)
     name, baseline = majority(measured)
+    images = count(evaluation.samples, "validation image")
+    if folds > 1:
+        images = f"{count(evaluation.samples, 'image')}, each out-of-fold in {folds} folds"
     return (
-        f"Accuracy {evaluation.correct / max(1, evaluation.samples):.1%} on {evaluation.samples:,} validation images "
+        f"Accuracy {evaluation.correct / max(1, evaluation.samples):.1%} on {images} "
         f"(95% confidence interval: {low:.1%} to {high:.1%}). Always predicting {quoted(name)}, the largest class, "
         f"has an accuracy of {baseline:.1%}."
     )

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from tlkit.data.bad_images import read_skipped
 from tlkit.data.decoders import worker_count
 from tlkit.data.digests import hex_digests
-from tlkit.data.folder import Sample, baseline_warning
+from tlkit.data.folder import Sample
 from tlkit.data.scan import accepted_by
 from tlkit.errors import DataError, UsageError, escape_name, first_line, to_tlkit_error
 from tlkit.files.atomic import write_atomically
@@ -77,10 +77,6 @@ def gather(run: RunFolder, data: str | None = None) -> ReportData:
                 [len(split["train"].get(name, ())) for name in classes],
                 worst_mistakes(validation, split, root, options, is_named=data is not None),
             )
-        below_baseline: tuple[str, ...] = ()
-        if measured is not None and best is not None:
-            counts = [len(split["val"].get(name, ())) for name in classes]
-            below_baseline = baseline_warning(classes, measured.train_images, counts, best.val["accuracy"])
         default = FinetuneOptions(data="").to_dict()
         given = {name: value for name, value in stored["given"].items() if value != default.get(name, value)}
         return ReportData(
@@ -100,7 +96,7 @@ def gather(run: RunFolder, data: str | None = None) -> ReportData:
             measured=measured,
             data=at_home(about.get("data", "")),
             model=at_home(about.get("model", options.backbone)),
-            warnings=[*map(at_home, about.get("warnings", ())), *below_baseline],
+            warnings=[at_home(warning) for warning in about.get("warnings", ())],
             skipped=[(at_home(error.path), error.message) for error in read_skipped(run)],
             given=as_flags(given),
             options=as_flags(options.to_dict()),

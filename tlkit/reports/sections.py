@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -49,7 +48,7 @@ def header(facts: ReportData) -> Markup:
         tag("p", "Training report", class_="eyebrow"),
         tag("h1", facts.name),
         tag("p", facts.model, class_="about"),
-        tag("p", headline(facts.measured), class_="headline") if facts.measured is not None else None,
+        tag("p", headline(facts.measured, facts.folds), class_="headline") if facts.measured is not None else None,
         *(
             tag("div", tag("p", finding.text), tag("code", finding.command), class_="callout")
             for finding in findings(facts)
@@ -253,7 +252,7 @@ def data(facts: ReportData) -> Section:
 
 def usage(facts: ReportData) -> Section:
     """Commands to copy."""
-    run, data = shlex.quote(facts.folder), shlex.quote(facts.data_folder)
+    run, data = facts.folder, facts.data_folder  # quoted by for_shell
     commands = {
         "Predict": f"tlkit predict {run} IMAGE...",
         "Predict a folder as JSON lines": f"tlkit predict {run} FOLDER --format jsonl",
