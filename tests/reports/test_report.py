@@ -60,8 +60,8 @@ def facts(classes: int = 5, epochs: int = 40, names: list[str] | None = None) ->
     measured = Measured(evaluate_predictions(predictions, tuple(names)), [160] * classes, mistakes)
     best = history[-1] if history else None
     return ReportData(
-        "run", "runs/run", "images", "tlkit finetune images", "finished", "1 May 2026", "accuracy", classes, 800, 200, 1,
-        history, best, measured,
+        "run", "runs/run", "images", "tlkit finetune images", "finished", "1 May 2026", "accuracy", classes, 800, 200,
+        1, history, best, measured,
         "images: 5 classes", "timm/test at 160x160 px", ["odd\n  one.jpg = two.jpg"], [("a.jpg", "is truncated")],
         {"--data": "images"}, {"--data": "images", "--epochs": "40"}, {"tlkit": "0.1.0"}, ["a note"],
     )  # fmt: skip
