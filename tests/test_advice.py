@@ -11,8 +11,19 @@ import pytest
 
 from tlkit import cli
 from tlkit.errors import MOST_LISTED, DataError
+from tlkit.options import suggest
 
 PACKAGE = Path(cli.__file__).parent
+
+
+def flags(command: str) -> set[str]:
+    return suggest.flags_of(cli.options_class(command))
+
+
+def applicable(hint: str, command: str) -> list[str]:
+    return suggest.applicable(hint, command, cli.COMMANDS, cli.options_class)
+
+
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 FOREIGN = {"--port", "--help", "--version", "--install-completion", "--show-completion"}
 QUOTED = ("shlex.quote", "shlex.join", "quoted", "path_below")
@@ -38,7 +49,7 @@ ADVICE = [(file, text) for file, text, _ in texts(PACKAGE) if FLAG.search(text)]
 
 
 def test_every_option_in_a_message_exists() -> None:
-    known = FOREIGN.union(*map(cli.flags_of, cli.COMMANDS))
+    known = FOREIGN.union(*map(flags, cli.COMMANDS))
     habits = {"suggest.py", "help.py", "style.py"}  # names in other tools, and in CSS
     found = [(file, text) for file, text in ADVICE if file not in habits and not {*FLAG.findall(text)} <= known]
     foreign = ("--max-restarts of torchrun", "ray start", "pip install", "wandb", "tensorboard --logdir")
@@ -50,20 +61,20 @@ def test_no_command_advises_an_option_that_it_does_not_have(command: str) -> Non
     """Of all texts with options in the package, the lines that this command would print as advice."""
     printed = 0
     for _, text in ADVICE:
-        for line in cli.applicable(text, command):
+        for line in applicable(text, command):
             named = {command, *re.findall(r"\btlkit ([a-z]+)", line)} & cli.COMMANDS.keys()
             typed = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", line))
-            own = set[str]().union(*map(cli.flags_of, named))
-            assert typed & set[str]().union(*map(cli.flags_of, cli.COMMANDS)) <= own, line
+            own = set[str]().union(*map(flags, named))
+            assert typed & set[str]().union(*map(flags, cli.COMMANDS)) <= own, line
             printed += 1
     assert printed
 
 
 def test_advice_for_another_command_is_left_out() -> None:
     hint = "Restore them.\nIf the folder has moved, add --data DIR.\nOr add --skip-bad.\nOr: tlkit check x --quick"
-    assert cli.applicable(hint, "resume") == [hint.splitlines()[n] for n in (0, 1, 3)]
-    assert cli.applicable(hint, "finetune") == [hint.splitlines()[n] for n in (0, 2, 3)]
-    assert cli.applicable("Start it with: ray start --port=1\npip install --upgrade x", "tune") == [
+    assert applicable(hint, "resume") == [hint.splitlines()[n] for n in (0, 1, 3)]
+    assert applicable(hint, "finetune") == [hint.splitlines()[n] for n in (0, 2, 3)]
+    assert applicable("Start it with: ray start --port=1\npip install --upgrade x", "tune") == [
         "Start it with: ray start --port=1", "pip install --upgrade x"
     ]  # fmt: skip
 

@@ -9,7 +9,6 @@ import dataclasses
 import importlib
 import inspect
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -126,7 +125,10 @@ def run(words: list[str]) -> int:
 def fail(error: TlkitError, prefix: str, traceback_too: bool = False) -> int:
     """Print an error, unless another process reports it. Returns the exit status."""
     lines = [f"{prefix}: {error}{env.rank_suffix()}", *listing(error.listed).splitlines()]
-    lines += applicable(error.hint, prefix.removeprefix("tlkit").strip())
+    if error.hint:
+        from tlkit.options import suggest
+
+        lines += suggest.applicable(error.hint, prefix.removeprefix("tlkit").strip(), COMMANDS, options_class)
     if traceback_too:
         import traceback
 
@@ -134,25 +136,6 @@ def fail(error: TlkitError, prefix: str, traceback_too: bool = False) -> int:
     if failures.should_report_error(error, lines):
         print_error(*map(escape_name, lines))
     return error.exit_code
-
-
-def applicable(hint: str, command: str) -> list[str]:
-    """The lines of a hint without those that name an option which neither the command nor one in the line has."""
-    kept = []
-    for line in hint.splitlines():
-        typed = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", line))
-        named = {command, *re.findall(r"\btlkit ([a-z]+)", line)} & COMMANDS.keys() or COMMANDS.keys()
-        unknown = typed.difference(*map(flags_of, named)) if typed else set()
-        if not unknown.intersection(*[set[str]().union(*map(flags_of, COMMANDS))] if unknown else []):
-            kept.append(line)
-    return kept
-
-
-def flags_of(command: str) -> set[str]:
-    """The options of a command, as they are typed."""
-    kind = options_class(command)
-    fields = [field for field in dataclasses.fields(kind) if not field.metadata.get("positional")]
-    return {flag_of(field.name) for field in fields if field.name not in kind.HIDDEN}
 
 
 def command_named(words: list[str]) -> str:

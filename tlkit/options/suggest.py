@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection
 from typing import get_type_hints
 
 from tlkit.errors import UsageError
@@ -121,3 +122,23 @@ def unknown_command(word: str, commands: Collection[str]) -> UsageError:
     meant = COMMAND_HABITS.get(word)
     hint = f"Did you mean tlkit {meant}?" if meant else did_you_mean("tlkit", word, commands)
     return UsageError(word, "is not a command", hint)
+
+
+def applicable(
+    hint: str, command: str, commands: Collection[str], options_class: Callable[[str], type[Options]]
+) -> list[str]:
+    """The lines of a hint without those that name an option which neither the command nor one in the line has."""
+    kept = []
+    for line in hint.splitlines():
+        typed = set(re.findall(r"(?<!\S)--[a-z][a-z-]*", line))
+        named = {command, *re.findall(r"\btlkit ([a-z]+)", line)}.intersection(commands) or commands
+        unknown = typed.difference(*(flags_of(options_class(name)) for name in named)) if typed else set()
+        if not any(unknown & flags_of(options_class(name)) for name in (commands if unknown else ())):
+            kept.append(line)
+    return kept
+
+
+def flags_of(kind: type[Options]) -> set[str]:
+    """The options of a command, as they are typed."""
+    fields = [field for field in dataclasses.fields(kind) if not field.metadata.get("positional")]
+    return {flag_of(field.name) for field in fields if field.name not in kind.HIDDEN}
