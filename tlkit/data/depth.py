@@ -39,16 +39,13 @@ def to_eight_bits(header: Header, accepted: Accepted) -> tuple[Image.Image, int 
     values = exact_values(header)
     largest = header.white or (1 << depth) - 1
     peak = int(values[..., :3].max()) * 65535 // largest if depth == 16 and ends is None else None
-    scaled: NDArray[np.uint8]
     if ends is None and not header.white:
         scaled = (values >> (depth - 8)).astype(np.uint8)
+    elif values.dtype.kind == "u":  # by a table: exact values of all pixels would need too much memory
+        table = scale(np.arange(1 << 16), ends or (0, largest))
+        scaled = np.concatenate([table[values[..., :3]], (values[..., 3:] >> 8).astype(np.uint8)], axis=2)
     else:
-        black, white = ends or (0, largest)
-        with np.errstate(all="ignore"):
-            exact = (values[..., :3].astype(np.float64) - black) * (255 / (white - black))
-        scaled = np.nan_to_num(exact, nan=0).clip(0, 255).round().astype(np.uint8)
-        if values.shape[2] == 4:
-            scaled = np.concatenate([scaled, (values[..., 3:] >> 8).astype(np.uint8)], axis=2)
+        scaled = scale(values, ends or (0, largest))
     if header.page is not None and header.page.first(tiff.PHOTOMETRIC) == tiff.WHITE_IS_ZERO:
         scaled = 255 - scaled
     if hidden is not None:
@@ -58,6 +55,17 @@ def to_eight_bits(header: Header, accepted: Accepted) -> tuple[Image.Image, int 
     made = Image.fromarray(scaled[..., 0] if scaled.shape[2] == 1 else scaled)
     made.info.update({name: value for name, value in image.info.items() if name != "transparency"})
     return made, peak
+
+
+def scale(values: Values, ends: tuple[float, float]) -> NDArray[np.uint8]:
+    """Values of any type -> 0 to 255, the ends included. NaN becomes 0."""
+    import numpy as np
+
+    black, white = ends
+    with np.errstate(all="ignore"):
+        exact = (values.astype(np.float64) - black) * (255 / (white - black))
+    scaled: NDArray[np.uint8] = np.nan_to_num(exact, nan=0).clip(0, 255).round().astype(np.uint8)
+    return scaled
 
 
 def exact_values(header: Header) -> Values:
@@ -79,7 +87,8 @@ def exact_values(header: Header) -> Values:
         return values
     name, _, bits = layout.partition(";")
     if name not in ("RGB", "RGBX", "RGBA") or not bits.startswith("16") or (page is not None and page.is_planar):
-        problem = f"a range of values cannot be applied to 16-bit pixels of this kind ({layout})"
+        kind = "separate planes" if page is not None and page.is_planar else layout
+        problem = f"--integer-range cannot be applied to 16-bit pixels of this kind ({kind})"
         raise ImageError(header.path, "unsupported_mode", problem)
     high = np.asarray(image).astype(np.uint16)
     header.file.seek(0)
