@@ -152,20 +152,16 @@ def usage_error(error: typer.TyperException, command: str) -> UsageError:
     """An error of typer's parser as one of tlkit's, with a suggestion."""
     from tlkit.options import suggest
 
+    try_help = f"Try '{prefix_of(command)} --help'."
     flag = getattr(error, "option_name", None)
     if flag is None:
-        return UsageError("usage", error.format_message(), try_help(command))
+        return UsageError("usage", error.format_message(), try_help)
     if not hasattr(error, "possibilities"):
-        return UsageError(flag, "needs a value" if "requires" in error.message else "takes no value", try_help(command))
+        return UsageError(flag, "needs a value" if "requires" in error.message else "takes no value", try_help)
     if command not in COMMANDS:
-        return UsageError(flag, "is not an option of tlkit", try_help(command))
-    hint = suggest.suggestion(command, flag, options_class(command)) or try_help(command)
+        return UsageError(flag, "is not an option of tlkit", try_help)
+    hint = suggest.suggestion(command, flag, options_class(command)) or try_help
     return UsageError(flag, f"is not an option of {command}", hint)
-
-
-def try_help(command: str) -> str:
-    """A hint: where to read what is possible."""
-    return f"Try '{prefix_of(command)} --help'."
 
 
 def options_class(command: str) -> type[Options]:
