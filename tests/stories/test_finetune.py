@@ -380,3 +380,24 @@ def test_debug_adds_a_traceback_and_changes_no_status(tmp_path: Path, tlkit: Run
     debugged = tlkit("finetune", tmp_path / "nowhere", "--debug")
     assert plain.status == debugged.status == 66
     assert debugged.err.startswith(plain.err) and "Traceback" in debugged.err
+
+
+def test_weights_that_give_equal_features_are_an_error(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    state = timm.create_model("test_resnet").state_dict()
+    save_file({name: torch.zeros_like(tensor) for name, tensor in state.items()}, tmp_path / "zero.safetensors")
+    found = tlkit(*finetune_arguments(images, tmp_path / "run", "--weights", tmp_path / "zero.safetensors"))
+    assert found.status == 65
+    assert "timm/test_resnet: the features are the same for all training images" in found.err
+    assert f"tlkit check {images}" in found.err
+
+
+def test_unfrozen_layers_with_random_weights_start_with_small_losses(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    """The features of batches are hundreds of times as large as those of running statistics that were never updated."""
+    more = ("--backbone", "timm/test_efficientnet", "--unfreeze", "all", "--image-size", 32, "--epochs", 1)
+    found = tlkit(*finetune_arguments(images, tmp_path / "run", *more))
+    assert found.status == 0 and "the running statistics of BatchNorm do not fit" in found.err
+    (row,) = map(json.loads, (tmp_path / "run" / "history.jsonl").read_text().splitlines())
+    assert row["train_loss"] < 3

@@ -7,6 +7,7 @@ Files:
     session.py          prepared(): from a plan to a training session, the same steps on every rank
     setup.py            build classifier, optimizer and devices from a plan
     batches.py          turn images into the batches that the loop trains on: features, or images
+    standardization.py  standardize the features that the head of a new run trains on
     train_loop.py       run the training loop; save and log each epoch; stop on a signal
     auto_batch_size.py  find the batch size of --batch-size auto
     checkpoints.py      write, read and delete checkpoints; find the newest undamaged one

@@ -26,22 +26,20 @@ from tlkit.distributed.world import SINGLE_PROCESS, World
 from tlkit.errors import DataError
 from tlkit.features.backend import Backend, Engines
 from tlkit.features.extract import EXTRACTION_BATCH, Extraction
-from tlkit.features.extractor import FeatureExtractor, feature_statistics
+from tlkit.features.extractor import FeatureExtractor
 from tlkit.features.memory_cache import NO_MEMORY, FeatureMemory
 from tlkit.features.store import NoStore, Store, open_store
 from tlkit.interruption import Interruption
 from tlkit.model.classifier import Classifier
 from tlkit.options import FinetuneOptions
 from tlkit.runs.setup import TrainingSetup
+from tlkit.runs.standardization import first_batch, standardize, standardize_for_batches
 from tlkit.terminal import log_status, progress
 from tlkit.training.loop import Batches
 from tlkit.training.objective import label_tensor
 
 HEAD_VAL_BATCH, HEAD_VAL_SCORES = 4096, 1 << 21
 """Most features that pass through the head together in validation, and most scores that they may give."""
-
-SAME = 1e-6
-"""Deviation of features that counts as none, as a share of the largest mean: the precision of fp32."""
 
 NO_LONGER_READABLE = "It was readable when the run started."
 
@@ -87,7 +85,7 @@ class BatchBuilder:
             plain = torch.empty(0)
             if self.setup.is_new or options.augment == "none" or samples.folds:
                 plain = self.features(extraction, samples.train, self.plain_view, "features", bad)
-                self.standardize(plain)
+                standardize(self.setup, plain)
             val = plain if samples.folds else self.features(extraction, samples.val, self.plain_view, "validation", bad)
             dataset = self.without_bad(bad)
             views, count, bad = [plain], options.view_count(), []
@@ -142,7 +140,9 @@ class BatchBuilder:
             plain = self.extraction(NoStore()).features(dataset.train, self.plain_view, "features", bad)
             bad += self.damaged(dataset.val)
             dataset = self.without_bad(bad)
-            self.standardize(plain)
+            standardize(self.setup, plain)
+            samples = first_batch(dataset.train, self.setup.options)
+            standardize_for_batches(self.setup, lambda: [self.load(sample, self.plain_view) for sample in samples])
 
         def load_training(index: int, epoch: int) -> Pixels:
             return self.load(dataset.train[index], self.view(epoch))
@@ -258,32 +258,6 @@ class BatchBuilder:
             return self.decoder.load_sample(sample, view).pixels
         except ImageError as error:
             raise DataError(sample.path, error.message, NO_LONGER_READABLE) from error
-
-    def standardize(self, features: Tensor) -> None:
-        """In a new run, give the head the mean and deviation of the training features [N, ...].
-
-        Only rank 0 has all features; the other ranks receive its head.
-        """
-        if self.setup.is_new and self.setup.world.is_first:
-            statistics = feature_statistics(torch.split(features, 4096))
-            assert statistics is not None, "every class has a readable image"
-            self.require_differences(*statistics)
-            self.setup.classifier.head.set_standardization(*statistics)
-
-    def require_differences(self, mean: Tensor, deviation: Tensor) -> None:
-        """Raises DataError if the features are the same for all training images, which no head can tell apart.
-
-        mean, deviation: of each feature [D]. A backbone that is trained too may become better: then this only warns.
-        """
-        if deviation.max() > SAME * mean.abs().max():
-            return
-        problem = "the features are the same for all training images"
-        if self.options.unfreeze is not None:
-            log_status("warning", f"{problem}; the weights may be damaged or zero")
-            return
-        hint = "The weights may be damaged or zero: try other --weights or another --backbone.\n"
-        hint += f"Or the images are equal: see tlkit check {self.options.data}"
-        raise DataError(str(self.setup.description.backbone), problem, hint)
 
 
 def labels_of(samples: Sequence[Sample]) -> Tensor:
