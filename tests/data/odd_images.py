@@ -132,12 +132,20 @@ def gray_tiff(order: str, photometric: int, bits: int, **changes: int) -> bytes:
     tags = {"WIDTH": 16, "HEIGHT": 8, "BITS": bits, "COMPRESSION": 1, "PHOTOMETRIC": photometric, "OFFSETS": 8,
             "SAMPLES": 1, "ROWS": 8, "BYTES": len(content)} | changes  # fmt: skip
     numbers = {"WIDTH": 256, "HEIGHT": 257, "BITS": 258, "COMPRESSION": 259, "PHOTOMETRIC": 262, "OFFSETS": 273,
-               "SAMPLES": 277, "ROWS": 278, "BYTES": 279, "SAMPLE_FORMAT": 339, "DNG_VERSION": 50706}  # fmt: skip
+               "SAMPLES": 277, "ROWS": 278, "BYTES": 279, "SUB_IFDS": 330, "SAMPLE_FORMAT": 339, "DNG_VERSION": 50706}  # fmt: skip
     entries = b"".join(
         struct.pack(f"{order}HHII", number, 4, 1, tags[name]) for name, number in numbers.items() if name in tags
     )
     head = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(content))
     return head + content + struct.pack(f"{order}H", len(entries) // 12) + entries + bytes(4)
+
+
+def preview_of_camera_raw(order: str) -> bytes:
+    """A TIFF as NEF and ARW are: its page is a preview, and a directory below it describes the pixels of the sensor."""
+    length = len(gray_tiff(order, 1, 8, SUB_IFDS=0))
+    sensor = gray_tiff(order, 32803, 16)
+    start = struct.unpack_from(f"{order}I", sensor, 4)[0]
+    return gray_tiff(order, 1, 8, SUB_IFDS=length) + sensor[start:]
 
 
 def pages_tiff(count: int) -> bytes:
@@ -272,6 +280,8 @@ BAD: dict[str, tuple[str, Write]] = {
     "log.tif": ("unsupported_mode", holding(gray_tiff("<", 32844, 16))),
     "developed.dng": ("unsupported_format", holding(gray_tiff("<", 1, 8, DNG_VERSION=4))),
     "sensor.nef": ("unsupported_format", holding(gray_tiff(">", 32803, 16))),
+    "preview.nef": ("unsupported_format", holding(preview_of_camera_raw(">"))),
+    "preview.arw": ("unsupported_format", holding(preview_of_camera_raw("<"))),
     "photo.cr2": ("unsupported_format", holding(b"II*\0\x10\0\0\0CR\x02\0" + bytes(30))),
     "photo.raf": ("unsupported_format", holding(b"FUJIFILMCCD-RAW 0201" + bytes(30))),
     "photo.cr3": ("unsupported_format", holding(with_brands(b"crx ", b"crx ", b"isom"))),
