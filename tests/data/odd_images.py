@@ -132,7 +132,8 @@ def gray_tiff(order: str, photometric: int, bits: int, **changes: int) -> bytes:
     tags = {"WIDTH": 16, "HEIGHT": 8, "BITS": bits, "COMPRESSION": 1, "PHOTOMETRIC": photometric, "OFFSETS": 8,
             "SAMPLES": 1, "ROWS": 8, "BYTES": len(content)} | changes  # fmt: skip
     numbers = {"WIDTH": 256, "HEIGHT": 257, "BITS": 258, "COMPRESSION": 259, "PHOTOMETRIC": 262, "OFFSETS": 273,
-               "SAMPLES": 277, "ROWS": 278, "BYTES": 279, "SUB_IFDS": 330, "SAMPLE_FORMAT": 339, "DNG_VERSION": 50706}  # fmt: skip
+               "SAMPLES": 277, "ROWS": 278, "BYTES": 279, "SUB_IFDS": 330,
+               "SAMPLE_FORMAT": 339, "DNG_VERSION": 50706}  # fmt: skip
     entries = b"".join(
         struct.pack(f"{order}HHII", number, 4, 1, tags[name]) for name, number in numbers.items() if name in tags
     )
