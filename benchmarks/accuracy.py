@@ -37,7 +37,8 @@ from torch import Tensor
 
 from tlkit.data.batches import FeatureBatches
 from tlkit.data.decoders import open_decoder
-from tlkit.data.folder import Sample, cross_validated, divide
+from tlkit.data.folder import Dataset, Sample
+from tlkit.data.splitting import cross_validated, divide
 from tlkit.data.view import View
 from tlkit.distributed.world import SINGLE_PROCESS
 from tlkit.features.extract import Extraction
@@ -137,7 +138,7 @@ def by_default(train: Task, test: Task, seed: int, folds: int = 5) -> Score:
     started = time.perf_counter()
     options = FinetuneOptions(data="", seed=seed)
     samples = [Sample(path, label) for path, label in zip(train.paths, train.labels.tolist(), strict=True)]
-    dataset = divide("", "", tuple(map(str, range(train.classes))), samples, 0.2, seed)
+    dataset = divide(Dataset("", tuple(map(str, range(train.classes))), samples, [], ""), 0.2, seed, "")
     row = {path: number for number, path in enumerate(train.paths)}
     head = Head(HEADS["linear"], HeadShape(train.features.shape[1], train.classes))
     if folds > 1:

@@ -33,14 +33,14 @@ def image_batches(workers: int, seed: int | None = 1) -> ImageBatches:
 
 
 def test_an_epoch_shows_every_sample_once() -> None:
-    labels = [batch.tolist() for _, batch, _ in vector_batches().epoch(1)]
+    labels = [batch.tolist() for _, batch, *_ in vector_batches().epoch(1)]
     assert [len(batch) for batch in labels] == [5, 5, 5, 5, 3]
     assert sorted(itertools.chain(*labels)) == list(range(COUNT))
     assert vector_batches().steps_per_epoch == 5 == image_batches(0).steps_per_epoch
 
 
 def test_vectors_stay_with_their_labels() -> None:
-    for vectors, labels, _ in vector_batches().epoch(1):
+    for vectors, labels, *_ in vector_batches().epoch(1):
         assert torch.equal(vectors[:, 0].long(), labels)
 
 
@@ -60,7 +60,7 @@ def test_drawing_an_order_leaves_the_global_generator_alone() -> None:
 
 
 def test_without_a_seed_the_order_is_that_of_the_data() -> None:
-    assert torch.cat([labels for _, labels, _ in vector_batches(seed=None).epoch(7)]).tolist() == list(range(COUNT))
+    assert torch.cat([labels for _, labels, *_ in vector_batches(seed=None).epoch(7)]).tolist() == list(range(COUNT))
 
 
 @pytest.mark.parametrize("first_step", range(6))
@@ -69,12 +69,12 @@ def test_an_epoch_goes_on_from_any_step(first_step: int) -> None:
         whole = list(batches.epoch(3))
         rest = list(batches.epoch(3, first_step))
         assert len(rest) == 5 - first_step
-        for (x, y, _), (expected_x, expected_y, _) in zip(rest, whole[first_step:], strict=True):
+        for (x, y, *_), (expected_x, expected_y, *_) in zip(rest, whole[first_step:], strict=True):
             assert torch.equal(x, expected_x) and torch.equal(y, expected_y)
 
 
 def test_images_and_vectors_come_in_the_same_order() -> None:
-    for (_, one, _), (_, other, _) in zip(vector_batches().epoch(2), image_batches(2).epoch(2), strict=True):
+    for (_, one, *_), (_, other, *_) in zip(vector_batches().epoch(2), image_batches(2).epoch(2), strict=True):
         assert torch.equal(one, other)
 
 
@@ -85,7 +85,7 @@ def test_workers_change_nothing(workers: int) -> None:
 
 
 def test_images_are_loaded_for_their_epoch() -> None:
-    for images, labels, _ in image_batches(2).epoch(4):
+    for images, labels, *_ in image_batches(2).epoch(4):
         assert images.shape == (len(labels), 3, 4, 6)
         expected = normalize(torch.from_numpy(np.stack([image_of(int(k), 4) for k in labels])), PREPROCESSING)
         assert torch.equal(images, expected)

@@ -17,11 +17,12 @@ from tlkit.commands.finetune import finetune
 from tlkit.data.bad_images import check_images
 from tlkit.data.decode import decode_file
 from tlkit.data.decoders import Decoder, open_decoder
-from tlkit.data.folder import Dataset, Sample, divide, folds_of
+from tlkit.data.folder import Dataset, Sample
 from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError, open_bytes
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.sources import DATASET_SOURCES, ClassFolders, find_dataset
+from tlkit.data.splitting import divide, folds_of
 from tlkit.data.view import View
 from tlkit.options import FinetuneOptions
 from tlkit.options.data import DataOptions
@@ -59,7 +60,7 @@ class MemorySource:
     def read(self, options: DataOptions) -> Dataset:
         classes = tuple(COLORS)
         samples: list[Sample] = [MemorySample(name, classes.index(name.split("/")[0])) for name in IMAGES]
-        return divide(options.data, "", classes, samples, 0.2, options.seed)
+        return divide(Dataset(options.data, classes, samples, [], ""), 0.2, options.seed, "")
 
 
 @pytest.fixture

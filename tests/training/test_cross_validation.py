@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tlkit.data.batches import FeatureBatches
-from tlkit.data.folder import Dataset, Sample, cross_validated
+from tlkit.data.folder import Dataset, Sample
+from tlkit.data.splitting import cross_validated
 from tlkit.model.head import HEADS, CrossValidatedHead, Head, HeadShape
 from tlkit.options import FinetuneOptions
 from tlkit.runs.batches import labels_of, labels_of_folds

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from tlkit.commands.tune import with_absolute_paths, write_space
-from tlkit.data.folder import Dataset, Sample, folds_of
+from tlkit.data.folder import Dataset, Sample
+from tlkit.data.splitting import folds_of
 from tlkit.errors import DataError, OutputError, StorageError, UsageError
 from tlkit.interruption import Interruption
 from tlkit.model.backbones import build_network, find_backbone

@@ -17,6 +17,9 @@ from tlkit.options import CheckOptions
 from tlkit.reports.check import REPORTS, Report
 from tlkit.terminal import write_stdout
 
+LONGEST_HINT = 5
+"""Lines of a hint that are shown."""
+
 TINY_SIDE = 32
 """Images with a shorter side than this, in pixels, are reported as tiny."""
 
@@ -42,7 +45,10 @@ def check(options: CheckOptions) -> int:
     report.repeats = find_repeats(dataset, same, options.workers)
     report.warnings += dataset.warnings
     report.warnings += dark.warnings()
-    report.stops += [str(problem) for problem in why_finetune_stops(options, dataset, report)]
+    for problem in why_finetune_stops(options, dataset, report):
+        report.stops.append(str(problem))
+        hint = problem.hint.splitlines()
+        report.hints += hint if len(hint) < LONGEST_HINT else []  # a longer one lists files, as the report does
     write_stdout(REPORTS[options.format](report))
     return DataError.exit_code if report.stops else DONE
 

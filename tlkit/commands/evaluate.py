@@ -21,6 +21,7 @@ from tlkit.data.image_file import ImageError
 from tlkit.data.ordered_map import map_in_order
 from tlkit.data.parts import Parts, find_parts
 from tlkit.data.scan import errors_of_all
+from tlkit.data.table import evaluation_samples
 from tlkit.data.view import View
 from tlkit.distributed.join import joined
 from tlkit.distributed.launch import is_for_ranks, launch
@@ -31,6 +32,7 @@ from tlkit.files.run_folder import RunFolder
 from tlkit.inference.open import open_predictor
 from tlkit.inference.predictor import Predictor, require_finite
 from tlkit.options import EvaluateOptions
+from tlkit.options.data import is_table
 from tlkit.reports.evaluation import FORMATS
 from tlkit.runs.batches import labels_of
 from tlkit.runs.consistency import require_same_environment, require_same_files, require_same_options
@@ -90,7 +92,7 @@ def samples_of_all(options: EvaluateOptions, classes: tuple[str, ...], world: Wo
     samples, what = choose_samples(options, classes) if world.is_first else ([], "")
     if world.size == 1:
         return samples, what
-    root = os.path.abspath(options.data)
+    root = os.path.abspath(options.image_root(options.data))
     chosen = world.broadcast_object([(os.path.relpath(os.path.abspath(path), root), label) for path, label in samples])
     if world.is_first:
         return samples, what
@@ -136,30 +138,56 @@ def measure_share(
 
 def choose_samples(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[list[Sample], str]:
     """The images to evaluate, and a description of them."""
+    if is_table(options.data):
+        return choose_from_table(options, classes)
     parts = find_parts(options.data, classes)
     unlabelled = parts.test is not None and not is_labelled(parts.test, classes)
     if unlabelled and options.split == "auto":
         problem = f"{parts.test} has no class folders, so its images are not labelled"
         log_status("data", f"{problem}; the validation images are evaluated instead")
     use_test = options.split == "auto" and parts.test is not None and not unlabelled
-    run = RunFolder.containing(options.model)
-    split = run.read_split() if run is not None and os.path.exists(run.split_file) else None
-    own = options.split in ("auto", "train", "val") and not use_test
-    if run is not None and split is not None and own and is_data_of(run, options.data):
-        dataset = Dataset.from_split(split, options.data)
-        if options.split == "train" or dataset.folds:
-            return dataset.train, f"{options.data}, the images the run was trained on"
-        return dataset.val, f"{options.data}, the images the run was validated on"
+    known = None if use_test else images_of_run(options)
+    if known is not None:
+        return known
     folder = part_folder(options, parts, unlabelled)
     samples, notes = read_labelled(folder, classes)
+    log_notes(options, samples, notes)
+    return samples, folder
+
+
+def choose_from_table(options: EvaluateOptions, classes: tuple[str, ...]) -> tuple[list[Sample], str]:
+    """As choose_samples, for a table."""
+    samples, part, notes = evaluation_samples(options.data, options, classes, options.split)
+    known = None if part == "test" else images_of_run(options)
+    if known is not None:
+        return known
+    log_notes(options, samples, notes)
+    return samples, f"{options.data}, {'all rows' if part == 'all' else f'rows of {part}'}"
+
+
+def images_of_run(options: EvaluateOptions) -> tuple[list[Sample], str] | None:
+    """The training or validation images of the model's run, if they are asked for and the run is of the same data."""
+    run = RunFolder.containing(options.model)
+    if run is None or options.split not in ("auto", "train", "val") or not os.path.exists(run.split_file):
+        return None
+    if not is_data_of(run, options.data):
+        return None
+    dataset = Dataset.from_split(run.read_split(), options.image_root(options.data))
+    if options.split == "train" or dataset.folds:
+        return dataset.train, f"{options.data}, the images the run was trained on"
+    return dataset.val, f"{options.data}, the images the run was validated on"
+
+
+def log_notes(options: EvaluateOptions, samples: list[Sample], notes: list[str]) -> None:
+    """Log which names were matched to classes, and warn of images that the model was trained on."""
     for note in notes:
         log_status("data", note)
-    if split is not None:
-        trained_on = {path for path, _ in Dataset.from_split(split, options.data).train}
-        known = sum(path in trained_on for path, _ in samples)
+    run = RunFolder.containing(options.model)
+    if run is not None and os.path.exists(run.split_file):
+        dataset = Dataset.from_split(run.read_split(), options.image_root(options.data))
+        known = len({sample.path for sample in dataset.train} & {sample.path for sample in samples})
         if known:
             log_status("warning", f"the model was trained on {count(known, 'image')} of these, going by their names")
-    return samples, folder
 
 
 def part_folder(options: EvaluateOptions, parts: Parts, unlabelled: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 
@@ -12,12 +13,13 @@ from tlkit.data.view import View
 from tlkit.distributed.env import require_single_process
 from tlkit.errors import UsageError
 from tlkit.inference.failure_report import FailureReport
-from tlkit.inference.input_paths import LIST, no_inputs, read_inputs, waits_for_input
+from tlkit.inference.input_paths import LIST, no_inputs, read_inputs, read_table_paths, waits_for_input
 from tlkit.inference.open import open_predictor
 from tlkit.inference.prediction import loader, predict_batch
 from tlkit.inference.stream import stream
 from tlkit.inference.writers import WRITERS, CsvWriter, open_output
 from tlkit.options import PredictOptions
+from tlkit.options.data import is_table
 from tlkit.terminal import print_error
 
 
@@ -36,14 +38,18 @@ def predict(options: PredictOptions) -> int:
     left_out = LeftOut()
     report = FailureReport(report_failures=options.format != "jsonl")
     workers = worker_count(options.workers)
+    if is_table(paths[0]):
+        columns, named = read_table_paths(paths[0], options)
+        inputs: Iterator[str] = iter(named)
+    else:
+        columns, inputs = [], read_inputs(paths, options.null, options.crlf, left_out)
+    rest = islice(enumerate(inputs), options.resume_from, None)
     with open_output(options.output) as write, closing(open_decoder(workers)) as decoder:
         decoder.start()  # its processes start while the model is loaded
         model = open_predictor(options)
         view = View(model.preprocessing, options.max_pixels, truncated=options.allow_truncated)
-        inputs = enumerate(read_inputs(paths, options.null, options.crlf, left_out))
-        rest = islice(inputs, options.resume_from, None)
         if not options.resume_from:  # the output that is continued has a header
-            write(writer.header(ranked))
+            write(writer.header(ranked, columns))
         full = not waits_for_input(paths)
         for batch in stream(loader(decoder, view), rest, workers, options.batch_size, full):
             predictions, error = predict_batch(model, batch, options.top_k or 1)

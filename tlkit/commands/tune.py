@@ -24,7 +24,7 @@ def tune(options: TuneOptions) -> int:
         return resume_search(SearchFolder(options.resume), changes, options.trust_pickle)
     require_data(options.data)
     require_feasible(options)
-    default = os.path.join("runs", f"{os.path.basename(os.path.abspath(options.data))}-tune")
+    default = os.path.join("runs", f"{options.data_name()}-tune")
     with new_search_folder(options.out, default) as search, interruption.handled("stopping") as signals:
         dataset = read_dataset(options)
         write_space(search, options)
@@ -41,6 +41,7 @@ def with_absolute_paths(options: TuneOptions, search: SearchFolder) -> TuneOptio
     return dataclasses.replace(
         options,
         data=os.path.abspath(options.data),
+        root=os.path.abspath(options.root) if options.root is not None else None,
         val=os.path.abspath(options.val) if options.val and is_folder else options.val,
         weights=os.path.abspath(options.weights) if is_weights_file(options.weights) else options.weights,
         trust_pickle=os.path.abspath(options.trust_pickle) if options.trust_pickle is not None else None,

@@ -1,11 +1,15 @@
 """From an image folder to samples, from a file to pixels; problems of a folder.
 
 Files:
-    folder.py           samples and data sets; split them into training and validation
+    folder.py           samples, and data sets of them in training and validation
     class_folders.py    read a folder with a folder of images for each class
     parts.py            recognize the folders of training, validation and test images by their names
     class_names.py      class names that nearly equal each other
     sources.py          DATASET_SOURCES, the table of what DATA can name
+    splitting.py        divide a data set: a share for validation, or folds; groups stay together
+    table.py            read a table of paths and labels as a data set
+    table_rows.py       check the rows of a table, and find their files
+    table_file.py       read a CSV, TSV, JSON lines or Parquet file into columns
     listing.py          list the image files of a folder; count what is left out
     formats.py          accepted image formats; the kind of a file by its first bytes
     jpeg.py             the header of a JPEG: kinds that cannot be decoded

@@ -25,12 +25,19 @@ NO_LABEL = -100
 """Label of padding for an empty share; torch's cross-entropy ignores it (ignore_index)."""
 
 
+Batch = tuple[Tensor, Tensor, int, Tensor | None]
+"""One step: this rank's inputs [S, ...] and labels [S], the number of samples of all ranks, and weights [S] if any."""
+
+
 class EpochSteps:
     """The steps of an epoch over labels [N]: shuffled by seed for training, or in order without a seed for evaluation.
 
     Each rank trains on its part of every batch, and evaluates every size-th whole batch, so that sums over batches
     are independent of the number of ranks.
     """
+
+    weights: Tensor | None = None
+    """[N]: factors of the samples in the training loss; None if all are 1."""
 
     def __init__(self, labels: Tensor, batch_size: int, seed: int | None, world: World = SINGLE_PROCESS) -> None:
         self.labels = labels
@@ -68,6 +75,10 @@ class EpochSteps:
             else:  # an empty rank must still take part in the all-reduce of gradients
                 yield chosen[:1], torch.full((1,), NO_LABEL), len(chosen)
 
+    def weights_of(self, chosen: Tensor) -> Tensor | None:
+        """The weights of samples with these indices."""
+        return None if self.weights is None else self.weights[chosen]
+
 
 class FeatureBatches(EpochSteps):
     """Batches of features. views: [N, ...] per augmented view, used in turn by epoch; labels [N]."""
@@ -76,11 +87,11 @@ class FeatureBatches(EpochSteps):
         super().__init__(labels, batch_size, seed)
         self.views = views
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield (features [B, ...], labels [B], B) per step; the last batch may be smaller."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the features [B, ...] of each step; the last batch may be smaller."""
         features = self.views[epoch % len(self.views)]
         for chosen, labels, total in self.shares(epoch, first_step):
-            yield features[chosen], labels, total
+            yield features[chosen], labels, total, self.weights_of(chosen)
 
 
 class ImageBatches(EpochSteps):
@@ -101,8 +112,8 @@ class ImageBatches(EpochSteps):
         self.preprocessing = preprocessing
         self.workers = workers
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield (images [S, 3, H, W], labels [S], B) per step: this rank's share of a batch of B samples.
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the images [S, 3, H, W] of each step: this rank's share of a batch.
 
         The last batch may be smaller, and a share empty.
         """
@@ -114,4 +125,5 @@ class ImageBatches(EpochSteps):
         empty = np.empty((0, *self.preprocessing.image_size, 3), np.uint8)
         for chosen, labels, total in steps:
             stacked = np.stack([next(pixels) for _ in range(len(chosen))]) if len(chosen) else empty
-            yield normalize(torch.from_numpy(stacked), self.preprocessing), labels, total
+            images = normalize(torch.from_numpy(stacked), self.preprocessing)
+            yield images, labels, total, self.weights_of(chosen)

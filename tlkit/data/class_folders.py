@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tlkit.data.class_names import NAMED, matched, most_like, nearly_equal, shortened
-from tlkit.data.folder import DEFAULT_SHARE, Dataset, Sample, divide, imbalance
-from tlkit.data.listing import LeftOut, find_images, holds_only_runs, require_folder, subfolders
+from tlkit.data.class_names import NAMED, matched, most_like, name_warnings, shortened
+from tlkit.data.folder import Dataset, Sample, imbalance
+from tlkit.data.listing import LeftOut, entries_of, find_images, holds_only_runs, require_folder, subfolders
 from tlkit.data.parts import find_parts, innermost, recognize
+from tlkit.data.splitting import DEFAULT_SHARE, divide, grouped, refuse_straddling
 from tlkit.errors import DataError, UsageError
+from tlkit.options.data import is_table
 
 LAYOUT = "expected DATA/<class>/image, or DATA/train/<class>/image with DATA/val/<class>/image"
 
@@ -29,6 +32,7 @@ class Rules:
     drop_empty: bool = False
     nested: bool = False
     merge: bool = False
+    group_by: re.Pattern[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,20 @@ def read_dataset(root: str, *, val: float | str | None = None, seed: int = 0, ru
     warnings += (f"ignored folders without images: {shortened(dropped)}",) if dropped else ()
     warnings += tuple(() if rules.merge or rules.nested else nested_classes(found)) + tuple(name_warnings(classes))
     samples = [Sample(path, label) for label, name in enumerate(classes) for path in found.images[name]]
-    if val_folder is None:
-        share = DEFAULT_SHARE if val is None else float(val)
-        dataset = divide(root, source, classes, samples, share, seed, warnings)
-        if source != root:
-            dataset = dataclasses.replace(dataset, shape=f"from {source}, {dataset.shape}")
-    else:
+    dataset = Dataset(root, classes, samples, [], "", warnings, left_out=found.left_out)
+    if val_folder is not None:
         val_samples, notes = read_labelled(innermost(val_folder), classes, rules, found.left_out, exactly=True)
         shape = f"train from {source}, validation from {val_folder}"
-        dataset = Dataset(root, classes, samples, val_samples, shape, (*warnings, *notes))
-    warnings = (*dataset.warnings, *imbalance(dataset))
-    return dataclasses.replace(dataset, warnings=warnings, left_out=found.left_out)
+        dataset = dataclasses.replace(dataset, val=val_samples, shape=shape, warnings=(*warnings, *notes))
+    if rules.group_by is not None:
+        dataset = grouped(dataset, rules.group_by)
+    if val_folder is not None:
+        dataset = refuse_straddling(dataset)
+    else:
+        dataset = divide(dataset, DEFAULT_SHARE if val is None else float(val), seed, source)
+        if source != root:
+            dataset = dataclasses.replace(dataset, shape=f"from {source}, {dataset.shape}")
+    return dataclasses.replace(dataset, warnings=(*dataset.warnings, *imbalance(dataset)))
 
 
 def read_class_folders(folder: str, nested: bool = False) -> FolderImages:
@@ -118,14 +125,21 @@ def require_classes(found: FolderImages, rules: Rules) -> tuple[str, ...]:
     if not rules.merge:
         refuse_parts_in_classes(found)
     if len(classes) < (1 if rules.allow_one_class else 2):
-        hint = one_class_hint(found, classes[0]) if classes else ""
-        raise DataError(folder, describe_no_classes(folder, classes), hint)
+        hints = [*table_hints(folder, classes), *([one_class_hint(found, classes[0])] if classes else [])]
+        raise DataError(folder, describe_no_classes(folder, classes), "\n".join(hints))
     if not (rules.merge or rules.nested):
         refuse_same_subfolders(found)
     if empty and not rules.drop_empty:
         problem = f"no images in class {shortened(empty)}; {LAYOUT}"
         raise DataError(folder, problem, "Add images, delete the folder, or add --drop-empty to ignore it.")
     return classes
+
+
+def table_hints(folder: str, classes: Sequence[str]) -> list[str]:
+    """The command for a table beside the images, if there is one."""
+    tables = [entry.name for entry in entries_of(folder) if is_table(entry.path)]
+    root = f" --root {path_below(folder, classes[0])}" if classes else ""
+    return [f"If {tables[0]} has the labels: tlkit finetune {path_below(folder, tables[0])}{root}"] if tables else []
 
 
 def one_class_hint(found: FolderImages, name: str) -> str:
@@ -215,17 +229,6 @@ def nested_classes(found: FolderImages) -> Iterator[str]:
         )
 
 
-def name_warnings(classes: Sequence[str]) -> Iterator[str]:
-    """A warning about classes with nearly the same name."""
-    groups = [" and ".join(map(repr, group)) for group in nearly_equal(classes)]
-    if groups:
-        more = f", and {len(groups) - NAMED:,} more" if len(groups) > NAMED else ""
-        yield (
-            f"these classes have nearly the same name: {'; '.join(groups[:NAMED])}{more}. "
-            "If they are the same class, move their images into one folder"
-        )
-
-
 def read_labelled(
     folder: str,
     classes: Sequence[str],
@@ -254,6 +257,7 @@ def read_labelled(
         raise DataError(folder, f"no images in class {shortened(empty)}; {expected_layout(classes)}")
     labels = {name: label for label, name in enumerate(classes)}
     samples = [Sample(path, labels[meaning[name]]) for name, paths in images.items() for path in paths]
+    samples.sort(key=lambda sample: sample.label)  # as split.json lists them
     if not samples:
         raise DataError(folder, f"contains no images; {expected_layout(classes)}")
     other = [f"{name!r} is {meaning[name]!r}" for name in images if meaning[name] != name]

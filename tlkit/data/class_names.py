@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 NAMED = 5
 """Number of names that a message lists."""
@@ -59,3 +59,14 @@ def most_like(name: str, classes: Sequence[str]) -> str | None:
     """The class whose name is most like a name, for a hint; None if none is like it."""
     close = difflib.get_close_matches(simplified(name), [simplified(one) for one in classes], n=1)
     return next((one for one in classes if simplified(one) == close[0]), None) if close else None
+
+
+def name_warnings(classes: Sequence[str]) -> Iterator[str]:
+    """A warning about classes with nearly the same name."""
+    groups = [" and ".join(map(repr, group)) for group in nearly_equal(classes)]
+    if groups:
+        more = f", and {len(groups) - NAMED:,} more" if len(groups) > NAMED else ""
+        yield (
+            f"these classes have nearly the same name: {'; '.join(groups[:NAMED])}{more}. "
+            "If they are the same class, move their images into one folder"
+        )

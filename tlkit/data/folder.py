@@ -1,9 +1,7 @@
-"""Samples (path, label), and data sets of them with a deterministic split into training and validation."""
+"""Samples (path, label), and data sets of them in two parts, training and validation."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +11,6 @@ from typing import Any, NamedTuple, Self
 
 from tlkit.data.image_file import ImageError, open_regular
 from tlkit.data.listing import LeftOut
-from tlkit.errors import DataError
-
-DEFAULT_SHARE = 0.2
-"""Fraction of each class used for validation."""
 
 UNEVEN = 5
 """Warn if the largest class has more than this many times the images of the smallest."""
@@ -42,9 +36,10 @@ class Dataset:
 
     shape: text about the layout and the split. warnings: problems that are no errors. skipped: images that
     were left out because they cannot be read. left_out: counts of files that are no images of a class. digests: content
-    digests that split.json holds, by the name of an image there.
-    divided: whether tlkit chose the validation images. folds: the fold of each image by path, if the data set is
-    cross-validated: then train and val are both all images.
+    digests that split.json holds, by the name of an image there. divided: whether tlkit chose the validation images.
+    folds: the fold of each image by path, if the data set is cross-validated: then train and val are both all images.
+    groups: path -> group of images that stay on one side of a split. weights: path -> factor in the training loss.
+    table: SHA-256 of the table that was read, if any.
     """
 
     root: str
@@ -58,6 +53,9 @@ class Dataset:
     digests: Mapping[str, str] = field(default_factory=dict)
     divided: bool = False
     folds: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    table: str = ""
 
     @property
     def images(self) -> list[Sample]:
@@ -70,16 +68,19 @@ class Dataset:
         return max(self.folds.values(), default=0) + 1
 
     def to_split(self) -> dict[str, Any]:
-        """The content of split.json: classes, and the files of each class in train and val.
+        """The content of split.json: classes, the files of each class in train and val, and weights if there are any.
 
         Files under the root are named relative to it, others (from --val DIR) by their absolute path.
         """
-        return {
+        split = {
             "classes": list(self.classes),
             "train": self._names_by_class(self.train),
             "val": self._names_by_class(self.val),
             **({"folds": self._folds_by_class()} if self.folds else {}),
         }
+        weights = (self.weights.get(sample.path, 1.0) for sample in self.train)
+        named = dict(zip(self.names_of(self.train), weights, strict=True)) if self.weights else {}
+        return {**split, "weights": named} if named else split
 
     def _folds_by_class(self) -> dict[str, list[int]]:
         """The fold of each image, in the order of its names."""
@@ -89,7 +90,6 @@ class Dataset:
         return folds
 
     def _names_by_class(self, samples: list[Sample]) -> dict[str, list[str]]:
-        """Names do not depend on how root and --val were spelled."""
         names: dict[str, list[str]] = {name: [] for name in self.classes}
         for sample, name in zip(samples, self.names_of(samples), strict=True):
             names[self.classes[sample.label]].append(name)
@@ -111,84 +111,9 @@ class Dataset:
         train, val, shape = samples(split["train"]), samples(split["val"]), "split stored in the run"
         numbers = [number for name in split["train"] for number in split.get("folds", {}).get(name, ())]
         folds = {sample.path: number for sample, number in zip(train, numbers, strict=bool(numbers))}
-        digests = split.get("digests", {})
-        return cls(root, tuple(split["classes"]), train, val, shape, digests=digests, folds=folds)
-
-
-def divide(
-    root: str,
-    source: str,
-    classes: tuple[str, ...],
-    samples: list[Sample],
-    fraction: float,
-    seed: int,
-    warnings: tuple[str, ...] = (),
-) -> Dataset:
-    """Use a fraction of each class for validation: the images with the smallest hash of (seed, class, name).
-
-    The split is stable: adding or removing images moves at most a few others.
-    """
-    by_class: list[list[Sample]] = [[] for _ in classes]
-    for sample in samples:
-        by_class[sample.label].append(sample)
-    val: set[str] = set()
-    for name, members in zip(classes, by_class, strict=True):
-        if len(members) == 1:
-            warnings += (f"class {name!r} has only one image, so it cannot be validated; add images",)
-            continue
-        kept = min(max(1, round(len(members) * fraction)), len(members) - 1)
-        ranked = sorted(members, key=lambda s: split_rank(seed, name, os.path.relpath(s.path, source)))
-        val.update(sample.path for sample in ranked[:kept])
-    if not val:
-        raise DataError(root, "no class has two images; expected at least two in a class, to use one for validation")
-    return Dataset(
-        root,
-        classes,
-        [sample for sample in samples if sample.path not in val],
-        [sample for sample in samples if sample.path in val],
-        f"{fraction:.0%} of each class for validation, seed {seed}",
-        warnings,
-        divided=True,
-    )
-
-
-def folds_of(dataset: Dataset, count: int, seed: int) -> list[Dataset]:
-    """Stratified k-fold split of all images: every image is in validation once."""
-    samples = dataset.images
-    dealt: list[list[Sample]] = [[] for _ in range(count)]
-    for label, name in enumerate(dataset.classes):
-        members = [sample for sample in samples if sample.label == label]
-        ranked = sorted(members, key=lambda s: split_rank(seed, name, os.path.relpath(s.path, dataset.root)))
-        for place, sample in enumerate(ranked):
-            dealt[place % count].append(sample)
-    return [
-        dataclasses.replace(
-            dataset,
-            train=[sample for other in dealt if other is not fold for sample in other],
-            val=fold,
-            shape=f"fold {place} of {count} for validation",
-        )
-        for place, fold in enumerate(dealt, 1)
-    ]
-
-
-def cross_validated(dataset: Dataset, folds: int, seed: int) -> Dataset:
-    """The data set for a run that trains on all images and validates each one by a head that has not seen it.
-
-    Each class is dealt into the folds in the order of split_rank, each starting where the last class stopped, so that
-    the folds have equal sizes. Adding images moves at most a few others.
-    """
-    images = sorted(dataset.images, key=lambda sample: (sample.label, sample.path))
-    ranks = {s.path: split_rank(seed, dataset.classes[s.label], os.path.relpath(s.path, dataset.root)) for s in images}
-    dealt = sorted(images, key=lambda sample: (sample.label, ranks[sample.path]))
-    numbers = {sample.path: place % folds for place, sample in enumerate(dealt)}
-    shape = f"cross-validated in {folds} folds, seed {seed}"
-    return dataclasses.replace(dataset, train=images, val=images, shape=shape, folds=numbers)
-
-
-def split_rank(seed: int, class_name: str, name: str) -> bytes:
-    """Sort key of an image; the images with the smallest keys are used for validation."""
-    return hashlib.sha256(os.fsencode(f"{seed}\0{class_name}\0{name}")).digest()
+        weights = {os.path.join(root, name): weight for name, weight in split.get("weights", {}).items()}
+        own = {"digests": split.get("digests", {}), "folds": folds, "weights": weights}
+        return cls(root, tuple(split["classes"]), train, val, shape, **own)
 
 
 def class_counts(dataset: Dataset) -> tuple[list[int], list[int]]:

@@ -40,7 +40,8 @@ def describe(dataset: Dataset) -> str:
     """Return a one-line summary of the dataset."""
     train, val = count(len(dataset.train), "training image"), count(len(dataset.val), "validation image")
     images = count(len(dataset.images), "image") if dataset.folds else f"{train}, {val}"
-    return f"{dataset.root}: {count(len(dataset.classes), 'class', 'classes')}, {images} ({dataset.shape})"
+    table = f"table with sha256 {dataset.table[:12]}, " if dataset.table else ""
+    return f"{dataset.root}: {count(len(dataset.classes), 'class', 'classes')}, {images} ({table}{dataset.shape})"
 
 
 def accepted_by(options: DataOptions) -> Accepted:

@@ -1,6 +1,6 @@
 """The sources of data sets in one table. A source reads a data set, and its samples know how to open themselves.
 
-To add a source (a CSV file, an archive): a class with the methods of DatasetSource, a subclass of Sample whose
+To add a source (an archive): a class with the methods of DatasetSource, a subclass of Sample whose
 `open` returns the image's bytes as an open file, and a row of DATASET_SOURCES.
 """
 
@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from tlkit.data.class_folders import Rules, read_dataset
-from tlkit.data.folder import Dataset, cross_validated
+from tlkit.data.folder import Dataset
 from tlkit.data.listing import require_folder
+from tlkit.data.splitting import cross_validated
+from tlkit.data.table import read_table_dataset
 from tlkit.errors import UsageError
+from tlkit.files.inputs import open_input
 from tlkit.options import FinetuneOptions
-from tlkit.options.data import DataOptions
+from tlkit.options.data import DataOptions, is_table
 
 
 class DatasetSource(Protocol):
@@ -32,6 +35,20 @@ class DatasetSource(Protocol):
         """
 
 
+class Tables:
+    """A CSV, TSV, JSON lines or Parquet file with paths and labels."""
+
+    def accepts(self, data: str) -> bool:
+        return is_table(data)
+
+    def require(self, data: str) -> None:
+        with open_input(data):
+            pass
+
+    def read(self, options: DataOptions) -> Dataset:
+        return read_table_dataset(options.data, options, rules_of(options), options.validation(), options.seed)
+
+
 class ClassFolders:
     """A folder with a folder of images for each class."""
 
@@ -42,15 +59,16 @@ class ClassFolders:
         require_folder(data)
 
     def read(self, options: DataOptions) -> Dataset:
-        return read_dataset(
-            options.data,
-            val=options.validation(),
-            seed=options.seed,
-            rules=Rules(options.allow_one_class, options.drop_empty, options.nested, options.merge_subfolders),
-        )
+        return read_dataset(options.data, val=options.validation(), seed=options.seed, rules=rules_of(options))
 
 
-DATASET_SOURCES: dict[str, DatasetSource] = {"folders": ClassFolders()}
+def rules_of(options: DataOptions) -> Rules:
+    """How the images are read, as the options say."""
+    flags = options.allow_one_class, options.drop_empty, options.nested, options.merge_subfolders
+    return Rules(*flags, options.group_pattern())
+
+
+DATASET_SOURCES: dict[str, DatasetSource] = {"tables": Tables(), "folders": ClassFolders()}
 """In the order in which they are asked; the last one accepts everything."""
 
 

@@ -17,8 +17,7 @@ from tlkit.options import FinetuneOptions
 
 def default_run_folder(options: FinetuneOptions) -> str:
     """runs/<data>-<backbone>"""
-    data = os.path.basename(os.path.abspath(options.data))
-    return os.path.join("runs", f"{data}-{options.backbone.rpartition('/')[2]}")
+    return os.path.join("runs", f"{options.data_name()}-{options.backbone.rpartition('/')[2]}")
 
 
 @contextlib.contextmanager

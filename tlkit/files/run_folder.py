@@ -49,7 +49,7 @@ CHECKPOINTS = ("last.pt", "best.pt", "previous.pt")
 class Split(TypedDict):
     """The content of split.json: class names, and the files of each class in train and val.
 
-    digests: content digests by file; empty in runs of older versions.
+    digests: content digests by file; empty in runs of older versions. weights: factors in the training loss by file.
     folds: of a cross-validated run, the fold of each file in train, which has the same files as val.
     """
 
@@ -58,6 +58,7 @@ class Split(TypedDict):
     val: dict[str, list[str]]
     digests: dict[str, str]
     folds: NotRequired[dict[str, list[int]]]
+    weights: NotRequired[dict[str, float]]
 
 
 class RunFolder:
@@ -130,10 +131,12 @@ class RunFolder:
             if strange := sorted(files.keys() - set(classes)):
                 problem = f"has files in {part} for {strange[0]!r}, which is not one of its classes"
                 raise DataError(self.split_file, problem)
-        digests = split.get("digests", {})
+        digests, weights = split.get("digests", {}), split.get("weights", {})
         if not isinstance(digests, dict) or not is_list_of_names([*digests, *digests.values()]):
             raise DataError(self.split_file, "is damaged: digests does not map names to digests")
-        found = Split(classes=classes, train=split["train"], val=split["val"], digests=digests)
+        if not isinstance(weights, dict) or not all(isinstance(weight, (int, float)) for weight in weights.values()):
+            raise DataError(self.split_file, "is damaged: weights does not map names to numbers")
+        found = Split(classes=classes, train=split["train"], val=split["val"], digests=digests, weights=weights)
         if "folds" in split:
             if not are_folds(split["folds"], found["train"]):
                 raise DataError(self.split_file, "is incomplete: folds does not have one number for each file of train")

@@ -10,7 +10,10 @@ import stat
 from collections.abc import Iterator
 
 from tlkit.data.listing import LeftOut, find_images
+from tlkit.data.table_file import read_table
+from tlkit.data.table_rows import Problems, Resolver, require_columns
 from tlkit.errors import DataError, MissingInputError
+from tlkit.options.data import TableOptions
 
 LIST = "-"
 """The PATH that stands for a list on standard input."""
@@ -39,6 +42,36 @@ def read_inputs(arguments: list[str], null: bool, crlf: bool, left_out: LeftOut 
             yield from find_images(argument, left_out=left_out)
         else:
             yield argument
+
+
+class RowPath(str):
+    """A path from a table. columns: the other columns of its row."""
+
+    columns: dict[str, str]
+
+
+def read_table_paths(path: str, options: TableOptions) -> tuple[list[str], list[RowPath]]:
+    """The other columns of a table of paths, and the path of each row. Files may be missing; ids may lack a suffix.
+
+    Raises MissingInputError or DataError.
+    """
+    table, names = read_table(path), options.column_names()
+    path_column = names.get("path", "path")
+    require_columns(table, [path_column], {"path": path_column})
+    Problems(table).check()
+    root = options.image_root(path)
+    resolve, others = Resolver(root), [name for name in table.names if name != path_column]
+    inputs = []
+    for place, name in enumerate(table.columns.get(path_column, ())):
+        row = RowPath(os.path.join(root, resolve(name) or name) if name else "")
+        row.columns = {other: table.columns[other][place] for other in others}
+        inputs.append(row)
+    return others, inputs
+
+
+def columns_of(path: str) -> dict[str, str]:
+    """The other columns of the table that a path is from; none for other paths."""
+    return path.columns if isinstance(path, RowPath) else {}
 
 
 def waits_for_input(arguments: list[str]) -> bool:

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +17,7 @@ from typing import Protocol
 from tlkit.errors import OutputError
 from tlkit.files.atomic import OutputFile, replaced_when_whole
 from tlkit.files.json_file import label_fields, path_fields
+from tlkit.inference.input_paths import columns_of
 from tlkit.inference.prediction import Prediction
 from tlkit.options import STANDARD_OUTPUT
 from tlkit.terminal import write_stdout
@@ -30,9 +31,9 @@ to_ascii_json = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 class Writer(Protocol):
-    """A format. ranked: several labels per image, with a rank column."""
+    """A format. ranked: several labels per image, with a rank column. columns: other columns of a table of inputs."""
 
-    def header(self, ranked: bool) -> bytes: ...
+    def header(self, ranked: bool, columns: Sequence[str] = ()) -> bytes: ...
 
     def record(self, prediction: Prediction, ranked: bool) -> bytes: ...
 
@@ -46,7 +47,7 @@ class TsvWriter:
 
     ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
-    def header(self, ranked: bool) -> bytes:
+    def header(self, ranked: bool, columns: Sequence[str] = ()) -> bytes:
         return b""
 
     def record(self, prediction: Prediction, ranked: bool) -> bytes:
@@ -63,8 +64,9 @@ class CsvWriter:
 
     safe: bool = False
 
-    def header(self, ranked: bool) -> bytes:
-        return self._lines([["path", "label", "probability"] + ["rank"] * ranked])
+    def header(self, ranked: bool, columns: Sequence[str] = ()) -> bytes:
+        own = ["path", "label", "probability"] + ["rank"] * ranked
+        return self._lines([own + [f"table_{name}" if name in (*own, "rank") else name for name in columns]])
 
     def record(self, prediction: Prediction, ranked: bool) -> bytes:
         return self._lines(table_rows(prediction, ranked))
@@ -88,18 +90,19 @@ class JsonlWriter:
     that a terminal may act on is all ASCII.
     """
 
-    def header(self, ranked: bool) -> bytes:
+    def header(self, ranked: bool, columns: Sequence[str] = ()) -> bytes:
         return b""
 
     def record(self, prediction: Prediction, ranked: bool) -> bytes:
         record: dict[str, object] = {"v": RECORD_VERSION, "i": prediction.index, **path_fields(prediction.path)}
         if prediction.error:
             code, message = prediction.error
-            message = message.encode("utf-8", "replace").decode()
-            record |= {"status": "error", "error": {"code": code, "message": message}}
+            record |= {"status": "error", "error": {"code": code, "message": as_utf8(message)}}
         else:
             top = [{**label_fields(label), "probability": probability} for label, probability in prediction.top]
             record |= {"status": "ok", **top[0], "top": top}
+        columns = columns_of(prediction.path).items()
+        record |= {"columns": {as_utf8(name): as_utf8(value) for name, value in columns}} if columns else {}
         record |= {"frames": prediction.frames} if prediction.frames > 1 else {}
         record |= {"degraded": True} if prediction.degraded else {}
         line = to_json(record)
@@ -109,10 +112,16 @@ class JsonlWriter:
 WRITERS: dict[str, Writer] = {"tsv": TsvWriter(), "csv": CsvWriter(), "jsonl": JsonlWriter()}
 
 
+def as_utf8(text: str) -> str:
+    """Text with ? for bytes that are not UTF-8."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def table_rows(prediction: Prediction, ranked: bool) -> list[list[str]]:
-    """The rows of one input: none for a failure, else one per label."""
+    """The rows of one input: none for a failure, else one per label, each with the columns of the table of inputs."""
+    columns = columns_of(prediction.path).values()
     return [
-        [prediction.path, label, f"{probability:.6f}"] + [str(rank)] * ranked
+        [prediction.path, label, f"{probability:.6f}", *[str(rank)] * ranked, *columns]
         for rank, (label, probability) in enumerate(prediction.top, start=1)
     ]
 

@@ -195,11 +195,15 @@ class ResumeOptions(RestartOptions, MonitoringOptions, TrustOptions, Options):
         None, "Continue in a new run folder; the old one stays", group="Common", shown="the same", metavar="DIR"
     )
     data: str | None = option(
-        None, "Folder of images, if it has moved", group="Common", shown="as before", metavar="DIR"
+        None, "Folder or table of images, if it has moved", group="Common", shown="as before", metavar="DIR|FILE"
     )
     accept_changed_data: bool = option(
         False, "Start a new run from the checkpoint although images have changed", group="Data checks", stored=False
     )
+    root: str | None = option(
+        None, "Folder that the paths of a table are relative to", group="Common", shown="as before",
+        metavar="DIR",
+    )  # fmt: skip
     weights: str | None = option(
         None, "Backbone weights, if the file has moved", group="Model", shown="as before", metavar="FILE"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tlkit.errors import UsageError
-from tlkit.options.data import ImageOptions
+from tlkit.options.data import ImageOptions, TableOptions, is_table
 from tlkit.options.declare import Options, argument, option
 from tlkit.options.devices import DeviceOptions
 from tlkit.options.models import ModelOptions
@@ -18,7 +18,7 @@ STANDARD_OUTPUT = (None, "-", "/dev/stdout")
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceOptions(ImageOptions, DeviceOptions, ModelOptions, Options):
+class InferenceOptions(ImageOptions, TableOptions, DeviceOptions, ModelOptions, Options):
     """Options of the commands that run a model over images."""
 
     model: str = argument("Run folder, checkpoint, model.pt or export (safetensors, timm, onnx, .pt2)")
@@ -36,13 +36,13 @@ class PredictOptions(InferenceOptions):
     COMMON = ("format", "output", "top_k", "batch_size", "device")
     EXAMPLES = (
         "tlkit predict runs/flowers photo.jpg",
-        "tlkit predict runs/flowers photos --format csv --output predictions.csv",
+        "tlkit predict runs/flowers table.csv --format csv --output predictions.csv",
         "find photos -name '*.jpg' -print0 | tlkit predict runs/flowers -0 -",
         "tlkit predict runs/flowers photos --format jsonl --top-k 3",
     )
 
     paths: list[str] | None = argument(
-        "Images, folders, or - for a list of paths on standard input", default=None, metavar="[PATH]..."
+        "Images, folders, a table, or - for a list of paths on standard input", default=None, metavar="[PATH]..."
     )
     null: bool = option(
         False, "Paths on standard input end with NUL, as from find -print0", group="Input and output", short="-0"
@@ -69,6 +69,11 @@ class PredictOptions(InferenceOptions):
         super().__post_init__()
         if self.csv_safe and self.format != "csv":
             raise UsageError("--csv-safe", f"needs --format csv, but --format is {self.format}")
+        paths = self.paths or []
+        self.check_table_options(*paths)
+        if len(paths) > 1 and any(map(is_table, paths)):
+            table = next(filter(is_table, paths))
+            raise UsageError(table, "is a table, whose columns are written too; expected it to be the only PATH")
         if self.null and self.crlf:
             raise UsageError("--crlf", "reads lines, but --null reads paths that end with NUL; use one of them")
         if self.resume_from and self.output not in STANDARD_OUTPUT:
@@ -91,7 +96,7 @@ class EvaluateOptions(InferenceOptions, RankOptions):
         "tlkit evaluate runs/flowers photos --format json | jq .accuracy",
     )
 
-    data: str = argument("Folder of class folders, or of train, val and test folders")
+    data: str = argument("Folder of class folders, or of train, val and test folders; or a table")
     split: Literal["auto", "train", "val", "test", "all"] = option(
         "auto", "Images to evaluate; auto: test, else validation, else all", group="Common"
     )
@@ -103,4 +108,5 @@ class EvaluateOptions(InferenceOptions, RankOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_table_options(self.data)
         check_ranks(self.processes, self.device, self.parallel)

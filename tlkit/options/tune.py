@@ -55,7 +55,7 @@ class TuneOptions(FinetuneOptions):
     )
 
     data: str = argument(
-        "Folder of images: DATA/CLASS/..., or DATA/train/CLASS/... and DATA/val/CLASS/...",
+        "Folder (DATA/CLASS/... or DATA/train/CLASS/...), or table of paths and labels",
         default="",
         metavar="DATA",
     )

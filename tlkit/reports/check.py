@@ -36,6 +36,7 @@ class Report:
     several_frames: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
 
     def size_range(self) -> dict[str, tuple[int, int]]:
         """(width, height) of the smallest, median and largest image."""
@@ -114,7 +115,7 @@ def verdict(report: Report) -> list[str]:
     """Whether finetune would train on the folder with the same options."""
     if not report.stops:
         return ["tlkit finetune would train on this folder"]
-    return ["tlkit finetune would stop:", *(f"  {escape_name(problem)}" for problem in report.stops)]
+    return ["tlkit finetune would stop:", *(f"  {escape_name(line)}" for line in (*report.stops, *report.hints))]
 
 
 def as_json(report: Report) -> str:

@@ -65,7 +65,7 @@ def gather(run: RunFolder, data: str | None = None) -> ReportData:
             options = FinetuneOptions.from_dict(stored["resolved"])
         except (UsageError, TypeError) as error:
             raise DataError(run.options_file, f"contains invalid options: {error}") from error
-        root = data or options.data
+        root = options.image_root(data or options.data)
         split = NO_SPLIT if not os.path.exists(run.split_file) else run.read_split()
         about = read_whole_json(run.about_file) if os.path.exists(run.about_file) else {}
         status = read_whole_json(run.status_file, "state") if os.path.exists(run.status_file) else {}

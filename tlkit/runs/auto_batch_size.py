@@ -88,7 +88,8 @@ class BatchSizeFinder:
         stepper = Stepper(self.module.train(), state, weights, self.options, self.device, self.world)
         images, labels = torch.rand(size, 3, *self.image_size), torch.zeros(size, dtype=torch.int64)
         with self.batch_norm:
-            outputs = stepper.attempt(images, labels, size * self.world.size, 0, self.options.accumulate, self.guard)
+            batch = images, labels, size * self.world.size, None
+            outputs = stepper.attempt(batch, 0, self.options.accumulate, self.guard)
         if outputs is None:
             return False
         with self.guard:

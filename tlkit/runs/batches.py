@@ -35,7 +35,7 @@ from tlkit.options import FinetuneOptions
 from tlkit.runs.setup import TrainingSetup
 from tlkit.runs.standardization import first_batch, standardize, standardize_for_batches
 from tlkit.terminal import log_status, progress
-from tlkit.training.loop import Batches
+from tlkit.training.loop import Batch, Batches
 from tlkit.training.objective import label_tensor
 
 HEAD_VAL_BATCH, HEAD_VAL_SCORES = 4096, 1 << 21
@@ -102,6 +102,7 @@ class BatchBuilder:
         if dataset.folds:
             train_labels, val_labels = labels_of_folds(dataset)
         train_batches = FeatureBatches(views, train_labels, options.images_per_step(), options.seed)
+        train_batches.weights = weights_of(dataset)
         scores = len(dataset.classes) * max(1, val_labels[:1].numel())  # of one image, by all heads
         val_size = max(1, min(HEAD_VAL_BATCH, HEAD_VAL_SCORES // scores))
         val_batches = FeatureBatches([val], val_labels, val_size, None)
@@ -153,6 +154,7 @@ class BatchBuilder:
         train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
         shaped, size, val_size = self.preprocessing, options.images_per_step(), self.extraction_batch
         train_batches = ImageBatches(load_training, train_labels, shaped, size, options.seed, workers, world)
+        train_batches.weights = weights_of(dataset)
         val_batches = ImageBatches(load_validation, val_labels, shaped, val_size, None, workers, world)
         classifier = self.setup.classifier
         if options.unfreeze is None:  # the same head on a copy of the backbone that is optimized for inference
@@ -275,6 +277,14 @@ def labels_of_folds(dataset: Dataset) -> tuple[Tensor, Tensor]:
     return labels.masked_fill(held_out, NO_LABEL), labels.masked_fill(~held_out, NO_LABEL)
 
 
+def weights_of(dataset: Dataset) -> Tensor | None:
+    """The weights of the training images, float32 [N] with a mean of 1; None without weights."""
+    if not dataset.weights:
+        return None
+    weights = torch.tensor([dataset.weights.get(sample.path, 1.0) for sample in dataset.train], dtype=torch.float64)
+    return (weights / (weights.mean().item() or 1.0)).float()
+
+
 class Stoppable:
     """Batches that stop between two of them when any rank has received a signal. label: of a progress bar, if any."""
 
@@ -288,7 +298,7 @@ class Stoppable:
     def steps_per_epoch(self) -> int:
         return self.batches.steps_per_epoch
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """As for the batches themselves. Raises Interrupted, at the same step on every rank."""
         batches = self.batches.epoch(epoch, first_step)
         steps = self.steps_per_epoch - first_step

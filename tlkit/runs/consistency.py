@@ -11,7 +11,18 @@ from tlkit.distributed.world import World
 from tlkit.errors import MismatchError
 from tlkit.options.declare import Options, flag_of
 
-LOCAL_OPTIONS = ("checkpoint", "data", "model", "weights", "out", "workers", "device", "processes", "cache_limit")
+LOCAL_OPTIONS = (
+    "checkpoint",
+    "data",
+    "root",
+    "model",
+    "weights",
+    "out",
+    "workers",
+    "device",
+    "processes",
+    "cache_limit",
+)
 """Options that may differ between ranks: paths and devices of their machines. Weights are compared by content."""
 
 

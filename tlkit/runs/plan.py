@@ -59,7 +59,7 @@ def receive_plan(local_options: Mapping[str, Any], world: World) -> Plan | None:
     checkpoint = Checkpoint.from_dict(path, world.broadcast_tensors(None)) if path is not None else None
     options = dataclasses.replace(FinetuneOptions.from_dict(plan["options"]), **local_options)
     skipped = tuple(ImageError(*fields) for fields in plan["skipped"])
-    dataset = dataclasses.replace(Dataset.from_split(plan["split"], options.data), skipped=skipped)
+    dataset = dataclasses.replace(Dataset.from_split(plan["split"], options.image_root(options.data)), skipped=skipped)
     return Plan(options, dataset, checkpoint)
 
 

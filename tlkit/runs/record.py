@@ -87,7 +87,13 @@ class RunRecord(Record):
         self._write_options_file(setup)
         environment = present_environment(setup.devices.first, setup.options.engine, setup.world.size)
         if not os.path.exists(self.run.about_file):
-            about = {"data": describe(dataset), "warnings": list(dataset.warnings), "model": self.model_summary}
+            about: dict[str, object] = {
+                "data": describe(dataset),
+                "warnings": list(dataset.warnings),
+                "model": self.model_summary,
+            }
+            if dataset.table:
+                about["table"] = {"path": setup.options.data, "sha256": dataset.table}
             self.run.write_json(self.run.about_file, {**about, "environment": environment})
         digests = content_digests(dataset)
         self.run.write_json(self.run.split_file, {**dataset.to_split(), "digests": digests})

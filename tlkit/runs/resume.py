@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -11,17 +12,20 @@ from tlkit.data.bad_images import check_images, read_skipped
 from tlkit.data.folder import Dataset
 from tlkit.data.scan import log_dataset
 from tlkit.data.sources import find_training_set
+from tlkit.data.table_file import table_digest
 from tlkit.distributed.failures import write_note
 from tlkit.distributed.join import joined
 from tlkit.distributed.world import World
 from tlkit.errors import DONE, SOME_INPUTS_FAILED, DataError, MismatchError, MissingInputError, TlkitError
 from tlkit.files.artifact import read_artifact
+from tlkit.files.json_file import read_whole_json
 from tlkit.files.new_run import create_run_folder, default_run_folder, free_name
 from tlkit.files.run_folder import RunFolder
 from tlkit.interruption import Interruption
 from tlkit.model.files import MODEL_FORMAT
 from tlkit.monitoring.run_monitor import report_and_close, run_monitor
 from tlkit.options import FinetuneOptions, ResumeOptions
+from tlkit.options.data import is_table
 from tlkit.runs.checkpoints import Checkpoint, find_epoch, newest_checkpoint, read_checkpoint
 from tlkit.runs.consistency import require_same_options
 from tlkit.runs.plan import Plan, broadcast_plan, require_same_content, require_same_images
@@ -184,13 +188,16 @@ def initial_checkpoints(new: RunFolder, checkpoint: Checkpoint) -> dict[str, Che
 def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
     """The images of split.json. If it is missing or damaged, the data folder is read again; the checkpoint then tells
     whether the images are the same."""
-    if not os.path.exists(options.data):
-        hint = f"If it has moved, name its new place: tlkit resume {shlex.quote(run.path)} --data DIR"
-        raise MissingInputError(options.data, "no such folder; the images of the run were in it", hint)
+    root = options.image_root(options.data)
+    if not os.path.exists(root):
+        flag = "--root" if is_table(options.data) else "--data"
+        hint = f"If it has moved, name its new place: tlkit resume {shlex.quote(run.path)} {flag} DIR"
+        raise MissingInputError(root, "no such folder; the images of the run were in it", hint)
     if not os.path.exists(run.split_file):
         return rescan_dataset(options)
     try:
-        dataset = Dataset.from_split(run.read_split(), options.data)
+        dataset = Dataset.from_split(run.read_split(), root)
+        warn_of_other_table(run, options.data)
     except DataError as error:
         log_status("warning", f"{error}; the data folder is read again")
         return rescan_dataset(options)
@@ -200,6 +207,14 @@ def stored_dataset(run: RunFolder, options: FinetuneOptions) -> Dataset:
         problem = f"{run.skipped_file} cannot be read ({type(error).__name__})"
         log_status("warning", f"{problem}; the images are skipped as before")
         return dataset
+
+
+def warn_of_other_table(run: RunFolder, data: str) -> None:
+    """Warn if the table has changed since the run started; a run keeps the images and labels of split.json."""
+    with contextlib.suppress(TlkitError):
+        recorded = read_whole_json(run.about_file).get("table")
+        if is_table(data) and isinstance(recorded, dict) and table_digest(data) != recorded.get("sha256"):
+            log_status("warning", f"{data} has changed since the run started; the run keeps its images and labels")
 
 
 def rescan_dataset(options: FinetuneOptions) -> Dataset:

@@ -19,8 +19,8 @@ from tlkit.runs.machine import within_machine
 from tlkit.terminal import log_status
 
 RESUME_OVERRIDES = (
-    "epochs", "patience", "data", "weights", "weights_key", "device", "engine", "parallel", "stages", "split_at",
-    "workers", "processes", "log", "trust_pickle",
+    "epochs", "patience", "data", "root", "weights", "weights_key", "device", "engine", "parallel", "stages",
+    "split_at", "workers", "processes", "log", "trust_pickle",
 )  # fmt: skip
 """Options that tlkit resume can change."""
 
@@ -64,8 +64,8 @@ def recorded_options(run: RunFolder, checkpoint: Checkpoint | None) -> dict[str,
 def given_values(options: object, names: Iterable[str]) -> dict[str, Any]:
     """The values of these options that were given, paths absolute."""
     values = {name: value for name in names if (value := getattr(options, name)) is not None}
-    for name in ("data", "weights"):
-        if name in values and (name == "data" or is_weights_file(values[name])):
+    for name in ("data", "root", "weights"):
+        if name in values and (name != "weights" or is_weights_file(values[name])):
             values[name] = os.path.abspath(values[name])
     return values
 

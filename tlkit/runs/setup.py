@@ -40,6 +40,7 @@ def resolve(options: FinetuneOptions) -> FinetuneOptions:
     return dataclasses.replace(
         options,
         data=os.path.abspath(options.data),
+        root=os.path.abspath(options.root) if options.root is not None else None,
         backbone=str(backbone),
         batch_size=batch_size,
         image_size=options.image_size or preferred_image_size(backbone),

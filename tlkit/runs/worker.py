@@ -12,7 +12,7 @@ from tlkit.runs.resume_options import given_values
 from tlkit.runs.session import prepared
 from tlkit.runs.train_loop import train_without_saving
 
-LOCAL = ("data", "weights", "device", "workers", "trust_pickle")
+LOCAL = ("data", "root", "weights", "device", "workers", "trust_pickle")
 """Options that may differ between machines: paths, device, number of decoder processes."""
 
 

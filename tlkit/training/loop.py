@@ -24,6 +24,9 @@ from tlkit.training.optimizer import learning_rate_at
 from tlkit.training.state import TrainingState
 from tlkit.training.step import Stepper
 
+Batch = tuple[Tensor, Tensor, int, Tensor | None]
+"""One step: this rank's inputs [S, ...] and labels [S], the number of samples of all ranks, and weights [S] if any."""
+
 
 class Batches(Protocol):
     """Batches of samples, and each rank's share of them. They depend on the epoch and nothing else."""
@@ -31,8 +34,8 @@ class Batches(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """For each step: this rank's inputs [S, ...] and labels [S], and the number of samples on all ranks."""
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """The steps from first_step to the end of the epoch."""
 
 
 class TrainingObserver:
@@ -123,10 +126,10 @@ class Trainer:
         state = self.state
         self.module.train()
         state.tally = state.tally or MetricAccumulator(len(self.class_weights))
-        for inputs, labels, total in self.train_batches.epoch(state.epoch, state.step_in_epoch):
+        for inputs, labels, total, weights in self.train_batches.epoch(state.epoch, state.step_in_epoch):
             rate = self.learning_rate(state.step)
             batch_norm.counts = bool((labels >= 0).any())  # otherwise this rank's share is only padding
-            logits, loss = stepper.gradients(inputs, labels, total, state.step)
+            logits, loss = stepper.gradients(inputs, labels, total, state.step, weights)
             if not math.isfinite(loss):
                 problem = f"the loss is {loss} at learning rate {rate:.3g}"
                 raise NonFiniteLossError(state, problem, state.step + 1, state.step_in_epoch)
@@ -180,7 +183,7 @@ def evaluate(
     module.eval()
     tally, forward = MetricAccumulator(classes), ChunkedForward(lambda inputs: module(inputs.to(device)))
     losses = torch.zeros(batches.steps_per_epoch, world.size, dtype=torch.float64)
-    for step, (inputs, labels, count) in enumerate(batches.epoch(0)):
+    for step, (inputs, labels, count, _) in enumerate(batches.epoch(0)):
         if count:
             labels = labels.to(device)
             logits = forward(inputs)

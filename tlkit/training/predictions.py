@@ -72,13 +72,15 @@ def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) ->
 
 
 @torch.no_grad()
-def predict_all(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int]], samples: int) -> Predictions:
+def predict_all(
+    module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int, Tensor | None]], samples: int
+) -> Predictions:
     """The predictions of a module for all samples of batches."""
     module.eval()
     device = next(module.parameters()).device
     # Allocated first: small results among large scores would keep the freed memory of the scores from being reused.
     rows, done = torch.empty(samples, ROW, dtype=torch.float64), 0
-    for inputs, labels, _ in batches:
+    for inputs, labels, *_ in batches:
         found = measured_rows(*labelled(module(inputs.to(device)), labels.to(device)))
         rows[done : done + len(found)] = found
         done += len(found)

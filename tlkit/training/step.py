@@ -45,18 +45,21 @@ class Stepper:
     world: World = SINGLE_PROCESS
     in_one_part: bool = False
 
-    def gradients(self, inputs: Tensor, labels: Tensor, total: int, step: int) -> tuple[Tensor, float]:
+    def gradients(
+        self, inputs: Tensor, labels: Tensor, total: int, step: int, weights: Tensor | None = None
+    ) -> tuple[Tensor, float]:
         """Compute the gradients of the mean loss over a batch of `total` samples on all ranks.
 
-        inputs [b, ...], labels [b]: this rank's share. Returns its logits [b, C] and the mean loss of the whole batch.
-        Raises MemoryError if a single sample does not fit, LostRankError if it does not fit on another rank.
+        inputs [b, ...], labels [b], weights [b] in the loss, None if all are 1: this rank's share. Returns its logits
+        [b, C] and the mean loss of the whole batch. Raises MemoryError if a single sample does not fit, LostRankError
+        if it does not fit on another rank.
         """
         before = [buffer.clone() for buffer in self.norm_buffers]
         share = -(-total // self.world.size)  # the largest of any rank: all split theirs into as many parts
         while True:
             size = share if self.in_one_part else min(self.state.micro_batch or share, share)
             guard = OutOfMemoryGuard()
-            outputs = self.attempt(inputs, labels, total, step, -(-share // size), guard)
+            outputs = self.attempt((inputs, labels, total, weights), step, -(-share // size), guard)
             if outputs is not None:
                 logits, loss = outputs
                 self.all_reduce_gradients()
@@ -70,7 +73,7 @@ class Stepper:
             self.state.micro_batch = -(-size // 2)
 
     def attempt(
-        self, inputs: Tensor, labels: Tensor, total: int, step: int, parts: int, guard: OutOfMemoryGuard
+        self, batch: tuple[Tensor, Tensor, int, Tensor | None], step: int, parts: int, guard: OutOfMemoryGuard
     ) -> Outputs | None:
         """Run forward and backward over this rank's share, in parts whose gradients are summed.
 
@@ -79,13 +82,16 @@ class Stepper:
         seed_dropout(self.options.seed + (self.world.rank << 40), step)
         self.state.optimizer.zero_grad()
         outputs: list[Outputs] = []
+        inputs, labels, total, weights = batch
+        split_weights = [None] * parts if weights is None else weights.tensor_split(parts)
         # No communication before all ranks have their gradients: a rank out of memory would leave the others waiting.
         with guard:
             # Parts of about equal size; of fewer samples than parts, some are empty.
-            for part, part_labels in zip(inputs.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            split = zip(inputs.tensor_split(parts), labels.tensor_split(parts), split_weights, strict=True)
+            for part, part_labels, part_weights in split:
                 if not len(part_labels):
                     continue
-                logits, loss = self.forward(part, part_labels, total)
+                logits, loss = self.forward(part, part_labels, total, part_weights)
                 counted = [buffer.clone() for buffer in self.recomputed_norm_buffers]
                 self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 restore(self.recomputed_norm_buffers, counted)  # norm statistics count each sample once
@@ -124,11 +130,13 @@ class Stepper:
         again = any(getattr(part, "grad_checkpointing", False) for part in self.module.modules())
         return self.norm_buffers if again else []
 
-    def forward(self, inputs: Tensor, labels: Tensor, total: int) -> Outputs:
+    def forward(self, inputs: Tensor, labels: Tensor, total: int, weights: Tensor | None) -> Outputs:
         """Logits and loss of some samples, with their autograd graph."""
         inputs, labels = inputs.to(self.device), labels.to(self.device)
         logits = self.module(inputs)  # [b, ...] -> [b, C]
         losses = sample_losses(logits, labels, self.class_weights, self.options.label_smoothing)
+        if weights is not None:
+            losses = losses * weights.to(self.device).reshape(-1, *[1] * (losses.dim() - 1))
         return logits, losses.sum() / total
 
     def update(self, learning_rate: float) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlkit.data.bad_images import check_images
-from tlkit.data.folder import Dataset, folds_of
+from tlkit.data.folder import Dataset
 from tlkit.data.sources import find_dataset
+from tlkit.data.splitting import folds_of
 from tlkit.distributed.world import SINGLE_PROCESS
 from tlkit.errors import OutputError, ResourceError, StorageError, UnavailableError, to_tlkit_error
 from tlkit.features.memory_cache import FeatureMemory, share_of_memory
