@@ -92,7 +92,7 @@ test-shared-cache: setup
 test-searches: setup
 	$(BIN)/python tests/searches.py
 
-# Ray's servers, and trials, killed 20 times each during searches, which are resumed (about 20 minutes).
+# Ray's servers, and trials, killed 20 times each during searches, which are resumed (about 40 minutes).
 test-servers: setup
 	$(BIN)/python tests/searches.py --only servers --kills 20
 

@@ -166,7 +166,8 @@ def servers(work: Path, times: int, seed: int) -> bool:
     expected, good = results_of(work / "quiet"), Counter[str]()
     for number, victim in enumerate([*VICTIMS] * times):
         folder = work / f"without-{number}"
-        process = subprocess.Popen(tune(folder, *arguments), env=env, stderr=subprocess.PIPE, text=True)
+        words = tune(folder, *arguments)
+        process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         marker = f"TLKIT_SEARCH={process.pid}-"
         found: list[int] = []
         while not (found := running(marker, VICTIMS[victim])) and process.poll() is None:
