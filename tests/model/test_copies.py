@@ -172,3 +172,12 @@ def test_code_with_hardly_any_weights_is_refused_as_code(tmp_path: Path) -> None
     with pytest.raises(UnsafeError, match="mkdir"):
         load(tmp_path / "a.pth")
     assert not (tmp_path / "it ran").exists()
+
+
+def test_a_file_of_another_network_lists_its_prefixes(tmp_path: Path) -> None:
+    vit = network(1, "timm/test_vit").state_dict()
+    torch.save({"model": under("vit.", dict(vit)), "classifier": {"weight": torch.ones(3)}}, tmp_path / "weights.pth")
+    with pytest.raises(MismatchError) as raised:
+        load(tmp_path / "weights.pth")
+    assert "  under the prefix model.: 0 of " in raised.value.hint
+    assert "unexpected: model.vit." in raised.value.hint

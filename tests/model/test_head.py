@@ -88,7 +88,6 @@ def keep_standardization(layers: nn.Module, mean: Tensor, std: Tensor) -> nn.Mod
 
 COSINE = HeadKind(
     Cosine,
-    lambda shape: shape.features * shape.classes,
     keep_standardization,
     replace_classifier,
     "{network} with its classifier replaced by a cosine layer",

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tlkit.data.decoders import Pixels
@@ -28,7 +27,7 @@ from tlkit.features.onnx_graphs import find_graph, keep_graph
 from tlkit.files.description import metadata_of
 from tlkit.model.files import FromPixels, ModelDescription
 from tlkit.model.head import HEADS
-from tlkit.model.onnx_session import import_runtime, start_session
+from tlkit.model.onnx_session import Session, import_runtime, start_session
 from tlkit.model.optimize import close, is_convolutional
 from tlkit.options import FinetuneOptions
 from tlkit.terminal import log_status
@@ -53,13 +52,6 @@ LARGEST_WEIGHTS = 256 << 20
 
 TOLERANCE = 1e-4
 """Largest difference between the features of both backends, as a fraction of the largest feature."""
-
-
-class Session(Protocol):
-    """A graph that onnxruntime runs."""
-
-    def run(self, outputs: list[str], inputs: dict[str, Pixels]) -> list[NDArray[np.float32]]:
-        """The named outputs of a batch."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +156,7 @@ class Engines:
         return content
 
     def start(self, content: bytes) -> Session:
-        session: Session = start_session(import_runtime(FLAG), FLAG, content, "cpu", torch.get_num_threads())
+        session = start_session(import_runtime(FLAG), FLAG, content, "cpu", torch.get_num_threads())
         return session
 
     def export(self, namespace: Namespace) -> bytes:

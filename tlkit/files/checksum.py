@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from tlkit.errors import DataError
-from tlkit.files.inputs import size_of
+from tlkit.files.inputs import open_input, size_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -119,6 +119,12 @@ def ends_as_archive(file: BinaryIO, size: int, comment: bytes) -> bool:
 def sha256_of(content: bytes | bytearray | memoryview) -> bytes:
     """The SHA-256 of bytes: DIGITS hexadecimal digits."""
     return hashlib.sha256(content).hexdigest().encode()
+
+
+def sha256_of_file(path: str) -> str:
+    """The SHA-256 of a file in hexadecimal digits. Raises MissingInputError or DataError."""
+    with open_input(path) as file:
+        return sha256_with(file, 0, 0, b"").decode()
 
 
 def sha256_with(file: BinaryIO, start: int, stop: int, blank: bytes) -> bytes:

@@ -54,6 +54,13 @@ def class_names(values: object) -> tuple[str, ...]:
     return tuple(values)
 
 
+def mapping(value: object) -> Mapping[str, object]:
+    """Require a mapping. Raises TypeError for anything else."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected a mapping, not {type(value).__name__}")
+    return value
+
+
 def text(value: object) -> str:
     """Require a string. Raises TypeError for anything else."""
     if not isinstance(value, str):

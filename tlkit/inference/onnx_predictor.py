@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Protocol
 
 from tlkit.data.decoders import Pixels
 from tlkit.data.preprocessing import Preprocessing
@@ -12,15 +11,7 @@ from tlkit.errors import DataError
 from tlkit.files.description import class_names
 from tlkit.files.onnx_file import OnnxFile
 from tlkit.inference.predictor import Logits
-from tlkit.model.onnx_session import failure, import_runtime, plain, start_session
-
-
-class Session(Protocol):
-    """An onnxruntime.InferenceSession."""
-
-    def run(self, outputs: list[str], inputs: dict[str, Pixels]) -> list[Logits]: ...
-
-    def get_providers(self) -> list[str]: ...
+from tlkit.model.onnx_session import Session, failure, import_runtime, plain, start_session
 
 
 @dataclass(frozen=True)

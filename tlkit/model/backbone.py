@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from threading import get_ident
 
@@ -13,7 +12,6 @@ from torch.utils.hooks import RemovableHandle
 from tlkit.devices.select import in_precision
 from tlkit.model.backbones import BackboneName, ClassifierLayers, within
 from tlkit.model.optimize import optimized_for_inference, shared_copy
-from tlkit.model.pipeline.split import Stage, divide
 
 
 class Backbone(nn.Module):
@@ -31,19 +29,17 @@ class Backbone(nn.Module):
         self.precision = "fp32"
         # By thread, because DataParallel runs replicas that share it.
         self._classifier_inputs: dict[tuple[int, str], Tensor] = {}
+        self._output_layers = layers.output_layers if layers else ()
         self._hooks = self._register_hooks()
 
     def _register_hooks(self) -> list[RemovableHandle]:
         return [
             self.network.get_submodule(name).register_forward_pre_hook(partial(self._save_input, name))
-            for name in self._output_layers()
+            for name in self._output_layers
         ]
 
     def _save_input(self, name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._classifier_inputs[get_ident(), name] = inputs[0]
-
-    def _output_layers(self) -> tuple[str, ...]:
-        return self.layers.output_layers if self.layers else ()
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> features [B, D], or [B, P, D] if the classifier has P positions, on the images' device."""
@@ -51,18 +47,12 @@ class Backbone(nn.Module):
             with in_precision(self.precision, images.device):
                 outputs: Tensor = self.network(images)
             if self.layers is not None:
-                inputs = [as_rows(self._classifier_inputs[get_ident(), name]) for name in self._output_layers()]
+                inputs = [as_rows(self._classifier_inputs[get_ident(), name]) for name in self._output_layers]
                 outputs = torch.cat(inputs, dim=-1)
             return outputs.float().to(images.device)
         finally:  # also after an error: a pass that ran out of memory must not keep tensors for the next one
-            for name in self._output_layers():
+            for name in self._output_layers:
                 self._classifier_inputs.pop((get_ident(), name), None)
-
-    def divide(
-        self, devices: Sequence[torch.device], image_size: tuple[int, int], split_at: Sequence[str] = ()
-    ) -> list[Stage]:
-        """Split the network over several devices, one stage on each. Raises UsageError if it cannot be split so."""
-        return divide(self.network, str(self.name), devices, image_size, split_at)
 
     def keep_activations(self, wanted: bool) -> bool:
         """Keep activations for the backward pass, or recompute them. Returns False if the network cannot recompute."""
@@ -98,7 +88,7 @@ class Backbone(nn.Module):
     def has_bias(self) -> bool:
         """Whether the classifier has a bias."""
         assert self.layers is not None
-        return all(self.network.get_submodule(name).bias is not None for name in self.layers.output_layers)
+        return all(self.network.get_submodule(name).bias is not None for name in self._output_layers)
 
     def own_parameters(self) -> int:
         """Number of parameters without the classifier."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from tlkit.errors import DataError, MismatchError, UsageError
 from tlkit.files.artifact import as_content_of
-from tlkit.files.description import class_names, text
+from tlkit.files.description import class_names, mapping, text
 from tlkit.model.backbones import (
     BackboneName,
     build_network,
@@ -100,10 +99,10 @@ def outputs_of(
     return state[outputs].shape[0]
 
 
-def require_same_backbone(description: ModelDescription, checkpoint: Mapping[str, Any], origin: str) -> None:
+def require_same_backbone(description: ModelDescription, checkpoint: Mapping[str, object], origin: str) -> None:
     """Raises MismatchError if a checkpoint has another backbone, other backbone weights or other classes."""
     with as_content_of(origin, "checkpoint"):
-        recorded, classes = checkpoint["backbone"], class_names(checkpoint["classes"])
+        recorded, classes = mapping(checkpoint["backbone"]), class_names(checkpoint["classes"])
         name, weights = f"{recorded['source']}/{recorded['name']}", text(recorded["weights"])
         sha256 = text(recorded["sha256"])
     if name != str(description.backbone):
@@ -121,14 +120,15 @@ def count_of(classes: tuple[str, ...]) -> str:
     return f"{count(len(classes), 'class', 'classes')} ({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''})"
 
 
-def stored_options(path: str, stored: Any) -> FinetuneOptions:
+def stored_options(path: str, stored: object) -> FinetuneOptions:
     """Read the options stored in a file. Raises DataError naming path.
 
     Older versions, which lack some options, had one split and trained the statistics of unfrozen BatchNorm.
     """
     try:
         with as_content_of(path, "record of options"):
-            before = {"folds": 1, "train_batchnorm": stored["unfreeze"] is not None}
-            return FinetuneOptions.from_dict({**before, **stored})
+            options = mapping(stored)
+            before = {"folds": 1, "train_batchnorm": options["unfreeze"] is not None}
+            return FinetuneOptions.from_dict({**before, **options})
     except UsageError as error:
         raise DataError(path, f"contains invalid options: {error}") from error

@@ -93,7 +93,8 @@ class Classifier(nn.Module):
         state = {f"head.{key}": tensor for key, tensor in self.head.state_dict().items()}
         state |= {f"folds.{key}": tensor for key, tensor in self.folds.state_dict().items()}
         for key, tensor in self.backbone.network.state_dict().items():
-            if self._trains(key):
+            unfrozen = "" in self.unfrozen or within(key, self.unfrozen)
+            if unfrozen and not within(key, self.backbone.head_names()):
                 state[f"backbone.{key}"] = tensor
         return state
 
@@ -112,10 +113,6 @@ class Classifier(nn.Module):
         self.folds.load_state_dict({k.removeprefix("folds."): v for k, v in state.items() if k.startswith("folds.")})
         rest = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
         load_tensors(self.backbone.network, rest, strict=False)
-
-    def _trains(self, key: str) -> bool:
-        inside = "" in self.unfrozen or within(key, self.unfrozen)
-        return inside and not within(key, self.backbone.head_names())
 
     def to_plain_network(self) -> nn.Module:
         """One plain network with the same outputs: the head, standardization folded in, replaces the classifier.

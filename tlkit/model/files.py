@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from tlkit.data.normalize import normalize
 from tlkit.data.preprocessing import LARGEST_SIDE, Preprocessing
 from tlkit.errors import MismatchError, UsageError
 from tlkit.files.artifact import as_content_of, write_artifact
-from tlkit.files.description import class_names, text
+from tlkit.files.description import class_names, mapping, text
 from tlkit.model.backbones import BackboneName, is_known
 from tlkit.model.classifier import build_plain_network
 from tlkit.model.head import HEADS
@@ -45,7 +45,7 @@ class ModelDescription:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain types, under the keys that checkpoints and model.pt use."""
         return {
             "classes": list(self.classes),
@@ -68,28 +68,24 @@ class ModelDescription:
         )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, object]) -> Self:
         """The inverse of to_dict. Raises KeyError, TypeError or ValueError for invalid values."""
-        backbone, head = values["backbone"], values["head"]
+        backbone, head = mapping(values["backbone"]), mapping(values["head"])
+        kind = text(head["kind"])
+        if kind not in HEADS:
+            raise ValueError(f"{kind[:80]!r} is not known; expected {' or '.join(HEADS)}")
         return cls(
             backbone=BackboneName(text(backbone["source"]), text(backbone["name"])),
             weights=text(backbone["weights"]),
             sha256=text(backbone["sha256"]),
             image_size=number_or_none(backbone["image_size"], LARGEST_SIDE),
             backbone_classes=number_or_none(backbone["classes"]),
-            head=one_of(text(head["kind"]), HEADS),
+            head=kind,
             hidden=number_or_none(head["hidden"]),
             trainable=number_or_none(head["trainable"] or None) or 0,
             classes=class_names(values["classes"]),
-            preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+            preprocessing=Preprocessing.from_dict(mapping(values["preprocessing"])),
         )
-
-
-def one_of(value: str, known: Collection[str]) -> str:
-    """Return the value if it is in `known`, else raise ValueError."""
-    if value not in known:
-        raise ValueError(f"{value[:80]!r} is not known; expected {' or '.join(known)}")
-    return value
 
 
 def number_or_none(value: object, largest: float = math.inf) -> int | None:
@@ -135,7 +131,7 @@ class FromPixels(nn.Module):
         return logits
 
 
-def write_model(path: str, model: LoadedModel, figures: Mapping[str, Any], inside: str | None = None) -> None:
+def write_model(path: str, model: LoadedModel, figures: Mapping[str, object], inside: str | None = None) -> None:
     """Write model.pt atomically. figures: metrics of the run, plain types. inside: as in write_atomically."""
     content = {
         **model.description.to_dict(),
@@ -145,13 +141,13 @@ def write_model(path: str, model: LoadedModel, figures: Mapping[str, Any], insid
     write_artifact(path, MODEL_FORMAT, content, inside)
 
 
-def load_described_model(path: str, values: Mapping[str, Any], state: Mapping[str, Tensor]) -> LoadedModel:
+def load_described_model(path: str, values: Mapping[str, object], state: object) -> LoadedModel:
     """Build the model that a file describes and load its tensors. Raises DataError or MismatchError naming path."""
     with as_content_of(path, "model"):
         description = ModelDescription.from_dict(values)
-        state = tensors(state)
-    require_units(path, state, len(description.classes), description.hidden, description.backbone_classes)
-    return LoadedModel(load_network(path, description, state), description)
+        loaded = tensors(state)
+    require_units(path, loaded, len(description.classes), description.hidden, description.backbone_classes)
+    return LoadedModel(load_network(path, description, loaded), description)
 
 
 def require_units(path: str, state: Mapping[str, Tensor], *units: int | None) -> None:
@@ -207,7 +203,11 @@ class SkipRandomInit(TorchFunctionMode):
     SKIPPED = frozenset((init.uniform_, init.normal_, init.kaiming_uniform_, Tensor.uniform_, Tensor.normal_))
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+        self,
+        func: Callable[..., object],
+        types: Iterable[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
     ) -> object:
         tensor = args[0] if args else (kwargs or {}).get("tensor")
         if func in self.SKIPPED and isinstance(tensor, nn.Parameter):

@@ -29,19 +29,13 @@ class HeadShape:
     positions: bool = False
     bias: bool = True
 
-    @property
-    def width(self) -> int:
-        """The width of the hidden layer of a head that has one."""
-        assert self.hidden is not None
-        return self.hidden
-
 
 @dataclass(frozen=True)
 class HeadKind:
     """A row of HEADS.
 
-    layers: the module that trains, features [B, D] -> logits [B, C]. parameters: their number. fold: the layers as they
-    act on features that are not standardized. put: the folded layers as the classifier of a plain network.
+    layers: the module that trains, features [B, D] -> logits [B, C]. fold: the layers as they act on features that are
+    not standardized. put: the folded layers as the classifier of a plain network.
     python: how code without tlkit builds the network, from {network}, {inputs} and {classes}.
     on_class_outputs: its input is the backbone's pretrained class outputs; otherwise it replaces the classifier.
     default_hidden: of --hidden, for a head that has a hidden layer. fits_any: also classifiers of several layers or
@@ -49,7 +43,6 @@ class HeadKind:
     """
 
     layers: Callable[[HeadShape], nn.Module]
-    parameters: Callable[[HeadShape], int]
     fold: Callable[[nn.Module, Tensor, Tensor], nn.Module]
     put: Callable[[nn.Module, nn.Module, ClassifierLayers], None]
     python: str
@@ -57,6 +50,11 @@ class HeadKind:
     default_hidden: int | None = None
     fits_any: bool = False
     same_structure: bool = False
+
+    def parameters(self, shape: HeadShape) -> int:
+        """The number of parameters that train."""
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self.layers(shape).parameters())
 
     def hidden(self, wanted: int | None) -> int | None:
         """The width of the hidden layer: --hidden or the default; None for a head without one."""
@@ -90,10 +88,6 @@ class Head(nn.Module):
         if self.shape.bias:
             self.mean.copy_(mean)
         self.std.copy_(torch.where(constant, torch.ones_like(std), std) * math.sqrt(len(std) / 64))
-
-    def classes(self) -> int:
-        """The number of classes, C."""
-        return self.shape.classes
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, D] or [B, P, D] -> logits [B, C]"""
@@ -139,16 +133,9 @@ def linear_layers(shape: HeadShape) -> nn.Module:
     return linear
 
 
-def linear_parameters(shape: HeadShape) -> int:
-    return (shape.features + shape.bias) * shape.classes
-
-
 def mlp_layers(shape: HeadShape) -> nn.Module:
-    return nn.Sequential(nn.Linear(shape.features, shape.width), nn.GELU(), nn.Linear(shape.width, shape.classes))
-
-
-def mlp_parameters(shape: HeadShape) -> int:
-    return (shape.features + 1) * shape.width + (shape.width + 1) * shape.classes
+    assert shape.hidden is not None
+    return nn.Sequential(nn.Linear(shape.features, shape.hidden), nn.GELU(), nn.Linear(shape.hidden, shape.classes))
 
 
 def fold_into_first_linear(layers: nn.Module, mean: Tensor, std: Tensor) -> nn.Module:
@@ -186,29 +173,15 @@ def replace_classifier(network: nn.Module, layers: nn.Module, where: ClassifierL
 
 HEADS: dict[str, HeadKind] = {
     "linear": HeadKind(
-        linear_layers,
-        linear_parameters,
-        fold_into_first_linear,
-        share_among_leaves,
-        "{network}",
-        fits_any=True,
-        same_structure=True,
+        linear_layers, fold_into_first_linear, share_among_leaves, "{network}", fits_any=True, same_structure=True
     ),
     "mlp": HeadKind(
-        mlp_layers,
-        mlp_parameters,
-        fold_into_first_linear,
-        replace_classifier,
-        "{network} with its classifier replaced by Sequential(Linear, GELU, Linear)",
-        default_hidden=512,
+        mlp_layers, fold_into_first_linear, replace_classifier,
+        "{network} with its classifier replaced by Sequential(Linear, GELU, Linear)", default_hidden=512,
     ),
     "stack": HeadKind(
-        linear_layers,
-        linear_parameters,
-        fold_into_first_linear,
-        share_among_leaves,
-        "torch.nn.Sequential({network}, torch.nn.Linear({inputs}, {classes}))",
-        on_class_outputs=True,
+        linear_layers, fold_into_first_linear, share_among_leaves,
+        "torch.nn.Sequential({network}, torch.nn.Linear({inputs}, {classes}))", on_class_outputs=True,
     ),
-}
+}  # fmt: skip
 """By the name that --head and model files have."""

@@ -6,13 +6,12 @@ import dataclasses
 import os
 import shlex
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from torch import nn
 
 from tlkit.errors import DataError, MismatchError, MissingInputError, UsageError
 from tlkit.files.artifact import artifact_in, as_content_of, open_torch_file, without_checksum
-from tlkit.files.checksum import sha256_with
+from tlkit.files.checksum import sha256_of_file
 from tlkit.files.description import DESCRIPTION_KEY, class_names, parse_description
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_json
@@ -85,8 +84,7 @@ def open_torch(path: str, weights: str | None, trusted: str | None) -> LoadedMod
     file = open_torch_file(path, trusted)
     if isinstance(file.content, nn.Module):
         with as_content_of(path, "model"):
-            metadata = dict(getattr(file.content, DESCRIPTION_KEY, {}))
-            known = parse_description(path, metadata)
+            known = parse_description(path, dict(getattr(file.content, DESCRIPTION_KEY, {})))
         if not file.has_valid_checksum:
             raise without_checksum(path)
         return load_described_model(path, known, file.content.state_dict())
@@ -96,21 +94,11 @@ def open_torch(path: str, weights: str | None, trusted: str | None) -> LoadedMod
     return described_artifact(path, content)
 
 
-def open_program(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
-    """Open a .pt2 file that export wrote."""
-    return described_artifact(path, read_pt2(path))
-
-
-def described_artifact(path: str, content: Mapping[str, Any]) -> LoadedModel:
+def described_artifact(path: str, content: Mapping[str, object]) -> LoadedModel:
     """Open the content of a file whose keys describe the model."""
     with as_content_of(path, "model"):
         state = content["model_state_dict"]
     return load_described_model(path, content, state)
-
-
-def open_safetensors(path: str, weights: str | None, trusted: str | None) -> LoadedModel:
-    """Open a .safetensors file that export wrote."""
-    return load_self_describing(path, read_safetensors(path))
 
 
 def load_self_describing(path: str, file: SafetensorsFile) -> LoadedModel:
@@ -129,8 +117,8 @@ def refuse_onnx(path: str, weights: str | None, trusted: str | None) -> LoadedMo
 
 OPENERS: dict[str, Callable[[str, str | None, str | None], LoadedModel]] = {
     "torch": open_torch,
-    "torch_export": open_program,
-    "safetensors": open_safetensors,
+    "torch_export": lambda path, *_: described_artifact(path, read_pt2(path)),
+    "safetensors": lambda path, *_: load_self_describing(path, read_safetensors(path)),
     "onnx": refuse_onnx,
 }
 
@@ -144,13 +132,17 @@ class Restored:
     description: ModelDescription
 
 
-def open_checkpoint(path: str, checkpoint: dict[str, Any], weights: str | None, trusted: str | None) -> LoadedModel:
+def open_checkpoint(
+    path: str, checkpoint: Mapping[str, object], weights: str | None, trusted: str | None
+) -> LoadedModel:
     """Rebuild the model of a checkpoint: the backbone with its original weights, checked by hash, and its head."""
     restored = restore_classifier(path, checkpoint, weights, trusted)
     return LoadedModel(restored.classifier.to_plain_network(), restored.description)
 
 
-def restore_classifier(path: str, checkpoint: dict[str, Any], weights: str | None, trusted: str | None) -> Restored:
+def restore_classifier(
+    path: str, checkpoint: Mapping[str, object], weights: str | None, trusted: str | None
+) -> Restored:
     """The classifier of a checkpoint, with the options that it was trained with.
 
     Raises DataError or MismatchError if the checkpoint does not fit what is built.
@@ -180,8 +172,7 @@ def model_sha256(path: str) -> str:
     weights = os.path.join(path, WEIGHTS_FILE)
     if os.path.isdir(path):
         path = weights if os.path.exists(weights) else file_of_run(path)
-    with open_input(path) as file:
-        return sha256_with(file, 0, 0, b"").decode()
+    return sha256_of_file(path)
 
 
 def is_exported_folder(path: str) -> bool:

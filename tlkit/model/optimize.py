@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +32,9 @@ def optimized_for_inference(network: nn.Module, image_size: tuple[int, int]) -> 
     fold_batch_norms(fast_network, example)
     if not close(fast_network(example), expected):  # the network uses a convolution other than by calling it
         fast_network = shared_copy(network)
-    make_channels_last(fast_network)
+    for module in fast_network.modules():
+        if isinstance(module, nn.Conv2d):  # copies of the weights in the order that the fastest kernels use
+            module.weight = frozen(module.weight.detach().contiguous(memory_format=torch.channels_last))
     return fast_network
 
 
@@ -51,7 +51,10 @@ def fold_batch_norms(network: nn.Module, example: Tensor) -> None:
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         conv.weight, conv.bias = frozen(weight), frozen(bias)
-        replace_module(network, norm, activation_of(norm))
+        for parent in list(network.modules()):
+            for name, child in list(parent.named_children()):
+                if child is norm:
+                    setattr(parent, name, activation_of(norm))
 
 
 def foldable_pairs(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -71,8 +74,17 @@ def foldable_pairs(network: nn.Module, example: Tensor) -> list[tuple[nn.Conv2d,
             producers[id(output)] = module
             outputs.append(output)
 
-    with hooked(network, after):
+    # Other subclasses of Conv2d may change the weights before using them; Conv2dSame only pads.
+    handles = [
+        module.register_forward_hook(after)
+        for module in network.modules()
+        if isinstance(module, nn.BatchNorm2d) or type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame"
+    ]
+    try:
         network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
     return [(conv, norm) for conv, norm in pairs if calls[conv] == calls[norm] == 1 and can_be_one(conv, norm)]
 
 
@@ -81,43 +93,11 @@ def can_be_one(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     return norm.running_mean is not None and norm.running_mean.device == conv.weight.device
 
 
-@contextmanager
-def hooked(network: nn.Module, after: Callable[..., None]) -> Iterator[None]:
-    """Register a forward hook on every plain convolution and BatchNorm."""
-    # Other subclasses of Conv2d may change the weights before using them; Conv2dSame only pads.
-    wanted = [
-        module
-        for module in network.modules()
-        if isinstance(module, nn.BatchNorm2d) or type(module) is nn.Conv2d or type(module).__name__ == "Conv2dSame"
-    ]
-    handles = [module.register_forward_hook(after) for module in wanted]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def activation_of(norm: nn.BatchNorm2d) -> nn.Module:
     """The dropout and activation inside a BatchNorm of timm; an identity for torch's."""
     parts = [getattr(norm, name) for name in ("drop", "act") if isinstance(getattr(norm, name, None), nn.Module)]
     kept = [module for module in parts if not isinstance(module, nn.Identity)]
     return nn.Sequential(*kept) if kept else nn.Identity()
-
-
-def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Replace a module wherever it is a child."""
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if child is old:
-                setattr(parent, name, new)
-
-
-def make_channels_last(network: nn.Module) -> None:
-    """Replace convolution weights by channels-last copies, which the fastest kernels use."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight = frozen(module.weight.detach().contiguous(memory_format=torch.channels_last))
 
 
 def is_convolutional(network: nn.Module) -> bool:

@@ -7,7 +7,7 @@ import inspect
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -176,7 +176,7 @@ class Torchvision:
         from torchvision import models
 
         own = self._weights(name).transforms().crop_size[0]
-        extra: dict[str, Any] = {}
+        extra: Mapping[str, object] = {}
         if name in ("googlenet", "inception_v3"):
             extra = NO_AUXILIARY
         elif name.startswith("vit_"):

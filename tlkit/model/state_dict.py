@@ -10,14 +10,11 @@ from tlkit.files.artifact import digest
 from tlkit.model.backbones import within
 
 
-def is_state_dict(value: Mapping[object, object]) -> bool:
-    """Whether a mapping is not empty and maps strings to tensors."""
-    return bool(value) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
-
-
 def tensors(values: object) -> dict[str, Tensor]:
-    """Return the values as a state dict. Raises TypeError if they are none."""
-    if not isinstance(values, Mapping) or not is_state_dict(values):
+    """Return the values as a state dict. Raises TypeError unless they are tensors by names, and at least one."""
+    if not isinstance(values, Mapping) or not values:
+        raise TypeError("expected a state dict")
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in values.items()):
         raise TypeError("expected a state dict")
     return dict(values)
 
@@ -30,8 +27,9 @@ def load_tensors(network: nn.Module, state: Mapping[str, Tensor], strict: bool =
 
 
 def without_layers(state: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, Tensor]:
-    """A state dict without the keys of these layers."""
-    return {key: tensor for key, tensor in state.items() if not belongs_to(key, layers)}
+    """A state dict without the keys of these layers, and of auxiliary classifiers."""
+    layers = (*layers, "aux1", "aux2", "AuxLogits")
+    return {key: tensor for key, tensor in state.items() if not within(key, layers)}
 
 
 def list_differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], most: int = 5) -> list[str]:
@@ -56,11 +54,6 @@ def list_differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], mos
         for kind, keys in kinds.items()
         if keys
     ]
-
-
-def belongs_to(key: str, layers: Sequence[str]) -> bool:
-    """Whether a state dict key belongs to one of these layers or to an auxiliary classifier."""
-    return within(key, (*layers, "aux1", "aux2", "AuxLogits"))
 
 
 def weights_sha256(network: nn.Module, head: Sequence[str]) -> str:

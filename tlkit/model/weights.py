@@ -140,7 +140,10 @@ def refusal(needed: Needed, weights: Weights, copies: Sequence[Copy], key: str |
         problem = f"contains no complete weights of {needed.backbone} under {key!r}"
         return MismatchError(weights.origin, problem, f"Complete copies: {names}")
     counts = matches(needed, weights.tensors).most_common(MOST_LISTED)
-    best, most = counts[0] if counts else ("", 0)
+    if not counts:
+        tops = Counter(f"{name.partition('.')[0]}." for name in weights.tensors if "." in name)
+        counts = [(prefix, 0) for prefix, _ in tops.most_common(MOST_LISTED)]
+    best, most = next(((prefix, count) for prefix, count in counts if count), ("", 0))
     if weights.skipped and 2 * most < len(needed.required):
         return unsafe(
             weights.origin, f"only code would rebuild its content ({', '.join(weights.skipped[:MOST_LISTED])})"
@@ -152,7 +155,7 @@ def refusal(needed: Needed, weights: Weights, copies: Sequence[Copy], key: str |
     ]
     below = {name[len(best) :]: tensor for name, tensor in weights.tensors.items() if name.startswith(best)}
     own = {name: needed.own[name] for name in needed.own if name in needed.required or name in below}
-    lines += list_differences(own, without_layers(needed.unwrapped(below), needed.head))
+    lines += list_differences(own, without_layers(below, needed.head))
     return MismatchError(weights.origin, f"does not hold the weights of {needed.backbone}", "\n".join(lines))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.errors import DataError
 from tlkit.files.artifact import as_content_of
-from tlkit.files.checksum import DIGITS, sha256_with
+from tlkit.files.checksum import DIGITS, sha256_of_file
 from tlkit.files.inputs import open_input
 from tlkit.files.json_file import read_json
 from tlkit.files.safetensors_file import content_with_checksum
@@ -115,12 +115,6 @@ def verify_digests(folder: str) -> None:
         if sha256_of_file(os.path.join(folder, name)) != digest:
             problem = f"is damaged, or was changed: its digest differs from that in {DIGESTS_FILE}"
             raise DataError(os.path.join(folder, name), problem, "Copy the folder again.")
-
-
-def sha256_of_file(path: str) -> str:
-    """The SHA-256 of a file in hexadecimal digits."""
-    with open_input(path) as file:
-        return sha256_with(file, 0, 0, b"").decode()
 
 
 def preprocessing_in(path: str) -> Preprocessing | None:

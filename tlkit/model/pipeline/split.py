@@ -6,7 +6,6 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +48,9 @@ class ToDeviceHook:
     stage: int
     device: torch.device
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def __call__(
+        self, module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
         return map_tensors(self.move, args), map_tensors(self.move, kwargs)
 
     def move(self, tensor: Tensor) -> Tensor:
@@ -68,14 +69,15 @@ def divide(
     name: of the network, for messages. split_at: the modules that later stages begin with, in order; empty to balance
     the stages' parameters. Raises UsageError if the network cannot be split so.
     """
-    flow, state = trace_example(network, image_size), named_state(network)
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    flow, state = trace(network, torch.zeros(1, 3, *image_size, device=device)), named_state(network)
     calls = named_cuts(flow, split_at, name) if split_at else balanced_cuts(flow, state, len(devices), name)
     cuts = [call.time for call in calls]
     stages = stages_of_state(flow, state, cuts)
     for key, tensor in state.items():
         tensor.data = tensor.data.to(devices[stages[key]])
     for call in {carrier for cut in cuts for carrier in flow.carriers(cut) or ()}:
-        stage = stage_at(call.time, cuts)
+        stage = bisect_right(cuts, call.time)
         hook = ToDeviceHook(stage, devices[stage])
         network.get_submodule(call.name).register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
     return [
@@ -83,21 +85,10 @@ def divide(
             device,
             calls[number - 1].name if number else "",
             {key: tensor for key, tensor in state.items() if stages[key] == number},
-            sum(size for time, size in enumerate(flow.made_bytes) if stage_at(time, cuts) == number),
+            sum(size for time, size in enumerate(flow.made_bytes) if bisect_right(cuts, time) == number),
         )
         for number, device in enumerate(devices)
     ]
-
-
-def trace_example(network: nn.Module, image_size: tuple[int, int]) -> Dataflow:
-    """Trace one image through the network in eval mode; restores the training mode of every module."""
-    training = {module: module.training for module in network.modules()}
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    try:
-        return trace(network.eval(), torch.zeros(1, 3, *image_size, device=device))
-    finally:
-        for module, mode in training.items():
-            module.training = mode
 
 
 def named_cuts(flow: Dataflow, names: Sequence[str], network: str) -> list[Call]:
@@ -113,19 +104,15 @@ def named_cuts(flow: Dataflow, names: Sequence[str], network: str) -> list[Call]
         if call.time <= (chosen[-1].time if chosen else 0):
             raise UsageError("--split-at", f"no part of {network} is left before {name!r}; list modules in their order")
         if flow.carriers(call.time) is None:
+            possible = [other.name for other in once.values() if other.time and flow.carriers(other.time) is not None]
+            possible.sort(key=lambda name: name.count("."))
             raise UsageError(
                 "--split-at",
                 f"{network} cannot be split at {name!r}: later modules need other tensors than its input",
-                f"It can be split at: {', '.join(splittable(flow)) or 'no module'}",
+                f"It can be split at: {', '.join(possible[:12]) or 'no module'}",
             )
         chosen.append(call)
     return chosen
-
-
-def splittable(flow: Dataflow, most: int = 12) -> list[str]:
-    """At most `most` modules that a network can be split at, outermost first."""
-    names = [call.name for call in flow.called_once() if call.time and flow.carriers(call.time) is not None]
-    return sorted(names, key=lambda name: name.count("."))[:most]
 
 
 def balanced_cuts(flow: Dataflow, state: Mapping[str, Tensor], stages: int, network: str) -> list[Call]:
@@ -172,31 +159,17 @@ def stages_of_state(flow: Dataflow, state: Mapping[str, Tensor], cuts: Sequence[
     stage = 0
     for key in state:
         if key in flow.first_read:
-            stage = stage_at(flow.first_read[key], cuts)
+            stage = bisect_right(cuts, flow.first_read[key])
         stages[key] = stage
     return stages
 
 
-def stage_at(time: int, cuts: Sequence[int]) -> int:
-    """The stage of an operation."""
-    return bisect_right(cuts, time)
-
-
-Size = tuple[int, int]
-"""(height, width) of the input images."""
-
-
-def place(network: nn.Module, name: str, devices: Devices, image_size: Size) -> None:
-    """Move a network to its device, or split it over its devices. name: of the network, for messages."""
-    if devices.parallel == "model":
-        log_stages(divide(network, name, devices.every, image_size, devices.split_at))
-    else:
+def place(network: nn.Module, name: str, devices: Devices, image_size: tuple[int, int]) -> None:
+    """Move a network to its device, or split it over its devices and log the stages. name: of the network."""
+    if devices.parallel != "model":
         network.to(devices.first)
-
-
-def log_stages(stages: Sequence[Stage]) -> None:
-    """Log each stage's device, first module and size."""
-    for number, stage in enumerate(stages, start=1):
+        return
+    for number, stage in enumerate(divide(network, name, devices.every, image_size, devices.split_at), start=1):
         begins = f"from {stage.first} on, " if stage.first else ""
         log_status(
             f"stage {number}",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # no public name; torch<3 in pyproject.toml
 from torch.utils.weak import WeakIdKeyDictionary
+
+Values = TypeVar("Values")
+"""Nested tuples, lists and dicts of tensors and other values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +59,7 @@ class Dataflow:
 
     def called_once(self) -> list[Call]:
         """The calls of modules that were called only once, in order."""
-        times: dict[str, int] = {}
-        for call in self.calls:
-            times[call.name] = times.get(call.name, 0) + 1
+        times = Counter(call.name for call in self.calls)
         return [call for call in self.calls if times[call.name] == 1]
 
     def carriers(self, cut: int) -> set[Call] | None:
@@ -81,7 +82,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.flow = Dataflow()
         self.state = {id(tensor): name for name, tensor in named_state(network).items()}
         self.entered: list[Call] = []
-        self.made: Any = WeakIdKeyDictionary()  # tensor -> its number, and the operation that made it
+        # tensor -> its number, and the operation that made it
+        self.made: MutableMapping[Tensor, tuple[int, int]] = WeakIdKeyDictionary()
         self.numbers = 0
 
     def number(self, tensor: Tensor, time: int) -> int:
@@ -94,10 +96,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Number of a tensor and the operation that made it: -1 if it existed before the pass."""
         if tensor not in self.made:
             self.number(tensor, -1)
-        found: tuple[int, int] = self.made[tensor]
-        return found
+        return self.made[tensor]
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         flow = self.flow
         time = len(flow.made_bytes)
         given = [tensor for tensor in tensors_in((args, kwargs)) if tensor.ndim or id(tensor) in self.state]
@@ -142,15 +149,16 @@ def named_state(network: nn.Module) -> dict[str, Tensor]:
     return dict(found.values())
 
 
-def map_tensors(function: Callable[[Tensor], object], values: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], object], values: Values) -> Values:
     """Apply a function to every tensor in nested tuples, lists and dicts."""
     if isinstance(values, Tensor):
-        return function(values)
+        return cast(Values, function(values))
+    kind: Callable[..., Values] = type(values)
     if isinstance(values, dict):
-        return type(values)({key: map_tensors(function, value) for key, value in values.items()})
+        return kind({key: map_tensors(function, value) for key, value in values.items()})
     if isinstance(values, (list, tuple)):
         mapped = [map_tensors(function, value) for value in values]
-        return type(values)(*mapped) if hasattr(values, "_fields") else type(values)(mapped)  # a named tuple
+        return kind(*mapped) if hasattr(values, "_fields") else kind(mapped)  # a named tuple
     return values
 
 
@@ -163,26 +171,23 @@ def tensors_in(values: object) -> list[Tensor]:
 
 @torch.no_grad()
 def trace(network: nn.Module, example: Tensor) -> Dataflow:
-    """Pass an example [1, 3, H, W] through a network in eval mode and return the trace."""
+    """Pass an example [1, 3, H, W] through a network in eval mode and return the trace. The network stays as it was."""
     recorder = Recorder(network)
-    with recorded_calls(network, recorder), recorder:
-        network(example)
-    return recorder.flow
-
-
-@contextmanager
-def recorded_calls(network: nn.Module, recorder: Recorder) -> Iterator[None]:
-    """Register the recorder's hooks on every module but the network itself."""
+    training = {module: module.training for module in network.modules()}
     handles = []
     for name, module in network.named_modules():
         if name:
             handles.append(module.register_forward_pre_hook(recorder.enter(name), with_kwargs=True))
             handles.append(module.register_forward_hook(recorder.leave))
     try:
-        yield
+        with recorder:
+            network.eval()(example)
     finally:
         for handle in handles:
             handle.remove()
+        for module, mode in training.items():
+            module.training = mode
+    return recorder.flow
 
 
 @dataclass(frozen=True, order=True)
