@@ -156,12 +156,13 @@ def test_a_value_that_is_not_finite_names_its_tensor(value: float, suffix: str, 
 
 
 def test_finetune_takes_the_key_and_resume_remembers_it(images: Path, tmp_path: Path, tlkit: Run) -> None:
-    torch.save({"student": OTHER_STATE, "teacher": STATE}, tmp_path / "weights.pth")
+    student, teacher = build_network(BACKBONE, 7), build_network(BACKBONE, 7)
+    torch.save({"student": student.state_dict(), "teacher": teacher.state_dict()}, tmp_path / "weights.pth")
     run = tmp_path / "run"
     options = ["--weights", tmp_path / "weights.pth", "--weights-key", "student", "--epochs", 1]
     assert tlkit(*finetune_arguments(images, run, *options)).status == 0
     checkpoint = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
-    assert checkpoint["backbone"]["sha256"] == weights_sha256(OTHER, HEAD)
+    assert checkpoint["backbone"]["sha256"] == weights_sha256(student, HEAD)
     assert tlkit("resume", run, "--epochs", 2).status == 0
     other = tlkit("resume", run, "--epochs", 3, "--weights-key", "teacher")
     assert other.status == 78 and "other weights" in other.err

@@ -89,6 +89,10 @@ class Head(nn.Module):
             self.mean.copy_(mean)
         self.std.copy_(torch.where(constant, torch.ones_like(std), std) * math.sqrt(len(std) / 64))
 
+    def classes(self) -> int:
+        """The number of classes, C."""
+        return self.shape.classes
+
     def forward(self, features: Tensor) -> Tensor:
         """[B, D] or [B, P, D] -> logits [B, C]"""
         return self.logits(self.layers, self.standardized(features))

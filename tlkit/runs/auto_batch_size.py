@@ -84,7 +84,7 @@ class BatchSizeFinder:
         self.guard = OutOfMemoryGuard()
         optimizer = build_optimizer(self.classifier.head, self.classifier.backbone, self.options)
         state = TrainingState(self.classifier, optimizer, scaler=build_scaler(self.fp16, self.device))
-        weights = torch.ones(self.classifier.head.shape.classes, device=self.device)
+        weights = torch.ones(self.classifier.head.classes(), device=self.device)
         stepper = Stepper(self.module.train(), state, weights, self.options, self.device, self.world)
         images, labels = torch.rand(size, 3, *self.image_size), torch.zeros(size, dtype=torch.int64)
         with self.batch_norm:
