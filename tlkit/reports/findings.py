@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from tlkit.data.folder import UNEVEN
@@ -67,7 +68,7 @@ def findings(facts: ReportData) -> list[Finding]:
             f"{least:,}{more}. Look at the recall of the small classes below. "
             + ("Add images of them." if is_weighted else "Add images of them, or weight the classes.")
         )
-        command = f"tlkit check {facts.data_folder}" if is_weighted else f"{facts.command} {BALANCE}"
+        command = f"tlkit check {shlex.quote(facts.data_folder)}" if is_weighted else f"{facts.command} {BALANCE}"
         found.append(Finding(text, command))
     return found
 

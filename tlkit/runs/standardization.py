@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -44,7 +45,7 @@ def standardize(setup: TrainingSetup, features: Tensor) -> None:
         problem = "the features are the same for all training images"
         if setup.options.unfreeze is None:
             hint = "The weights may be damaged or zero: try other --weights or another --backbone."
-            hint += f"\nOr the images are equal: see tlkit check {setup.options.data}"
+            hint += f"\nOr the images are equal: see tlkit check {shlex.quote(setup.options.data)}"
             raise DataError(str(setup.description.backbone), problem, hint)
         log_status("warning", f"{problem}; the weights may be damaged or zero")
     setup.classifier.head.set_standardization(mean, deviation)
