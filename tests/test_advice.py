@@ -96,6 +96,7 @@ def is_quoted(value: ast.expr) -> bool:
     source = ast.unparse(value)
     is_number = source.endswith(("epochs", "20")) or "epochs" in source or source == "self.resume_from"
     names = (
+        "flag",
         "run",
         "data",
         "rearranged",
