@@ -23,12 +23,18 @@ SCHEDULES: dict[str, Schedule] = {
 UNFROZEN_SCALE = 0.01
 """Learning rate of unfrozen backbone layers, as a share of the head's: pretrained weights need small steps."""
 
-OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, object]], FinetuneOptions], torch.optim.Optimizer]] = {
-    "adamw": lambda groups, options: torch.optim.AdamW(
-        groups, lr=0.0, fused=True
-    ),  # one pass over memory, also on CPUs
-    "sgd": lambda groups, options: torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True),
-}
+Groups = Iterable[dict[str, object]]
+
+
+def adamw(groups: Groups, options: FinetuneOptions) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)  # one pass over memory, also on CPUs
+
+
+def sgd(groups: Groups, options: FinetuneOptions) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, nesterov=True)
+
+
+OPTIMIZERS: dict[str, Callable[[Groups, FinetuneOptions], torch.optim.Optimizer]] = {"adamw": adamw, "sgd": sgd}
 """By the name that --optimizer has, from parameter groups and the options."""
 
 
