@@ -14,7 +14,9 @@ from tlkit.data.class_folders import Rules, is_labelled, read_dataset, read_labe
 from tlkit.data.class_names import matched, nearly_equal
 from tlkit.data.listing import LeftOut, find_images, is_hidden, subfolders
 from tlkit.data.parts import find_parts, parse, recognize
+from tlkit.data.sources import find_dataset, find_training_set
 from tlkit.errors import DataError
+from tlkit.options import FinetuneOptions
 
 TRAIN = [
     "train", "Train", "TRAIN", "training", "Training", "trainset", "train_set", "train-set", "TrainSet",
@@ -283,11 +285,13 @@ def test_names_that_nearly_agree_in_one_part_are_said(tmp_path: Path) -> None:
 
 def test_imbalance_is_said_with_the_baseline(tmp_path: Path) -> None:
     fill(tmp_path, *numbered("many", 60), *numbered("few", 10))
-    (warning,) = read_dataset(str(tmp_path)).warnings
+    (warning,) = find_dataset(FinetuneOptions(data=str(tmp_path))).warnings
     assert "class 'many' has 48 training images, class 'few' only 8" in warning
     assert "always predicting 'many' has an accuracy of 0.8571" in warning and "--class-weights balanced" in warning
+    (warning,) = find_training_set(FinetuneOptions(data=str(tmp_path))).warnings
+    assert "class 'many' has 60 training images, class 'few' only 10" in warning  # all of them train
     fill(tmp_path / "even", *numbered("a", 50), *numbered("b", 10))
-    assert read_dataset(str(tmp_path / "even")).warnings == ()
+    assert find_dataset(FinetuneOptions(data=str(tmp_path / "even"))).warnings == ()
 
 
 # Unlabelled test images

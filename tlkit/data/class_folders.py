@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tlkit.data.class_names import NAMED, matched, most_like, name_warnings, shortened
-from tlkit.data.folder import Dataset, Sample, imbalance
+from tlkit.data.folder import Dataset, Sample
 from tlkit.data.listing import LeftOut, entries_of, find_images, holds_only_runs, require_folder, subfolders
 from tlkit.data.parts import find_parts, innermost, recognize
 from tlkit.data.splitting import DEFAULT_SHARE, divide, grouped, refuse_straddling
@@ -92,7 +92,7 @@ def read_dataset(root: str, *, val: float | str | None = None, seed: int = 0, ru
         dataset = divide(dataset, DEFAULT_SHARE if val is None else float(val), seed, source)
         if source != root:
             dataset = dataclasses.replace(dataset, shape=f"from {source}, {dataset.shape}")
-    return dataclasses.replace(dataset, warnings=(*dataset.warnings, *imbalance(dataset)))
+    return dataset
 
 
 def read_class_folders(folder: str, nested: bool = False) -> FolderImages:

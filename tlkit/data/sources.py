@@ -6,10 +6,11 @@ To add a source (an archive): a class with the methods of DatasetSource, a subcl
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Protocol
 
 from tlkit.data.class_folders import Rules, read_dataset
-from tlkit.data.folder import Dataset
+from tlkit.data.folder import Dataset, imbalance
 from tlkit.data.listing import require_folder
 from tlkit.data.splitting import cross_validated
 from tlkit.data.table import read_table_dataset
@@ -87,15 +88,18 @@ def find_training_set(options: FinetuneOptions) -> Dataset:
 
     Raises as find_dataset does.
     """
-    dataset = find_dataset(options)
+    dataset = source_of(options.data).read(options)
     folds = options.fold_count(len(dataset.images), dataset.divided)
-    if folds == 1:
-        return dataset
-    if not dataset.divided:
+    if folds > 1 and not dataset.divided:
         raise UsageError(f"--folds {folds}", f"cannot be combined with the validation images of {dataset.root}")
-    return cross_validated(dataset, folds, options.seed)
+    return with_imbalance(cross_validated(dataset, folds, options.seed) if folds > 1 else dataset)
 
 
 def find_dataset(options: DataOptions) -> Dataset:
     """The data set that the options name. Raises DataError, MissingInputError or UsageError."""
-    return source_of(options.data).read(options)
+    return with_imbalance(source_of(options.data).read(options))
+
+
+def with_imbalance(dataset: Dataset) -> Dataset:
+    """The data set with a warning if its classes are imbalanced."""
+    return dataclasses.replace(dataset, warnings=(*dataset.warnings, *imbalance(dataset)))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from tlkit.data.class_folders import Rules, read_labelled
 from tlkit.data.class_names import matched, name_warnings, shortened
-from tlkit.data.folder import Dataset, Sample, imbalance
+from tlkit.data.folder import Dataset, Sample
 from tlkit.data.parts import parse
 from tlkit.data.splitting import DEFAULT_SHARE, divide, grouped, refuse_straddling
 from tlkit.data.table_rows import LISTED, Entries, read_entries
@@ -42,7 +42,7 @@ def read_table_dataset(
     else:
         source = os.path.join(entries.root, common_part(entries, train))
         dataset = divide(dataset, DEFAULT_SHARE if val is None else float(val), seed, source)
-    return dataclasses.replace(dataset, warnings=(*dataset.warnings, *imbalance(dataset)))
+    return dataset
 
 
 def undivided(path: str, entries: Entries, train: list[int], val: list[int], rules: Rules) -> Dataset:
