@@ -198,7 +198,7 @@ def test_a_file_that_the_kernel_does_not_read_is_a_bad_image(
 def test_the_largest_image_may_be_chosen(finished_run: Path, images: Path, tmp_path: Path, tlkit: Run) -> None:
     few = tlkit("predict", finished_run, images / "red" / "00.png", "--max-pixels", 100, "--format", "jsonl")
     assert few.status == 4 and json.loads(few.out)["error"]["code"] == "image_too_large"
-    assert tlkit("evaluate", finished_run, images, "--max-pixels", 100).status == 65
+    assert tlkit("evaluate", finished_run, images, "--split", "all", "--max-pixels", 100).status == 65
     assert tlkit("check", images, "--max-pixels", 100).status == 65
     strict = tlkit(*finetune_arguments(images, tmp_path / "run", "--max-pixels", 100))
     assert strict.status == 65 and "48 x 40 pixels; at most 100 are accepted (--max-pixels)" in strict.err

@@ -239,8 +239,8 @@ class RunFolder:
                 continue
             if stat.S_ISLNK(mode):
                 raise linked(path)
-            # A folder in the place of a file is reported where that file is read or written.
-            if not stat.S_ISDIR(mode) and not (stat.S_ISREG(mode) and path in files):
+            # A folder in the place of a file, or a file in that of a folder, is reported where it is read or written.
+            if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
                 raise DataError(path, f"is not {'a regular file' if path in files else 'a folder'}")
 
     def make_checkpoints_folder(self) -> None:
