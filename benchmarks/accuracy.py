@@ -145,7 +145,7 @@ def by_default(train: Task, test: Task, seed: int, folds: int = 5) -> Score:
         dataset = cross_validated(dataset, folds, seed)
         layers = torch.nn.ModuleList(head.kind.layers(head.shape) for _ in range(folds))
         module: torch.nn.Module = CrossValidatedHead(head, layers)
-        labels = labels_of_folds(dataset)
+        labels = labels_of_folds(dataset, folds)
     else:
         module, labels = head, (labels_of(dataset.train), labels_of(dataset.val))
     parts = [train.features[[row[path] for path, _ in part]] for part in (dataset.train, dataset.val)]

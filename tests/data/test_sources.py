@@ -22,7 +22,7 @@ from tlkit.data.header import Accepted
 from tlkit.data.image_file import ImageError, open_bytes
 from tlkit.data.preprocessing import Preprocessing
 from tlkit.data.sources import DATASET_SOURCES, ClassFolders, find_dataset
-from tlkit.data.splitting import divide, folds_of
+from tlkit.data.splitting import Split, folds_of
 from tlkit.data.view import View
 from tlkit.options import FinetuneOptions
 from tlkit.options.data import DataOptions
@@ -57,10 +57,10 @@ class MemorySource:
     def require(self, data: str) -> None:
         pass
 
-    def read(self, options: DataOptions) -> Dataset:
+    def read(self, options: DataOptions, split: Split) -> Dataset:
         classes = tuple(COLORS)
         samples: list[Sample] = [MemorySample(name, classes.index(name.split("/")[0])) for name in IMAGES]
-        return divide(Dataset(options.data, classes, samples, [], ""), 0.2, options.seed, "")
+        return split(Dataset(options.data, classes, samples, [], ""), "")
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ class Trained(torch.nn.Module):
 def dataset_of(sizes: list[int], folds: int = 3, seed: int = 0) -> Dataset:
     samples = [Sample(f"data/{label}/{i}.png", label) for label, size in enumerate(sizes) for i in range(size)]
     classes = tuple(map(str, range(len(sizes))))
-    return cross_validated(Dataset("data", classes, samples[::2], samples[1::2], "", divided=True), folds, seed)
+    return cross_validated(Dataset("data", classes, samples[::2], samples[1::2], ""), folds, seed)
 
 
 def heads(kind: str, dataset: Dataset) -> CrossValidatedHead:
@@ -87,7 +87,7 @@ def test_folds_depend_on_the_seed_and_survive_split_json() -> None:
 
 def test_each_image_is_validated_once_by_the_fold_that_did_not_train_on_it() -> None:
     dataset = dataset_of([5, 6, 7])
-    train_labels, val_labels = labels_of_folds(dataset)
+    train_labels, val_labels = labels_of_folds(dataset, dataset.fold_count)
     assert train_labels.shape == val_labels.shape == (18, 4)
     assert torch.equal(train_labels[:, 3], labels_of(dataset.train))  # the head itself trains on every image
     assert torch.equal((val_labels >= 0).sum(1), torch.ones(18, dtype=torch.int64))
@@ -97,7 +97,7 @@ def test_each_image_is_validated_once_by_the_fold_that_did_not_train_on_it() -> 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_held_out_labels_do_not_reach_their_fold(kind: str) -> None:
     dataset, features = dataset_of([8, 8, 8]), torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
-    train_labels, val_labels = labels_of_folds(dataset)
+    train_labels, val_labels = labels_of_folds(dataset, dataset.fold_count)
     shuffled = train_labels.clone()
     held_out = torch.tensor([dataset.folds[path] == 0 for path, _ in dataset.train])
     shuffled[held_out] = torch.where(shuffled[held_out] >= 0, (shuffled[held_out] + 1) % 3, shuffled[held_out])
@@ -114,7 +114,7 @@ def test_held_out_labels_do_not_reach_their_fold(kind: str) -> None:
 def test_the_head_equals_one_that_is_trained_alone(kind: str) -> None:
     dataset, features = dataset_of([8, 8, 8]), torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
     module, alone = heads(kind, dataset), heads(kind, dataset).head
-    train(module, features, *labels_of_folds(dataset))
+    train(module, features, *labels_of_folds(dataset, dataset.fold_count))
     train(alone, features, labels_of(dataset.train), labels_of(dataset.train))
     for key, value in alone.state_dict().items():
         torch.testing.assert_close(module.head.state_dict()[key], value, rtol=1e-5, atol=1e-6)
@@ -122,7 +122,7 @@ def test_the_head_equals_one_that_is_trained_alone(kind: str) -> None:
 
 def test_figures_are_those_of_the_out_of_fold_predictions() -> None:
     dataset, features = dataset_of([8, 8, 8]), torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
-    module, (train_labels, val_labels) = heads("linear", dataset), labels_of_folds(dataset)
+    module, (train_labels, val_labels) = heads("linear", dataset), labels_of_folds(dataset, dataset.fold_count)
     state = train(module, features, train_labels, val_labels)
     logits = module(features).detach()
     folds = torch.tensor([dataset.folds[path] for path, _ in dataset.train])
@@ -136,5 +136,7 @@ def test_figures_are_those_of_the_out_of_fold_predictions() -> None:
 
 def test_the_training_loss_is_the_mean_over_heads() -> None:
     dataset, features = dataset_of([8, 8, 8]), torch.randn(24, 6)
-    state = train(heads("linear", dataset), features, *labels_of_folds(dataset), epochs=1, batch_size=24)
+    state = train(
+        heads("linear", dataset), features, *labels_of_folds(dataset, dataset.fold_count), epochs=1, batch_size=24
+    )
     assert state.history[0].train["loss"] == pytest.approx(math.log(3))  # a linear head starts at zero

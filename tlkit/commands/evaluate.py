@@ -51,18 +51,17 @@ def evaluate(options: EvaluateOptions) -> int:
         return launch("evaluate", options, options.device, options.processes)
     with joined(options) as world:
         require_same_options(options, world)
-        reads_stored = options.split in ("auto", "val") and world.is_first
-        stored = world.broadcast_object(stored_result(options.model, options.data) if reads_stored else None)
-        if stored is not None:
-            if world.is_first:
-                write_stdout(FORMATS[options.format](stored, []))
-            return DONE
         by_torch = options.engine == "auto" and not options.model.endswith(".onnx")
         model = open_predictor(dataclasses.replace(options, engine="torch") if by_torch else options, world.size)
         samples, what = samples_of_all(options, model.classes, world)
         require_same_files(options.data, samples, world)
         require_same_model(options, model, world)
         log_status("data", f"{what}: {count(len(samples), 'image')}")
+        stored = world.broadcast_object(stored_result(options, samples) if world.is_first else None)
+        if stored is not None:
+            if world.is_first:
+                write_stdout(FORMATS[options.format](stored, []))
+            return DONE
         model.expect(len(samples))
         numbers, rows, bad = measure_share(options, model, samples, world)
         every = gather_in_order(numbers, rows, world, partial(np.empty, dtype=np.float64))

@@ -13,7 +13,7 @@ from tlkit.data.class_names import NAMED, matched, most_like, name_warnings, sho
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.listing import LeftOut, entries_of, find_images, holds_only_runs, require_folder, subfolders
 from tlkit.data.parts import find_parts, innermost, recognize
-from tlkit.data.splitting import DEFAULT_SHARE, divide, grouped, refuse_straddling
+from tlkit.data.splitting import Split, by_share, grouped, refuse_straddling
 from tlkit.errors import DataError, UsageError
 from tlkit.options.data import is_table
 
@@ -51,12 +51,20 @@ class FolderImages:
         return tuple(name for name, paths in self.images.items() if not paths)
 
 
-def read_dataset(root: str, *, val: float | str | None = None, seed: int = 0, rules: Rules = Rules()) -> Dataset:
+def read_dataset(
+    root: str,
+    *,
+    val: float | str | None = None,
+    seed: int = 0,
+    rules: Rules = Rules(),
+    split: Split | None = None,
+) -> Dataset:
     """Find the images of a folder in either layout, and split them into train and validation.
 
     val: fraction of each class for validation, or a folder of class folders; None for the folder's own validation
-    part, or else DEFAULT_SHARE. Raises MissingInputError for a missing folder, DataError if it cannot be trained on,
-    UsageError for a fraction if it is already split.
+    part, or else DEFAULT_SHARE. split: divides images without validation images in another way. Raises
+    MissingInputError for a missing folder, DataError if it cannot be trained on, UsageError for a fraction if it is
+    already split.
     """
     require_folder(root)
     parts = find_parts(root)
@@ -65,12 +73,7 @@ def read_dataset(root: str, *, val: float | str | None = None, seed: int = 0, ru
     if parts.train is not None and parts.others:
         warnings += (f"ignored folders beside train: {shortened(parts.others)}",)
     val_folder = val if isinstance(val, str) else parts.val if parts.train is not None else None
-    if isinstance(val, float) and val_folder is not None:
-        raise UsageError(
-            f"--val {val:g}", f"cannot be combined with {val_folder}, which contains the validation images"
-        )
-    if isinstance(val, str):
-        require_folder(val)
+    require_validation(val, val_folder)
     found = read_class_folders(source, rules.nested)
     if source != root:
         subfolders(root, found.left_out)
@@ -89,10 +92,20 @@ def read_dataset(root: str, *, val: float | str | None = None, seed: int = 0, ru
     if val_folder is not None:
         dataset = refuse_straddling(dataset)
     else:
-        dataset = divide(dataset, DEFAULT_SHARE if val is None else float(val), seed, source)
+        dataset = (split or by_share(val, seed))(dataset, source)
         if source != root:
             dataset = dataclasses.replace(dataset, shape=f"from {source}, {dataset.shape}")
     return dataset
+
+
+def require_validation(val: float | str | None, folder: str | None) -> None:
+    """Raises UsageError or MissingInputError if --val is no share and no folder. folder: of validation images."""
+    if isinstance(val, float) and folder is not None:
+        raise UsageError(f"--val {val:g}", f"cannot be combined with {folder}, which contains the validation images")
+    if isinstance(val, str) and is_table(val):
+        raise UsageError(f"--val {val}", "is a table, but DATA is a folder; expected a folder of class folders")
+    if isinstance(val, str):
+        require_folder(val)
 
 
 def read_class_folders(folder: str, nested: bool = False) -> FolderImages:

@@ -36,7 +36,7 @@ class Dataset:
 
     shape: text about the layout and the split. warnings: problems that are no errors. skipped: images that
     were left out because they cannot be read. left_out: counts of files that are no images of a class. digests: content
-    digests that split.json holds, by the name of an image there. divided: whether tlkit chose the validation images.
+    digests that split.json holds, by the name of an image there.
     folds: the fold of each image by path, if the data set is cross-validated: then train and val are both all images.
     groups: path -> group of images that stay on one side of a split. weights: path -> factor in the training loss.
     table: SHA-256 of the table that was read, if any.
@@ -51,7 +51,6 @@ class Dataset:
     skipped: tuple[ImageError, ...] = ()
     left_out: LeftOut = field(default_factory=LeftOut)
     digests: Mapping[str, str] = field(default_factory=dict)
-    divided: bool = False
     folds: Mapping[str, int] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from typing import Protocol
 from tlkit.data.class_folders import Rules, read_dataset
 from tlkit.data.folder import Dataset, imbalance
 from tlkit.data.listing import require_folder
-from tlkit.data.splitting import cross_validated
+from tlkit.data.splitting import Split, by_share, cross_validated
 from tlkit.data.table import read_table_dataset
 from tlkit.errors import UsageError
 from tlkit.files.inputs import open_input
@@ -29,8 +29,8 @@ class DatasetSource(Protocol):
     def require(self, data: str) -> None:
         """Raises MissingInputError unless DATA exists and can be opened."""
 
-    def read(self, options: DataOptions) -> Dataset:
-        """Find the images, and divide them into training and validation.
+    def read(self, options: DataOptions, split: Split) -> Dataset:
+        """Find the images; divide them into training and validation by split, unless validation images are named.
 
         Raises DataError, MissingInputError or UsageError.
         """
@@ -46,8 +46,8 @@ class Tables:
         with open_input(data):
             pass
 
-    def read(self, options: DataOptions) -> Dataset:
-        return read_table_dataset(options.data, options, rules_of(options), options.validation(), options.seed)
+    def read(self, options: DataOptions, split: Split) -> Dataset:
+        return read_table_dataset(options.data, options, rules_of(options), options.validation(), split)
 
 
 class ClassFolders:
@@ -59,8 +59,8 @@ class ClassFolders:
     def require(self, data: str) -> None:
         require_folder(data)
 
-    def read(self, options: DataOptions) -> Dataset:
-        return read_dataset(options.data, val=options.validation(), seed=options.seed, rules=rules_of(options))
+    def read(self, options: DataOptions, split: Split) -> Dataset:
+        return read_dataset(options.data, val=options.validation(), rules=rules_of(options), split=split)
 
 
 def rules_of(options: DataOptions) -> Rules:
@@ -88,16 +88,24 @@ def find_training_set(options: FinetuneOptions) -> Dataset:
 
     Raises as find_dataset does.
     """
-    dataset = source_of(options.data).read(options)
-    folds = options.fold_count(len(dataset.images), dataset.divided)
-    if folds > 1 and not dataset.divided:
-        raise UsageError(f"--folds {folds}", f"cannot be combined with the validation images of {dataset.root}")
-    return with_imbalance(cross_validated(dataset, folds, options.seed) if folds > 1 else dataset)
+
+    def split(dataset: Dataset, source: str) -> Dataset:
+        folds = options.fold_count(len(dataset.images))
+        if folds > 1:
+            return cross_validated(dataset, folds, options.seed)
+        return by_share(options.validation(), options.seed)(dataset, source)
+
+    dataset = source_of(options.data).read(options, split)
+    if (options.folds or 1) > 1 and not dataset.folds:
+        named = f"cannot be combined with the validation images of {dataset.root}"
+        raise UsageError(f"--folds {options.folds}", named)
+    return with_imbalance(dataset)
 
 
 def find_dataset(options: DataOptions) -> Dataset:
     """The data set that the options name. Raises DataError, MissingInputError or UsageError."""
-    return with_imbalance(source_of(options.data).read(options))
+    split = by_share(options.validation(), options.seed)
+    return with_imbalance(source_of(options.data).read(options, split))
 
 
 def with_imbalance(dataset: Dataset) -> Dataset:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tlkit.data.class_names import shortened
 from tlkit.data.folder import Dataset, Sample
@@ -15,6 +15,16 @@ from tlkit.errors import DataError
 
 DEFAULT_SHARE = 0.2
 """Fraction of each class used for validation."""
+
+
+Split = Callable[[Dataset, str], Dataset]
+"""Divides a data set whose images are all in train; names are relative to the folder."""
+
+
+def by_share(val: float | str | None, seed: int) -> Split:
+    """The split that uses a fraction of each class for validation. val: the fraction; None for DEFAULT_SHARE."""
+    fraction = val if isinstance(val, float) else DEFAULT_SHARE
+    return lambda dataset, source: divide(dataset, fraction, seed, source)
 
 
 def divide(dataset: Dataset, fraction: float, seed: int, source: str) -> Dataset:
@@ -37,7 +47,6 @@ def divide(dataset: Dataset, fraction: float, seed: int, source: str) -> Dataset
         val=[sample for sample in dataset.train if sample.path in val],
         shape=f"{groups}{fraction:.0%} of each class for validation, seed {seed}",
         warnings=dataset.warnings + warnings,
-        divided=True,
     )
 
 
@@ -168,46 +177,36 @@ def whole_groups(dataset: Dataset, fraction: float, seed: int) -> tuple[set[str]
 
 def folds_of(dataset: Dataset, count: int, seed: int) -> list[Dataset]:
     """Stratified k-fold split of all images: every image is in validation once. Groups stay together."""
-    samples = dataset.images
-    dealt: list[list[Sample]] = [[] for _ in range(count)]
-    if dataset.groups:
-        fold_of = deal_groups(samples, dataset.groups, count, seed)
-        for sample in samples:
-            dealt[fold_of[dataset.groups[sample.path]]].append(sample)
-    else:
-        for name, members in zip(dataset.classes, by_class(samples, len(dataset.classes)), strict=True):
-            for place, sample in enumerate(ranked(members, seed, name, dataset.root)):
-                dealt[place % count].append(sample)
+    fold_of = deal(dataset, count, seed)
     return [
         dataclasses.replace(
             dataset,
-            train=[sample for other in dealt if other is not fold for sample in other],
-            val=fold,
-            shape=f"fold {place} of {count} for validation",
+            train=[sample for sample in dataset.images if fold_of[sample.path] != fold],
+            val=[sample for sample in dataset.images if fold_of[sample.path] == fold],
+            shape=f"fold {fold + 1} of {count} for validation",
         )
-        for place, fold in enumerate(dealt, 1)
+        for fold in range(count)
     ]
 
 
 def cross_validated(dataset: Dataset, folds: int, seed: int) -> Dataset:
-    """The data set for a run that trains on all images and validates each one by a head that has not seen it.
-
-    Each class is dealt into the folds in the order of split_rank, each starting where the last class stopped, so that
-    the folds have equal sizes. Adding images moves at most a few others. Groups stay in one fold.
-    """
+    """The data set for a run that trains on all images and validates each one by a head that has not seen it."""
     images = sorted(dataset.images, key=lambda sample: (sample.label, sample.path))
-    if dataset.groups:
-        fold_of = deal_groups(images, dataset.groups, folds, seed)
-        numbers = {sample.path: fold_of[dataset.groups[sample.path]] for sample in images}
-    else:
-        members = by_class(images, len(dataset.classes))
-        dealt = [
-            s for name, own in zip(dataset.classes, members, strict=True) for s in ranked(own, seed, name, dataset.root)
-        ]
-        numbers = {sample.path: place % folds for place, sample in enumerate(dealt)}
     groups = ", groups in one fold each" if dataset.groups else ""
     shape = f"cross-validated in {folds} folds, seed {seed}{groups}"
-    return dataclasses.replace(dataset, train=images, val=images, shape=shape, folds=numbers)
+    return dataclasses.replace(dataset, train=images, val=images, shape=shape, folds=deal(dataset, folds, seed))
+
+
+def deal(dataset: Dataset, count: int, seed: int) -> dict[str, int]:
+    """Path -> fold. Each class is dealt out in the order of split_rank, starting where the last one stopped, so that
+    the folds have equal sizes. Groups stay in one fold."""
+    if dataset.groups:
+        fold_of = deal_groups(dataset.images, dataset.groups, count, seed)
+        return {sample.path: fold_of[dataset.groups[sample.path]] for sample in dataset.images}
+    members = by_class(dataset.images, len(dataset.classes))
+    named = zip(dataset.classes, members, strict=True)
+    dealt = [sample for name, own in named for sample in ranked(own, seed, name, dataset.root)]
+    return {sample.path: place % count for place, sample in enumerate(dealt)}
 
 
 def deal_groups(samples: Sequence[Sample], groups: Mapping[str, str], count: int, seed: int) -> dict[str, int]:

@@ -10,14 +10,14 @@ from tlkit.data.class_folders import Rules, read_labelled
 from tlkit.data.class_names import matched, name_warnings, shortened
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.parts import parse
-from tlkit.data.splitting import DEFAULT_SHARE, divide, grouped, refuse_straddling
+from tlkit.data.splitting import Split, grouped, refuse_straddling
 from tlkit.data.table_rows import LISTED, Entries, read_entries
 from tlkit.errors import DataError, MissingInputError, UsageError
 from tlkit.options.data import TableOptions, is_table
 
 
 def read_table_dataset(
-    path: str, options: TableOptions, rules: Rules, val: float | str | None = None, seed: int = 0
+    path: str, options: TableOptions, rules: Rules, val: float | str | None, split: Split
 ) -> Dataset:
     """A table as a data set, divided by its split column, or as a folder with the same classes would be.
 
@@ -41,7 +41,7 @@ def read_table_dataset(
         dataset = refuse_straddling(dataset)
     else:
         source = os.path.join(entries.root, common_part(entries, train))
-        dataset = divide(dataset, DEFAULT_SHARE if val is None else float(val), seed, source)
+        dataset = split(dataset, source)
     return dataset
 
 

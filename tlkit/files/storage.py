@@ -68,9 +68,9 @@ def storage_error(path: str, error: OSError, measure: Measure = lambda: None) ->
 
 def has_no_inodes(folder: str) -> bool:
     """Whether the file system of a folder, or of the nearest folder above it, counts inodes and has none left."""
-    while not os.path.isdir(folder):
+    while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
         folder = os.path.dirname(folder)
-    found = os.statvfs(folder)
+    found = os.statvfs(folder or ".")
     return found.f_files > 0 and found.f_favail == 0
 
 

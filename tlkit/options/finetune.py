@@ -150,13 +150,12 @@ class FinetuneOptions(
         """Augmented views per image, where each is computed once."""
         return self.views or DEFAULT_VIEWS
 
-    def fold_count(self, images: int, divided: bool) -> int:
-        """The number of cross-validation folds; 1 for a single split. divided: whether the data set has no validation
-        images of its own."""
+    def fold_count(self, images: int) -> int:
+        """The number of cross-validation folds for images without validation images of their own; 1: one split."""
         if self.folds is not None:
             return self.folds
-        validated = self.val is not None or not divided
-        return 1 if validated or self.feeds_images() or images > MOST_CROSS_VALIDATED else DEFAULT_FOLDS
+        single = self.val is not None or self.feeds_images() or images > MOST_CROSS_VALIDATED
+        return 1 if single else DEFAULT_FOLDS
 
     def planned_epochs(self) -> int:
         """Epochs in all; more by default where cached features make them cheap."""

@@ -100,7 +100,7 @@ class BatchBuilder:
         log_status("features", f"{computed:,} computed, {cached:,} cached (image embeddings)")
         train_labels, val_labels = labels_of(dataset.train), labels_of(dataset.val)
         if dataset.folds:
-            train_labels, val_labels = labels_of_folds(dataset)
+            train_labels, val_labels = labels_of_folds(dataset, options.folds or 1)
         train_batches = FeatureBatches(views, train_labels, options.images_per_step(), options.seed)
         train_batches.weights = weights_of(dataset)
         scores = len(dataset.classes) * max(1, val_labels[:1].numel())  # of one image, by all heads
@@ -267,12 +267,12 @@ def labels_of(samples: Sequence[Sample]) -> Tensor:
     return label_tensor(sample.label for sample in samples)
 
 
-def labels_of_folds(dataset: Dataset) -> tuple[Tensor, Tensor]:
+def labels_of_folds(dataset: Dataset, folds: int) -> tuple[Tensor, Tensor]:
     """The labels [N, K + 1] of a cross-validated data set, for training and for validation; see CrossValidatedHead.
 
     NO_LABEL where the layers of a fold must not see an image in training, and where they have seen it in validation.
     """
-    held_out = one_hot(torch.tensor([dataset.folds[path] for path, _ in dataset.train]), dataset.fold_count + 1).bool()
+    held_out = one_hot(torch.tensor([dataset.folds[path] for path, _ in dataset.train]), folds + 1).bool()
     labels = labels_of(dataset.train)[:, None].expand(held_out.shape)
     return labels.masked_fill(held_out, NO_LABEL), labels.masked_fill(~held_out, NO_LABEL)
 

@@ -95,8 +95,10 @@ def set_up(plan: Plan, world: World) -> TrainingSetup:
     network, name = classifier.backbone.network, str(classifier.backbone.name)
     place(network, name, devices, description.preprocessing.image_size)
     classifier.head.to(devices.first)
-    if plan.dataset.folds:
-        classifier.cross_validate(plan.dataset.fold_count)
+    if plan.dataset.folds:  # images of the last fold may be skipped, so the options tell how many there are
+        if plan.dataset.fold_count > (options.folds or 1):
+            raise MismatchError("split.json", f"has {plan.dataset.fold_count} folds, but the run {options.folds}")
+        classifier.cross_validate(options.folds or 1)
     computing = {"device": devices.first.type, "precision": classifier.backbone.precision, **libraries()}
     require_same_environment({**computing, "sha256 of the weights": description.sha256}, world)
     if options.batch_size == "auto":

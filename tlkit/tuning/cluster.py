@@ -82,6 +82,7 @@ def ray_session(address: str | None, cpus: int, gpus: int, watch: Watch) -> Iter
         import ray
 
         stack.callback(ray.shutdown)
+        stack.callback(watch, "")  # before the servers end, whether they have started or not
         handlers = {number: signal.getsignal(number) for number in HANDLED}
         try:
             with silence():  # Ray's C++ code prints what it also raises
@@ -109,7 +110,6 @@ def ray_session(address: str | None, cpus: int, gpus: int, watch: Watch) -> Iter
                 signal.signal(number, handler)
         for name in ("ray", "ray.tune", "ray.train", "ray.air"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        stack.callback(watch, "")
         yield ray
 
 

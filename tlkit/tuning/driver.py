@@ -45,6 +45,8 @@ def run_in_driver(function: Callable[[Interruption, Watch], None], signals: Inte
                 except EOFError:
                     outcome = lost_ray(hint)
                 marker, servers = (outcome, set()) if isinstance(outcome, str) else ("", set())
+            elif not driver.is_alive() and receiver.poll():
+                continue  # it sent the outcome after the first look, and ended
             elif not driver.is_alive() or any(process_state(number)[1] in "ZX" for number in servers):
                 driver.kill()
                 outcome = lost_ray(hint)
