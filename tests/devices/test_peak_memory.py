@@ -28,7 +28,7 @@ def test_the_most_of_a_run_is_that_of_its_hungriest_epoch_on_each_gpu(
     peaks: dict[torch.device, int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     memory = PeakMemory(Devices((FIRST, SECOND, FIRST), "model", ()))
-    dataset: Any = SimpleNamespace(train=[None] * 3, val=[None])
+    dataset: Any = SimpleNamespace(images=[None] * 4)
     epochs = [(5_000_000, 7_000_000), (9_000_000, 2_000_000), (4_000_000, 3_000_000)]
     for first, second in epochs:
         peaks.update({FIRST: first, SECOND: second})

@@ -30,12 +30,12 @@ def test_ranks_that_compute_on_other_devices_are_refused_by_the_first() -> None:
         try:
             require_same_environment({"device": "cpu" if world.rank else "cuda", "torch": "2.9"}, world)
         except MismatchError as error:
-            return f"{error.problem}\n{error.hint}"
+            return "\n".join([error.problem, *error.listed, error.hint])
         return ""
 
     first, *others = in_threads(2, compare)
     assert first.startswith(
-        "use different devices, libraries or weights\n  device: cpu at rank 1, cuda at rank 0\n"
+        "use different devices, libraries or weights\ndevice: cpu at rank 1, cuda at rank 0\n"
     ) and others == [""]
     assert in_threads(2, lambda world: require_same_environment({"torch": "2.9"}, world)) == [None, None]
 

@@ -145,10 +145,10 @@ TORCH_CLAIMS: dict[str, Callable[[], bytes]] = {
 }
 
 
-def assert_refused(open_file: Callable[[str], object], path: Path) -> None:
+def assert_refused(open_file: Callable[[str], object], path: Path, others: tuple[str, ...] = ()) -> None:
     """In our words, and within bounds."""
     grown, outcome = peak_growth(lambda: open_file(str(path)))
-    assert outcome.split()[0] in ("DataError", "UnsafeError", "MismatchError"), outcome
+    assert outcome.split()[0] in ("DataError", "UnsafeError", "MismatchError", *others), outcome
     assert len(outcome) < 1000
     assert grown < 2 * path.stat().st_size + 50 * MEGABYTE, f"{grown / 1e6:.0f} MB: {outcome}"
 
@@ -158,8 +158,9 @@ def test_files_of_weights(claim: str, artifacts: Path, tmp_path: Path) -> None:
     as_model(str(artifacts / "run"))  # all that is imported on the way
     path = tmp_path / ("weights.safetensors" if "header" in claim else "weights.pth")
     path.write_bytes(TORCH_CLAIMS[claim]())
-    for open_file in (as_weights, as_model):
-        assert_refused(open_file, path)
+    skipped = ("done",) if claim == "bytes" else ()  # weights are read, the object beside them is not made
+    assert_refused(as_weights, path, skipped)
+    assert_refused(as_model, path)
 
 
 def changed(values: dict[str, Any], where: str, what: Any) -> dict[str, Any]:
@@ -320,6 +321,6 @@ def test_a_large_header_is_still_read(tmp_path: Path) -> None:
     """Fifty thousand classes with long names."""
     metadata = metadata_of({"classes": [f"a class with quite a long name, {number}" for number in range(50_000)]})
     (tmp_path / "a.safetensors").write_bytes(content_with_checksum({"a": torch.ones(3)}, metadata))
-    assert torch.equal(as_weights(str(tmp_path / "a.safetensors"))["a"], torch.ones(3))  # type: ignore[index]
+    assert torch.equal(as_weights(str(tmp_path / "a.safetensors")).tensors["a"], torch.ones(3))  # type: ignore[attr-defined]
     (tmp_path / "b.safetensors").write_bytes(save({"a": torch.ones(3)}))
     assert as_weights(str(tmp_path / "b.safetensors"))

@@ -133,11 +133,11 @@ def test_the_cache_does_not_change_the_choice(
 def test_views_count_as_images(
     data: Path, tmp_path: Path, own_cache: Path, tlkit: Run, exports: Exports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "FEWEST_IMAGES", 30 + 2 * 24)
+    monkeypatch.setattr(backend, "FEWEST_IMAGES", 30 + 2 * 30)
     few = tlkit(*finetune_arguments(data, tmp_path / "few", "--augment", "light", "--views", 1))
     assert few.status == 0 and engine(tmp_path / "few") == "torch"
     many = tlkit(*finetune_arguments(data, tmp_path / "many", "--augment", "light", "--views", 2))
-    assert counts(many.err) == (30 + 2 * 24, 0) and engine(tmp_path / "many") == "onnxruntime"
+    assert counts(many.err) == (30 + 2 * 30, 0) and engine(tmp_path / "many") == "onnxruntime"
 
 
 def test_a_run_keeps_to_its_engine(

@@ -116,14 +116,14 @@ def test_a_cache_that_cannot_be_written_is_said_once(
 def test_views_are_computed_once_and_as_many_as_epochs_equal_fresh_augmentation(
     data: Path, tmp_path: Path, own_cache: Path, tlkit: Run
 ) -> None:
-    augmented = ["--augment", "strong", "--epochs", 3]
+    augmented = ["--folds", 1, "--augment", "strong", "--epochs", 3]
     views = tlkit(*finetune_arguments(data, tmp_path / "views", *augmented, "--views", 3))
     assert views.status == 0 and counts(views.err) == (30 + 3 * 24, 0)
-    again = tlkit(*finetune_arguments(data, tmp_path / "again", "--augment", "strong", "--epochs", 9, "--views", 3))
+    again = tlkit(*finetune_arguments(data, tmp_path / "again", *augmented, "--epochs", 9, "--views", 3))
     assert counts(again.err) == (0, 30 + 3 * 24)
     assert tlkit(*finetune_arguments(data, tmp_path / "fresh", *augmented, "--no-cache")).status == 0
     torch.testing.assert_close(head(tmp_path / "views"), head(tmp_path / "fresh"), rtol=1e-4, atol=1e-5)
-    assert tlkit(*finetune_arguments(data, tmp_path / "plain", "--epochs", 3)).status == 0
+    assert tlkit(*finetune_arguments(data, tmp_path / "plain", "--folds", 1, "--epochs", 3)).status == 0
     assert not same_heads(tmp_path / "views", tmp_path / "plain")
 
 

@@ -134,7 +134,7 @@ def test_train_and_val_folders_and_more_workers(tmp_path: Path, tlkit: Run) -> N
         ["--head", "mlp", "--hidden", 16, "--label-smoothing", 0.1],
         ["--optimizer", "sgd", "--schedule", "step", "--class-weights", "balanced"],
         ["--augment", "strong", "--schedule", "constant"],
-        ["--unfreeze", "layer4", "--augment", "light"],
+        ["--unfreeze", "layer4", "--augment", "light", "--epochs", 12],
         ["--metric", "macro_f1", "--image-size", 96],
         ["--metric", "loss", "--patience", 2, "--keep-checkpoints", 1],
     ],
@@ -349,28 +349,20 @@ def test_unknown_backbones_and_wrong_weights(images: Path, tmp_path: Path, tlkit
     assert not (tmp_path / "run").exists()
 
 
+DIVERGES = ["--optimizer", "sgd", "--learning-rate", 1e6, "--weight-decay", 1e6, "--batch-size", 3]
+
+
 def test_a_loss_that_is_no_number_stops_the_run(images: Path, tmp_path: Path, tlkit: Run) -> None:
-    result = tlkit(*finetune_arguments(images, tmp_path / "run", "--optimizer", "sgd", "--learning-rate", 1e38))
+    result = tlkit(*finetune_arguments(images, tmp_path / "run", *DIVERGES))
     assert result.status == 65
     assert "the loss is" in result.err and "learning rate" in result.err
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
 
 
-def test_parameters_that_are_no_numbers_are_never_saved(images: Path, tmp_path: Path, tlkit: Run) -> None:
-    """The last step of an epoch can break them after its own loss was fine."""
-    options = ["--epochs", 1, "--batch-size", 64, "--optimizer", "sgd", "--learning-rate", 1e38]
-    result = tlkit(*finetune_arguments(images, tmp_path / "run", *options))
-    assert (result.status, result.out) == (65, "")
-    assert "are not finite" in result.err
-    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
-    assert not (tmp_path / "run" / "model.pt").exists()
-
-
 def test_the_status_says_how_far_a_run_came(images: Path, finished_run: Path, tmp_path: Path, tlkit: Run) -> None:
     status = json.loads((finished_run / "status.json").read_text())
     assert (status["state"], status["exit_code"], status["epoch"]) == ("finished", 0, 6)
-    options = ["--optimizer", "sgd", "--learning-rate", 1e38]
-    assert tlkit(*finetune_arguments(images, tmp_path / "run", *options)).status == 65
+    assert tlkit(*finetune_arguments(images, tmp_path / "run", *DIVERGES)).status == 65
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert (status["state"], status["exit_code"], status["epoch"]) == ("failed", 65, 0)
 

@@ -317,7 +317,7 @@ def test_evaluate_says_when_it_measures_what_was_trained_on(
 ) -> None:
     shutil.copytree(images, tmp_path / "moved")
     result = tlkit("evaluate", finished_run, tmp_path / "moved")
-    assert result.status == 0 and "the model was trained on 24 images of these" in result.err
+    assert result.status == 0 and "the model was trained on 30 images of these" in result.err
 
 
 def test_of_equal_classes_the_first_comes_first() -> None:

@@ -19,6 +19,7 @@ from tlkit.cli import run as run_tlkit
 from tlkit.export.verify import compare
 from tlkit.features import backend, run_model
 from tlkit.files.onnx_file import MODEL_CHECKSUM_KEY, checksum_of, read_onnx
+from tlkit.files.run_folder import RunFolder
 from tlkit.inference import open as open_module
 from tlkit.inference.onnx_predictor import OnnxPredictor, open_graph
 from tlkit.inference.open import open_predictor
@@ -225,13 +226,22 @@ def test_resume_writes_the_file(images: Path, tmp_path: Path, tlkit: Run, own_ru
     assert largest_difference(own_run) < 1e-4
 
 
+write_file = RunFolder.write
+
+
+def no_room_for_onnx(run: RunFolder, path: str, write: Any) -> None:
+    if path.endswith(".onnx"):
+        Path("/nowhere/at/all").touch()
+    write_file(run, path, write)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "line"),
     [
         ("LARGEST_WEIGHTS", 1000, "the limit is"),
         ("join_head", lambda *arguments: 1 / 0, "division by zero"),
         ("compare", lambda *arguments: open_model("nowhere"), "nowhere"),
-        ("write_atomically", lambda *arguments: Path("/nowhere/at/all").touch(), "No such file"),
+        ("RunFolder.write", no_room_for_onnx, "No such file"),
         ("has_extra", lambda: False, None),
     ],
     ids=["large", "not joined", "other logits", "disk", "not installed"],
@@ -240,7 +250,7 @@ def test_a_model_that_cannot_be_written_as_onnx_ends_no_run(
     name: str, value: object, line: str | None, images: Path, tmp_path: Path, tlkit: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(run_model, name, value)
+    monkeypatch.setattr(run_model if "." not in name else RunFolder, name.removeprefix("RunFolder."), value)
     result = tlkit(*finetune_arguments(images, tmp_path / "run", onnx=True))
     assert result.status == 0 and result.out == f"{tmp_path / 'run' / 'model.pt'}\n"
     warnings = [text for text in result.err.splitlines() if "model.onnx" in text]

@@ -31,7 +31,11 @@ def stored_result(options: EvaluateOptions, samples: Sequence[Sample]) -> Evalua
         return None
     own = (run.path, run.model_file, run.onnx_file, run.best_checkpoint)
     dataset = Dataset.from_split(run.read_split(), options.image_root(options.data))
-    if not dataset.folds or os.path.realpath(options.model) not in map(os.path.realpath, own):
+    if (
+        not dataset.folds
+        or not is_data_of(run, options.data)
+        or os.path.realpath(options.model) not in map(os.path.realpath, own)
+    ):
         return None
     if [sample.path for sample in samples] != [sample.path for sample in dataset.train]:
         return None
