@@ -138,3 +138,31 @@ def test_a_cross_validated_run_is_not_measured_on_images_that_it_has_seen(
     assert every.status == 0 and "out-of-fold" not in every.err
     assert json.loads(every.out)["loss"] != found["loss"]
     assert "trained on 30 images of these" in every.err
+
+
+def test_a_stored_result_is_that_of_the_model_on_the_same_images(
+    finished_run: Path, images: Path, tmp_path: Path, tlkit: Run
+) -> None:
+    """Other checkpoints, other models in the folder and changed images are measured; missing models are errors."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(images, data)
+    assert tlkit(*finetune_arguments(data, run)).status == 0
+    assert "out-of-fold" in tlkit("evaluate", run / "model.pt", data).err
+    earlier = sorted((run / "checkpoints").glob("epoch_*.pt"))[0]
+    assert "out-of-fold" not in tlkit("evaluate", earlier, data).err
+    assert tlkit("evaluate", run / "none.pt", data).status == 66
+    shutil.copy(data / "red" / "00.png", data / "blue" / "copy.png")
+    added = tlkit("evaluate", run, data)
+    assert added.status == 0 and "out-of-fold" not in added.err and "were added, removed or changed" in added.err
+    (data / "blue" / "copy.png").unlink()
+    shutil.copy(data / "red" / "01.png", data / "red" / "00.png")
+    assert "were added, removed or changed" in tlkit("evaluate", run, data).err
+
+
+def test_a_cross_validated_run_of_a_table(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    table, run = tmp_path / "table.csv", tmp_path / "run"
+    names = [path.relative_to(images) for path in sorted(images.rglob("*.png"))]
+    table.write_text("path,label\n" + "".join(f"{name},{name.parent}\n" for name in names))
+    assert tlkit(*finetune_arguments(table, run, "--root", images)).status == 0
+    result = tlkit("evaluate", run, table, "--root", images, "--format", "json")
+    assert result.status == 0 and "out-of-fold" in result.err and json.loads(result.out)["images"] == 30

@@ -363,3 +363,35 @@ def wait_for(path: Path, seconds: float = 60) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.02)
+
+
+def test_a_fold_whose_images_are_all_skipped(tmp_path: Path, tlkit: Run) -> None:
+    """The number of folds stays, so the heads of a checkpoint fit."""
+    from tests.conftest import write_folder
+
+    data, run = write_folder(tmp_path / "data", 2), tmp_path / "run"
+    assert tlkit(*finetune_arguments(data, run, "--folds", 6, "--epochs", 2)).status == 0
+    split = json.loads((run / "split.json").read_text())
+    (last,) = [
+        (c, n) for c in split["train"] for n, k in zip(split["train"][c], split["folds"][c], strict=True) if k == 5
+    ]
+    path = data / last[1]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF  # found when the image is decoded, after the folds are dealt
+    path.write_bytes(content)
+    skipping = tmp_path / "skipping"
+    assert tlkit(*finetune_arguments(data, skipping, "--folds", 6, "--epochs", 2, "--skip-bad")).status == 3
+    resumed = tlkit("resume", skipping, "--epochs", 3)
+    assert resumed.status == 3, resumed.err
+
+
+def test_fewer_epochs_than_were_trained_are_refused(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    run = tmp_path / "run"
+    assert tlkit(*finetune_arguments(images, run)).status == 0
+    before = (run / "status.json").read_bytes()
+    refused = tlkit("resume", run, "--epochs", 3)
+    assert (
+        refused.status == 2 and "the run has trained 6 epochs already" in refused.err and "--epochs 26" in refused.err
+    )
+    assert (run / "status.json").read_bytes() == before
+    assert tlkit("resume", run, "--epochs", 6).status == 0

@@ -214,3 +214,12 @@ def test_tune_takes_a_table(data: Path, tmp_path: Path, tlkit: Run) -> None:
     ]
     result = tlkit(*words, "--folds", 2, "--out", tmp_path / "search", "--no-onnx")
     assert result.status == 0, result.err
+
+
+def test_a_table_without_names_of_columns_is_refused(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    """Its first row would be lost."""
+    table = tmp_path / "bare.csv"
+    table.write_text("red/00.png,red\nred/01.png,red\nblue/00.png,blue\nblue/01.png,blue\n")
+    result = tlkit("check", table, "--root", images)
+    assert result.status == 65 and "path,label" in result.err + result.out
+    assert "has no line with the names of its columns" in result.err + result.out

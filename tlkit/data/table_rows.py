@@ -134,6 +134,9 @@ def require_columns(table: Table, needed: Sequence[str], name_of: Mapping[str, s
             likely = [lower[n] for n in (meaning, *names) if n in lower and lower[n] not in pairs.values()]
             likely += difflib.get_close_matches(name_of[meaning], table.names, n=1)
             pairs |= {meaning: likely[0]} if likely else {}
+    if any(name.lower().endswith(SUFFIXES) for name in table.names):
+        problem = f"has no line with the names of its columns; it begins with {shortened(table.names, 3)}"
+        raise DataError(table.path, problem, "Add a first line such as: path,label")
     likely_columns = ",".join(f"{meaning}={name}" for meaning, name in pairs.items())
     hint = f"Name them: --columns {shlex.quote(likely_columns or 'path=COLUMN,label=COLUMN')}"
     found = f"its columns are {shortened(table.names, 10)}"

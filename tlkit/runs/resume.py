@@ -123,7 +123,7 @@ def leave_finished(run: RunFolder, checkpoint: Checkpoint, options: FinetuneOpti
     how, flag = "is finished", "--epochs"
     if checkpoint.epoch < options.planned_epochs():
         how, flag = f"was stopped by --patience {options.patience}", "--patience"
-    more = f"{flag} {(options.patience or 0) * 2 if flag == '--patience' else options.planned_epochs() + 20}"
+    more = f"{flag} {(options.patience or 0) * 2 if flag == '--patience' else checkpoint.epoch + 20}"
     log_status("resume", f"{run.path} {how}; to train on: tlkit resume {shlex.quote(run.path)} {more}")
     if not run.has_status("finished", status):  # the path could not be printed before
         run.write_status("finished", exit_code=status, **checkpoint.where())

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tlkit.errors import DataError, MismatchError
+from tlkit.errors import DataError, MismatchError, UsageError
 from tlkit.files.run_folder import RunFolder
 from tlkit.model.build import stored_options
 from tlkit.options import FinetuneOptions, ResumeOptions
@@ -16,7 +16,7 @@ from tlkit.options.network import is_weights_file
 from tlkit.runs.checkpoints import Checkpoint
 from tlkit.runs.consistency import option_text
 from tlkit.runs.machine import within_machine
-from tlkit.terminal import log_status
+from tlkit.terminal import count, log_status
 
 RESUME_OVERRIDES = (
     "epochs", "patience", "data", "root", "weights", "weights_key", "device", "engine", "parallel", "stages",
@@ -99,6 +99,9 @@ def with_overrides(origin: str, stored: Mapping[str, object], options: ResumeOpt
 def warn_of_other_schedule(checkpoint: Checkpoint, options: FinetuneOptions) -> None:
     """Warn if the number of epochs has changed, of which the learning rate is a function."""
     before, now = stored_options(checkpoint.path, checkpoint.options).planned_epochs(), options.planned_epochs()
+    if now != before and now < checkpoint.epoch:
+        problem = f"the run has trained {count(checkpoint.epoch, 'epoch')} already; expected more"
+        raise UsageError(f"--epochs {now}", problem, f"Train on with: --epochs {checkpoint.epoch + 20}")
     if now != before:
         log_status(
             "warning",
