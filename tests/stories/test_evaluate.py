@@ -166,3 +166,11 @@ def test_a_cross_validated_run_of_a_table(images: Path, tmp_path: Path, tlkit: R
     assert tlkit(*finetune_arguments(table, run, "--root", images)).status == 0
     result = tlkit("evaluate", run, table, "--root", images, "--format", "json")
     assert result.status == 0 and "out-of-fold" in result.err and json.loads(result.out)["images"] == 30
+
+
+def test_test_images_that_are_copies_of_training_images_are_noticed(images: Path, tmp_path: Path, tlkit: Run) -> None:
+    for part in ("Training", "Testing"):
+        shutil.copytree(images, tmp_path / "data" / part)
+    assert tlkit(*finetune_arguments(tmp_path / "data", tmp_path / "run")).status == 0
+    result = tlkit("evaluate", tmp_path / "run", tmp_path / "data")
+    assert result.status == 0 and "trained on 30 images of these, going by their contents" in result.err

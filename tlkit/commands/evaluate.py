@@ -16,6 +16,7 @@ import torch
 from tlkit.data.bad_images import bad_images_error, log_left_out
 from tlkit.data.class_folders import is_labelled, read_labelled
 from tlkit.data.decoders import Pixels, open_decoder, worker_count
+from tlkit.data.digests import hex_digests
 from tlkit.data.folder import Dataset, Sample
 from tlkit.data.image_file import ImageError
 from tlkit.data.ordered_map import map_in_order
@@ -184,9 +185,12 @@ def log_notes(options: EvaluateOptions, samples: list[Sample], notes: list[str])
     run = RunFolder.containing(options.model)
     if run is not None and os.path.exists(run.split_file):
         dataset = Dataset.from_split(run.read_split(), options.image_root(options.data))
-        known = len({sample.path for sample in dataset.train} & {sample.path for sample in samples})
+        trained = {dataset.digests.get(name) for name in dataset.names_of(dataset.train)} - {None}
+        how, known = "contents", sum(found in trained for found in hex_digests(samples, worker_count(options.workers)))
+        if not trained:  # a run of an older version
+            how, known = "names", len({path for path, _ in dataset.train} & {path for path, _ in samples})
         if known:
-            log_status("warning", f"the model was trained on {count(known, 'image')} of these, going by their names")
+            log_status("warning", f"the model was trained on {count(known, 'image')} of these, going by their {how}")
 
 
 def part_folder(options: EvaluateOptions, parts: Parts, unlabelled: bool) -> str:
