@@ -17,6 +17,8 @@ DEFAULT_SHARE = 0.2
 """Fraction of each class used for validation."""
 
 
+ONE_IMAGE = "class {!r} has only one image, so it cannot be validated; add images"
+
 Split = Callable[[Dataset, str], Dataset]
 """Divides a data set whose images are all in train; names are relative to the folder."""
 
@@ -56,7 +58,7 @@ def single_images(dataset: Dataset, fraction: float, seed: int, source: str) -> 
     warnings: tuple[str, ...] = ()
     for name, members in zip(dataset.classes, by_class(dataset.train, len(dataset.classes)), strict=True):
         if len(members) == 1:
-            warnings += (f"class {name!r} has only one image, so it cannot be validated; add images",)
+            warnings += (ONE_IMAGE.format(name),)
             continue
         kept = kept_for_validation(len(members), fraction)
         val.update(sample.path for sample in ranked(members, seed, name, source)[:kept])
@@ -194,7 +196,10 @@ def cross_validated(dataset: Dataset, folds: int, seed: int) -> Dataset:
     images = sorted(dataset.images, key=lambda sample: (sample.label, sample.path))
     groups = ", groups in one fold each" if dataset.groups else ""
     shape = f"cross-validated in {folds} folds, seed {seed}{groups}"
-    return dataclasses.replace(dataset, train=images, val=images, shape=shape, folds=deal(dataset, folds, seed))
+    members = zip(dataset.classes, by_class(images, len(dataset.classes)), strict=True)
+    single = tuple(ONE_IMAGE.format(name) for name, own in members if len(own) == 1)
+    warnings, dealt = dataset.warnings + single, deal(dataset, folds, seed)
+    return dataclasses.replace(dataset, train=images, val=images, shape=shape, warnings=warnings, folds=dealt)
 
 
 def deal(dataset: Dataset, count: int, seed: int) -> dict[str, int]:

@@ -65,11 +65,8 @@ def is_unchanged(run: RunFolder, dataset: Dataset, options: EvaluateOptions) -> 
 
 
 def is_data_of(run: RunFolder, data: str) -> bool:
-    """Whether a folder or table is the one that a run was trained on. A run with damaged options tells nothing."""
-    try:
-        return os.path.realpath(options_of(run).data) == os.path.realpath(data)
-    except TlkitError:
-        return False
+    """Whether a folder or table is the one that a run was trained on. Raises DataError if its options are damaged."""
+    return os.path.realpath(options_of(run).data) == os.path.realpath(data)
 
 
 def options_of(run: RunFolder) -> FinetuneOptions:
