@@ -186,6 +186,7 @@ def test_a_search_whose_ray_dies_ends_with_one_line_and_can_be_resumed(images: P
     while not (servers := ray_servers(process.pid)):
         assert process.poll() is None and time.monotonic() < ends_at
         time.sleep(0.05)
+    time.sleep(0.5)  # the command looks for them ten times a second; killed before, Ray "could not be started"
     os.kill(servers[-1], signal.SIGKILL)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (71, "")
