@@ -124,8 +124,8 @@ Commands = dict[str, Callable[[Path, Path, Path], Sequence[object]]]
 """Name -> arguments, from the run folder, the images and a folder for outputs."""
 
 RUN_COMMANDS: Commands = {
-    "resume": lambda run, images, out: ["resume", run, "--epochs", 4],
-    "resume --out": lambda run, images, out: ["resume", run, "--out", out / "new", "--epochs", 4],
+    "resume": lambda run, images, out: ["resume", run, "--epochs", 8],
+    "resume --out": lambda run, images, out: ["resume", run, "--out", out / "new", "--epochs", 8],
     "report": lambda run, images, out: ["report", run],
     "evaluate": lambda run, images, out: ["evaluate", run, images],
     "predict": lambda run, images, out: ["predict", run, images / "red"],

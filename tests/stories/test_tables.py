@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import torch
 
-from tests.conftest import BACKBONE, Run, finetune_arguments, write_folder
+from tests.conftest import Run, finetune_arguments, write_folder
 from tlkit.files.artifact import read_artifact
 from tlkit.model.files import MODEL_FORMAT
 
@@ -196,24 +196,6 @@ def test_a_folder_with_a_table_beside_the_images_hints_at_it(data: Path, tmp_pat
     refused = tlkit("check", tmp_path / "bird set")
     line = next(line for line in (refused.out + refused.err).splitlines() if "labels.csv" in line)
     assert f"tlkit finetune '{tmp_path}/bird set/labels.csv'" in line
-
-
-def test_tune_takes_a_table(data: Path, tmp_path: Path, tlkit: Run) -> None:
-    table = write_table(data)
-    words = [
-        "tune",
-        table,
-        "--backbone",
-        BACKBONE,
-        "--weights",
-        "none",
-        "--epochs",
-        1,
-        "--try",
-        "learning_rate=grid:0.01,0.1",
-    ]
-    result = tlkit(*words, "--folds", 2, "--out", tmp_path / "search", "--no-onnx")
-    assert result.status == 0, result.err
 
 
 def test_a_table_without_names_of_columns_is_refused(images: Path, tmp_path: Path, tlkit: Run) -> None:
