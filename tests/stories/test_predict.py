@@ -32,7 +32,7 @@ from tlkit.inference.prediction import Loaded, best_labels, predict_batch
 from tlkit.model.open import open_model
 from tlkit.options.predict import InferenceOptions
 from tlkit.training import loop
-from tlkit.training.predictions import evaluate_logits
+from tlkit.training.predictions import evaluate_rows, measured_rows
 
 
 def all_images(root: Path) -> list[Path]:
@@ -254,7 +254,8 @@ def test_evaluate_for_people_and_programs(finished_run: Path, images: Path, tmp_
     )
     with torch.inference_mode():
         logits = model.network(normalize(pixels, model.preprocessing))
-    expected = evaluate_logits(logits, torch.tensor([label for _, label in files]), model.classes)
+    labels = torch.tensor([label for _, label in files])
+    expected = evaluate_rows(measured_rows(logits, labels), model.classes)
     result = json.loads(tlkit("evaluate", finished_run, images, "--split", "all", "--format", "json").out)
     assert result["images"] == 30
     assert result["confusion"] == expected.confusion.matrix().tolist()

@@ -11,10 +11,15 @@ from sklearn import metrics as sklearn_metrics
 
 from tlkit.options.finetune import METRIC_NAMES
 from tlkit.training.accumulator import MetricAccumulator
-from tlkit.training.evaluation import calibrate, wilson_interval
+from tlkit.training.evaluation import Evaluation, calibrate, wilson_interval
 from tlkit.training.history import EpochRow
 from tlkit.training.metrics import METRICS, better
-from tlkit.training.predictions import evaluate_logits, predict_all, predictions_from_logits
+from tlkit.training.predictions import evaluate_rows, measured_rows, predict_all, predictions_from_logits
+
+
+def evaluate_logits(logits: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...]) -> Evaluation:
+    """Measure logits [N, C] against labels [N]."""
+    return evaluate_rows(measured_rows(logits, labels), classes)
 
 
 def random_case(classes: int, samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

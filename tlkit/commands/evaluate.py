@@ -186,8 +186,10 @@ def log_notes(options: EvaluateOptions, samples: list[Sample], notes: list[str])
     if run is not None and os.path.exists(run.split_file):
         dataset = Dataset.from_split(run.read_split(), options.image_root(options.data))
         trained = {dataset.digests.get(name) for name in dataset.names_of(dataset.train)} - {None}
-        how, known = "contents", sum(found in trained for found in hex_digests(samples, worker_count(options.workers)))
-        if not trained:  # a run of an older version
+        if trained:
+            found = hex_digests(samples, worker_count(options.workers))
+            how, known = "contents", sum(content in trained for content in found)
+        else:  # a run of an older version
             how, known = "names", len({path for path, _ in dataset.train} & {path for path, _ in samples})
         if known:
             log_status("warning", f"the model was trained on {count(known, 'image')} of these, going by their {how}")

@@ -122,13 +122,19 @@ def class_counts(dataset: Dataset) -> tuple[list[int], list[int]]:
     return [train[label] for label in labels], [val[label] for label in labels]
 
 
+def majority(train: Sequence[int], val: Sequence[int]) -> tuple[int, float]:
+    """The class with the most training images, and the accuracy of always predicting it. train, val: of each class."""
+    most = max(range(len(train)), key=train.__getitem__)
+    return most, int(val[most]) / max(1, int(sum(val)))
+
+
 def imbalance(dataset: Dataset) -> tuple[str, ...]:
     """A warning if the largest class has over UNEVEN times the training images of the smallest."""
     train, val = class_counts(dataset)
-    most, least = train.index(max(train)), train.index(min(train))
+    (most, baseline), least = majority(train, val), train.index(min(train))
     if train[most] <= UNEVEN * train[least]:
         return ()
-    name, baseline = dataset.classes[most], val[most] / max(1, sum(val))
+    name = dataset.classes[most]
     return (
         f"class {name!r} has {train[most]:,} training images, class {dataset.classes[least]!r} only "
         f"{train[least]:,}; always predicting {name!r} has an accuracy of {baseline:.4f} on the validation images. "
@@ -140,8 +146,7 @@ def baseline_warning(
     classes: Sequence[str], train: Sequence[int], val: Sequence[int], accuracy: float
 ) -> tuple[str, ...]:
     """A warning if a model is no better than always predicting the largest class. train, val: images of each class."""
-    most = train.index(max(train))
-    baseline = val[most] / max(1, sum(val))
+    most, baseline = majority(train, val)
     if len(classes) < 2 or accuracy > baseline:
         return ()
     advice = BALANCE if max(train) > 2 * min(train) else "Try more --epochs, --unfreeze all, or another --backbone"

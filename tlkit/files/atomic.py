@@ -99,6 +99,19 @@ def opened_place(path: str, inside: str | None, measure: Measure = lambda: None)
         yield folder, name
 
 
+@contextlib.contextmanager
+def replacing(folder: int, name: str) -> Iterator[str]:
+    """Yield a temporary name in an open folder, whose file replaces `name` when the block succeeds."""
+    aside = temporary_name(name)
+    try:
+        yield aside
+        os.replace(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+        sync_open(folder)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(aside, dir_fd=folder)
+
+
 def write_atomically(path: str, write: Callable[[IO[bytes]], object], inside: str | None = None) -> None:
     """Write one file: readers see the old content or the new, never a part, also after a crash.
 
@@ -106,26 +119,23 @@ def write_atomically(path: str, write: Callable[[IO[bytes]], object], inside: st
     existing file keeps its mode. Raises like `opened_place`.
     """
     measure = partial(size_of, write)
-    with opened_place(path, inside, measure) as (folder, name), writing(path, measure):
-        aside = temporary_name(name)
-        try:
-            raw = WatchedFile(aside, "xb", opener=partial(os.open, mode=0o666, dir_fd=folder))
-            with io.BufferedWriter(raw) as file:
-                try:
-                    write(file)
-                    file.flush()
-                except Exception as error:
-                    if raw.failure in (None, error):
-                        raise
-                    raise raw.failure from error  # torch hides the reason of a failed write
-                with contextlib.suppress(FileNotFoundError):
-                    os.fchmod(file.fileno(), PERMISSIONS & os.lstat(name, dir_fd=folder).st_mode)
-                os.fsync(file.fileno())
-            os.replace(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
-            sync_open(folder)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(aside, dir_fd=folder)
+    with (
+        opened_place(path, inside, measure) as (folder, name),
+        writing(path, measure),
+        replacing(folder, name) as aside,
+    ):
+        raw = WatchedFile(aside, "xb", opener=partial(os.open, mode=0o666, dir_fd=folder))
+        with io.BufferedWriter(raw) as file:
+            try:
+                write(file)
+                file.flush()
+            except Exception as error:
+                if raw.failure in (None, error):
+                    raise
+                raise raw.failure from error  # torch hides the reason of a failed write
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), PERMISSIONS & os.lstat(name, dir_fd=folder).st_mode)
+            os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -162,10 +172,10 @@ def link_atomically(source: str, target: str, inside: str | None = None) -> None
 
     inside: as in write_atomically. Raises UnsafeError if source is a link, else like `opened_place`.
     """
+    origin = os.path.basename(source)
     with opened_place(target, inside) as (folder, name), writing(target):
-        aside, origin = temporary_name(name), os.path.basename(source)
         refuse_link(folder, origin, source)
-        try:
+        with replacing(folder, name) as aside:
             try:
                 os.link(origin, aside, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             except OSError:  # a file system without hard links
@@ -174,11 +184,6 @@ def link_atomically(source: str, target: str, inside: str | None = None) -> None
                     shutil.copyfileobj(old, copy)
                     copy.flush()
                     os.fsync(copy.fileno())
-            os.replace(aside, name, src_dir_fd=folder, dst_dir_fd=folder)
-            sync_open(folder)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(aside, dir_fd=folder)
 
 
 def write_json_atomically(path: str, value: object, inside: str | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from tlkit.data.folder import UNEVEN
+from tlkit.data.folder import UNEVEN, majority
 from tlkit.reports.facts import Measured, ReportData
 from tlkit.reports.markup import shorten
 from tlkit.terminal import count
@@ -27,7 +27,7 @@ def headline(measured: Measured, folds: int = 1) -> str:
     """Accuracy with its confidence interval, and the accuracy of always predicting the largest class."""
     evaluation = measured.evaluation
     low, high = wilson_interval(evaluation.correct, evaluation.samples)
-    name, baseline = majority(measured)
+    name, baseline = majority_of(measured)
     images = count(evaluation.samples, "validation image")
     if folds > 1:
         images = f"{count(evaluation.samples, 'image')}, each out-of-fold in {folds} folds"
@@ -38,11 +38,10 @@ def headline(measured: Measured, folds: int = 1) -> str:
     )
 
 
-def majority(measured: Measured) -> tuple[str, float]:
-    """The class with the most training images, and its share of the validation images."""
-    evaluation, train = measured.evaluation, measured.train_images
-    most = max(range(len(train)), key=train.__getitem__)
-    return evaluation.classes[most], int(evaluation.support[most]) / max(1, evaluation.samples)
+def majority_of(measured: Measured) -> tuple[str, float]:
+    """The name of the class with the most training images, and its share of the validation images."""
+    most, baseline = majority(measured.train_images, measured.evaluation.support.tolist())
+    return measured.evaluation.classes[most], baseline
 
 
 def findings(facts: ReportData) -> list[Finding]:
@@ -51,7 +50,7 @@ def findings(facts: ReportData) -> list[Finding]:
     if measured is None or len(measured.train_images) < 2:
         return []
     train, classes = measured.train_images, measured.evaluation.classes
-    name, baseline = majority(measured)
+    name, baseline = majority_of(measured)
     most, least = max(train), min(train)
     small = [classes[label] for label, images in enumerate(train) if most > UNEVEN * images]
     found = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from tlkit.runs.setup import resolve
 from tlkit.runs.train_loop import STANDALONE, RunObserver, RunPolicy, train_and_save
 from tlkit.runs.val_predictions import save_val_predictions
 from tlkit.terminal import log_status
+from tlkit.training.evaluation import standard_error
 from tlkit.training.history import EpochRow
 from tlkit.training.metrics import metrics_text, shown_metrics
 
@@ -101,9 +101,8 @@ def finish(run: RunFolder, session: TrainingSession, best: EpochRow) -> int:
     dataset = session.batches.dataset
     where = "on the validation images"
     if dataset.folds:
-        accuracy, images = best.val["accuracy"], len(dataset.val)
-        error = math.sqrt(accuracy * (1 - accuracy) / images)
-        where = f"out-of-fold on {images:,} images (standard error of the accuracy {error:.4f})"
+        error = standard_error(best.val["accuracy"], len(dataset.val))
+        where = f"out-of-fold on {len(dataset.val):,} images (standard error of the accuracy {error:.4f})"
     log_status("best", f"epoch {best.epoch}: {metrics} {where}")
     for warning in baseline_warning(dataset.classes, *class_counts(dataset), best.val["accuracy"]):
         log_status("warning", warning)

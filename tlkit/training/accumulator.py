@@ -41,7 +41,7 @@ class MetricAccumulator:
         The ranks of the true classes are not counted: a training epoch reports loss and accuracy only.
         """
         batch = MetricAccumulator(len(self.actual))
-        batch.count_classes(logits, labels)
+        batch.count_classes(*labelled(logits.detach(), labels))
         batch.all_reduce(world)
         self.loss_sum += mean_loss * total
         self.samples += batch.samples
@@ -50,14 +50,13 @@ class MetricAccumulator:
 
     def count(self, logits: Tensor, labels: Tensor) -> None:
         """Count validation samples [S], of logits [S, C] or [S, C, H], without their loss."""
-        logits, labels = labelled(logits, labels)
+        logits, labels = labelled(logits.detach(), labels)
         self.count_classes(logits, labels)
         self.true_rank += torch.bincount(true_ranks(logits, labels), minlength=len(self.true_rank)).cpu()
 
     def count_classes(self, logits: Tensor, labels: Tensor) -> None:
-        """Count the classes of samples [S], of logits [S, C] or [S, C, H]; see objective.labelled."""
+        """Count the classes of labelled samples [N], of logits [N, C]."""
         classes = len(self.actual)
-        logits, labels = labelled(logits.detach(), labels)
         predicted = logits.argmax(dim=1)
         self.samples += len(labels)
         self.actual += torch.bincount(labels, minlength=classes).cpu()

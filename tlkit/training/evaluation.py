@@ -119,6 +119,11 @@ def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins:
     return Calibration(edges, samples, *(total / np.maximum(samples, 1) for total in sums))
 
 
+def standard_error(accuracy: float, samples: int) -> float:
+    """The standard error of an accuracy measured on `samples` images."""
+    return math.sqrt(accuracy * (1 - accuracy) / max(samples, 1))
+
+
 def wilson_interval(correct: int, samples: int) -> tuple[float, float]:
     """The 95 % confidence interval of a share, `correct` of `samples` (Wilson 1927); (0, 1) without samples."""
     if not samples:

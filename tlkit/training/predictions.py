@@ -66,11 +66,6 @@ def evaluate_rows(rows: Tensor, classes: tuple[str, ...]) -> Evaluation:
     return dataclasses.replace(measured, figures=figures_of(counts))
 
 
-def evaluate_logits(logits: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Evaluation:
-    """Measure logits [N, C] against labels [N]."""
-    return evaluate_rows(measured_rows(logits, labels), classes)
-
-
 @torch.no_grad()
 def predict_all(
     module: nn.Module, batches: Iterable[tuple[Tensor, Tensor, int, Tensor | None]], samples: int

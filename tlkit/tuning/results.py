@@ -144,11 +144,6 @@ class Table:
         return sum(row.state in states for row in self.rows.values())
 
 
-def standard_error(accuracy: float, samples: int) -> float:
-    """The standard error of an accuracy measured on `samples` images."""
-    return math.sqrt(accuracy * (1 - accuracy) / max(samples, 1))
-
-
 def mean_and_error(values: list[float]) -> tuple[float, float]:
     """The mean of values and its standard error."""
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))

@@ -15,12 +15,13 @@ from tlkit.features.cache import cache_folder
 from tlkit.files.json_file import read_json_lines, read_whole_json
 from tlkit.files.run_folder import RunFolder
 from tlkit.options import TuneOptions
+from tlkit.training.evaluation import standard_error
 from tlkit.training.history import EpochRow
 from tlkit.training.loop import is_over
 from tlkit.training.metrics import METRICS, better
 from tlkit.tuning.leaderboard import Display
 from tlkit.tuning.prepare import Prepared, features_key, network_key
-from tlkit.tuning.results import Table, Trial, mean_and_error, standard_error
+from tlkit.tuning.results import Table, Trial, mean_and_error
 from tlkit.tuning.samplers import Sampler
 from tlkit.tuning.search_folder import SearchFolder
 from tlkit.tuning.trial import EPOCH, OBJECTIVE, Assignment, Report
