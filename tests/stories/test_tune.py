@@ -269,12 +269,12 @@ def test_an_option_of_runs_is_refused_for_a_search(search: Stopped, tlkit: Run) 
     assert "--epochs: cannot be changed when a search is resumed" in outcome.err
 
 
-def test_a_search_takes_a_table(images: Path, tmp_path: Path, tlkit: Run) -> None:
-    """Here, because two searches at once on one machine disturb each other's Ray."""
+def test_a_search_takes_a_table(images: Path, tmp_path: Path) -> None:
+    """In a process of its own: Ray draws its ports at random, and each test begins with the same random numbers."""
     table = tmp_path / "table.csv"
     names = [path.relative_to(images) for path in sorted(images.rglob("*.png"))]
     table.write_text("path,label\n" + "".join(f"{name},{name.parent}\n" for name in names))
     words = ["tune", table, "--root", images, "--backbone", BACKBONE, "--weights", "none", "--epochs", 1, "--no-onnx"]
     words += ["--try", "learning_rate=grid:0.01,0.1", "--folds", 2, "--out", tmp_path / "search"]
-    result = tlkit(*words)
+    result = run_process(*words)
     assert result.status == 0, result.err
